@@ -1,0 +1,1 @@
+"""Opening an SPD run: config, checkpoint, target model, CI functions, data."""

@@ -1,0 +1,105 @@
+"""`final_config.yaml` of an SPD run: the keys that matter for a harvest, typed and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from harvest_assets.errors import HarvestError
+
+SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
+
+
+class _Section(pydantic.BaseModel):
+    """A part of the config; keys that do not matter to a harvest are ignored."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class ModuleInfo(_Section):
+    """Which modules of the target are decomposed, and into how many components each."""
+
+    module_pattern: str
+    C: int = pydantic.Field(gt=0)
+
+
+class DataConfig(_Section):
+    """`task_config`: the data that the run was trained on."""
+
+    task_name: str
+    max_seq_len: int = pydantic.Field(default=512, gt=0)
+    buffer_size: int = pydantic.Field(default=1000, gt=0)
+    dataset_name: str = "lennart-finke/SimpleStories"
+    column_name: str = "story"
+    train_data_split: str = "train"
+    shuffle_each_epoch: bool = True
+    is_tokenized: bool = False
+    streaming: bool = False
+
+
+class RunConfig(_Section):
+    """What a harvest needs to know of the run."""
+
+    seed: int = 0
+    module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1)
+    identity_module_info: tuple[ModuleInfo, ...] | None = None
+    ci_fn_type: str = "vector_mlp"
+    ci_fn_hidden_dims: tuple[int, ...] = (8,)
+    sigmoid_type: SigmoidType = "leaky_hard"
+    sampling: Literal["continuous", "binomial"] = "continuous"
+    pretrained_model_class: str
+    pretrained_model_name: str | None = None
+    pretrained_model_path: str | None = None
+    pretrained_model_output_attr: str | None = None
+    tokenizer_name: str
+    task_config: DataConfig
+
+    @property
+    def target_name(self) -> str:
+        """Hub name, local path or `wandb:` name of the target; the name wins over the path."""
+        name = self.pretrained_model_name or self.pretrained_model_path
+        assert name is not None  # load_run_config checks it
+        return name
+
+
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """Read and check `final_config.yaml`.
+
+    Raises:
+        HarvestError: the file is unreadable, no YAML, lacks a key, holds a wrong value, or its
+            task is not `lm`.
+    """
+    raw = _read_yaml(path)
+    task = raw.get("task_config")
+    task_name = task.get("task_name") if isinstance(task, dict) else None
+    if task_name != "lm":
+        msg = f"{path}: task_name is {task_name!r}; only 'lm' runs can be harvested."
+        raise HarvestError(msg)
+    try:
+        config = RunConfig.model_validate(raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        msg = f"{path}: {where}: {first['msg']}."
+        raise HarvestError(msg) from error
+    if not (config.pretrained_model_name or config.pretrained_model_path):
+        msg = f"{path}: neither pretrained_model_name nor pretrained_model_path is given."
+        raise HarvestError(msg)
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"{path} cannot be read as YAML: {str(error).splitlines()[0]}"
+        raise HarvestError(msg) from error
+    if not isinstance(raw, dict):
+        msg = f"{path} does not hold a mapping of settings."
+        raise HarvestError(msg)
+    return raw

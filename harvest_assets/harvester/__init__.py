@@ -1,0 +1,1 @@
+"""Batches in, `HarvesterState` out: the statistics, exact and mergeable. Knows tensors only."""

@@ -1,0 +1,161 @@
+"""Every path under `SPD_OUT_DIR`; no other module spells one.
+
+```
+$SPD_OUT_DIR/
+├── runs/<project>-<run_id>/            files of SPD runs and of target models
+├── pretrain_cache/<project>-<id>/      files of target models, older place
+├── data/<fingerprint>/                 token rows, shared by harvests of equal data
+├── registered/<entity>/<project>/<run_id>.json   where a run that is no W&B run lies
+└── harvest/<run_id>/
+    ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
+    ├── correlations/                   component_correlations.pt, token_stats.pt
+    ├── manifest.json                   size, digest and plan of each of the five
+    ├── run_checkpoint.json, plan.json, token_rows.json
+    └── shards/<shard>/                 current.json and the state directory it points to
+```
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def out_dir() -> Path:
+    """`$SPD_OUT_DIR`, else `~/spd_out`; always absolute."""
+    return Path(os.environ.get("SPD_OUT_DIR") or "~/spd_out").expanduser().absolute()
+
+
+def run_cache_dir(project: str, run_id: str) -> Path:
+    """Where the files of a W&B run (`final_config.yaml`, checkpoints) are kept."""
+    return out_dir() / "runs" / f"{project}-{run_id}"
+
+
+def pretrain_cache_dir(project: str, run_id: str) -> Path:
+    """The older place of a target model's files, looked at second."""
+    return out_dir() / "pretrain_cache" / f"{project}-{run_id}"
+
+
+def data_dir(fingerprint: str) -> Path:
+    """Where the token rows with this fingerprint are kept."""
+    return out_dir() / "data" / fingerprint
+
+
+def registration_path(entity: str, project: str, run_id: str) -> Path:
+    """Where it is written down that a run lies elsewhere or is harvested under another name."""
+    return out_dir() / "registered" / entity / project / f"{run_id}.json"
+
+
+def harvest_root() -> Path:
+    """The folder of all harvests."""
+    return out_dir() / "harvest"
+
+
+@dataclass(frozen=True)
+class HarvestLayout:
+    """The paths of one harvest.
+
+    Args:
+        name: the folder below `harvest/`: the run id, or the `--out_name` it was given.
+    """
+
+    name: str
+
+    @property
+    def root(self) -> Path:
+        """The folder of this harvest."""
+        return harvest_root() / self.name
+
+    @property
+    def activation_contexts(self) -> Path:
+        """The folder of what is told component by component."""
+        return self.root / "activation_contexts"
+
+    @property
+    def correlations(self) -> Path:
+        """The folder of the two `.pt` files."""
+        return self.root / "correlations"
+
+    @property
+    def config(self) -> Path:
+        """What was harvested and how."""
+        return self.activation_contexts / "config.json"
+
+    @property
+    def summary(self) -> Path:
+        """One short entry per component that fired."""
+        return self.activation_contexts / "summary.json"
+
+    @property
+    def components(self) -> Path:
+        """One line per component that fired."""
+        return self.activation_contexts / "components.jsonl"
+
+    @property
+    def component_index(self) -> Path:
+        """All components as a table, with where their lines stand in `components`."""
+        return self.activation_contexts / "component_index.parquet"
+
+    @property
+    def example_positions(self) -> Path:
+        """Row and position of each example in `components`."""
+        return self.activation_contexts / "example_positions.parquet"
+
+    @property
+    def highest_ci_examples(self) -> Path:
+        """The examples of highest causal importance of each component."""
+        return self.activation_contexts / "highest_ci_examples.parquet"
+
+    @property
+    def component_correlations(self) -> Path:
+        """Firing and co-firing counts."""
+        return self.correlations / "component_correlations.pt"
+
+    @property
+    def token_stats(self) -> Path:
+        """Token counts and next-token probability sums per component."""
+        return self.correlations / "token_stats.pt"
+
+    @property
+    def five_files(self) -> tuple[Path, ...]:
+        """The files that readers rely on: there, complete, or not at all."""
+        return (
+            self.config,
+            self.summary,
+            self.components,
+            self.component_correlations,
+            self.token_stats,
+        )
+
+    @property
+    def manifest(self) -> Path:
+        """Size, digest and plan of each of the five files."""
+        return self.root / "manifest.json"
+
+    @property
+    def run_checkpoint(self) -> Path:
+        """Which files of the SPD run are harvested, with their digests."""
+        return self.root / "run_checkpoint.json"
+
+    @property
+    def plan(self) -> Path:
+        """The settings of the harvest."""
+        return self.root / "plan.json"
+
+    @property
+    def token_rows(self) -> Path:
+        """Which folder below `data/` holds the rows."""
+        return self.root / "token_rows.json"
+
+    def shard(self, shard: str) -> Path:
+        """The folder of one shard."""
+        return self.root / "shards" / shard
+
+    def shard_current(self, shard: str) -> Path:
+        """The file that names the shard's finished state directory."""
+        return self.shard(shard) / "current.json"
+
+    def shard_progress(self, shard: str) -> Path:
+        """How far a shard is, rewritten while it works."""
+        return self.shard(shard) / "progress.json"

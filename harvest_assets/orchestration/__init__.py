@@ -1,0 +1,1 @@
+"""How the nodes run: partitions, IO manager, settings, checks."""
