@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: install harvest test test-slow check clean
+
+# Installs into a virtual environment of its own; again only when the requirements change.
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# make harvest RUN=entity/project/run_id ARGS="--n_batches 50"
+harvest: install
+	$(VENV)/bin/python -m harvest_assets $(RUN) $(ARGS)
+
+test: install check
+	$(VENV)/bin/python -m pytest -m 'not slow'
+
+test-slow: install
+	$(VENV)/bin/python -m pytest -m slow
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	DAGSTER_HOME=$$(mktemp -d) $(VENV)/bin/dagster definitions validate -m harvest_assets.definitions
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
