@@ -1,0 +1,63 @@
+"""Integer tensors in the narrowest type that holds them, and the packed upper triangle."""
+
+from __future__ import annotations
+
+import torch
+
+_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def narrowest(counts: torch.Tensor) -> torch.Tensor:
+    """The same counts (not negative) in the smallest integer type that is exact."""
+    highest = int(counts.max()) if counts.numel() else 0
+    dtype = next(dtype for dtype in _TYPES if highest <= torch.iinfo(dtype).max)
+    return counts.to(dtype)
+
+
+def total_sum(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of integer tensors of equal shape, int64."""
+    total = parts[0].to(torch.int64, copy=True)
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def packed_length(size: int) -> int:
+    """Entries on and above the diagonal of a [size, size] matrix."""
+    return size * (size + 1) // 2
+
+
+def packed_offset(row: int, size: int) -> int:
+    """Where row `row`, from its diagonal entry on, begins in the packed upper triangle."""
+    return row * size - row * (row - 1) // 2
+
+
+def pack_upper(matrix: torch.Tensor) -> torch.Tensor:
+    """The entries on and above the diagonal, row after row: [n, n] -> [n (n + 1) / 2]."""
+    size = len(matrix)
+    packed = matrix.new_empty(packed_length(size))
+    for row in range(size):
+        start = packed_offset(row, size)
+        packed[start : start + size - row] = matrix[row, row:]
+    return packed
+
+
+def unpack_rows(packed: torch.Tensor, size: int, start: int, stop: int) -> torch.Tensor:
+    """Rows of the upper triangle: [stop - start, size], zero below the diagonal."""
+    rows = packed.new_zeros((stop - start, size))
+    for row in range(start, stop):
+        offset = packed_offset(row, size)
+        rows[row - start, row:] = packed[offset : offset + size - row]
+    return rows
+
+
+def mirror(upper: torch.Tensor, block: int = 1024) -> None:
+    """Fill the lower triangle of a [n, n] matrix from its upper one, in place, tile by tile."""
+    size = len(upper)
+    for top in range(0, size, block):
+        rows = slice(top, top + block)
+        corner = upper[rows, rows]
+        corner += corner.triu(1).T
+        for left in range(top + block, size, block):
+            columns = slice(left, left + block)
+            upper[columns, rows] = upper[rows, columns].T

@@ -1,0 +1,359 @@
+"""Accumulate the statistics of a harvest, batch by batch.
+
+For each batch of tokens with its causal importances (CI), next-token probabilities and component
+activations:
+
+1. A component *fires* at a position where its CI is strictly above the threshold.
+2. Co-firings, input tokens and firings are counted in integers; probability mass and CI are summed
+   in float64. These are sums over positions, so any split of the rows adds up to the same.
+3. Each firing draws a pseudo-random priority from (seed, row, position, component). A component
+   keeps the k firings of lowest priority: a uniform sample that does not depend on how the rows
+   were cut into batches or shards (bottom-k sampling, Cohen & Kaplan 2007,
+   https://doi.org/10.1145/1281100.1281133).
+4. In the same way it keeps the 20 firings of highest CI.
+5. Positions are worked through in chunks, so memory is bounded however densely components fire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.harvester.counters import narrowest, pack_upper
+from harvest_assets.harvester.histogram import N_BINS, count_bins
+from harvest_assets.harvester.priorities import (
+    firing_priorities,
+    highest_first,
+    position_hashes,
+)
+from harvest_assets.harvester.products import add_firing_products
+from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
+from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
+
+# Positions x components looked at together; about 1 GiB of scratch memory when all of them fire.
+_CHUNK_ELEMENTS = 1 << 24
+_INT32_MAX = torch.iinfo(torch.int32).max
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch on the harvester's device."""
+
+    tokens: torch.Tensor  # int64 [B, S]
+    ci: torch.Tensor  # float [B, S, C]
+    output_probs: torch.Tensor  # float [B, S, V]
+    component_acts: torch.Tensor  # float [B, S, C]
+    first_row: int
+
+    @property
+    def rows(self) -> str:
+        """The rows, for messages."""
+        return f"rows {self.first_row} to {self.first_row + len(self.tokens) - 1} of the harvest"
+
+
+@dataclass(frozen=True)
+class _Firings:
+    """The firings of a chunk of positions, by component, then by position."""
+
+    component: torch.Tensor  # int64 [n]
+    position: torch.Tensor  # int64 [n], flat position in the batch
+    ci: torch.Tensor  # float32 [n]
+    priority: torch.Tensor  # int64 [n]
+
+
+class Harvester:
+    """Accumulates batches; everything stays on `device` until a state is asked for.
+
+    Args:
+        layers: (layer, C) in flat order; C_total is the sum of the C.
+        vocab_size: width of the next-token probabilities.
+        ci_threshold: a component fires where its causal importance is strictly above.
+        max_examples_per_component: firings sampled of each component.
+        context_tokens_per_side: tokens kept left and right of a sampled firing.
+        seed: of the sample.
+        device: where to accumulate.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[str, int]],
+        vocab_size: int,
+        ci_threshold: float = 1e-6,
+        max_examples_per_component: int = 1000,
+        context_tokens_per_side: int = 10,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.settings = HarvesterSettings(
+            layers=tuple((layer, c) for layer, c in layers),
+            vocab_size=vocab_size,
+            ci_threshold=ci_threshold,
+            max_examples_per_component=max_examples_per_component,
+            context_tokens_per_side=context_tokens_per_side,
+            seed=seed,
+        )
+        self.device = torch.device(device)
+        self.total_tokens_processed = 0
+        n, v, window = self.settings.n_components, vocab_size, self.settings.window
+
+        def zeros(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        self._ci_sums = zeros(torch.float64, n)
+        self._ci_histogram = zeros(torch.int64, n, N_BINS)
+        # No count exceeds the positions seen: int32 until those pass 2^31, then int64.
+        self._count_ij = zeros(torch.int32, n, n)
+        self._input_counts = zeros(torch.int32, n, v)
+        self._input_totals = zeros(torch.int64, v)
+        self._output_mass = zeros(torch.float64, n, v)
+        self._output_totals = zeros(torch.float64, v)
+        self._sample = ReservoirSampler(n, max_examples_per_component, window, self.device)
+        self._highest = ReservoirSampler(n, N_HIGHEST, window, self.device)
+        # First row of the first batch that holds a NaN, an infinity or a foreign token; -1: none.
+        self._bad_row = torch.full((), -1, dtype=torch.int64, device=self.device)
+
+    @classmethod
+    def from_state(cls, state: HarvesterState, device: str | torch.device = "cpu") -> Harvester:
+        """A harvester that goes on where the state stopped."""
+        s = state.settings
+        harvester = cls(
+            s.layers,
+            s.vocab_size,
+            s.ci_threshold,
+            s.max_examples_per_component,
+            s.context_tokens_per_side,
+            s.seed,
+            device,
+        )
+        harvester._restore(state)
+        return harvester
+
+    def process_batch(
+        self,
+        tokens: torch.Tensor,
+        ci: torch.Tensor,
+        output_probs: torch.Tensor,
+        component_acts: torch.Tensor,
+        first_row: int,
+    ) -> None:
+        """Add a batch of B rows of S tokens.
+
+        Args:
+            tokens: int [B, S], in [0, vocab_size).
+            ci: float [B, S, C_total], causal importances.
+            output_probs: float [B, S, vocab_size], the model's next-token probabilities.
+            component_acts: float [B, S, C_total], component activations.
+            first_row: index of the first row in the whole harvest; no row may be added twice.
+
+        Raises:
+            HarvestError: a wrong shape; or a NaN, an infinity or a token outside the vocabulary,
+                named by its rows (nothing of the batch is then added; on a GPU this is found
+                when a state is asked for, and no state is given).
+        """
+        batch = self._on_device(tokens, ci, output_probs, component_acts, first_row)
+        ci_sums, prob_totals = self._checked_sums(batch)
+        n_positions = batch.tokens.numel()
+        self._make_room(n_positions)
+        self._ci_sums += ci_sums
+        self._output_totals += prob_totals
+        flat_tokens = batch.tokens.flatten()
+        self._input_totals += torch.bincount(flat_tokens, minlength=self.settings.vocab_size)
+        step = max(1, _CHUNK_ELEMENTS // self.settings.n_components)
+        for start in range(0, n_positions, step):
+            self._add_positions(batch, start, min(start + step, n_positions))
+        self.total_tokens_processed += n_positions
+
+    def state(self) -> HarvesterState:
+        """What has been accumulated, as a snapshot of its own."""
+        return self._as_state(copy=True)
+
+    def build_results(self) -> HarvesterState:
+        """What has been accumulated, moved to the CPU once and for all.
+
+        The harvester gives its memory to the state and must not be used any more; `state` is for
+        looking in between.
+        """
+        return self._as_state(copy=False)
+
+    def _as_state(self, *, copy: bool) -> HarvesterState:
+        bad_row = int(self._bad_row)
+        if bad_row >= 0:
+            msg = (
+                f"The batch that begins at row {bad_row} of the harvest holds a NaN, an infinity "
+                "or a token outside the vocabulary."
+            )
+            raise HarvestError(msg)
+
+        def out(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to("cpu", copy=copy)
+
+        return HarvesterState(
+            settings=self.settings,
+            total_tokens_processed=self.total_tokens_processed,
+            ci_sums=out(self._ci_sums),
+            ci_histogram=out(self._ci_histogram),
+            cooccurrence=narrowest(pack_upper(self._count_ij.to("cpu"))),
+            input_counts=out(narrowest(self._input_counts)),
+            input_token_totals=out(self._input_totals),
+            output_token_prob_mass=out(self._output_mass),
+            output_token_prob_totals=out(self._output_totals),
+            # Tables are replaced, never changed in place: no copy is needed.
+            sample=self._sample.table().to("cpu"),
+            highest=self._highest.table().to("cpu"),
+        )
+
+    def _restore(self, state: HarvesterState) -> None:
+        n = self.settings.n_components
+        self.total_tokens_processed = state.total_tokens_processed
+        self._make_room(0)
+        self._ci_sums.copy_(state.ci_sums)
+        self._ci_histogram.copy_(state.ci_histogram)
+        self._count_ij.copy_(state.count_ij)
+        self._input_counts.copy_(state.input_counts)
+        self._input_totals.copy_(state.input_token_totals)
+        self._output_mass.copy_(state.output_token_prob_mass)
+        self._output_totals.copy_(state.output_token_prob_totals)
+        k = self.settings.max_examples_per_component
+        self._sample = ReservoirSampler.of(state.sample, n, k, self.device)
+        self._highest = ReservoirSampler.of(state.highest, n, N_HIGHEST, self.device)
+
+    def _on_device(
+        self,
+        tokens: torch.Tensor,
+        ci: torch.Tensor,
+        output_probs: torch.Tensor,
+        component_acts: torch.Tensor,
+        first_row: int,
+    ) -> _Batch:
+        if tokens.ndim != 2 or tokens.dtype.is_floating_point:  # noqa: PLR2004
+            msg = f"tokens must be integers [B, S], not {tokens.dtype} {list(tokens.shape)}."
+            raise HarvestError(msg)
+        if first_row < 0:
+            msg = f"first_row is {first_row}; it must not be negative."
+            raise HarvestError(msg)
+        n, v = self.settings.n_components, self.settings.vocab_size
+        for name, value, width in (
+            ("ci", ci, n),
+            ("output_probs", output_probs, v),
+            ("component_acts", component_acts, n),
+        ):
+            if value.shape != (*tokens.shape, width):
+                msg = f"{name} must be {[*tokens.shape, width]}, not {list(value.shape)}."
+                raise HarvestError(msg)
+        return _Batch(
+            tokens.to(self.device, torch.int64),
+            ci.detach().to(self.device),
+            output_probs.detach().to(self.device),
+            component_acts.detach().to(self.device),
+            first_row,
+        )
+
+    def _checked_sums(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """CI and probability sums of the batch, after a look for what must not be counted."""
+        ci_sums = batch.ci.sum(dim=(0, 1), dtype=torch.float64)
+        prob_totals = batch.output_probs.sum(dim=(0, 1), dtype=torch.float64)
+        # A sum in float64 is finite if and only if all its float32 parts are.
+        problems = {
+            "a causal importance that is no finite number": ~ci_sums.sum().isfinite(),
+            "a probability that is no finite number": ~prob_totals.sum().isfinite(),
+            "a component activation that is no finite number": ~batch.component_acts.sum(
+                dtype=torch.float64
+            ).isfinite(),
+            f"a token outside the vocabulary of {self.settings.vocab_size}": (
+                (batch.tokens < 0) | (batch.tokens >= self.settings.vocab_size)
+            ).any(),
+        }
+        if self.device.type == "cpu":
+            for what, found in problems.items():
+                if found:
+                    msg = f"There is {what} in {batch.rows}."
+                    raise HarvestError(msg)
+        else:
+            bad = torch.stack(list(problems.values())).any() & (self._bad_row < 0)
+            self._bad_row.masked_fill_(bad, batch.first_row)
+            # Keeps the indices in bounds; what they count is never given out.
+            batch.tokens.clamp_(0, self.settings.vocab_size - 1)
+        return ci_sums, prob_totals
+
+    def _make_room(self, n_positions: int) -> None:
+        """Widen the counters before they could overflow."""
+        if self.total_tokens_processed + n_positions > _INT32_MAX:
+            self._count_ij = self._count_ij.to(torch.int64)
+            self._input_counts = self._input_counts.to(torch.int64)
+
+    def _add_positions(self, batch: _Batch, start: int, stop: int) -> None:
+        """Add the flat positions from `start` to `stop` of the batch."""
+        ci = batch.ci.flatten(0, 1)[start:stop]
+        firing = ci > self.settings.ci_threshold
+        probs = batch.output_probs.flatten(0, 1)[start:stop]
+        add_firing_products(self._count_ij, firing, firing, torch.float32)
+        add_firing_products(self._output_mass, firing, probs, torch.float64)
+        firings = self._firings(batch, firing, ci, start)
+        n = self.settings.n_components
+        self._ci_histogram += count_bins(firings.ci, firings.component, n)
+        tokens = batch.tokens.flatten()[firings.position]
+        cells = firings.component * self.settings.vocab_size + tokens
+        one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
+        self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
+        self._add_examples(self._sample, batch, firings, firings.priority)
+        self._add_examples(
+            self._highest, batch, firings, highest_first(firings.ci, firings.priority)
+        )
+
+    def _firings(
+        self, batch: _Batch, firing: torch.Tensor, ci: torch.Tensor, start: int
+    ) -> _Firings:
+        component, offset = firing.T.contiguous().nonzero(as_tuple=True)
+        width = batch.tokens.shape[1]
+        positions = torch.arange(start, start + len(firing), device=self.device)
+        hashes = position_hashes(
+            self.settings.seed, positions // width + batch.first_row, positions % width
+        )
+        return _Firings(
+            component=component,
+            position=offset + start,
+            ci=ci[offset, component].float(),
+            priority=firing_priorities(hashes[offset], component),
+        )
+
+    def _add_examples(
+        self,
+        sampler: ReservoirSampler,
+        batch: _Batch,
+        firings: _Firings,
+        priority: torch.Tensor,
+    ) -> None:
+        def gather(chosen: torch.Tensor) -> ExampleTable:
+            return self._windows(
+                batch, firings.component[chosen], firings.position[chosen], priority[chosen]
+            )
+
+        sampler.add(firings.component, priority, gather)
+
+    def _windows(
+        self,
+        batch: _Batch,
+        component: torch.Tensor,
+        position: torch.Tensor,
+        priority: torch.Tensor,
+    ) -> ExampleTable:
+        """The windows around firings at flat positions of the batch."""
+        width = batch.tokens.shape[1]
+        row, centre = position // width, position % width
+        side = self.settings.context_tokens_per_side
+        at = centre[:, None] + torch.arange(-side, side + 1, device=self.device)
+        inside = (at >= 0) & (at < width)
+        at = at.clamp(0, width - 1)
+        where = (row[:, None], at, component[:, None])
+        return ExampleTable(
+            component=component,
+            priority=priority,
+            row=row + batch.first_row,
+            position=centre.int(),
+            token_ids=torch.where(inside, batch.tokens[row[:, None], at], -1).int(),
+            ci_values=torch.where(inside, batch.ci[where], 0).float(),
+            component_acts=torch.where(inside, batch.component_acts[where], 0).float(),
+        )

@@ -1,0 +1,81 @@
+"""Pseudo-random priorities of firings.
+
+A firing's priority depends on (seed, row, position, component) and on nothing else, so a sample of
+the firings of lowest priority does not depend on how the work was cut. The mixing function is the
+finalizer of SplitMix64 (Steele, Lea & Flood 2014, https://doi.org/10.1145/2660193.2660195).
+"""
+
+from __future__ import annotations
+
+import torch
+
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+# 2^64 / golden ratio, and two more odd constants without visible pattern, one per coordinate.
+_ROW_STEP = _signed(0x9E3779B97F4A7C15)
+_POSITION_STEP = _signed(0xD1342543DE82EF95)
+_COMPONENT_STEP = _signed(0xDA942042E4DD58B5)
+_FIRST_FACTOR = _signed(0xBF58476D1CE4E5B9)
+_SECOND_FACTOR = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical shift; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    x = (x ^ _shift_right(x, 30)) * _FIRST_FACTOR
+    x = (x ^ _shift_right(x, 27)) * _SECOND_FACTOR
+    return x ^ _shift_right(x, 31)
+
+
+def position_hashes(seed: int, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """One hash per token position, the common part of the priorities of all that fires there.
+
+    Args:
+        seed: of the sample.
+        rows: int64 [n], rows of the whole harvest.
+        positions: int64 [n], positions in those rows.
+
+    Returns:
+        int64 [n].
+    """
+    start = _mix(torch.tensor(_signed(seed), dtype=torch.int64, device=rows.device))
+    return _mix(_mix(start + rows * _ROW_STEP) + positions * _POSITION_STEP)
+
+
+def firing_priorities(hashes: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
+    """Priorities of firings; lower ones are sampled first.
+
+    Args:
+        hashes: int64 [n], from `position_hashes`, of the position of each firing.
+        components: int64 [n], flat component indices.
+
+    Returns:
+        int64 [n], uniform in [0, 2^63).
+    """
+    return _shift_right(_mix(hashes + (components + 1) * _COMPONENT_STEP), 1)
+
+
+def highest_first(values: torch.Tensor, priorities: torch.Tensor) -> torch.Tensor:
+    """Priorities under which the highest value comes first, equal values in random order.
+
+    Args:
+        values: float32 [n], no NaN.
+        priorities: int64 [n], from `firing_priorities`.
+
+    Returns:
+        int64 [n]: the order-reversed value above, 31 bits of the priority below.
+    """
+    bits = values.view(torch.int32)
+    # Negative floats order backwards by their bits; flipping all but the sign mends that.
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
+    return (-ordered << 31) + _shift_right(priorities, 32)

@@ -1,0 +1,298 @@
+"""What was harvested of some rows; states of disjoint rows add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from harvest_assets.atomic import fsync_path, write_json
+from harvest_assets.errors import HarvestError
+from harvest_assets.harvester.counters import (
+    mirror,
+    narrowest,
+    packed_length,
+    total_sum,
+    unpack_rows,
+)
+from harvest_assets.harvester.histogram import N_BINS
+from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
+from harvest_assets.schemas import ActivationExample
+
+FORMAT_VERSION = 1
+# Beside the uniform sample, this many examples of highest causal importance are kept.
+N_HIGHEST = 20
+
+_META_FILE = "state.json"
+_STATISTICS_FILE = "statistics.safetensors"
+_SAMPLE_FILE = "sample.safetensors"
+_HIGHEST_FILE = "highest_ci.safetensors"
+
+
+@dataclass(frozen=True)
+class HarvesterSettings:
+    """What must be equal for states to add up.
+
+    Args:
+        layers: (layer, C) in flat order.
+        vocab_size: width of the next-token probabilities; token ids are below it.
+        ci_threshold: a component fires where its causal importance is strictly above.
+        max_examples_per_component: k of the uniform sample.
+        context_tokens_per_side: tokens kept left and right of a firing.
+        seed: of the sample.
+    """
+
+    layers: tuple[tuple[str, int], ...]
+    vocab_size: int
+    ci_threshold: float = 1e-6
+    max_examples_per_component: int = 1000
+    context_tokens_per_side: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        too_small = {
+            "the number of layers": (len(self.layers), 1),
+            "vocab_size": (self.vocab_size, 1),
+            "max_examples_per_component": (self.max_examples_per_component, 0),
+            "context_tokens_per_side": (self.context_tokens_per_side, 0),
+            "the number of components of a layer": (min((c for _, c in self.layers), default=1), 1),
+        }
+        for name, (value, least) in too_small.items():
+            if value < least:
+                msg = f"{name} is {value}; it must be at least {least}."
+                raise HarvestError(msg)
+
+    @property
+    def n_components(self) -> int:
+        """Components of all layers."""
+        return sum(c for _, c in self.layers)
+
+    @property
+    def window(self) -> int:
+        """Tokens of an example."""
+        return 2 * self.context_tokens_per_side + 1
+
+    @property
+    def component_keys(self) -> list[str]:
+        """`layer:index` of every component, in flat order."""
+        return [f"{layer}:{index}" for layer, c in self.layers for index in range(c)]
+
+
+@dataclass(frozen=True)
+class HarvesterState:
+    """The statistics of some rows, on the CPU; may be backed by memory-mapped files.
+
+    Nothing is kept that can be derived; the properties give the statistics as dense tensors.
+    C is the number of components of all layers, V the vocabulary.
+    """
+
+    settings: HarvesterSettings
+    total_tokens_processed: int
+    ci_sums: torch.Tensor  # float64 [C]
+    ci_histogram: torch.Tensor  # int64 [C, 64]
+    cooccurrence: torch.Tensor  # narrow integers, packed upper triangle of [C, C]
+    input_counts: torch.Tensor  # narrow integers [C, V]
+    input_token_totals: torch.Tensor  # int64 [V]
+    output_token_prob_mass: torch.Tensor  # float64 [C, V]
+    output_token_prob_totals: torch.Tensor  # float64 [V]
+    sample: ExampleTable  # the uniform sample, by component and priority
+    highest: ExampleTable  # the 20 firings of highest CI, by component, highest first
+
+    @property
+    def firing_counts(self) -> torch.Tensor:
+        """Firings of each component, int64 [C]."""
+        return self.ci_histogram.sum(dim=1)
+
+    @property
+    def count_ij(self) -> torch.Tensor:
+        """Positions at which both components fired, int64 [C, C], symmetric."""
+        size = self.settings.n_components
+        matrix = unpack_rows(self.cooccurrence, size, 0, size).to(torch.int64)
+        mirror(matrix)
+        return matrix
+
+    @property
+    def input_token_counts(self) -> torch.Tensor:
+        """How often a token stood where the component fired, int64 [C, V]."""
+        return self.input_counts.to(torch.int64)
+
+    def examples(self, flat_component_index: int) -> list[ActivationExample]:
+        """The uniform sample of one component's firings, in order of sampling priority."""
+        return _examples(self.sample, flat_component_index)
+
+    def highest_ci_examples(self, flat_component_index: int) -> list[ActivationExample]:
+        """The firings of highest causal importance of one component, highest first."""
+        return _examples(self.highest, flat_component_index)
+
+    @staticmethod
+    def merge(states: Sequence[HarvesterState]) -> HarvesterState:
+        """The state of all the rows; the order and the grouping do not matter.
+
+        Raises:
+            HarvestError: no states, or states of different settings.
+        """
+        settings = common_settings(states)
+        mass, prob_totals, ci_sums = (
+            torch.stack([getattr(s, name) for s in states]).sum(dim=0)
+            for name in ("output_token_prob_mass", "output_token_prob_totals", "ci_sums")
+        )
+        return HarvesterState(
+            settings=settings,
+            total_tokens_processed=sum(s.total_tokens_processed for s in states),
+            ci_sums=ci_sums,
+            ci_histogram=total_sum([s.ci_histogram for s in states]),
+            cooccurrence=narrowest(total_sum([s.cooccurrence for s in states])),
+            input_counts=narrowest(total_sum([s.input_counts for s in states])),
+            input_token_totals=total_sum([s.input_token_totals for s in states]),
+            output_token_prob_mass=mass,
+            output_token_prob_totals=prob_totals,
+            sample=ReservoirSampler.merge(
+                [s.sample for s in states], settings.max_examples_per_component
+            ),
+            highest=ReservoirSampler.merge([s.highest for s in states], N_HIGHEST),
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write the state into a directory, which is made if it is not there."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: getattr(self, name).contiguous() for name in _STATISTICS},
+            directory / _STATISTICS_FILE,
+        )
+        for table, file in ((self.sample, _SAMPLE_FILE), (self.highest, _HIGHEST_FILE)):
+            save_file({k: v.contiguous() for k, v in table._asdict().items()}, directory / file)
+        for file in (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_FILE):
+            fsync_path(directory / file)
+        # Written last: a directory without it holds no state.
+        write_json(
+            directory / _META_FILE,
+            {
+                "format_version": FORMAT_VERSION,
+                "total_tokens_processed": self.total_tokens_processed,
+                "settings": dataclasses.asdict(self.settings),
+            },
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> HarvesterState:
+        """Open a saved state; its tensors are memory-mapped.
+
+        Raises:
+            HarvestError: a file is missing, damaged or of another format.
+        """
+        directory = Path(directory)
+        settings, total_tokens = _load_meta(directory / _META_FILE)
+        n, v, window = settings.n_components, settings.vocab_size, settings.window
+        shapes = {
+            "ci_sums": (n,),
+            "ci_histogram": (n, N_BINS),
+            "cooccurrence": (packed_length(n),),
+            "input_counts": (n, v),
+            "input_token_totals": (v,),
+            "output_token_prob_mass": (n, v),
+            "output_token_prob_totals": (v,),
+        }
+        statistics = _load_tensors(directory / _STATISTICS_FILE, shapes)
+        tables = []
+        for file in (_SAMPLE_FILE, _HIGHEST_FILE):
+            columns = {
+                name: (-1, window) if column.ndim == 2 else (-1,)  # noqa: PLR2004
+                for name, column in ExampleTable.empty(window)._asdict().items()
+            }
+            tables.append(ExampleTable(**_load_tensors(directory / file, columns)))
+        return cls(
+            settings=settings,
+            total_tokens_processed=total_tokens,
+            sample=tables[0],
+            highest=tables[1],
+            **statistics,
+        )
+
+
+_STATISTICS = (
+    "ci_sums",
+    "ci_histogram",
+    "cooccurrence",
+    "input_counts",
+    "input_token_totals",
+    "output_token_prob_mass",
+    "output_token_prob_totals",
+)
+
+
+def common_settings(states: Sequence[HarvesterState]) -> HarvesterSettings:
+    """The settings of all states.
+
+    Raises:
+        HarvestError: there are none, or they differ.
+    """
+    if not states:
+        msg = "There is no state to merge."
+        raise HarvestError(msg)
+    first = dataclasses.asdict(states[0].settings)
+    for state in states[1:]:
+        for name, value in dataclasses.asdict(state.settings).items():
+            if value != first[name]:
+                msg = f"States with different {name} do not add up: {first[name]} and {value}."
+                raise HarvestError(msg)
+    return states[0].settings
+
+
+def rows_between(table: ExampleTable, start: int, stop: int) -> slice:
+    """Where the rows of the components from `start` to `stop` stand in a sorted table."""
+    first, last = torch.searchsorted(table.component, torch.tensor([start, stop])).tolist()
+    return slice(first, last)
+
+
+def _examples(table: ExampleTable, flat_component_index: int) -> list[ActivationExample]:
+    rows = table.select(rows_between(table, flat_component_index, flat_component_index + 1))
+    return [
+        ActivationExample(*lists)
+        for lists in zip(
+            rows.token_ids.tolist(),
+            rows.ci_values.tolist(),
+            rows.component_acts.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _load_meta(path: Path) -> tuple[HarvesterSettings, int]:
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = meta["format_version"]
+        if version != FORMAT_VERSION:
+            msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
+            raise HarvestError(msg)
+        fields = meta["settings"]
+        layers = tuple((str(layer), int(c)) for layer, c in fields.pop("layers"))
+        return HarvesterSettings(layers=layers, **fields), int(meta["total_tokens_processed"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{path} is not the description of a harvester state: {error}."
+        raise HarvestError(msg) from error
+
+
+def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """The tensors of a file, memory-mapped; -1 stands for any length."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except (OSError, SafetensorError) as error:
+        msg = f"{path} cannot be read: {error}."
+        raise HarvestError(msg) from error
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape)
+        if len(found) != len(shape) or any(
+            want not in (-1, have) for want, have in zip(shape, found, strict=True)
+        ):
+            msg = f"{path}: {name} has the shape {found}, not {shape}."
+            raise HarvestError(msg)
+    return tensors
