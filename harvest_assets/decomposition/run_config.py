@@ -60,11 +60,7 @@ class RunConfig(_Section):
     @property
     def target_name(self) -> str:
         """Hub name, local path or `wandb:` name of the target; the name wins over the path."""
-        name = self.pretrained_model_name or self.pretrained_model_path
-        assert name is not None  # load_run_config checks it
-        return name
-
-
+        return self.pretrained_model_name or self.pretrained_model_path or ""
 
 
 def load_run_config(path: Path) -> RunConfig:

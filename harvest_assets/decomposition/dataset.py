@@ -1,0 +1,87 @@
+"""The run's dataset, as the `datasets` library gives it, and what identifies its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvest_assets.errors import HarvestError
+
+
+def open_dataset(name: str, split: str, column: str, *, streaming: bool) -> Any:
+    """One split of a dataset that has this column.
+
+    Args:
+        name: of the hub, or a local folder.
+        split: of the dataset.
+        column: that must be there.
+        streaming: read it as it comes instead of storing it first.
+
+    Returns:
+        A `datasets.Dataset`, or an `IterableDataset` where it is streamed.
+
+    Raises:
+        HarvestError: the dataset, the split or the column is not there.
+    """
+    import datasets
+
+    dataset = _loaded(
+        f"The split {split!r} of the dataset {name!r}",
+        lambda: datasets.load_dataset(name, split=split, streaming=streaming),
+    )
+    there = dataset.column_names
+    if there is None:  # a stream that has no features before it has rows
+        there = list(_loaded(f"The dataset {name!r}", lambda: next(iter(dataset), {column: None})))
+    if column not in there:
+        msg = f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
+        raise HarvestError(msg)
+    return dataset
+
+
+def dataset_digest(name: str, split: str) -> str:
+    """What changes when the content of a dataset changes.
+
+    For a local folder the SHA-256 of the data files of the split; for one of the hub, the hash of
+    its `datasets` builder, which is its revision.
+
+    Raises:
+        HarvestError: there is no such dataset.
+    """
+    import datasets
+
+    builder = _loaded(f"The dataset {name!r}", lambda: datasets.load_dataset_builder(name))
+    if not Path(name).is_dir():
+        return f"{builder.config.name} {builder.hash}"
+    of_splits = builder.config.data_files or {}
+    wanted = [key for key in of_splits if str(key) in split] or list(of_splits)
+    digest = hashlib.sha256()
+    for key in sorted(wanted, key=str):
+        for file in of_splits[key]:
+            with Path(file).open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{key}\0{os.path.relpath(file, name)}\0{content}\0".encode())
+    return digest.hexdigest()
+
+
+def permutation(n: int, seed: int) -> NDArray[np.int64]:
+    """Int64 [n]: which row `Dataset.shuffle(seed)` puts at each place."""
+    import datasets
+
+    places = datasets.Dataset.from_dict({"place": np.arange(n)})
+    shuffled = places.shuffle(seed=seed, keep_in_memory=True).with_format("numpy")
+    return np.asarray(shuffled[:]["place"], dtype=np.int64)
+
+
+def _loaded(what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # readers of many formats: each raises what it likes
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        msg = f"{what} cannot be loaded: {reason}."
+        raise HarvestError(msg) from error

@@ -1,0 +1,70 @@
+"""Which modules of the target are decomposed, in flat order, and what passes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from harvest_assets.decomposition.run_config import ModuleInfo
+from harvest_assets.errors import HarvestError
+
+
+@dataclass(frozen=True)
+class DecomposedLayer:
+    """One decomposed module.
+
+    Args:
+        path: its dotted path in the target.
+        C: components.
+        module: the module itself.
+        d_in: width of its input.
+        d_out: width of its output.
+    """
+
+    path: str
+    C: int
+    module: nn.Module
+    d_in: int
+    d_out: int
+
+
+def find_layers(target: nn.Module, module_info: Sequence[ModuleInfo]) -> list[DecomposedLayer]:
+    """Match the patterns in order, each in the order of the target's `named_modules()`.
+
+    Raises:
+        HarvestError: a pattern matches nothing, a module is matched twice, or cannot be decomposed.
+    """
+    layers: dict[str, DecomposedLayer] = {}
+    for info in module_info:
+        matches = [
+            (path, module)
+            for path, module in target.named_modules()
+            if fnmatchcase(path, info.module_pattern)
+        ]
+        if not matches:
+            msg = f"module_pattern {info.module_pattern!r} matches no module of the target model."
+            raise HarvestError(msg)
+        for path, module in matches:
+            if path in layers:
+                msg = (
+                    f"{path} is matched twice, the second time by module_pattern "
+                    f"{info.module_pattern!r}."
+                )
+                raise HarvestError(msg)
+            d_in, d_out = _widths(path, module)
+            layers[path] = DecomposedLayer(path, info.C, module, d_in, d_out)
+    return list(layers.values())
+
+
+def _widths(path: str, module: nn.Module) -> tuple[int, int]:
+    """Width of input and output of a module that multiplies by one matrix."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D":  # of transformers: its weight is [d_in, d_out]
+        d_in, d_out = module.get_parameter("weight").shape
+        return d_in, d_out
+    msg = f"{path} is a {type(module).__name__}; a Linear or a Conv1D can be decomposed."
+    raise HarvestError(msg)

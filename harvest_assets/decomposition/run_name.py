@@ -1,0 +1,159 @@
+"""The names of a run that people paste, and the one name each of them means."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from harvest_assets.errors import HarvestError
+
+LOCAL_ENTITY = "local"
+CHECKPOINT_SUFFIXES = (".pth", ".pt")
+
+_RUN_ID = re.compile(r"(?:[A-Za-z0-9]-)?[a-z0-9]{8}")
+_PREFIX = re.compile(r"(?:\s*wandb:)*")
+_PAGE = re.compile(r"https://wandb\.ai/([^/?#]+)/([^/?#]+)/runs/([^/?#]+)(?:[/?#].*)?", re.DOTALL)
+_REFUSED = re.compile(r"[|,\[\]/\\]|\.\.\.")  # the first four and `...` mean something to Dagster
+_ACCEPTED = (
+    "entity/project/run_id, entity/project/runs/run_id, wandb:entity/project/runs/run_id, "
+    "https://wandb.ai/entity/project/runs/run_id, or a path to a run directory or a checkpoint "
+    "file (`./` before it forces a path); a run_id is 8 characters of a-z and 0-9, optionally "
+    "behind one character and a dash"
+)
+
+
+@dataclass(frozen=True)
+class RunName:
+    """The three parts that name a run; each is safe as the name of a folder.
+
+    Raises:
+        HarvestError: a part is empty, `.` or `..`, has blanks around it, or holds `|`, `,`, `[`,
+            `]`, `...`, a slash or a character that cannot be printed; or `run_id` is no run id.
+    """
+
+    entity: str
+    project: str
+    run_id: str
+
+    def __post_init__(self) -> None:
+        for part in (self.entity, self.project, self.run_id):
+            _check_part(part)
+        if not _RUN_ID.fullmatch(self.run_id):
+            msg = (
+                f"{self.run_id!r} is no run id: 8 characters of a-z and 0-9, optionally behind "
+                "one character and a dash, are."
+            )
+            raise HarvestError(msg)
+
+    @property
+    def key(self) -> str:
+        """`entity/project/run_id`, the partition key."""
+        return f"{self.entity}/{self.project}/{self.run_id}"
+
+    @property
+    def wandb_path(self) -> str:
+        """`wandb:entity/project/runs/run_id`."""
+        return f"wandb:{self.entity}/{self.project}/runs/{self.run_id}"
+
+    @property
+    def url(self) -> str:
+        """The address of the run's page."""
+        entity, project = quote(self.entity), quote(self.project)
+        return f"https://wandb.ai/{entity}/{project}/runs/{self.run_id}"
+
+    @classmethod
+    def from_key(cls, key: str) -> RunName:
+        """The name that has this partition key.
+
+        Raises:
+            HarvestError: the key is not `entity/project/run_id`.
+        """
+        parts = key.split("/")
+        if len(parts) != 3:  # noqa: PLR2004
+            msg = f"{key!r} is no key of a run: entity/project/run_id is."
+            raise HarvestError(msg)
+        return cls(*parts)
+
+
+@dataclass(frozen=True)
+class RunReference:
+    """A run as it was asked for.
+
+    Args:
+        name: what the run is called.
+        path: the run directory or checkpoint file it was given as, absolute; None for a name.
+    """
+
+    name: RunName
+    path: Path | None
+
+
+def parse_run(text: str) -> RunReference:
+    """Read any accepted spelling of a run; a name is tried before a path.
+
+    Raises:
+        HarvestError: the text is neither a name nor a path that exists, or its key is refused.
+    """
+    stripped = text.strip()
+    parts = _name_parts(stripped)
+    if parts is not None:
+        return RunReference(name=RunName(*parts), path=None)
+    path = _existing_path(stripped)
+    if path is None:
+        msg = f"{text!r} is no run: accepted are {_ACCEPTED}."
+        raise HarvestError(msg)
+    return RunReference(name=_path_name(path), path=path)
+
+
+def _name_parts(text: str) -> tuple[str, str, str] | None:
+    """Entity, project and run id, if the text has the form of a name."""
+    prefix = _PREFIX.match(text)
+    bare = text[prefix.end() if prefix else 0 :].strip()
+    page = _PAGE.fullmatch(bare)
+    if page:
+        parts = [unquote(part) for part in page.groups()]
+    else:
+        parts = bare.split("/")
+        if len(parts) == 4 and parts[2] == "runs":  # noqa: PLR2004
+            del parts[2]
+    if len(parts) != 3 or not _RUN_ID.fullmatch(parts[2]):  # noqa: PLR2004
+        return None
+    entity, project, run_id = parts
+    if entity in ("", ".", "..", "~") or project in ("", ".", ".."):
+        return None
+    return entity, project, run_id
+
+
+def _existing_path(text: str) -> Path | None:
+    """The run directory or checkpoint file, absolute, if there is one at this path."""
+    try:
+        path = Path(text).expanduser().absolute()
+        is_run = path.is_dir() or (path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path if text and is_run else None
+
+
+def _path_name(path: Path) -> RunName:
+    folder = (path if path.is_dir() else path.parent).resolve().name
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
+    try:
+        return RunName(entity=LOCAL_ENTITY, project=folder, run_id=f"x-{digest}")
+    except HarvestError as error:
+        msg = f"The run at {str(path)!r} cannot be named after its folder: {error} Rename it."
+        raise HarvestError(msg) from error
+
+
+def _check_part(part: str) -> None:
+    usable = part.strip() == part and part.isprintable() and part not in ("", ".", "..")
+    if not usable or _REFUSED.search(part):
+        msg = (
+            f"{part!r} cannot be part of a run's name: it must not be empty, '.' or '..', have "
+            "blanks around it, or hold '|', ',', '[', ']', '...', a slash or a character that "
+            "cannot be printed."
+        )
+        raise HarvestError(msg)

@@ -1,0 +1,64 @@
+"""`model_config.yaml` of a target model that simple_stories_train trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harvest_assets.errors import HarvestError
+
+_FILE = "model_config.yaml"
+
+
+def target_folder(source: str) -> Path:
+    """The folder that holds the files of a target's training run.
+
+    Args:
+        source: `<run>/checkpoints/model_step_<n>.pt`, or a `wandb:` name.
+
+    Raises:
+        HarvestError: it is not there.
+    """
+    if source.startswith("wandb:"):
+        from harvest_assets.decomposition.run_files import fetch_target
+        from harvest_assets.decomposition.run_name import parse_run
+
+        return fetch_target(parse_run(source).name)
+    checkpoint = Path(source)
+    folder = checkpoint.parent.parent
+    if not (folder / _FILE).is_file():
+        msg = f"The target model {source!r} is not there: {folder / _FILE} is missing."
+        raise HarvestError(msg)
+    return folder
+
+
+def read_model_config(
+    class_name: str, source: str, known: Iterable[str]
+) -> tuple[dict[str, Any], Path]:
+    """The known keys of `model_config.yaml`, and the file's path.
+
+    Raises:
+        HarvestError: the file is unreadable, belongs to another class, or holds wrong values.
+    """
+    path = target_folder(source) / _FILE
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"{path} cannot be read as YAML: {str(error).splitlines()[0]}"
+        raise HarvestError(msg) from error
+    if not isinstance(raw, dict):
+        msg = f"{path} does not hold a mapping of settings."
+        raise HarvestError(msg)
+    stated = raw.get("model_type")
+    if stated is not None and stated != class_name:
+        msg = f"{path} is the config of a {stated}, not of a {class_name}."
+        raise HarvestError(msg)
+    values = {key: raw[key] for key in known if key in raw}
+    for key, value in values.items():
+        if not isinstance(value, bool | int | float) or value < 0:
+            msg = f"{path}: {key} is {value!r}; it must be a number that is not negative."
+            raise HarvestError(msg)
+    return values, path
