@@ -11,7 +11,8 @@ $SPD_OUT_DIR/
     ├── correlations/                   component_correlations.pt, token_stats.pt
     ├── manifest.json                   size, digest and plan of each of the five
     ├── run_checkpoint.json, plan.json, token_rows.json
-    └── shards/<shard>/                 current.json and the state directory it points to
+    ├── shards/<shard>/                 current.json and the state directory it points to
+    └── logs/                           what the processes of the stages printed
 ```
 """
 
@@ -57,15 +58,15 @@ class HarvestLayout:
     """The paths of one harvest.
 
     Args:
-        name: the folder below `harvest/`: the run id, or the `--out_name` it was given.
+        root: the folder of this harvest.
     """
 
-    name: str
+    root: Path
 
-    @property
-    def root(self) -> Path:
-        """The folder of this harvest."""
-        return harvest_root() / self.name
+    @classmethod
+    def of(cls, name: str) -> HarvestLayout:
+        """The harvest in a folder below `harvest/`: a run id, or what `--out_name` says."""
+        return cls(harvest_root() / name)
 
     @property
     def activation_contexts(self) -> Path:
@@ -159,3 +160,7 @@ class HarvestLayout:
     def shard_progress(self, shard: str) -> Path:
         """How far a shard is, rewritten while it works."""
         return self.shard(shard) / "progress.json"
+
+    def log(self, stage: str) -> Path:
+        """What the processes of a stage printed."""
+        return self.root / "logs" / f"{stage}.log"

@@ -1,0 +1,5 @@
+"""`python -m harvest_assets RUN`."""
+
+from harvest_assets.cli import main
+
+main()

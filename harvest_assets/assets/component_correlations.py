@@ -1,0 +1,34 @@
+"""Firing and co-firing counts of the whole harvest."""
+
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shards import ShardResults
+
+
+@dg.asset(partitions_def=runs, kinds={"torch"}, code_version="1")
+@refuses_bad_input
+def component_correlations(
+    context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
+) -> dg.MaterializeResult[Any]:
+    """`component_correlations.pt`: how often each component fired, and each pair together."""
+    from harvest_assets.merging import MergedCorrelations, firing_overview
+
+    states = harvest_shard.open(harvest_plan)
+    overview = firing_overview(states)
+    path = registration(context.partition_key).layout.component_correlations
+    return dg.MaterializeResult(
+        value=MergedCorrelations(states),
+        metadata={
+            "tokens": overview.n_tokens,
+            "components": overview.n_components,
+            "components alive": overview.n_alive,
+            "L0": overview.l0,
+            "layers": dg.MetadataValue.md(overview.table()),
+            "path": dg.MetadataValue.path(str(path)),
+        },
+    )

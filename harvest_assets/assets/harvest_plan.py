@@ -1,0 +1,82 @@
+"""The settings of a harvest: the one place where they are set."""
+
+import dataclasses
+import json
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.harvest_config import HarvestConfig
+from harvest_assets.orchestration.partitions import runs, shard_partition
+from harvest_assets.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.shards import SHARD_KEYS
+
+
+@dg.asset(partitions_def=runs, kinds={"json"}, code_version="1")
+@refuses_bad_input
+def harvest_plan(
+    context: dg.AssetExecutionContext, config: HarvestConfig, run_checkpoint: RunCheckpoint
+) -> dg.MaterializeResult[Any]:
+    """What is to be harvested and how; every shard and every merge reads it from here."""
+    plan = make_plan(run_checkpoint, config)
+    _report_empty_shares(context.instance, plan)
+    settings = "\n".join(f"| {k} | {v} |" for k, v in dataclasses.asdict(plan).items())
+    return dg.MaterializeResult(
+        value=plan,
+        data_version=dg.DataVersion(plan.digest),
+        metadata={
+            "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
+            "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
+            "shards": plan.n_shards,
+        },
+    )
+
+
+def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
+    """Resolve the settings that depend on the run and on the machine.
+
+    Raises:
+        HarvestError: a setting is out of its range, or the context is longer than the model's.
+    """
+    context_length = config.context_length or checkpoint.default_context_length
+    limit = checkpoint.max_context_length
+    if limit is not None and context_length > limit:
+        msg = (
+            f"context_length is {context_length}, but the target model reads at most {limit} "
+            "tokens; give a smaller --context_length."
+        )
+        raise HarvestError(msg)
+    return HarvestPlan(
+        run=checkpoint.run,
+        checkpoint_sha256=checkpoint.sha256,
+        n_batches=config.n_batches,
+        batch_size=config.batch_size,
+        context_length=context_length,
+        ci_threshold=config.ci_threshold,
+        activation_examples_per_component=config.activation_examples_per_component,
+        activation_context_tokens_per_side=config.activation_context_tokens_per_side,
+        pmi_token_top_k=config.pmi_token_top_k,
+        seed=config.seed,
+        n_shards=_visible_gpus() if config.n_shards is None else config.n_shards,
+    )
+
+
+def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:
+    """Mark the shards that the plan does not need, so that nobody waits for them."""
+    for shard in SHARD_KEYS[plan.n_shards :]:
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                asset_key="harvest_shard",
+                partition=shard_partition(plan.run, shard),
+                metadata={"share": f"empty: the plan has {plan.n_shards} shards"},
+            )
+        )
+
+
+def _visible_gpus() -> int:
+    import torch
+
+    return min(MAX_SHARDS, max(1, torch.cuda.device_count()))

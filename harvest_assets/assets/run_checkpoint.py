@@ -1,0 +1,42 @@
+"""The files of an SPD run: found or downloaded, opened, verified."""
+
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.decomposition.run_files import fetch_run
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.harvest_config import CheckpointConfig
+from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.registry import check_owner
+
+
+@dg.asset(partitions_def=runs, kinds={"wandb", "torch"}, code_version="1")
+@refuses_bad_input
+def run_checkpoint(
+    context: dg.AssetExecutionContext, config: CheckpointConfig
+) -> dg.MaterializeResult[Any]:
+    """Config and checkpoint of the SPD run, verified to make a model.
+
+    They are taken from the run cache or downloaded from W&B. The data version is their digest.
+    """
+    owner = registration(context.partition_key)
+    check_owner(owner)
+    checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, config.step))
+    layers = "\n".join(f"| {layer} | {c:,} |" for layer, c in checkpoint.layers)
+    return dg.MaterializeResult(
+        value=checkpoint,
+        data_version=dg.DataVersion(checkpoint.sha256),
+        metadata={
+            "components": checkpoint.n_components,
+            "layers": dg.MetadataValue.md(f"| layer | C |\n|---|---|\n{layers}"),
+            "vocabulary": checkpoint.vocab_size,
+            "step": checkpoint.step if checkpoint.step is not None else "not told",
+            "checkpoint": dg.MetadataValue.path(checkpoint.checkpoint_path),
+            "config": dg.MetadataValue.path(checkpoint.config_path),
+            "wandb": dg.MetadataValue.url(owner.reference.name.url)
+            if owner.reference.path is None
+            else str(owner.reference.path),
+        },
+    )

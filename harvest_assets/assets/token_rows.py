@@ -1,0 +1,49 @@
+"""The rows of tokens, in the order in which they are harvested."""
+
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.decomposition.data import DataSpec
+from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.partitions import runs
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shared_rows import SharedTokenRows
+
+
+@dg.asset(partitions_def=runs, kinds={"huggingface", "arrow"}, code_version="1")
+@refuses_bad_input
+def token_rows(
+    context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, run_checkpoint: RunCheckpoint
+) -> dg.MaterializeResult[Any]:
+    """The run's training data as rows of tokens, tokenized once for all harvests of equal data."""
+    spec = DataSpec.from_run(run_checkpoint.config(), harvest_plan.context_length)
+    rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted)
+    batches = harvest_plan.batches_seen(rows.n_rows)
+    if batches == 0:
+        msg = (
+            f"{spec.dataset_name} yields {rows.n_rows} rows of {rows.n_ctx} tokens, less than one "
+            f"batch of {harvest_plan.batch_size}; give a smaller --batch_size."
+        )
+        raise HarvestError(msg)
+    if harvest_plan.n_batches is not None and batches < harvest_plan.n_batches:
+        context.log.warning(
+            "%s ends after %d batches; %d were asked for.",
+            spec.dataset_name,
+            batches,
+            harvest_plan.n_batches,
+        )
+    return dg.MaterializeResult(
+        value=rows,
+        data_version=dg.DataVersion(rows.fingerprint),
+        metadata={
+            "rows": rows.n_rows,
+            "tokens": rows.n_rows * rows.n_ctx,
+            "batches to harvest": batches,
+            "dataset": spec.dataset_name,
+            "tokenizer": spec.tokenizer_name,
+            "path": dg.MetadataValue.path(str(rows.directory)),
+        },
+    )

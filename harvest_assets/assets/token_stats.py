@@ -1,0 +1,30 @@
+"""Which tokens components fire on, and which the model then predicts."""
+
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shards import ShardResults
+
+
+@dg.asset(partitions_def=runs, kinds={"torch"}, code_version="1")
+@refuses_bad_input
+def token_stats(
+    context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
+) -> dg.MaterializeResult[Any]:
+    """`token_stats.pt`: input token counts and next-token probability mass per component."""
+    from harvest_assets.merging import MergedTokenStats
+
+    states = harvest_shard.open(harvest_plan)
+    path = registration(context.partition_key).layout.token_stats
+    return dg.MaterializeResult(
+        value=MergedTokenStats(states),
+        metadata={
+            "tokens": sum(s.total_tokens_processed for s in states),
+            "vocabulary": states[0].settings.vocab_size,
+            "path": dg.MetadataValue.path(str(path)),
+        },
+    )

@@ -1,0 +1,215 @@
+"""The command line: harvest a run, register runs for the UI, open the UI.
+
+`python -m harvest_assets RUN` is short for `python -m harvest_assets harvest RUN`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from harvest_assets import __version__
+from harvest_assets.errors import HarvestError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXIT_BAD_INPUT = 1
+_EXIT_INTERRUPTED = 130
+
+_RUN_HELP = """
+RUN is any name of an SPD run, or a path to its folder or checkpoint:
+
+\b
+  goodfire/spd/s-d2ec3bfe
+  goodfire/spd/runs/s-d2ec3bfe
+  wandb:goodfire/spd/runs/s-d2ec3bfe
+  https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
+  ./runs/my-run            (final_config.yaml and model_<step>.pth lie in it)
+"""
+
+
+class _Commands(click.Group):
+    """A group whose first argument may be a run instead of a command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+            args = ["harvest", *args]
+        return super().parse_args(ctx, args)
+
+
+def _either_spelling(name: str) -> str:
+    """`--n_batches` is `--n-batches`."""
+    return name.replace("_", "-")
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="harvest_assets")
+def cli() -> None:
+    """Harvest what the components of a decomposed language model do.
+
+    \b
+      python -m harvest_assets RUN                 harvest a run here (same as: harvest RUN)
+      python -m harvest_assets RUN --n_batches 50  a first look at a few batches
+      python -m harvest_assets register RUN        let the Dagster UI know the run
+      python -m harvest_assets ui                  watch, start and inspect harvests in a browser
+
+    Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).
+    """
+
+
+def _debug_option(command: F) -> F:
+    return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
+
+
+def _settings_options(command: F) -> F:
+    """An option for every field of `HarvestConfig`, with the deployment's default in its help."""
+    try:
+        from harvest_assets.orchestration.harvest_config import HarvestConfig
+    except HarvestError as error:  # a variable of the environment holds no number
+        sys.exit(f"Error: {error}")
+    for name, field in reversed(HarvestConfig.model_fields.items()):
+        kind = float if field.annotation is float else int
+        default = "" if field.default is None else f"  [default: {field.default}]"
+        command = click.option(
+            f"--{name.replace('_', '-')}", name, type=kind, help=f"{field.description}{default}"
+        )(command)
+    return command
+
+
+@cli.command(
+    context_settings={"token_normalize_func": _either_spelling},
+    help=f"""Harvest one run on this machine.
+
+{_RUN_HELP}
+
+\b
+Examples:
+  python -m harvest_assets goodfire/spd/s-d2ec3bfe
+  python -m harvest_assets ./runs/my-run --n_batches 100 --batch_size 64
+  python -m harvest_assets goodfire/spd/s-d2ec3bfe --n_shards 4
+
+Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and so on.
+""",
+)
+@click.argument("run")
+@_settings_options
+@click.option("--step", type=int, help="Training step of the checkpoint; omitted: the newest.")
+@click.option("--out-name", help="Folder below harvest/, if the run id is taken by another run.")
+@_debug_option
+def harvest(
+    run: str, step: int | None, out_name: str | None, *, debug: bool, **settings: float | None
+) -> None:
+    """Harvest one run on this machine."""
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.decomposition.run_name import parse_run
+        from harvest_assets.display import HarvestDisplay
+        from harvest_assets.orchestration.instance import open_instance
+        from harvest_assets.orchestration.local_harvest import harvest_locally
+        from harvest_assets.registry import register as register_run
+
+        registration = register_run(parse_run(run), out_name)
+        given = {name: value for name, value in settings.items() if value is not None}
+        with open_instance() as instance, HarvestDisplay(registration.key) as display:
+            plan = harvest_locally(registration, instance, given, step, display.show)
+        display.finish(registration.layout, plan)
+
+
+@cli.command(
+    help=f"""Add runs as partitions, so that the Dagster UI and `dagster asset materialize` know
+them. Prints the commands that harvest them step by step.
+
+{_RUN_HELP}
+""",
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--out-name", help="Folder below harvest/, if the run id is taken by another run.")
+@_debug_option
+def register(runs: tuple[str, ...], out_name: str | None, *, debug: bool) -> None:
+    """Add runs as partitions."""
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.decomposition.run_name import parse_run
+        from harvest_assets.orchestration.instance import add_run, dagster_home, open_instance
+        from harvest_assets.registry import register as register_run
+
+        if out_name and len(runs) > 1:
+            msg = "--out_name names the folder of one run; register the others by themselves."
+            raise HarvestError(msg)
+        references = [parse_run(run) for run in runs]
+        with open_instance() as instance:
+            for reference in references:
+                registration = register_run(reference, out_name)
+                add_run(instance, registration.key)
+                click.echo(_materialize_lines(registration.key, str(dagster_home())))
+
+
+def _materialize_lines(key: str, home: str) -> str:
+    base = "dagster asset materialize -m harvest_assets.definitions"
+    return f"""\
+{key} is registered. In the UI it is a partition; on the command line:
+
+  export DAGSTER_HOME={home}
+  {base} --partition '{key}' \\
+      --select run_checkpoint,harvest_plan,token_rows
+  {base} --partition '{key}|00' \\
+      --select harvest_shard        # and '|01' ... for each shard of the plan
+  {base} --partition '{key}' \\
+      --select component_correlations,token_stats,activation_contexts
+
+Settings go to the plan, with the first command:
+  --config-json '{{"ops": {{"harvest_plan": {{"config": {{"n_batches": 50}}}}}}}}'
+"""
+
+
+@cli.command()
+@click.option("--port", type=int, default=3000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@_debug_option
+def ui(port: int, host: str, *, debug: bool) -> None:
+    """Open the Dagster UI with its daemon, on the instance where harvests are recorded.
+
+    \b
+    Add a run there under Assets > harvest_shard > Materialize > Add partition,
+    or before that with: python -m harvest_assets register RUN
+    """
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.orchestration.instance import make_room_for_shards, open_instance
+
+        with open_instance() as instance:
+            make_room_for_shards(instance)
+        click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
+        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
+        os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
+
+
+@contextmanager
+def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
+    """Bad input ends the command with its sentence on stderr, and a status that is not 0."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Stopped; nothing half-written was left where a reader would look.", err=True)
+        sys.exit(_EXIT_INTERRUPTED)
+    except (HarvestError, PermissionError) as error:
+        if debug:
+            traceback.print_exception(error)
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(_EXIT_BAD_INPUT)
+
+
+def main() -> None:
+    """`python -m harvest_assets` and `harvest-assets`."""
+    cli(prog_name="python -m harvest_assets")
+
+
+def spd_harvest() -> None:
+    """`spd-harvest RUN`: harvest one run."""
+    harvest(prog_name="spd-harvest")

@@ -1,0 +1,249 @@
+"""`components.jsonl` and what stands beside it: written in a stream, found by key.
+
+A line is one component. `component_index.parquet` tells at which byte each line begins; files of
+older writers have no index and are scanned, a line at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from harvest_assets.atomic import fsync_path
+from harvest_assets.context_tables import ComponentTables, line_place
+from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.schemas import (
+    ActivationExample,
+    ComponentData,
+    ComponentSummary,
+    ComponentTokenPMI,
+)
+
+_PREFIX = b'{"component_key": '
+
+
+@dataclass(frozen=True)
+class ExampleBlock:
+    """m examples of one component, windows of W tokens."""
+
+    token_ids: NDArray[np.int32]  # [m, W], -1 outside the sequence
+    ci_values: NDArray[np.float32]  # [m, W]
+    component_acts: NDArray[np.float32]  # [m, W]
+    rows: NDArray[np.int64]  # [m], row of the harvest
+    positions: NDArray[np.int32]  # [m], position of the firing in the row
+
+
+@dataclass(frozen=True)
+class HarvestedComponent:
+    """All that is written of one component.
+
+    Args:
+        layer: path of the decomposed module.
+        component_idx: index in the layer.
+        firing_count: 0 for a component that gets no line.
+        mean_ci: over all positions.
+        ci_histogram: int64 [64], sums to `firing_count`.
+        examples: the uniform sample, in order of priority.
+        highest_ci: the examples of highest CI, highest first.
+        input_token_pmi: tokens on which it fires.
+        output_token_pmi: tokens that the model then predicts.
+    """
+
+    layer: str
+    component_idx: int
+    firing_count: int
+    mean_ci: float
+    ci_histogram: NDArray[np.int64]
+    examples: ExampleBlock
+    highest_ci: ExampleBlock
+    input_token_pmi: ComponentTokenPMI
+    output_token_pmi: ComponentTokenPMI
+
+    @property
+    def key(self) -> str:
+        """`layer:index`."""
+        return f"{self.layer}:{self.component_idx}"
+
+
+def write_contexts(
+    paths: HarvestLayout, components: Iterable[HarvestedComponent], config: dict[str, Any]
+) -> None:
+    """Write the folder `activation_contexts` of a harvest, all files complete and on the disk.
+
+    Args:
+        paths: of the folder to fill; publishing is the caller's.
+        components: all of them in flat order, those that never fired too.
+        config: goes into `config.json`.
+
+    Raises:
+        HarvestError: a value is no finite number.
+    """
+    paths.activation_contexts.mkdir(parents=True, exist_ok=True)
+    summary: dict[str, dict[str, Any]] = {}
+    offset = 0
+    with (
+        paths.components.open("wb", buffering=1 << 20) as lines,
+        ComponentTables(paths) as tables,
+    ):
+        for component in components:
+            length = 0
+            if component.firing_count:
+                length = _write_line(lines.write, component)
+                summary[component.key] = {
+                    "layer": component.layer,
+                    "component_idx": component.component_idx,
+                    "idx": component.component_idx,
+                    "mean_ci": component.mean_ci,
+                }
+            tables.add(component, offset, length)
+            offset += length
+        tables.components_size = offset
+    for path, value in ((paths.summary, summary), (paths.config, config)):
+        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for path in paths.activation_contexts.iterdir():
+        fsync_path(path)
+
+
+def _write_line(write: Any, component: HarvestedComponent) -> int:
+    """Write one line; answers its length in bytes."""
+    examples = component.examples
+    for values in (examples.ci_values, examples.component_acts):
+        if not np.isfinite(values).all():
+            msg = f"{component.key} has an example with a value that is no finite number."
+            raise HarvestError(msg)
+    rest = orjson.dumps(
+        {
+            "layer": component.layer,
+            "component_idx": component.component_idx,
+            "mean_ci": component.mean_ci,
+            "activation_examples": [
+                {"token_ids": tokens, "ci_values": ci, "component_acts": acts}
+                for tokens, ci, acts in zip(
+                    examples.token_ids, examples.ci_values, examples.component_acts, strict=True
+                )
+            ],
+            "input_token_pmi": _lists(component.input_token_pmi),
+            "output_token_pmi": _lists(component.output_token_pmi),
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+    # Readers find a component by the first bytes of its line, a blank behind the colon.
+    line = b"".join((_PREFIX, orjson.dumps(component.key), b", ", rest[1:], b"\n"))
+    write(line)
+    return len(line)
+
+
+def _lists(pmi: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:
+    return {"top": pmi.top, "bottom": pmi.bottom}
+
+
+def read_component(paths: HarvestLayout, component_key: str) -> ComponentData | None:
+    """One component, without reading the others; None if it has no line.
+
+    Raises:
+        HarvestError: the file is damaged.
+    """
+    line = _line_by_index(paths, component_key) or _line_by_scan(paths, component_key)
+    return None if line is None else _parse(paths.components, line)
+
+
+def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
+    """The short entries of all components that fired.
+
+    Raises:
+        HarvestError: the file is damaged.
+    """
+    try:
+        entries = orjson.loads(paths.summary.read_bytes())
+        return {
+            key: ComponentSummary(
+                layer=entry["layer"],
+                component_idx=entry["component_idx"] if "component_idx" in entry else entry["idx"],
+                mean_ci=entry["mean_ci"],
+            )
+            for key, entry in entries.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{paths.summary} is damaged: {error}."
+        raise HarvestError(msg) from error
+
+
+def _starts_with_key(line: bytes, component_key: str) -> bool:
+    return line.startswith(_PREFIX + orjson.dumps(component_key) + b",")
+
+
+def _line_by_index(paths: HarvestLayout, component_key: str) -> bytes | None:
+    """The line that the index points to; None if there is no index or it is of another file."""
+    place = line_place(paths, component_key)
+    if place is None:
+        return None
+    offset, length = place
+    with paths.components.open("rb") as file:
+        file.seek(offset)
+        line = file.read(length)
+    return line if len(line) == length and _starts_with_key(line, component_key) else None
+
+
+def _line_by_scan(paths: HarvestLayout, component_key: str) -> bytes | None:
+    """The first line of the component; keys may stand in any order."""
+    quoted = orjson.dumps(component_key)
+    for line in _lines(paths.components):
+        if _starts_with_key(line, component_key):
+            return line
+        if not line.startswith(_PREFIX) and quoted in line and _key_of(line) == component_key:
+            return line
+    return None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if os.path.getsize(path) == 0:  # noqa: PTH202
+        return
+    with path.open("rb", buffering=1 << 20) as file:
+        yield from file
+
+
+def _key_of(line: bytes) -> str | None:
+    try:
+        value = orjson.loads(line)
+    except ValueError:
+        return None
+    return value.get("component_key") if isinstance(value, dict) else None
+
+
+def _parse(path: Path, line: bytes) -> ComponentData:
+    try:
+        value = orjson.loads(line)
+        return ComponentData(
+            component_key=value["component_key"],
+            layer=value["layer"],
+            component_idx=value["component_idx"],
+            mean_ci=value["mean_ci"],
+            activation_examples=[_example(e) for e in value["activation_examples"]],
+            input_token_pmi=_pmi(value["input_token_pmi"]),
+            output_token_pmi=_pmi(value["output_token_pmi"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{path} has a damaged line: {error}."
+        raise HarvestError(msg) from error
+
+
+def _example(value: dict[str, Any]) -> ActivationExample:
+    tokens = value["token_ids"]
+    # Older writers kept no activations: zeros, as outside the sequence.
+    acts = value.get("component_acts") or [0.0] * len(tokens)
+    return ActivationExample(tokens, value["ci_values"], acts)
+
+
+def _pmi(value: dict[str, Any]) -> ComponentTokenPMI:
+    return ComponentTokenPMI(
+        *([(int(token), float(x)) for token, x in value[end]] for end in ("top", "bottom"))
+    )

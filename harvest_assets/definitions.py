@@ -1,0 +1,45 @@
+"""Everything wired together.
+
+```
+run_checkpoint  [run]           files of the SPD run, verified; data version = their digest
+harvest_plan    [run]           the settings: the one place where they are set
+token_rows      [run]           the rows in harvest order, shared by equal data sets
+harvest_shard   [run x shard]   one state of statistics each; the GPU work
+component_correlations, token_stats  [run]   merged counts
+activation_contexts  [run]      components.jsonl, summary.json, config.json
+```
+
+Importing this module loads no model code: the webserver and the daemon hold it all day.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from harvest_assets.assets.activation_contexts import activation_contexts
+from harvest_assets.assets.component_correlations import component_correlations
+from harvest_assets.assets.harvest_plan import harvest_plan
+from harvest_assets.assets.harvest_shard import harvest_shard
+from harvest_assets.assets.run_checkpoint import run_checkpoint
+from harvest_assets.assets.token_rows import token_rows
+from harvest_assets.assets.token_stats import token_stats
+from harvest_assets.orchestration.checks import counts_are_consistent
+from harvest_assets.orchestration.io_manager import HarvestIOManager
+from harvest_assets.orchestration.jobs import harvest, merge, prepare
+
+defs = dg.Definitions(
+    assets=[
+        run_checkpoint,
+        harvest_plan,
+        token_rows,
+        harvest_shard,
+        component_correlations,
+        token_stats,
+        activation_contexts,
+    ],
+    asset_checks=[counts_are_consistent],
+    jobs=[prepare, harvest, merge],
+    resources={"io_manager": HarvestIOManager()},
+    # A run is one stage of one partition; its steps need no processes of their own.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,113 @@
+"""What the command shows while it harvests, and what it says in the end."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.orchestration.local_harvest import StageStatus
+from harvest_assets.plan import HarvestPlan
+
+_WHAT = {
+    "prepare": "opening the run, tokenizing",
+    "harvest": "harvesting",
+    "merge": "merging, writing",
+}
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+class HarvestDisplay:
+    """A live bar on a terminal; elsewhere a line at each stage and one a minute.
+
+    Args:
+        run: `entity/project/run_id`.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(run, total=None, speed="")
+        self._stage = ""
+        self._stage_started = self._line_printed = self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, status: StageStatus) -> None:
+        """Show where the harvest is."""
+        now = time.monotonic()
+        new_stage = status.stage != self._stage
+        if new_stage:
+            self._stage, self._stage_started = status.stage, now
+        done = status.rows_done * status.tokens_per_row
+        total = status.rows * status.tokens_per_row
+        seconds = now - self._stage_started
+        harvesting = status.stage == "harvest" and done and seconds
+        speed = f"{done / seconds:,.0f} tokens/s" if harvesting else ""
+        self._bar.update(
+            self._task,
+            description=_WHAT[status.stage],
+            completed=done,
+            total=total if status.stage == "harvest" else None,
+            speed=speed,
+        )
+        if not self._console.is_terminal and (
+            new_stage or now - self._line_printed > _SECONDS_BETWEEN_LINES
+        ):
+            self._line_printed = now
+            left = f", {(total - done) * seconds / done:,.0f} s left" if harvesting else ""
+            share = f": {done:,} of {total:,} tokens" if total else ""
+            self._console.print(
+                f"{_WHAT[status.stage]}{share}{speed and ', ' + speed}{left}", highlight=False
+            )
+
+    def finish(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
+        """Say where the files are and how to look at them."""
+        seconds = time.monotonic() - self._started
+        sizes = "\n".join(
+            f"  {file.relative_to(paths.root)!s:46}{file.stat().st_size:>16,} bytes"
+            for file in paths.five_files
+        )
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"{plan.run} is harvested ({seconds:,.1f} s, {plan.n_shards} shard"
+            f"{'s' if plan.n_shards > 1 else ''}):\n{paths.root}\n{sizes}\n\n"
+            "Look at it in Python:\n"
+            "  from harvest_assets.loaders import load_components_frame\n"
+            f"  load_components_frame({paths.root.name!r})\n"
+            "or in the Dagster UI:\n"
+            "  python -m harvest_assets ui"
+        )

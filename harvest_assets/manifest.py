@@ -1,0 +1,76 @@
+"""`manifest.json`: size, digest and plan of each of the five files of a harvest.
+
+The files are replaced one by one; the manifest is what shows a reader that two of them come from
+different harvests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from harvest_assets.atomic import write_json
+from harvest_assets.layout import HarvestLayout
+
+
+def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
+    """Write down a file that has just been replaced.
+
+    One writer at a time: the stages of a harvest run one after another.
+    """
+    files = read(paths)
+    files[_name(paths, file)] = {
+        "size": file.stat().st_size,
+        "sha256": _sha256(file),
+        "plan": plan_digest,
+    }
+    write_json(paths.manifest, {"files": files})
+
+
+def read(paths: HarvestLayout) -> dict[str, dict[str, Any]]:
+    """The entries by path below the harvest's folder; empty where there is no manifest."""
+    try:
+        files = json.loads(paths.manifest.read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        files = None
+    if not isinstance(files, dict) or not all(isinstance(e, dict) for e in files.values()):
+        return {}
+    return files
+
+
+def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
+    """What is wrong with the five files, in sentences; empty if they stand complete.
+
+    Args:
+        paths: of the harvest.
+        deep: read the files and compare their digests too.
+    """
+    entries = read(paths)
+    problems = []
+    for file in paths.five_files:
+        name = _name(paths, file)
+        if not file.exists():
+            problems.append(f"{file} is missing.")
+        elif name not in entries:
+            problems.append(f"{paths.manifest} does not name {name}.")
+        elif file.stat().st_size != entries[name].get("size"):
+            problems.append(f"{file} does not have the size that {paths.manifest.name} tells.")
+        elif deep and _sha256(file) != entries[name].get("sha256"):
+            problems.append(f"{file} does not have the digest that {paths.manifest.name} tells.")
+    plans = {entry.get("plan") for name, entry in entries.items()}
+    if len(plans) > 1:
+        problems.append(f"The files in {paths.root} come from different harvests; merge again.")
+    return problems
+
+
+def _name(paths: HarvestLayout, file: Path) -> str:
+    return file.relative_to(paths.root).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

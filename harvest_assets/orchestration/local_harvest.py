@@ -1,0 +1,228 @@
+"""A whole harvest on this machine: prepare, shards side by side, merge.
+
+Every stage is a Dagster run in a process of its own on the instance that the UI shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.manifest import disagreements
+from harvest_assets.orchestration.instance import add_run, make_room_for_shards, shards_at_once
+from harvest_assets.orchestration.progress import Progress, read_progress
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.registry import Registration
+from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.shared_rows import SharedTokenRows
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """What is going on, for a progress display.
+
+    Args:
+        stage: `prepare`, `harvest` or `merge`.
+        rows_done: rows harvested by all shards together.
+        rows: rows of the harvest; 0 until it is known.
+        tokens_per_row: tokens of a row.
+    """
+
+    stage: str
+    rows_done: int = 0
+    rows: int = 0
+    tokens_per_row: int = 0
+
+
+Watcher = Callable[[StageStatus], None]
+
+
+def harvest_locally(
+    registration: Registration,
+    instance: dg.DagsterInstance,
+    settings: Mapping[str, Any],
+    step: int | None,
+    watch: Watcher,
+) -> HarvestPlan:
+    """Harvest one run.
+
+    Args:
+        registration: the run and its folder.
+        instance: where runs and materializations are recorded.
+        settings: of `HarvestConfig`, those that are not the default.
+        step: of the checkpoint; None is the newest.
+        watch: called a few times a second.
+
+    Returns:
+        The plan that was carried out; all five files stand complete.
+
+    Raises:
+        HarvestError: a stage failed.
+    """
+    add_run(instance, registration.key)
+    make_room_for_shards(instance)
+    run_config = {
+        "ops": {
+            "harvest_plan": {"config": dict(settings)},
+            "run_checkpoint": {"config": {"step": step} if step is not None else {}},
+        }
+    }
+    watch(StageStatus("prepare"))
+    with _processes() as start:
+        _wait([start(registration, "prepare", registration.key, run_config)], _quiet)
+    plan = HarvestPlan.open(registration.layout.root)
+    rows = SharedTokenRows.open(registration.layout.root)
+    _harvest_shards(registration, plan, rows, watch)
+    total = plan.batches_seen(rows.n_rows) * plan.batch_size
+    watch(StageStatus("merge", total, total, plan.context_length))
+    with _processes() as start:
+        _wait([start(registration, "merge", registration.key, {})], _quiet)
+    _check_files(registration)
+    return plan
+
+
+def _harvest_shards(
+    registration: Registration, plan: HarvestPlan, rows: SharedTokenRows, watch: Watcher
+) -> None:
+    names = SHARD_KEYS[: plan.n_shards]
+    for name in names:
+        registration.layout.shard_progress(name).unlink(missing_ok=True)
+    total = plan.batches_seen(rows.n_rows) * plan.batch_size
+
+    def look() -> None:
+        parts = [read_progress(registration.layout.shard_progress(name)) for name in names]
+        done = sum(part.rows_done for part in parts if isinstance(part, Progress))
+        watch(StageStatus("harvest", done, total, plan.context_length))
+
+    at_once = min(plan.n_shards, shards_at_once())
+    with _processes() as start:
+        waiting = list(enumerate(names))
+        working: list[_Process] = []
+        while waiting or working:
+            while waiting and len(working) < at_once:
+                number, name = waiting.pop(0)
+                environment = _share_of_machine(number, at_once)
+                partition = f"{registration.key}|{name}"
+                working.append(start(registration, "harvest", partition, {}, environment))
+            working = _still_working(working)
+            look()
+            time.sleep(_POLL_SECONDS)
+
+
+def _share_of_machine(number: int, at_once: int) -> dict[str, str]:
+    """The GPU, or the cores, that one of the shards working side by side gets."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = given.split(",") if given else [str(gpu) for gpu in range(gpus)]
+        return {"CUDA_VISIBLE_DEVICES": visible[number % gpus]}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
+
+
+@dataclass
+class _Process:
+    """A stage at work."""
+
+    popen: subprocess.Popen[str]
+    partition: str
+    log: Path
+
+    def check(self) -> None:
+        """See that the stage, which has ended, ended well.
+
+        Raises:
+            HarvestError: it did not.
+        """
+        out = (self.popen.stdout.read() if self.popen.stdout else "").strip().splitlines()
+        try:
+            error = json.loads(out[-1])["error"]
+        except (IndexError, ValueError, KeyError, TypeError):
+            error = (
+                f"The process that worked on {self.partition} ended with status "
+                f"{self.popen.returncode}; its log is {self.log}."
+            )
+        if error:
+            raise HarvestError(str(error))
+
+
+Start = Callable[..., _Process]
+
+
+@contextmanager
+def _processes() -> Iterator[Start]:
+    """Gives a function that starts stages; whatever is still at work in the end is stopped."""
+    started: list[_Process] = []
+
+    def start(
+        registration: Registration,
+        job: str,
+        partition: str,
+        run_config: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ) -> _Process:
+        stage = f"{job}-{partition.partition('|')[2]}" if "|" in partition else job
+        log = registration.layout.log(stage)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "harvest_assets.orchestration.worker", job, partition]
+        with log.open("w", encoding="utf-8") as stderr:
+            popen = subprocess.Popen(
+                [*command, json.dumps(run_config)],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, **(environment or {})},
+            )
+        process = _Process(popen, partition, log)
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.popen.poll() is None:
+                process.popen.terminate()
+        for process in started:
+            process.popen.wait()
+
+
+def _still_working(processes: Sequence[_Process]) -> list[_Process]:
+    working = []
+    for process in processes:
+        if process.popen.poll() is None:
+            working.append(process)
+        else:
+            process.check()
+    return working
+
+
+def _wait(processes: list[_Process], look: Callable[[], None]) -> None:
+    while processes:
+        processes = _still_working(processes)
+        look()
+        time.sleep(_POLL_SECONDS)
+
+
+def _quiet() -> None:
+    """Nothing to tell while a short stage works."""
+
+
+def _check_files(registration: Registration) -> None:
+    problems = disagreements(registration.layout)
+    if problems:
+        raise HarvestError(" ".join(problems))

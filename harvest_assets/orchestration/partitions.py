@@ -1,0 +1,38 @@
+"""The two ways a harvest is divided: by run, and by the run's shards."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from harvest_assets.registry import Registration, registration_of
+from harvest_assets.shards import SHARD_KEYS
+
+RUN_DIMENSION = "run"
+SHARD_DIMENSION = "shard"
+
+runs = dg.DynamicPartitionsDefinition(name=RUN_DIMENSION)
+shards = dg.StaticPartitionsDefinition(list(SHARD_KEYS))
+run_shards = dg.MultiPartitionsDefinition({RUN_DIMENSION: runs, SHARD_DIMENSION: shards})
+
+
+def run_of(partition_key: str) -> str:
+    """The run's part of a partition key of either kind."""
+    if isinstance(partition_key, dg.MultiPartitionKey):
+        return partition_key.keys_by_dimension[RUN_DIMENSION]
+    return partition_key
+
+
+def shard_of(partition_key: str) -> str:
+    """The shard's part of a `run|shard` partition key."""
+    assert isinstance(partition_key, dg.MultiPartitionKey)  # noqa: S101
+    return partition_key.keys_by_dimension[SHARD_DIMENSION]
+
+
+def shard_partition(run: str, shard: str) -> dg.MultiPartitionKey:
+    """The partition key of one shard of a run."""
+    return dg.MultiPartitionKey({RUN_DIMENSION: run, SHARD_DIMENSION: shard})
+
+
+def registration(partition_key: str) -> Registration:
+    """Where the run of a partition key lies and where its harvest goes."""
+    return registration_of(run_of(partition_key))

@@ -1,0 +1,81 @@
+"""How far a shard is, told in a small file that anybody may read while it works."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harvest_assets.atomic import write_json
+
+_SECONDS_BETWEEN_FILES = 0.5
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Rows done of a share, and since when.
+
+    Args:
+        rows_done: rows harvested so far.
+        rows: rows of the share.
+        tokens_per_row: tokens of a row.
+        seconds: time since the first row.
+    """
+
+    rows_done: int
+    rows: int
+    tokens_per_row: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed so far."""
+        return self.rows_done * self.tokens_per_row / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        left = (self.rows - self.rows_done) * self.tokens_per_row
+        speed = self.tokens_per_second
+        ahead = f", {left / speed:,.0f} s left" if speed else ""
+        return f"{self.rows_done:,} of {self.rows:,} rows, {speed:,.0f} tokens/s{ahead}"
+
+
+class ProgressWriter:
+    """Called after each group of rows; rewrites the file now and then and logs once a minute.
+
+    Args:
+        path: the file.
+        rows: rows of the share.
+        tokens_per_row: tokens of a row.
+        log: takes a line for people.
+    """
+
+    def __init__(
+        self, path: Path, rows: int, tokens_per_row: int, log: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._rows = rows
+        self._tokens_per_row = tokens_per_row
+        self._log = log
+        self._started = self._filed = self._logged = time.monotonic()
+
+    def __call__(self, rows_done: int) -> None:
+        """Tell that so many rows are done."""
+        now = time.monotonic()
+        progress = Progress(rows_done, self._rows, self._tokens_per_row, now - self._started)
+        if now - self._filed > _SECONDS_BETWEEN_FILES or rows_done == self._rows:
+            self._filed = now
+            write_json(self._path, asdict(progress))
+        if now - self._logged > _SECONDS_BETWEEN_LINES:
+            self._logged = now
+            self._log(str(progress))
+
+
+def read_progress(path: Path) -> Progress | None:
+    """What the file tells; None while there is none."""
+    try:
+        return Progress(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,68 @@
+"""One stage of a harvest in a process of its own: a Dagster run that the UI shows.
+
+Started as `python -m harvest_assets.orchestration.worker JOB PARTITION [RUN_CONFIG]`. The last line
+on stdout is JSON: `{"error": sentence or null}`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import dagster as dg
+
+
+def _stop(_signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
+    """The sentence that says why a run failed; None if it did not."""
+    if result.success:
+        return None
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return str(data.user_failure_data.description)
+            if data.error is not None:
+                return _innermost(data.error)
+    return "The run failed; its log says why."
+
+
+def _innermost(error: Any) -> str:
+    while error.cause is not None:
+        error = error.cause
+    return str(error.message).strip()
+
+
+def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | None:
+    """Execute a job for a partition; answers the sentence that says why it failed, if it did."""
+    from harvest_assets.definitions import defs
+    from harvest_assets.orchestration.partitions import run_shards
+
+    key: str = partition
+    if "|" in partition:
+        key = run_shards.get_partition_key_from_str(partition)
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_job_def(job_name).execute_in_process(
+            instance=instance, partition_key=key, run_config=run_config, raise_on_error=False
+        )
+        return failure_of(result)
+
+
+def main() -> None:
+    """The process."""
+    # Dagster marks a run that is interrupted as such; it knows of SIGINT only.
+    signal.signal(signal.SIGTERM, _stop)
+    job_name, partition, *rest = sys.argv[1:]
+    error = execute(job_name, partition, json.loads(rest[0]) if rest else {})
+    sys.stdout.write("\n" + json.dumps({"error": error}) + "\n")
+    sys.exit(1 if error else 0)
+
+
+if __name__ == "__main__":
+    main()

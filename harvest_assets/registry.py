@@ -1,0 +1,113 @@
+"""Which folder belongs to which run, and where a run lies that is no W&B run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from harvest_assets import layout
+from harvest_assets.atomic import write_json
+from harvest_assets.decomposition.run_name import RunName, RunReference, parse_run
+from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A run as it is harvested.
+
+    Args:
+        reference: its name, and its path if it is no W&B run.
+        out_name: the folder below `harvest/`.
+    """
+
+    reference: RunReference
+    out_name: str
+
+    @property
+    def key(self) -> str:
+        """The partition key."""
+        return self.reference.name.key
+
+    @property
+    def layout(self) -> HarvestLayout:
+        """The paths of its harvest."""
+        return HarvestLayout.of(self.out_name)
+
+
+def register(reference: RunReference, out_name: str | None = None) -> Registration:
+    """Write down what the partition key alone does not tell, and see that the folder is free.
+
+    Raises:
+        HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
+    """
+    known = registration_of(reference.name.key)
+    registration = Registration(
+        reference if reference.path else known.reference, out_name or known.out_name
+    )
+    _check_out_name(registration.out_name)
+    check_owner(registration)
+    if registration != Registration(RunReference(reference.name, None), reference.name.run_id):
+        path = registration.reference.path
+        write_json(
+            _file(reference.name),
+            {"path": path and str(path), "out_name": registration.out_name},
+        )
+    return registration
+
+
+def registration_of(key: str) -> Registration:
+    """What is known of a partition key, also of one that was typed into the UI.
+
+    Raises:
+        HarvestError: the key names no run, or its registration is damaged.
+    """
+    name = RunName.from_key(key)
+    file = _file(name)
+    if not file.exists():
+        return Registration(RunReference(name, None), name.run_id)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        path, out_name = value["path"], str(value["out_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{file} is damaged; register {key} again. ({error})"
+        raise HarvestError(msg) from error
+    _check_out_name(out_name)
+    return Registration(RunReference(name, Path(path) if path else None), out_name)
+
+
+def check_owner(registration: Registration) -> None:
+    """See that the folder of the harvest is not another run's.
+
+    Raises:
+        HarvestError: it is.
+    """
+    owner = _owner(registration.layout)
+    if owner is not None and owner != registration.key:
+        msg = (
+            f"{registration.layout.root} holds the harvest of {owner}; give the harvest of "
+            f"{registration.key} another folder with --out_name."
+        )
+        raise HarvestError(msg)
+
+
+def _owner(paths: HarvestLayout) -> str | None:
+    """The run whose harvest a folder holds; None if that is not told."""
+    for file, field in ((paths.run_checkpoint, "run"), (paths.config, "wandb_path")):
+        try:
+            text = json.loads(file.read_text(encoding="utf-8"))[field]
+            return parse_run(text).name.key
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
+            continue
+    return None
+
+
+def _check_out_name(out_name: str) -> None:
+    if not out_name or out_name.startswith(".") or Path(out_name).name != out_name:
+        msg = f"{out_name!r} is no plain folder name for --out_name."
+        raise HarvestError(msg)
+
+
+def _file(name: RunName) -> Path:
+    return layout.registration_path(name.entity, name.project, name.run_id)

@@ -1,0 +1,110 @@
+"""The rows of tokens of a harvest: made once for equal data, shared by all harvests of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harvest_assets import layout
+from harvest_assets.atomic import fsync_path, write_json
+from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
+from harvest_assets.errors import HarvestError
+
+
+@dataclass(frozen=True)
+class SharedTokenRows:
+    """Rows that lie in `data/<fingerprint>/`.
+
+    Args:
+        fingerprint: of dataset, tokenizer, length and order.
+        n_rows: rows there are.
+        n_ctx: tokens of a row.
+    """
+
+    fingerprint: str
+    n_rows: int
+    n_ctx: int
+
+    @classmethod
+    def prepare(
+        cls,
+        spec: DataSpec,
+        n_rows: int | None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> SharedTokenRows:
+        """Tokenize the data unless equal data already lie there.
+
+        Args:
+            spec: what determines the rows.
+            n_rows: how many are wanted at most; None is all. Only a stream is cut by it.
+            progress: told how many of how many dataset rows are done.
+
+        Raises:
+            HarvestError: dataset or tokenizer are not there, or do not fit.
+        """
+        name = fingerprint(spec, n_rows)
+        place = layout.data_dir(name)
+        if not place.exists():
+            _write(place, spec, n_rows, progress)
+        rows = TokenRows.open(place)
+        return cls(name, rows.n_rows, rows.n_ctx)
+
+    @property
+    def directory(self) -> Path:
+        """Where the rows lie."""
+        return layout.data_dir(self.fingerprint)
+
+    def rows(self) -> TokenRows:
+        """The rows, memory-mapped."""
+        return TokenRows.open(self.directory)
+
+    def write(self, directory: Path) -> None:
+        """Write `token_rows.json` into a directory."""
+        write_json(layout.HarvestLayout(directory).token_rows, dataclasses.asdict(self))
+
+    @classmethod
+    def open(cls, directory: Path) -> SharedTokenRows:
+        """Read `token_rows.json`.
+
+        Raises:
+            HarvestError: it is not what `write` writes.
+        """
+        path = layout.HarvestLayout(directory).token_rows
+        try:
+            value = cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            msg = f"{path} does not tell where the token rows are: {error}."
+            raise HarvestError(msg) from error
+        if not value.fingerprint.isalnum():
+            msg = f"{path} names no folder of token rows: {value.fingerprint!r}."
+            raise HarvestError(msg)
+        return value
+
+
+def _write(
+    place: Path,
+    spec: DataSpec,
+    n_rows: int | None,
+    progress: Callable[[int, int | None], None] | None,
+) -> None:
+    staging = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
+    staging.mkdir(parents=True)
+    try:
+        write_token_rows(spec, staging, n_rows, progress)
+        for file in staging.iterdir():
+            fsync_path(file)
+        fsync_path(staging)
+        # Fails if another process was faster; its rows are the same.
+        if not place.exists():
+            staging.rename(place)
+            fsync_path(place.parent)
+    except OSError:
+        if not place.exists():
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""The two `.pt` files: written whole, opened by memory map."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from harvest_assets.atomic import atomic_path
+from harvest_assets.errors import HarvestError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class _Storage:
+    """A `torch.save` of a plain dict whose keys are the fields of a dataclass."""
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically; tensors that lie in mapped files are not read into memory."""
+        import torch
+
+        fields = {name: getattr(self, name) for name in self._names()}
+        with atomic_path(Path(path)) as temporary:
+            torch.save(fields, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Open the file; its tensors are memory-mapped.
+
+        Raises:
+            HarvestError: it is damaged, or holds something else.
+        """
+        import torch
+
+        try:
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except FileNotFoundError as error:
+            msg = f"{path} is not there."
+            raise HarvestError(msg) from error
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            msg = f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}"
+            raise HarvestError(msg) from error
+        names = set(cls._names())
+        if not isinstance(value, dict) or not names <= set(value):
+            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            msg = f"{path} does not hold {', '.join(sorted(names))}, but {found}."
+            raise HarvestError(msg)
+        storage = cls(**{name: value[name] for name in names})
+        storage._check(path)
+        return storage
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cast("Any", cls))]
+
+    def _check(self, path: Path) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class CorrelationStorage(_Storage):
+    """How often components fired, and fired together.
+
+    Args:
+        component_keys: C_total keys, flat order.
+        count_i: int64 [C_total], firings.
+        count_ij: int64 [C_total, C_total], positions at which both fired; symmetric.
+        count_total: positions seen.
+    """
+
+    component_keys: list[str]
+    count_i: torch.Tensor
+    count_ij: torch.Tensor
+    count_total: int
+
+    def _check(self, path: Path) -> None:
+        n = _check_keys(path, self.component_keys)
+        _check_number(path, "count_total", self.count_total)
+        _check_tensor(path, "count_i", self.count_i, (n,), floating=False)
+        _check_tensor(path, "count_ij", self.count_ij, (n, n), floating=False)
+
+
+@dataclass
+class TokenStatsStorage(_Storage):
+    """On which tokens components fire, and which the model then predicts.
+
+    Args:
+        component_keys: C_total keys, flat order.
+        vocab_size: width of the model's logits.
+        n_tokens: positions seen.
+        input_counts: int64 [C_total, vocab], how often the token stood where the component fired.
+        input_totals: float64 [vocab], how often the token stood anywhere.
+        output_counts: float32 [C_total, vocab], next-token probability summed over the positions
+            where the component fired.
+        output_totals: float64 [vocab], the same sum over all positions.
+        firing_counts: float64 [C_total].
+    """
+
+    component_keys: list[str]
+    vocab_size: int
+    n_tokens: int
+    input_counts: torch.Tensor
+    input_totals: torch.Tensor
+    output_counts: torch.Tensor
+    output_totals: torch.Tensor
+    firing_counts: torch.Tensor
+
+    def _check(self, path: Path) -> None:
+        n = _check_keys(path, self.component_keys)
+        for name in ("vocab_size", "n_tokens"):
+            _check_number(path, name, getattr(self, name))
+        v = self.vocab_size
+        _check_tensor(path, "input_counts", self.input_counts, (n, v), floating=False)
+        _check_tensor(path, "input_totals", self.input_totals, (v,), floating=True)
+        _check_tensor(path, "output_counts", self.output_counts, (n, v), floating=True)
+        _check_tensor(path, "output_totals", self.output_totals, (v,), floating=True)
+        _check_tensor(path, "firing_counts", self.firing_counts, (n,), floating=True)
+
+
+def _check_keys(path: Path, keys: Any) -> int:
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        msg = f"{path}: component_keys is no list of names."
+        raise HarvestError(msg)
+    return len(keys)
+
+
+def _check_number(path: Path, name: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 0:
+        msg = f"{path}: {name} is {value!r}, not a count."
+        raise HarvestError(msg)
+
+
+def _check_tensor(
+    path: Path, name: str, value: Any, shape: tuple[int, ...], *, floating: bool
+) -> None:
+    import torch
+
+    if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
+        found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        msg = f"{path}: {name} is {found}, not a tensor {list(shape)}."
+        raise HarvestError(msg)
+    if value.dtype.is_floating_point != floating:
+        msg = f"{path}: {name} holds {value.dtype}."
+        raise HarvestError(msg)
