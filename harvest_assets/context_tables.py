@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -152,14 +153,38 @@ def has_index(paths: HarvestLayout) -> bool:
 
 
 def line_place(paths: HarvestLayout, component_key: str) -> tuple[int, int] | None:
-    """Offset and length of a component's line; None without an index or without a line."""
-    if not has_index(paths):
+    """Offset and length of a component's line by the index; None if it has no line."""
+    entry = _entry(paths, component_key)
+    if entry is None or entry["offset"] is None:
         return None
+    return entry["offset"], entry["length"]
+
+
+def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
+    """The rows of `example_positions` of a component; None where there are none to trust."""
+    return _rows(paths, paths.example_positions, component_key)
+
+
+def highest_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
+    """The rows of `highest_ci_examples` of a component; None where there are none to trust."""
+    return _rows(paths, paths.highest_ci_examples, component_key)
+
+
+def _rows(paths: HarvestLayout, file: Path, component_key: str) -> list[dict[str, Any]] | None:
+    if not has_index(paths) or not file.exists():
+        return None
+    entry = _entry(paths, component_key)
+    if entry is None:
+        return None
+    rows = pq.read_table(file, filters=[("flat_index", "=", entry["flat_index"])])
+    return sorted(rows.to_pylist(), key=lambda row: row["rank"])
+
+
+def _entry(paths: HarvestLayout, component_key: str) -> dict[str, Any] | None:
+    """The index's entry of a component; the index is there."""
     table = pq.read_table(
         paths.component_index,
-        columns=["offset", "length"],
+        columns=["flat_index", "offset", "length"],
         filters=[("component_key", "=", component_key)],
     )
-    if len(table) != 1 or table["offset"][0].as_py() is None:
-        return None
-    return table["offset"][0].as_py(), table["length"][0].as_py()
+    return table.to_pylist()[0] if len(table) == 1 else None

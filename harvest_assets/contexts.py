@@ -18,7 +18,13 @@ import orjson
 from numpy.typing import NDArray
 
 from harvest_assets.atomic import fsync_path
-from harvest_assets.context_tables import ComponentTables, line_place
+from harvest_assets.context_tables import (
+    ComponentTables,
+    has_index,
+    highest_rows,
+    line_place,
+    position_rows,
+)
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.schemas import (
@@ -152,7 +158,14 @@ def read_component(paths: HarvestLayout, component_key: str) -> ComponentData | 
     Raises:
         HarvestError: the file is damaged.
     """
-    line = _line_by_index(paths, component_key) or _line_by_scan(paths, component_key)
+    if not has_index(paths):
+        line = _line_by_scan(paths, component_key)
+    else:
+        place = line_place(paths, component_key)
+        if place is None:
+            return None
+        # An index that does not fit, of a file changed by hand, is not believed.
+        line = _line_at(paths, place, component_key) or _line_by_scan(paths, component_key)
     return None if line is None else _parse(paths.components, line)
 
 
@@ -177,15 +190,36 @@ def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
         raise HarvestError(msg) from error
 
 
+def example_places(paths: HarvestLayout, component: ComponentData) -> list[tuple[int, int] | None]:
+    """Row and position of each example of a component; None where nothing beside the file tells."""
+    rows = position_rows(paths, component.component_key)
+    if rows is None or len(rows) != len(component.activation_examples):
+        return [None] * len(component.activation_examples)
+    return [(row["row"], row["position"]) for row in rows]
+
+
+def highest_ci_examples(
+    paths: HarvestLayout, component_key: str
+) -> list[tuple[ActivationExample, tuple[int, int] | None]] | None:
+    """The firings of highest CI with row and position; None where they were not kept."""
+    rows = highest_rows(paths, component_key)
+    if rows is None:
+        return None
+    return [
+        (
+            ActivationExample(row["token_ids"], row["ci_values"], row["component_acts"]),
+            (row["row"], row["position"]),
+        )
+        for row in rows
+    ]
+
+
 def _starts_with_key(line: bytes, component_key: str) -> bool:
     return line.startswith(_PREFIX + orjson.dumps(component_key) + b",")
 
 
-def _line_by_index(paths: HarvestLayout, component_key: str) -> bytes | None:
-    """The line that the index points to; None if there is no index or it is of another file."""
-    place = line_place(paths, component_key)
-    if place is None:
-        return None
+def _line_at(paths: HarvestLayout, place: tuple[int, int], component_key: str) -> bytes | None:
+    """The line at an offset, if it is the component's."""
     offset, length = place
     with paths.components.open("rb") as file:
         file.seek(offset)

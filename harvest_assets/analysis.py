@@ -1,0 +1,215 @@
+"""Questions asked of a harvest: which components fire together, and on which tokens.
+
+From the stored counts, for a component i against all j over n positions:
+
+    precision  n_ij / n_i          recall  n_ij / n_j
+    jaccard    n_ij / (n_i + n_j - n_ij)
+    pmi        log(n_ij * n / (n_i * n_j))
+
+and for a component c against all tokens t:
+
+    recall     n_ct / n_c          precision  n_ct / n_t
+    lift       precision / (n_c / n)
+    pmi        log(n_ct * n / (n_c * n_t))
+
+Only what occurred together is ranked; ties go to the lower index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.pmi import pmi
+
+if TYPE_CHECKING:
+    import torch
+
+    from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+
+Metric = Literal["precision", "recall", "jaccard", "pmi"]
+METRICS: tuple[Metric, ...] = ("precision", "recall", "jaccard", "pmi")
+
+Scored = list[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class CorrelatedComponent:
+    """A component that fired together with the one that was asked for.
+
+    Args:
+        component_key: of component j.
+        score: the metric's value.
+        count_i: firings of the component that was asked for.
+        count_j: firings of this one.
+        count_ij: positions at which both fired.
+        count_total: positions seen.
+    """
+
+    component_key: str
+    score: float
+    count_i: int
+    count_j: int
+    count_ij: int
+    count_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPRLift:
+    """A component's tokens, decoded, each with its score, highest first.
+
+    `bottom_pmi` rises, and is None for input tokens.
+    """
+
+    top_recall: Scored
+    top_precision: Scored
+    top_lift: Scored
+    top_pmi: Scored
+    bottom_pmi: Scored | None
+
+
+def has_component(storage: CorrelationStorage | TokenStatsStorage, component_key: str) -> bool:
+    """Is there such a component, whether it fired or not?"""
+    return component_key in storage.component_keys
+
+
+def get_correlated_components(
+    storage: CorrelationStorage,
+    component_key: str,
+    metric: Metric,
+    top_k: int,
+    largest: bool = True,
+) -> list[CorrelatedComponent]:
+    """The components that fired together with one, ranked.
+
+    Args:
+        storage: the counts.
+        component_key: component i.
+        metric: `precision`, `recall`, `jaccard` or `pmi`.
+        top_k: how many at most.
+        largest: the highest scores first; else the lowest.
+
+    Returns:
+        Never the component itself, never one that did not fire together with it.
+
+    Raises:
+        HarvestError: the component or the metric is unknown.
+    """
+    i = _index(storage.component_keys, component_key)
+    if metric not in METRICS:
+        msg = f"metric {metric!r} is unknown; known are {', '.join(METRICS)}."
+        raise HarvestError(msg)
+    count_ij = _float64(storage.count_ij[i])
+    count_ij[i] = 0
+    others = np.flatnonzero(count_ij)
+    n_ij, n_j = count_ij[others], _float64(storage.count_i)[others]
+    n_i, n = float(storage.count_i[i]), float(storage.count_total)
+    scores = {
+        "precision": lambda: n_ij / n_i,
+        "recall": lambda: n_ij / n_j,
+        "jaccard": lambda: n_ij / (n_i + n_j - n_ij),
+        "pmi": lambda: pmi(n_ij, n_i, n_j, n),
+    }[metric]()
+    return [
+        CorrelatedComponent(
+            component_key=storage.component_keys[others[place]],
+            score=float(scores[place]),
+            count_i=int(n_i),
+            count_j=int(n_j[place]),
+            count_ij=int(n_ij[place]),
+            count_total=storage.count_total,
+        )
+        for place in _ranked(scores, top_k, largest=largest)
+    ]
+
+
+def get_input_token_stats(
+    storage: TokenStatsStorage, component_key: str, tokenizer: Any, top_k: int
+) -> TokenPRLift | None:
+    """The tokens on which a component fires; None if it never fired.
+
+    Args:
+        storage: the counts.
+        component_key: of the component.
+        tokenizer: has `decode` and `vocab_size`; ids from there on are left out.
+        top_k: tokens in each list at most.
+
+    Raises:
+        HarvestError: the component is unknown.
+    """
+    i = _index(storage.component_keys, component_key)
+    return _token_stats(
+        storage, i, storage.input_counts[i], storage.input_totals, tokenizer, top_k, bottom=False
+    )
+
+
+def get_output_token_stats(
+    storage: TokenStatsStorage, component_key: str, tokenizer: Any, top_k: int
+) -> TokenPRLift | None:
+    """The tokens that the model predicts where a component fires; None if it never fired.
+
+    The arguments are those of `get_input_token_stats`; counts are sums of probabilities.
+
+    Raises:
+        HarvestError: the component is unknown.
+    """
+    i = _index(storage.component_keys, component_key)
+    return _token_stats(
+        storage, i, storage.output_counts[i], storage.output_totals, tokenizer, top_k, bottom=True
+    )
+
+
+def _token_stats(
+    storage: TokenStatsStorage,
+    i: int,
+    counts: torch.Tensor,
+    totals: torch.Tensor,
+    tokenizer: Any,
+    top_k: int,
+    *,
+    bottom: bool,
+) -> TokenPRLift | None:
+    n_c, n = float(storage.firing_counts[i]), float(storage.n_tokens)
+    if n_c == 0:
+        return None
+    joint = _float64(counts)[: tokenizer.vocab_size]
+    tokens = np.flatnonzero(joint)
+    n_ct, n_t = joint[tokens], _float64(totals)[tokens]
+    precision = n_ct / n_t
+    mutual = pmi(n_ct, n_c, n_t, n)
+
+    def listed(scores: NDArray[np.float64], *, largest: bool = True) -> Scored:
+        return [
+            (tokenizer.decode([int(tokens[place])]), float(scores[place]))
+            for place in _ranked(scores, top_k, largest=largest)
+        ]
+
+    return TokenPRLift(
+        top_recall=listed(n_ct / n_c),
+        top_precision=listed(precision),
+        top_lift=listed(precision / (n_c / n)),
+        top_pmi=listed(mutual),
+        bottom_pmi=listed(mutual, largest=False) if bottom else None,
+    )
+
+
+def _index(component_keys: list[str], component_key: str) -> int:
+    try:
+        return component_keys.index(component_key)
+    except ValueError:
+        msg = f"There is no component {component_key!r} in this harvest."
+        raise HarvestError(msg) from None
+
+
+def _float64(counts: torch.Tensor) -> NDArray[np.float64]:
+    """A copy in float64: products of counts overflow int64."""
+    return counts.double().numpy().copy()
+
+
+def _ranked(scores: NDArray[np.float64], k: int, *, largest: bool) -> list[int]:
+    order = np.argsort(-scores if largest else scores, kind="stable")
+    return order[: max(0, k)].tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,198 @@
+"""Reading a harvest by its run id; `None` where the run has not been harvested.
+
+Importing this module loads neither torch nor polars: they are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedExample:
+    """An example with its tokens as text.
+
+    Args:
+        tokens: one text a token, empty outside the sequence.
+        firing_index: which of them the component fired on.
+        example: ids, causal importances and component activations.
+        row: row of the harvest, where it is known.
+        position: position in that row.
+    """
+
+    tokens: list[str]
+    firing_index: int
+    example: ActivationExample
+    row: int | None
+    position: int | None
+
+    def __str__(self) -> str:
+        marked = list(self.tokens)
+        marked[self.firing_index] = f"<<{marked[self.firing_index]}>>"
+        return "".join(marked)
+
+
+def load_activation_contexts_summary(run_id: str) -> dict[str, ComponentSummary] | None:
+    """The components that fired, each with layer, index and mean CI.
+
+    Args:
+        run_id: the folder below `harvest/`, or `entity/project/run_id`.
+
+    Raises:
+        HarvestError: the file is damaged, or `run_id` is no name of a folder.
+    """
+    from harvest_assets.contexts import read_summary
+
+    paths = _harvest(run_id)
+    return read_summary(paths) if paths.summary.exists() else None
+
+
+def load_activation_context_single(run_id: str, component_key: str) -> ComponentData | None:
+    """All that was harvested of one component; None if it never fired either.
+
+    The arguments and errors are those of `load_activation_contexts_summary`; the other components
+    are not read.
+    """
+    from harvest_assets.contexts import read_component
+
+    paths = _harvest(run_id)
+    return read_component(paths, component_key) if paths.components.exists() else None
+
+
+def load_correlations(run_id: str) -> CorrelationStorage | None:
+    """Firing and co-firing counts, memory-mapped.
+
+    The arguments and errors are those of `load_activation_contexts_summary`.
+    """
+    from harvest_assets.storage import CorrelationStorage
+
+    path = _harvest(run_id).component_correlations
+    return CorrelationStorage.load(path) if path.exists() else None
+
+
+def load_token_stats(run_id: str) -> TokenStatsStorage | None:
+    """Token counts and probability mass, memory-mapped.
+
+    The arguments and errors are those of `load_activation_contexts_summary`.
+    """
+    from harvest_assets.storage import TokenStatsStorage
+
+    path = _harvest(run_id).token_stats
+    return TokenStatsStorage.load(path) if path.exists() else None
+
+
+def load_components_frame(run_id: str) -> pl.DataFrame | None:
+    """All components as a table, one a row, in flat order.
+
+    Columns: component_key, layer, component_idx, flat_index, firing_count, mean_ci, ci_histogram
+    (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`.
+    What an older writer left has component_key, layer, component_idx and mean_ci of the components
+    that fired.
+
+    The arguments and errors are those of `load_activation_contexts_summary`.
+    """
+    import polars as pl
+
+    paths = _harvest(run_id)
+    if paths.component_index.exists():
+        return pl.read_parquet(paths.component_index)
+    summary = load_activation_contexts_summary(run_id)
+    if summary is None:
+        return None
+    return pl.DataFrame(
+        [(key, s.layer, s.component_idx, float(s.mean_ci)) for key, s in summary.items()],
+        schema={
+            "component_key": pl.String,
+            "layer": pl.String,
+            "component_idx": pl.Int32,
+            "mean_ci": pl.Float64,
+        },
+        orient="row",
+    )
+
+
+def activation_examples(
+    run_id: str, component_key: str, k: int, order: Literal["sample", "ci"] = "sample"
+) -> list[DecodedExample] | None:
+    """Examples of one component with their tokens decoded; None if it never fired.
+
+    Args:
+        run_id: the folder below `harvest/`, or `entity/project/run_id`.
+        component_key: of the component.
+        k: how many at most.
+        order: `sample`, the first k of the uniform sample, themselves a uniform sample; or `ci`,
+            those of highest causal importance of all firings (20 are kept; of what an older writer
+            left, of the sample).
+
+    Raises:
+        HarvestError: an unknown order, a damaged file, or the tokenizer is not there.
+    """
+    from harvest_assets.contexts import example_places, highest_ci_examples
+
+    if order not in ("sample", "ci"):
+        msg = f"order is {order!r}; it must be 'sample' or 'ci'."
+        raise HarvestError(msg)
+    component = load_activation_context_single(run_id, component_key)
+    if component is None:
+        return None
+    paths = _harvest(run_id)
+    found = highest_ci_examples(paths, component_key) if order == "ci" else None
+    if found is None:
+        found = list(
+            zip(component.activation_examples, example_places(paths, component), strict=True)
+        )
+        if order == "ci":
+            found.sort(key=lambda pair: -pair[0].ci_values[len(pair[0].ci_values) // 2])
+    tokenizer = _tokenizer(_tokenizer_name(paths))
+    return [_decoded(example, place, tokenizer) for example, place in found[: max(0, k)]]
+
+
+def _decoded(
+    example: ActivationExample, place: tuple[int, int] | None, tokenizer: Any
+) -> DecodedExample:
+    tokens = [tokenizer.decode([token]) if token >= 0 else "" for token in example.token_ids]
+    row, position = place or (None, None)
+    return DecodedExample(tokens, len(tokens) // 2, example, row, position)
+
+
+def _tokenizer_name(paths: HarvestLayout) -> str:
+    try:
+        return str(json.loads(paths.config.read_text(encoding="utf-8"))["tokenizer_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{paths.config} does not tell the tokenizer; decode the examples yourself."
+        raise HarvestError(msg) from error
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str) -> Any:
+    from harvest_assets.decomposition.tokenization import load_tokenizer
+
+    return load_tokenizer(name)
+
+
+def _harvest(run_id: str) -> HarvestLayout:
+    """The paths of a harvest, after a look whether its files belong together."""
+    from harvest_assets.manifest import disagreements
+
+    name = run_id.rpartition("/")[2]
+    if not name or name.startswith(".") or "\0" in name or "\\" in name:
+        msg = f"{run_id!r} is no run id."
+        raise HarvestError(msg)
+    paths = HarvestLayout.of(name)
+    if paths.manifest.exists():
+        for problem in disagreements(paths):
+            warnings.warn(problem, stacklevel=3)
+    return paths

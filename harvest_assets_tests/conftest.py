@@ -1,0 +1,31 @@
+"""What all tests share: nothing they do reaches the network or the caches of who runs them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Read when `datasets` and `huggingface_hub` are imported, which is before any fixture runs.
+_caches = tempfile.TemporaryDirectory(prefix="harvest-tests-")
+os.environ.update(HF_HOME=_caches.name, HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+os.environ.pop("HF_DATASETS_CACHE", None)
+
+
+@pytest.fixture(scope="session")
+def reference_runs() -> Path:
+    """The folder of real runs, which stays outside the project."""
+    folder = os.environ.get("HARVEST_REFERENCE_RUNS")
+    if not folder:
+        pytest.skip("HARVEST_REFERENCE_RUNS does not name the folder of the reference runs")
+    return Path(folder)
+
+
+@pytest.fixture
+def out_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty `SPD_OUT_DIR` of this test."""
+    folder = tmp_path / "spd_out"
+    monkeypatch.setenv("SPD_OUT_DIR", str(folder))
+    return folder
