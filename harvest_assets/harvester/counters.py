@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+# From narrow to wide.
+COUNT_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def narrowest(counts: torch.Tensor) -> torch.Tensor:
     """The same counts (not negative) in the smallest integer type that is exact."""
     highest = int(counts.max()) if counts.numel() else 0
-    dtype = next(dtype for dtype in _TYPES if highest <= torch.iinfo(dtype).max)
+    dtype = next(dtype for dtype in COUNT_TYPES if highest <= torch.iinfo(dtype).max)
     return counts.to(dtype)
 
 

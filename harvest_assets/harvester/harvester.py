@@ -16,8 +16,9 @@ activations:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -33,8 +34,10 @@ from harvest_assets.harvester.products import add_firing_products
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
 
-# Positions x components looked at together; about 1 GiB of scratch memory when all of them fire.
+# Positions x components multiplied together: the bigger, the fewer passes over the sums.
 _CHUNK_ELEMENTS = 1 << 24
+# Firings listed together, about 150 bytes each while they are looked at.
+_LISTED_FIRINGS = 1 << 19
 _INT32_MAX = torch.iinfo(torch.int32).max
 
 
@@ -45,8 +48,9 @@ class _Batch:
     tokens: torch.Tensor  # int64 [B, S]
     ci: torch.Tensor  # float [B, S, C]
     output_probs: torch.Tensor  # float [B, S, V]
-    component_acts: torch.Tensor  # float [B, S, C]
+    component_acts: torch.Tensor  # float32 [B, S, C]
     first_row: int
+    foreign_tokens: torch.Tensor  # bool [], were there tokens outside the vocabulary?
 
     @property
     def rows(self) -> str:
@@ -143,7 +147,7 @@ class Harvester:
 
         Args:
             tokens: int [B, S], in [0, vocab_size).
-            ci: float [B, S, C_total], causal importances.
+            ci: float [B, S, C_total], causal importances; in examples they are kept as float32.
             output_probs: float [B, S, vocab_size], the model's next-token probabilities.
             component_acts: float [B, S, C_total], component activations.
             first_row: index of the first row in the whole harvest; no row may be added twice.
@@ -166,6 +170,14 @@ class Harvester:
             self._add_positions(batch, start, min(start + step, n_positions))
         self.total_tokens_processed += n_positions
 
+    def first_bad_row(self) -> int | None:
+        """First row of the first batch that held a NaN, an infinity or a foreign token.
+
+        Only a GPU harvester knows one; on the CPU such a batch is refused at once.
+        """
+        row = int(self._bad_row)
+        return row if row >= 0 else None
+
     def state(self) -> HarvesterState:
         """What has been accumulated, as a snapshot of its own."""
         return self._as_state(copy=True)
@@ -179,8 +191,8 @@ class Harvester:
         return self._as_state(copy=False)
 
     def _as_state(self, *, copy: bool) -> HarvesterState:
-        bad_row = int(self._bad_row)
-        if bad_row >= 0:
+        bad_row = self.first_bad_row()
+        if bad_row is not None:
             msg = (
                 f"The batch that begins at row {bad_row} of the harvest holds a NaN, an infinity "
                 "or a token outside the vocabulary."
@@ -228,7 +240,8 @@ class Harvester:
         component_acts: torch.Tensor,
         first_row: int,
     ) -> _Batch:
-        if tokens.ndim != 2 or tokens.dtype.is_floating_point:  # noqa: PLR2004
+        integers = not tokens.dtype.is_floating_point and tokens.dtype != torch.bool
+        if tokens.ndim != 2 or not integers:  # noqa: PLR2004
             msg = f"tokens must be integers [B, S], not {tokens.dtype} {list(tokens.shape)}."
             raise HarvestError(msg)
         if first_row < 0:
@@ -243,12 +256,18 @@ class Harvester:
             if value.shape != (*tokens.shape, width):
                 msg = f"{name} must be {[*tokens.shape, width]}, not {list(value.shape)}."
                 raise HarvestError(msg)
+        tokens = tokens.to(self.device, torch.int64)
+        foreign_tokens = ((tokens < 0) | (tokens >= v)).any()
+        if self.device.type != "cpu":
+            # Keeps the indices in bounds; what such a batch counts is never given out.
+            tokens = tokens.clamp(0, v - 1)
         return _Batch(
-            tokens.to(self.device, torch.int64),
+            tokens,
             ci.detach().to(self.device),
             output_probs.detach().to(self.device),
-            component_acts.detach().to(self.device),
+            component_acts.detach().to(self.device, torch.float32),
             first_row,
+            foreign_tokens,
         )
 
     def _checked_sums(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -257,14 +276,12 @@ class Harvester:
         prob_totals = batch.output_probs.sum(dim=(0, 1), dtype=torch.float64)
         # A sum in float64 is finite if and only if all its float32 parts are.
         problems = {
-            "a causal importance that is no finite number": ~ci_sums.sum().isfinite(),
+            "a causal importance that is no finite number": ~ci_sums.float().sum().isfinite(),
             "a probability that is no finite number": ~prob_totals.sum().isfinite(),
             "a component activation that is no finite number": ~batch.component_acts.sum(
                 dtype=torch.float64
             ).isfinite(),
-            f"a token outside the vocabulary of {self.settings.vocab_size}": (
-                (batch.tokens < 0) | (batch.tokens >= self.settings.vocab_size)
-            ).any(),
+            f"a token outside the vocabulary of {self.settings.vocab_size}": batch.foreign_tokens,
         }
         if self.device.type == "cpu":
             for what, found in problems.items():
@@ -274,8 +291,6 @@ class Harvester:
         else:
             bad = torch.stack(list(problems.values())).any() & (self._bad_row < 0)
             self._bad_row.masked_fill_(bad, batch.first_row)
-            # Keeps the indices in bounds; what they count is never given out.
-            batch.tokens.clamp_(0, self.settings.vocab_size - 1)
         return ci_sums, prob_totals
 
     def _make_room(self, n_positions: int) -> None:
@@ -291,7 +306,13 @@ class Harvester:
         probs = batch.output_probs.flatten(0, 1)[start:stop]
         add_firing_products(self._count_ij, firing, firing, torch.float32)
         add_firing_products(self._output_mass, firing, probs, torch.float64)
-        firings = self._firings(batch, firing, ci, start)
+        for listed in _blocks_of_firings(firing):
+            self._add_firings(
+                batch, self._firings(batch, firing[listed], ci[listed], start + listed.start)
+            )
+
+    def _add_firings(self, batch: _Batch, firings: _Firings) -> None:
+        """Add what is known firing by firing."""
         n = self.settings.n_components
         self._ci_histogram += count_bins(firings.ci, firings.component, n)
         tokens = batch.tokens.flatten()[firings.position]
@@ -299,9 +320,8 @@ class Harvester:
         one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
         self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
         self._add_examples(self._sample, batch, firings, firings.priority)
-        self._add_examples(
-            self._highest, batch, firings, highest_first(firings.ci, firings.priority)
-        )
+        highest = highest_first(firings.ci, firings.priority)
+        self._add_examples(self._highest, batch, firings, highest)
 
     def _firings(
         self, batch: _Batch, firing: torch.Tensor, ci: torch.Tensor, start: int
@@ -357,3 +377,16 @@ class Harvester:
             ci_values=torch.where(inside, batch.ci[where], 0).float(),
             component_acts=torch.where(inside, batch.component_acts[where], 0).float(),
         )
+
+
+def _blocks_of_firings(firing: torch.Tensor) -> Iterator[slice]:
+    """Cut positions so that about `_LISTED_FIRINGS` firings, or one position, are in each block.
+
+    Args:
+        firing: bool [n, C].
+    """
+    up_to = firing.sum(dim=1).cumsum(dim=0)
+    levels = torch.tensor(range(_LISTED_FIRINGS, int(up_to[-1]), _LISTED_FIRINGS))
+    cuts = torch.searchsorted(up_to, levels.to(up_to), right=True).tolist()
+    for start, stop in pairwise(sorted({0, *cuts, len(firing)})):
+        yield slice(start, stop)

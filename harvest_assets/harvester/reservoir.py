@@ -125,7 +125,8 @@ class ReservoirSampler:
 
         Args:
             component: int64 [n], flat component indices.
-            priority: int64 [n].
+            priority: int64 [n]; where a component's firings have equal ones, they are offered by
+                row and position.
             gather: gives the table rows of those of the n firings whose indices it is handed.
         """
         candidates = (priority <= self._bound[component]).nonzero().squeeze(1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from harvest_assets.atomic import fsync_path, write_json
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.counters import (
+    COUNT_TYPES,
     mirror,
     narrowest,
     packed_length,
@@ -68,6 +70,14 @@ class HarvesterSettings:
             if value < least:
                 msg = f"{name} is {value}; it must be at least {least}."
                 raise HarvestError(msg)
+        if not math.isfinite(self.ci_threshold):
+            msg = f"ci_threshold is {self.ci_threshold}; it must be a finite number."
+            raise HarvestError(msg)
+        names = [layer for layer, _ in self.layers]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            msg = f"The layer {twice!r} stands twice among the layers."
+            raise HarvestError(msg)
 
     @property
     def n_components(self) -> int:
@@ -124,12 +134,31 @@ class HarvesterState:
         return self.input_counts.to(torch.int64)
 
     def examples(self, flat_component_index: int) -> list[ActivationExample]:
-        """The uniform sample of one component's firings, in order of sampling priority."""
-        return _examples(self.sample, flat_component_index)
+        """The uniform sample of one component's firings, in order of sampling priority.
+
+        Raises:
+            IndexError: there is no such component.
+        """
+        return self._examples(self.sample, flat_component_index)
 
     def highest_ci_examples(self, flat_component_index: int) -> list[ActivationExample]:
-        """The firings of highest causal importance of one component, highest first."""
-        return _examples(self.highest, flat_component_index)
+        """The firings of highest causal importance of one component, highest first.
+
+        Raises:
+            IndexError: there is no such component.
+        """
+        return self._examples(self.highest, flat_component_index)
+
+    def _examples(self, table: ExampleTable, flat_component_index: int) -> list[ActivationExample]:
+        if not 0 <= flat_component_index < self.settings.n_components:
+            msg = f"There is no component {flat_component_index} of {self.settings.n_components}."
+            raise IndexError(msg)
+        rows = table.select(rows_between(table, flat_component_index, flat_component_index + 1))
+        columns = (rows.token_ids, rows.ci_values, rows.component_acts)
+        return [
+            ActivationExample(*lists)
+            for lists in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
     @staticmethod
     def merge(states: Sequence[HarvesterState]) -> HarvesterState:
@@ -191,23 +220,26 @@ class HarvesterState:
         directory = Path(directory)
         settings, total_tokens = _load_meta(directory / _META_FILE)
         n, v, window = settings.n_components, settings.vocab_size, settings.window
-        shapes = {
-            "ci_sums": (n,),
-            "ci_histogram": (n, N_BINS),
-            "cooccurrence": (packed_length(n),),
-            "input_counts": (n, v),
-            "input_token_totals": (v,),
-            "output_token_prob_mass": (n, v),
-            "output_token_prob_totals": (v,),
+        statistics = _load_tensors(
+            directory / _STATISTICS_FILE,
+            {
+                "ci_sums": _Expected((n,), (torch.float64,)),
+                "ci_histogram": _Expected((n, N_BINS), (torch.int64,)),
+                "cooccurrence": _Expected((packed_length(n),), COUNT_TYPES),
+                "input_counts": _Expected((n, v), COUNT_TYPES),
+                "input_token_totals": _Expected((v,), (torch.int64,)),
+                "output_token_prob_mass": _Expected((n, v), (torch.float64,)),
+                "output_token_prob_totals": _Expected((v,), (torch.float64,)),
+            },
+        )
+        columns = {
+            name: _Expected((-1, *column.shape[1:]), (column.dtype,))
+            for name, column in ExampleTable.empty(window)._asdict().items()
         }
-        statistics = _load_tensors(directory / _STATISTICS_FILE, shapes)
-        tables = []
-        for file in (_SAMPLE_FILE, _HIGHEST_FILE):
-            columns = {
-                name: (-1, window) if column.ndim == 2 else (-1,)  # noqa: PLR2004
-                for name, column in ExampleTable.empty(window)._asdict().items()
-            }
-            tables.append(ExampleTable(**_load_tensors(directory / file, columns)))
+        tables = [
+            ExampleTable(**_load_tensors(directory / file, columns))
+            for file in (_SAMPLE_FILE, _HIGHEST_FILE)
+        ]
         return cls(
             settings=settings,
             total_tokens_processed=total_tokens,
@@ -252,19 +284,6 @@ def rows_between(table: ExampleTable, start: int, stop: int) -> slice:
     return slice(first, last)
 
 
-def _examples(table: ExampleTable, flat_component_index: int) -> list[ActivationExample]:
-    rows = table.select(rows_between(table, flat_component_index, flat_component_index + 1))
-    return [
-        ActivationExample(*lists)
-        for lists in zip(
-            rows.token_ids.tolist(),
-            rows.ci_values.tolist(),
-            rows.component_acts.tolist(),
-            strict=True,
-        )
-    ]
-
-
 def _load_meta(path: Path) -> tuple[HarvesterSettings, int]:
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -280,19 +299,32 @@ def _load_meta(path: Path) -> tuple[HarvesterSettings, int]:
         raise HarvestError(msg) from error
 
 
-def _load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """The tensors of a file, memory-mapped; -1 stands for any length."""
+class _Expected(NamedTuple):
+    """What a tensor of a file must be; -1 in the shape stands for any length."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    def fits(self, tensor: torch.Tensor) -> bool:
+        """Is the tensor like that?"""
+        return (
+            tensor.dtype in self.dtypes
+            and tensor.ndim == len(self.shape)
+            and all(w in (-1, h) for w, h in zip(self.shape, tensor.shape, strict=True))
+        )
+
+
+def _load_tensors(path: Path, expected: Mapping[str, _Expected]) -> dict[str, torch.Tensor]:
+    """The tensors of a file, memory-mapped."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in shapes}
+            tensors = {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:
         msg = f"{path} cannot be read: {error}."
         raise HarvestError(msg) from error
-    for name, shape in shapes.items():
-        found = tuple(tensors[name].shape)
-        if len(found) != len(shape) or any(
-            want not in (-1, have) for want, have in zip(shape, found, strict=True)
-        ):
-            msg = f"{path}: {name} has the shape {found}, not {shape}."
+    for name, tensor in tensors.items():
+        if not expected[name].fits(tensor):
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            msg = f"{path}: {name} is {found}, not {list(expected[name].shape)} as it must be."
             raise HarvestError(msg)
     return tensors

@@ -94,6 +94,13 @@ def harvest_rows(
             raise HarvestError(msg) from error
         if on_progress is not None:
             on_progress(last - rows.start)
+    bad_row = harvester.first_bad_row()
+    if bad_row is not None:
+        msg = (
+            f"Batch {bad_row // batch_size}: a NaN, an infinity or a token outside the vocabulary "
+            f"stands in the rows from {bad_row} on."
+        )
+        raise HarvestError(msg)
 
 
 def _check_tokens(tokens: torch.Tensor, vocab_size: int, first_row: int) -> None:

@@ -1,0 +1,97 @@
+"""Driving a model over rows: every row with its own neighbours, however the rows are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.harvester import HarvesterState
+from harvest_assets.harvester.stream import harvest_rows
+from harvest_assets_tests.harvester.rows import Setup, all_examples, assert_same
+
+SETUP = Setup((("a", 6),), 7, k=10, side=2)
+N_ROWS, LENGTH, GROUP = 23, 5, 4
+
+
+@dataclass
+class Answer:
+    output_probs: torch.Tensor
+    ci: torch.Tensor
+    component_acts: torch.Tensor
+
+
+class Source:
+    def __init__(self):
+        tokens = np.random.default_rng(0).integers(0, 7, (N_ROWS, LENGTH))
+        self.tokens = torch.from_numpy(tokens)
+        self.n_rows = N_ROWS
+
+    def rows(self, start, stop):
+        return self.tokens[start:stop]
+
+
+def model(tokens):
+    """Like a real one, it answers a little differently for other neighbours."""
+    assert tokens.shape == (GROUP, LENGTH)
+    place = torch.arange(LENGTH)[:, None]
+    own = tokens[..., None] * 31 + place * 7 + torch.arange(7)
+    neighbours = (tokens * torch.arange(1, GROUP + 1)[:, None]).sum()
+    values = torch.frac((own + neighbours / 1024) * 0.618034)
+    return Answer(values, values[..., :6], -values[..., :6])
+
+
+def harvested(rows, batch_size=8, **changes):
+    harvester = SETUP.harvester()
+    settings = {"model": model, "source": Source(), "rows_per_forward": GROUP, **changes}
+    harvest_rows(harvester, rows=rows, batch_size=batch_size, **settings)
+    return harvester.state()
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (4, 8), (3, 6, 17, 22), tuple(range(1, N_ROWS))])
+def test_any_shares_of_the_rows(cuts):
+    whole = harvested(range(N_ROWS))
+    assert whole.total_tokens_processed == N_ROWS * LENGTH
+    shares = [range(*ends) for ends in zip((0, *cuts), (*cuts, N_ROWS), strict=True)]
+    states = [harvested(share, batch_size=3) for share in shares]
+    assert_same(HarvesterState.merge(states), whole, 6)
+
+
+def test_a_share_without_rows():
+    for start in (0, 5, N_ROWS):
+        state = harvested(range(start, start))
+        assert state.total_tokens_processed == 0
+        assert all_examples(state, 6) == [[]] * 6
+
+
+def test_progress_is_told():
+    told = []
+    harvested(range(3, 14), on_progress=told.append)
+    assert told == [1, 5, 9, 11]
+
+
+def test_a_foreign_token_is_named_and_never_reaches_the_model():
+    source = Source()
+    source.tokens[14, 2] = 7
+    seen = []
+
+    def watched(tokens):
+        seen.append(int(tokens.max()))
+        return model(tokens)
+
+    with pytest.raises(HarvestError, match=r"(?s)[Bb]atch.*1.*14.*7"):
+        harvested(range(N_ROWS), source=source, model=watched)
+    assert max(seen) < 7
+
+
+def test_a_nan_is_named_by_its_batch():
+    def broken(tokens):
+        answer = model(tokens)
+        answer.ci[:] = float("nan")
+        return answer
+
+    with pytest.raises(HarvestError, match=r"[Bb]atch 2\b"):
+        harvested(range(16, N_ROWS), model=broken)
