@@ -33,6 +33,7 @@ class MergedCorrelations:
     """`component_correlations.pt`, merged while it is written."""
 
     states: Sequence[HarvesterState]
+    plan_digest: str
 
     def write(self, directory: Path) -> None:
         """Write the file into a harvest folder."""
@@ -46,6 +47,7 @@ class MergedTokenStats:
     """`token_stats.pt`, merged while it is written."""
 
     states: Sequence[HarvesterState]
+    plan_digest: str
 
     def write(self, directory: Path) -> None:
         """Write the file into a harvest folder."""
@@ -60,12 +62,14 @@ class MergedContexts:
 
     Args:
         states: of all shards.
+        plan_digest: of the plan that they were harvested for.
         config: goes into `config.json`.
         pmi_top_k: tokens in each PMI list.
         token_limit: only token ids below it are listed: readers look them up in the tokenizer.
     """
 
     states: Sequence[HarvesterState]
+    plan_digest: str
     config: dict[str, Any]
     pmi_top_k: int
     token_limit: int

@@ -16,6 +16,7 @@ from harvest_assets.shared_rows import SharedTokenRows
 
 
 @dg.asset(
+    group_name="harvest",
     partitions_def=runs,
     kinds={"json", "parquet"},
     code_version="1",
@@ -38,6 +39,7 @@ def activation_contexts(
     return dg.MaterializeResult(
         value=MergedContexts(
             states,
+            harvest_plan.digest,
             _harvest_config(run_checkpoint, harvest_plan, token_rows, overview.n_tokens),
             harvest_plan.pmi_token_top_k,
             run_checkpoint.tokenizer_vocab_size,

@@ -10,7 +10,7 @@ from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 
 
-@dg.asset(partitions_def=runs, kinds={"torch"}, code_version="1")
+@dg.asset(group_name="harvest", partitions_def=runs, kinds={"torch"}, code_version="1")
 @refuses_bad_input
 def component_correlations(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
@@ -22,12 +22,12 @@ def component_correlations(
     overview = firing_overview(states)
     path = registration(context.partition_key).layout.component_correlations
     return dg.MaterializeResult(
-        value=MergedCorrelations(states),
+        value=MergedCorrelations(states, harvest_plan.digest),
         metadata={
             "tokens": overview.n_tokens,
             "components": overview.n_components,
             "components alive": overview.n_alive,
-            "L0": overview.l0,
+            "L0": round(overview.l0, 3),
             "layers": dg.MetadataValue.md(overview.table()),
             "path": dg.MetadataValue.path(str(path)),
         },

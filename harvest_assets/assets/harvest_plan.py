@@ -15,7 +15,7 @@ from harvest_assets.plan import MAX_SHARDS, HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
 
 
-@dg.asset(partitions_def=runs, kinds={"json"}, code_version="1")
+@dg.asset(group_name="harvest", partitions_def=runs, kinds={"json"}, code_version="1")
 @refuses_bad_input
 def harvest_plan(
     context: dg.AssetExecutionContext, config: HarvestConfig, run_checkpoint: RunCheckpoint

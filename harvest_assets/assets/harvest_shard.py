@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 STATE_VERSION = "1"
 
 
-@dg.asset(partitions_def=run_shards, kinds={"torch"}, code_version=STATE_VERSION, pool="gpu")
+@dg.asset(
+    group_name="harvest",
+    partitions_def=run_shards,
+    kinds={"torch"},
+    code_version=STATE_VERSION,
+    pool="gpu",
+)
 @refuses_bad_input
 def harvest_shard(
     context: dg.AssetExecutionContext,
@@ -32,10 +38,11 @@ def harvest_shard(
     started = time.monotonic()
     shard = shard_of(context.partition_key)
     rows = harvest_plan.share(int(shard), token_rows.n_rows)
+    paths = registration(context.partition_key).layout
     state = None
     if int(shard) < harvest_plan.n_shards:
         progress = ProgressWriter(
-            registration(context.partition_key).layout.shard_progress(shard),
+            paths.shard_progress(shard),
             len(rows),
             harvest_plan.context_length,
             context.log.info,
@@ -43,7 +50,10 @@ def harvest_shard(
         state = harvest_share(harvest_plan, run_checkpoint, token_rows, rows, progress)
     return dg.MaterializeResult(
         value=ShardResult(harvest_plan.digest, shard, rows, state),
-        metadata=_metadata(state, rows, time.monotonic() - started),
+        metadata={
+            **_metadata(state, rows, time.monotonic() - started),
+            "path": dg.MetadataValue.path(str(paths.shard(shard))),
+        },
     )
 
 
@@ -92,7 +102,7 @@ def _metadata(state: "HarvesterState | None", rows: range, seconds: float) -> di
         "share": f"rows {rows.start:,} to {rows.stop:,}",
         "tokens": tokens,
         "components alive": int((firings > 0).sum()),
-        "L0": int(firings.sum()) / max(1, tokens),
+        "L0": round(int(firings.sum()) / max(1, tokens), 3),
         "seconds": round(seconds, 2),
         "tokens per second": round(tokens / seconds),
     }

@@ -12,7 +12,7 @@ from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.registry import check_owner
 
 
-@dg.asset(partitions_def=runs, kinds={"wandb", "torch"}, code_version="1")
+@dg.asset(group_name="harvest", partitions_def=runs, kinds={"wandb", "torch"}, code_version="1")
 @refuses_bad_input
 def run_checkpoint(
     context: dg.AssetExecutionContext, config: CheckpointConfig

@@ -13,7 +13,9 @@ from harvest_assets.plan import HarvestPlan
 from harvest_assets.shared_rows import SharedTokenRows
 
 
-@dg.asset(partitions_def=runs, kinds={"huggingface", "arrow"}, code_version="1")
+@dg.asset(
+    group_name="harvest", partitions_def=runs, kinds={"huggingface", "arrow"}, code_version="1"
+)
 @refuses_bad_input
 def token_rows(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, run_checkpoint: RunCheckpoint

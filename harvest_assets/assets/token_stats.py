@@ -10,7 +10,7 @@ from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 
 
-@dg.asset(partitions_def=runs, kinds={"torch"}, code_version="1")
+@dg.asset(group_name="harvest", partitions_def=runs, kinds={"torch"}, code_version="1")
 @refuses_bad_input
 def token_stats(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
@@ -21,7 +21,7 @@ def token_stats(
     states = harvest_shard.open(harvest_plan)
     path = registration(context.partition_key).layout.token_stats
     return dg.MaterializeResult(
-        value=MergedTokenStats(states),
+        value=MergedTokenStats(states, harvest_plan.digest),
         metadata={
             "tokens": sum(s.total_tokens_processed for s in states),
             "vocabulary": states[0].settings.vocab_size,

@@ -1,13 +1,14 @@
 """The checkpoint of an SPD run: a flat state dict, opened without trusting it.
 
 Keys are `target_model.<name>`, `_components.<layer>.<V or U>` and `_ci_fns.<layer>.<name>`, where
-`<layer>` is the layer's path with `-` for `.`.
+`<layer>` is the layer's path with `-` for `.`. A path may hold a `-` of its own, so keys are always
+made from known paths, never read backwards.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,14 @@ import torch
 
 from harvest_assets.errors import HarvestError
 
-_TARGET = "target_model."
+TARGET = "target_model."
 _COMPONENTS = "_components."
 _CI_FUNCTIONS = "_ci_fns."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a run, float32 or as saved, memory-mapped.
+    """The tensors of a run, as saved, memory-mapped.
 
     Args:
         path: the file, for messages.
@@ -41,11 +42,15 @@ class Checkpoint:
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-            msg = f"{path} cannot be read as a checkpoint: {_first_line(error)}"
+        except FileNotFoundError as error:
+            msg = f"The checkpoint {path} is not there."
             raise HarvestError(msg) from error
         except pickle.UnpicklingError as error:
             msg = f"{path} holds more than tensors, which is not safe to open, or is damaged."
+            raise HarvestError(msg) from error
+        except Exception as error:  # a damaged pickle raises what it likes
+            reason = _first_sentence(error)
+            msg = f"{path} cannot be read as a checkpoint, it may be cut short: {reason}."
             raise HarvestError(msg) from error
         if not isinstance(state, dict) or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
@@ -56,34 +61,82 @@ class Checkpoint:
 
     def target_weights(self) -> dict[str, torch.Tensor]:
         """The target model's own weights, by their names in the target."""
-        return self._below(_TARGET)
+        return self._below(TARGET)
 
-    def component_matrices(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def component_matrices(
+        self, layer: str, *, d_in: int, n_components: int, d_out: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """V [d_in, C] and U [C, d_out] of a layer.
 
         Raises:
-            HarvestError: one is missing.
+            HarvestError: one is missing, or has another shape.
         """
-        prefix = f"{_COMPONENTS}{layer.replace('.', '-')}."
-        for name in ("V", "U"):
-            if f"{prefix}{name}" not in self.state:
-                msg = f"{self.path} lacks {prefix}{name}: it is no checkpoint of this config."
-                raise HarvestError(msg)
-        return self.state[f"{prefix}V"], self.state[f"{prefix}U"]
+        prefix = f"{_COMPONENTS}{_in_keys(layer)}."
+        v = self.tensor(f"{prefix}V", (d_in, n_components))
+        u = self.tensor(f"{prefix}U", (n_components, d_out))
+        return v, u
 
-    def ci_weights(self, layer: str) -> dict[str, torch.Tensor]:
-        """The weights of a layer's CI function, by their names in it."""
-        return self._below(f"{_CI_FUNCTIONS}{layer.replace('.', '-')}.")
+    def ci_weights(
+        self, layer: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, torch.Tensor]:
+        """The weights of a layer's CI function, by their names in it.
 
-    def check_shape(self, what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+        Args:
+            layer: its path.
+            shapes: what the config says of them.
+
+        Raises:
+            HarvestError: one is missing, superfluous, or has another shape.
+        """
+        prefix = f"{_CI_FUNCTIONS}{_in_keys(layer)}."
+        superfluous = sorted(set(self._below(prefix)) - set(shapes))
+        if superfluous:
+            msg = f"{self.path} has {prefix}{superfluous[0]}, which its config does not ask for."
+            raise HarvestError(msg)
+        return {name: self.tensor(f"{prefix}{name}", shape) for name, shape in shapes.items()}
+
+    def tensor(self, key: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """One tensor of floating-point numbers.
+
+        Raises:
+            HarvestError: it is missing, or has another shape or type.
+        """
+        if key not in self.state:
+            msg = f"{self.path} lacks {key}: it is no checkpoint of this config."
+            raise HarvestError(msg)
+        value = self.state[key]
+        self.check_shape(key, shape)
+        if not value.is_floating_point():
+            msg = f"{self.path}: {key} is {value.dtype}; weights are floating-point numbers."
+            raise HarvestError(msg)
+        return value
+
+    def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
         """See that a tensor has the shape that config and target ask for.
 
         Raises:
             HarvestError: it has not.
         """
-        if tuple(tensor.shape) != shape:
-            msg = f"{self.path}: {what} has the shape {list(tensor.shape)}, not {list(shape)}."
+        found = tuple(self.state[key].shape)
+        if found != shape:
+            msg = f"{self.path}: {key} has the shape {list(found)}, not {list(shape)}."
             raise HarvestError(msg)
+
+    def check_layers(self, layers: Collection[str]) -> None:
+        """See that no layer is decomposed here that the config does not name.
+
+        Raises:
+            HarvestError: one is.
+        """
+        known = {_in_keys(layer) for layer in layers}
+        for prefix in (_COMPONENTS, _CI_FUNCTIONS):
+            for name in self._below(prefix):
+                if name.partition(".")[0] not in known:
+                    msg = (
+                        f"{self.path} has {prefix}{name}, but no pattern of its config matches "
+                        "that layer."
+                    )
+                    raise HarvestError(msg)
 
     def _below(self, prefix: str) -> dict[str, torch.Tensor]:
         return {
@@ -93,6 +146,10 @@ class Checkpoint:
         }
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+def _in_keys(layer: str) -> str:
+    return layer.replace(".", "-")
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".")

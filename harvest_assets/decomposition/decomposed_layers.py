@@ -34,37 +34,42 @@ class DecomposedLayer:
 def find_layers(target: nn.Module, module_info: Sequence[ModuleInfo]) -> list[DecomposedLayer]:
     """Match the patterns in order, each in the order of the target's `named_modules()`.
 
+    Args:
+        target: the model that was decomposed.
+        module_info: `fnmatch` patterns over dotted paths; `*` crosses dots.
+
     Raises:
         HarvestError: a pattern matches nothing, a module is matched twice, or cannot be decomposed.
     """
     layers: dict[str, DecomposedLayer] = {}
     for info in module_info:
+        pattern = info.module_pattern
         matches = [
-            (path, module)
-            for path, module in target.named_modules()
-            if fnmatchcase(path, info.module_pattern)
+            (path, module) for path, module in target.named_modules() if fnmatchcase(path, pattern)
         ]
         if not matches:
-            msg = f"module_pattern {info.module_pattern!r} matches no module of the target model."
+            msg = f"module_pattern {pattern!r} matches no module of the target model."
             raise HarvestError(msg)
         for path, module in matches:
             if path in layers:
-                msg = (
-                    f"{path} is matched twice, the second time by module_pattern "
-                    f"{info.module_pattern!r}."
-                )
+                msg = f"{path} is matched twice, the second time by module_pattern {pattern!r}."
                 raise HarvestError(msg)
-            d_in, d_out = _widths(path, module)
+            d_in, d_out = _widths(path, module, pattern)
             layers[path] = DecomposedLayer(path, info.C, module, d_in, d_out)
     return list(layers.values())
 
 
-def _widths(path: str, module: nn.Module) -> tuple[int, int]:
+def _widths(path: str, module: nn.Module, pattern: str) -> tuple[int, int]:
     """Width of input and output of a module that multiplies by one matrix."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if type(module).__name__ == "Conv1D":  # of transformers: its weight is [d_in, d_out]
         d_in, d_out = module.get_parameter("weight").shape
         return d_in, d_out
-    msg = f"{path} is a {type(module).__name__}; a Linear or a Conv1D can be decomposed."
+    kind = type(module).__name__
+    what = f"{path} ({kind})" if path else f"the whole model ({kind})"
+    msg = (
+        f"module_pattern {pattern!r} matches {what}, whose components cannot be harvested; those "
+        "of a Linear or a Conv1D can."
+    )
     raise HarvestError(msg)

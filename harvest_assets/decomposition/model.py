@@ -20,11 +20,9 @@ from harvest_assets.decomposition.ci_functions import CIFunction, open_ci_functi
 from harvest_assets.decomposition.decomposed_layers import DecomposedLayer, find_layers
 from harvest_assets.decomposition.run_config import RunConfig
 from harvest_assets.decomposition.sigmoids import LOWER_LEAKY
+from harvest_assets.decomposition.target_weights import load_target_weights
 from harvest_assets.decomposition.targets import build_target
 from harvest_assets.errors import HarvestError
-
-# Masks and rotary tables that older versions of `transformers` saved beside the weights.
-_SAVED_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 class ModelOutputs(NamedTuple):
@@ -54,6 +52,10 @@ class DecomposedModel:
         vocab_size: width of the logits.
         max_context_length: tokens that the target reads at once; None if it has no limit.
         device: where it computes.
+
+    Raises:
+        HarvestError: the logits cannot be taken from what the target answers, or a decomposed
+            layer takes no part in its computation.
     """
 
     def __init__(
@@ -61,19 +63,17 @@ class DecomposedModel:
         target: nn.Module,
         layers: list[_Layer],
         sigmoid: Callable[[torch.Tensor], torch.Tensor],
-        logits_of: Callable[[Any], torch.Tensor],
+        output_attr: str | None,
         device: torch.device,
     ) -> None:
         self._target = target
         self._layers = layers
         self._sigmoid = sigmoid
-        self._logits_of = logits_of
+        self._output_attr = output_attr
         self.device = device
         self.layers = [(layer.found.path, layer.found.C) for layer in layers]
         self.max_context_length = _max_context_length(target)
-        with torch.inference_mode():
-            one_token = torch.zeros((1, 1), dtype=torch.int64, device=device)
-            self.vocab_size = logits_of(target(one_token)).shape[-1]
+        self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
 
     def __call__(self, tokens: torch.Tensor) -> ModelOutputs:
         """Run the target and compute what its decomposed layers' inputs tell.
@@ -93,14 +93,18 @@ class DecomposedModel:
             ci = torch.empty(shape, device=self.device)
             acts = torch.empty(shape, device=self.device)
             with self._caught_inputs(ci, acts):
-                logits = self._logits_of(self._target(tokens.to(self.device)))
+                output = self._target(tokens.to(self.device))
+            logits = _logits(output, self._output_attr, tuple(tokens.shape))
             return ModelOutputs(logits.float().softmax(dim=-1), ci, acts)
 
     @contextmanager
     def _caught_inputs(self, ci: torch.Tensor, acts: torch.Tensor) -> Iterator[None]:
         """While the target runs, each layer's input fills its columns."""
+        ran: list[str] = []
         handles = [
-            layer.found.module.register_forward_pre_hook(self._hook(layer, ci, acts))
+            layer.found.module.register_forward_pre_hook(
+                self._hook(layer, ci, acts, ran), with_kwargs=True
+            )
             for layer in self._layers
         ]
         try:
@@ -108,15 +112,24 @@ class DecomposedModel:
         finally:
             for handle in handles:
                 handle.remove()
+        for path, _ in self.layers:
+            if ran.count(path) != 1:
+                msg = (
+                    f"{path} runs {ran.count(path)} times when the target model does; its "
+                    "components can be harvested only if it runs once."
+                )
+                raise HarvestError(msg)
 
     def _hook(
-        self, layer: _Layer, ci: torch.Tensor, acts: torch.Tensor
-    ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def fill(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            layer_input = inputs[0]
+        self, layer: _Layer, ci: torch.Tensor, acts: torch.Tensor, ran: list[str]
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def fill(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else next(iter(kwargs.values()))
+            layer_input = _by_position(given, layer.found, tuple(ci.shape[:2]))
             inner = layer_input @ layer.V
             ci[..., layer.columns] = self._sigmoid(layer.ci_function(layer_input, inner))
-            acts[..., layer.columns] = inner * layer.U_norm
+            torch.mul(inner, layer.U_norm, out=acts[..., layer.columns])
+            ran.append(layer.found.path)
 
         return fill
 
@@ -124,68 +137,80 @@ class DecomposedModel:
 def open_model(config: RunConfig, checkpoint: Path, device: str | torch.device) -> DecomposedModel:
     """Open a run's checkpoint as a model.
 
+    Args:
+        config: the run's; relative paths in it are taken from the current directory.
+        checkpoint: the state dict; it stays mapped while the model is used on the CPU.
+        device: where to compute.
+
     Raises:
         HarvestError: config, target and checkpoint do not fit together, or name what is unknown.
     """
     if config.identity_module_info:
-        msg = "identity_module_info is set; identity layers cannot be harvested."
+        pattern = config.identity_module_info[0].module_pattern
+        msg = f"identity_module_info is set ({pattern!r}); identity layers cannot be harvested."
         raise HarvestError(msg)
     device = torch.device(device)
     opened = Checkpoint.open(checkpoint)
     target = build_target(config.pretrained_model_class, config.target_name)
-    _load_weights(target, opened)
-    target.to(device).requires_grad_(requires_grad=False)
+    found = find_layers(target, config.module_info)
+    opened.check_layers([layer.path for layer in found])
+    load_target_weights(target, opened, device)
+    layers = _open_layers(found, config, opened, device)
+    sigmoid = LOWER_LEAKY[config.sigmoid_type]
+    return DecomposedModel(target, layers, sigmoid, config.pretrained_model_output_attr, device)
+
+
+def _open_layers(
+    found: list[DecomposedLayer], config: RunConfig, checkpoint: Checkpoint, device: torch.device
+) -> list[_Layer]:
     layers = []
     first = 0
-    for found in find_layers(target, config.module_info):
-        v, u = opened.component_matrices(found.path)
-        opened.check_shape(f"V of {found.path}", v, (found.d_in, found.C))
-        opened.check_shape(f"U of {found.path}", u, (found.C, found.d_out))
+    for layer in found:
+        v, u = checkpoint.component_matrices(
+            layer.path, d_in=layer.d_in, n_components=layer.C, d_out=layer.d_out
+        )
         ci_function = open_ci_function(
-            config.ci_fn_type, found, config.ci_fn_hidden_dims, opened, device
+            config.ci_fn_type, layer, config.ci_fn_hidden_dims, checkpoint, device
         )
-        layers.append(
-            _Layer(
-                found,
-                slice(first, first + found.C),
-                v.to(device, torch.float32),
-                u.to(device, torch.float32).norm(dim=1),
-                ci_function,
-            )
+        columns = slice(first, first + layer.C)
+        u_norm = u.to(device, torch.float32).norm(dim=1)
+        layers.append(_Layer(layer, columns, v.to(device, torch.float32), u_norm, ci_function))
+        first += layer.C
+    return layers
+
+
+def _by_position(
+    given: torch.Tensor, layer: DecomposedLayer, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """A layer's input as [B, S, d_in]; some targets flatten batch and position before a layer."""
+    flat = (shape[0] * shape[1], layer.d_in)
+    if tuple(given.shape) not in ((*shape, layer.d_in), flat):
+        msg = (
+            f"{layer.path} gets an input of shape {list(given.shape)} for tokens of shape "
+            f"{list(shape)}, so what belongs to which position is not known."
         )
-        first += found.C
-    logits_of = _logits_getter(config.pretrained_model_output_attr)
-    return DecomposedModel(target, layers, LOWER_LEAKY[config.sigmoid_type], logits_of, device)
+        raise HarvestError(msg)
+    return given.reshape(*shape, layer.d_in)
 
 
-def _load_weights(target: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's weights into the target; tied weights may stand there once or twice."""
-    weights = checkpoint.target_weights()
-    own = target.state_dict()
-    weights = {n: w for n, w in weights.items() if n in own or not n.endswith(_SAVED_BUFFERS)}
-    for name in sorted(set(weights) & set(own)):
-        checkpoint.check_shape(f"target_model.{name}", weights[name], tuple(own[name].shape))
-    given = {own[name].data_ptr() for name in weights if name in own}
-    missing = [n for n, v in own.items() if n not in weights and v.data_ptr() not in given]
-    unknown = sorted(set(weights) - set(own))
-    for what, names in (("lacks", missing), ("has, unknown to the target,", unknown)):
-        if names:
-            msg = f"{checkpoint.path} {what} target_model.{names[0]}."
-            raise HarvestError(msg)
-    target.load_state_dict(weights, strict=False)
-
-
-def _logits_getter(attribute: str | None) -> Callable[[Any], torch.Tensor]:
-    """How logits are taken from the target's output: as it is, by index, or by attribute."""
-    if attribute is None:
-        return lambda output: output
-    if attribute.startswith("idx_") and attribute[4:].isdecimal():
-        index = int(attribute[4:])
-        return lambda output: output[index]
-    if attribute.isidentifier() and not attribute.startswith("_"):
-        return lambda output: getattr(output, attribute)
-    msg = f"pretrained_model_output_attr is {attribute!r}; it must be null, idx_<n> or a name."
-    raise HarvestError(msg)
+def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch.Tensor:
+    """Logits [B, S, vocab] out of the target's output: itself, by index, or by attribute."""
+    logits: Any = output
+    if attribute is not None:
+        try:
+            is_index = attribute.startswith("idx_")
+            logits = output[int(attribute[4:])] if is_index else getattr(output, attribute)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            logits = None
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape[:-1]) != shape:
+        spelled = "null" if attribute is None else repr(attribute)
+        msg = (
+            f"pretrained_model_output_attr {spelled} does not take logits [batch, pos, vocab] "
+            f"from the target's output, which is a {type(output).__name__}; it must be null, "
+            "idx_<n> or the name of an attribute."
+        )
+        raise HarvestError(msg)
+    return logits
 
 
 def _max_context_length(target: nn.Module) -> int | None:

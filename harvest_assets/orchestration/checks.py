@@ -1,5 +1,6 @@
 """Are the merged counts consistent with themselves and with the shards they were summed from?"""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1024
+
+# Checks per partition are wanted, and known to be new in Dagster: nobody need be told each time.
+warnings.filterwarnings(
+    "ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=dg.PreviewWarning
+)
 
 
 @dg.asset_check(

@@ -8,6 +8,7 @@ another: every attempt gets a new one, and a small file, replaced atomically, po
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,13 +54,16 @@ class HarvestIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Value) -> None:
         """Write a value where nobody looks, then move it into place."""
         with bad_input_is_final():
+            started = time.monotonic()
             owner = registration(context.partition_key)
             check_owner(owner)
             if context.asset_key.path[-1] == SHARD_ASSET:
                 shard = shard_of(context.partition_key)
-                _commit_directory(owner.layout.shard_current(shard), obj)
+                written = _commit_directory(owner.layout.shard_current(shard), obj)
             else:
-                _publish_files(owner.layout, obj)
+                written = _publish_files(owner.layout, obj)
+            seconds = round(time.monotonic() - started, 2)
+            context.add_output_metadata({"bytes": written, "seconds writing": seconds})
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Open what an upstream asset left; shards are opened by the merge, by its plan."""
@@ -91,20 +95,30 @@ def _staging(parent: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _publish_files(paths: HarvestLayout, value: Value) -> None:
-    """Replace file by file, each atomically, and write each of the five into the manifest."""
+def _publish_files(paths: HarvestLayout, value: Value) -> int:
+    """Replace file by file, each atomically, and write each of the five into the manifest.
+
+    A value that writes one of the five knows the plan that it was merged for. Answers the bytes
+    written.
+    """
+    written = 0
     with _staging(paths.root) as staging:
         value.write(staging)
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             final = paths.root / file.relative_to(staging)
+            written += file.stat().st_size
             final.parent.mkdir(parents=True, exist_ok=True)
             rename_into_place(file, final)
             if final in paths.five_files:
-                record(paths, final, HarvestPlan.open(paths.root).digest)
+                record(paths, final, getattr(value, "plan_digest", ""))
+    return written
 
 
-def _commit_directory(current: Path, value: Value) -> None:
-    """Write into a new directory, point to it, and remove what was pointed to before."""
+def _commit_directory(current: Path, value: Value) -> int:
+    """Write into a new directory, point to it, and remove what was pointed to before.
+
+    Answers the bytes written.
+    """
     place, attempt = current.parent, uuid.uuid4().hex
     directory = place / attempt
     try:
@@ -118,3 +132,4 @@ def _commit_directory(current: Path, value: Value) -> None:
     for old in place.iterdir():
         if old.is_dir() and old.name != attempt:
             shutil.rmtree(old, ignore_errors=True)
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -25,7 +25,7 @@ _ALIASES = {"spd.pretrain.models.": "simple_stories_train.models."}
 
 
 def build_target(class_path: str, source: str) -> nn.Module:
-    """Build the architecture of a target model, in evaluation mode, float32.
+    """Build the architecture of a target model, in evaluation mode, its weights yet to be loaded.
 
     Args:
         class_path: `pretrained_model_class` of the run's config.

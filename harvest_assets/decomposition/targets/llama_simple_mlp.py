@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
+import pydantic
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from harvest_assets.decomposition.targets.pretrain_config import read_model_config
+from harvest_assets.decomposition.targets.weightless import build_weightless
 
 
-@dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(pydantic.BaseModel):
     """`model_config.yaml` of the Llama families; other keys are ignored."""
 
-    block_size: int = 1024
-    vocab_size: int = 50257
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    n_intermediate: int = 768 * 4
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
+    block_size: int = Field(1024, gt=0)
+    vocab_size: int = Field(50257, gt=0)
+    n_layer: int = Field(12, ge=0)
+    n_head: int = Field(12, gt=0)
+    n_embd: int = Field(768, gt=0)
+    n_intermediate: int = Field(768 * 4, gt=0)
     mlp_bias: bool = False
     attn_bias: bool = False
-    rotary_base: float = 10000
+    rotary_base: float = Field(10000, gt=0)
     rotary_adjacent_pairs: bool = False
-    n_ctx: int = 1024
-    n_key_value_heads: int = 3
+    n_ctx: int = Field(1024, gt=0)
+    n_key_value_heads: int = Field(3, gt=0)
     use_grouped_query_attention: bool = True
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: float = Field(1e-6, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.n_embd % (2 * self.n_head):
+            msg = f"n_embd {self.n_embd} does not give {self.n_head} heads of an even width"
+            raise ValueError(msg)
+        if self.use_grouped_query_attention and self.n_head % self.n_key_value_heads:
+            msg = (
+                f"n_head {self.n_head} is no multiple of n_key_value_heads {self.n_key_value_heads}"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.n_embd // self.n_head
 
 
 class RMSNorm(nn.Module):
@@ -47,15 +66,15 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
-def rotary_tables(config: LlamaConfig, n_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the rotary angles, float32 [n_positions, head_dim].
+def rotary_tables(config: LlamaConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the rotary angles, float32 [block_size, head_dim].
 
-    From `n_ctx` on the angles stay those of position `n_ctx - 1`.
+    The angle of frequency i at position p is `p / base^(i / (head_dim / 2))`. From `n_ctx` on the
+    angles stay those of position `n_ctx - 1`.
     """
-    half = config.n_embd // config.n_head // 2
-    position = torch.arange(n_positions).clamp(max=config.n_ctx - 1).float()
-    frequency = 1.0 / config.rotary_base ** (torch.arange(half).float() / half)
-    angle = position[:, None] * frequency
+    half = config.head_dim // 2
+    position = torch.arange(config.block_size).clamp(max=config.n_ctx - 1).float()
+    angle = position[:, None] / config.rotary_base ** (torch.arange(half) / half)
     angle = (
         angle.repeat_interleave(2, dim=1)
         if config.rotary_adjacent_pairs
@@ -89,7 +108,7 @@ class Attention(nn.Module):
         self.config = config
         width, bias = config.n_embd, config.attn_bias
         if config.use_grouped_query_attention:
-            narrow = width // config.n_head * config.n_key_value_heads
+            narrow = config.head_dim * config.n_key_value_heads
             self.q_proj = nn.Linear(width, width, bias=bias)
             self.k_proj = nn.Linear(width, narrow, bias=bias)
             self.v_proj = nn.Linear(width, narrow, bias=bias)
@@ -97,16 +116,14 @@ class Attention(nn.Module):
             self.c_attn = nn.Linear(width, 3 * width, bias=bias)
         self.o_proj = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, S, n_embd] -> [B, S, n_embd]."""
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """[B, S, n_embd], rotary tables [S, head_dim] -> [B, S, n_embd]."""
         config = self.config
         if config.use_grouped_query_attention:
             parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         else:
             parts = self.c_attn(x).chunk(3, dim=-1)
-        head_dim = config.n_embd // config.n_head
-        q, k, v = (p.unflatten(-1, (-1, head_dim)).transpose(1, 2) for p in parts)
-        cos, sin = (t.to(x.device) for t in rotary_tables(config, x.shape[1]))
+        q, k, v = (p.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for p in parts)
         q = rotate(q, cos, sin, pairs=config.rotary_adjacent_pairs)
         k = rotate(k, cos, sin, pairs=config.rotary_adjacent_pairs)
         repeats = q.shape[1] // k.shape[1]
@@ -139,9 +156,9 @@ class Block(nn.Module):
         self.rms_2 = RMSNorm(config.n_embd, config.rms_norm_eps)
         self.mlp = GeluMLP(config)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, S, n_embd] -> [B, S, n_embd]."""
-        x = x + self.attn(self.rms_1(x))
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """[B, S, n_embd], rotary tables [S, head_dim] -> [B, S, n_embd]."""
+        x = x + self.attn(self.rms_1(x), cos, sin)
         return x + self.mlp(self.rms_2(x))  # type: ignore[no-any-return]
 
 
@@ -156,17 +173,24 @@ class LlamaSimpleMLP(nn.Module):
         self.ln_f = RMSNorm(config.n_embd, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
+        cos, sin = rotary_tables(config)
+        self.rotary_cos: torch.Tensor
+        self.rotary_sin: torch.Tensor
+        self.register_buffer("rotary_cos", cos, persistent=False)
+        self.register_buffer("rotary_sin", sin, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Int [B, S] -> logits [B, S, vocab], and the loss, which is not asked for."""
         x = self.wte(tokens)
+        length = tokens.shape[1]
+        cos, sin = self.rotary_cos[:length], self.rotary_sin[:length]
         for block in self.h:
-            x = block(x)
+            x = block(x, cos, sin)
         return self.lm_head(self.ln_f(x)), None
 
 
 def build_llama_simple_mlp(class_name: str, source: str) -> nn.Module:
-    """Build the model from the `model_config.yaml` of its training run.
+    """Build the model from the `model_config.yaml` of its training run, without its weights.
 
     Args:
         class_name: `LlamaSimpleMLP`.
@@ -175,30 +199,5 @@ def build_llama_simple_mlp(class_name: str, source: str) -> nn.Module:
     Raises:
         HarvestError: the config is not there or wrong.
     """
-    known = {field.name: field.type for field in dataclasses.fields(LlamaConfig)}
-    values, path = read_model_config(class_name, source, known)
-    return _built(LlamaConfig(**values), path)
-
-
-def _built(config: LlamaConfig, path: Path) -> LlamaSimpleMLP:
-    check_heads(config, path)
-    return LlamaSimpleMLP(config)
-
-
-def check_heads(config: LlamaConfig, path: Path) -> None:
-    """See that the heads divide the width and each other.
-
-    Raises:
-        HarvestError: they do not.
-    """
-    from harvest_assets.errors import HarvestError
-
-    grouped = config.use_grouped_query_attention
-    if config.n_embd % (2 * config.n_head) or (
-        grouped and config.n_head % config.n_key_value_heads
-    ):
-        msg = (
-            f"{path}: n_embd {config.n_embd}, n_head {config.n_head} and n_key_value_heads "
-            f"{config.n_key_value_heads} do not divide each other."
-        )
-        raise HarvestError(msg)
+    config = read_model_config(class_name, source, LlamaConfig)
+    return build_weightless(lambda: LlamaSimpleMLP(config))

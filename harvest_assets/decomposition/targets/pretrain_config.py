@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import pydantic
 import yaml
 
 from harvest_assets.errors import HarvestError
 
 _FILE = "model_config.yaml"
+
+Config = TypeVar("Config", bound=pydantic.BaseModel)
 
 
 def target_folder(source: str) -> Path:
@@ -22,23 +24,25 @@ def target_folder(source: str) -> Path:
     Raises:
         HarvestError: it is not there.
     """
-    if source.startswith("wandb:"):
+    if source.strip().startswith("wandb:"):
         from harvest_assets.decomposition.run_files import fetch_target
         from harvest_assets.decomposition.run_name import parse_run
 
         return fetch_target(parse_run(source).name)
-    checkpoint = Path(source)
-    folder = checkpoint.parent.parent
+    folder = Path(source).parent.parent
     if not (folder / _FILE).is_file():
         msg = f"The target model {source!r} is not there: {folder / _FILE} is missing."
         raise HarvestError(msg)
     return folder
 
 
-def read_model_config(
-    class_name: str, source: str, known: Iterable[str]
-) -> tuple[dict[str, Any], Path]:
-    """The known keys of `model_config.yaml`, and the file's path.
+def read_model_config(class_name: str, source: str, schema: type[Config]) -> Config:
+    """Read and check `model_config.yaml`.
+
+    Args:
+        class_name: of the target; the file must not name another.
+        source: what `target_folder` takes.
+        schema: the keys that matter, with their defaults.
 
     Raises:
         HarvestError: the file is unreadable, belongs to another class, or holds wrong values.
@@ -47,7 +51,7 @@ def read_model_config(
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} cannot be read as YAML: {str(error).splitlines()[0]}"
+        msg = f"{path} cannot be read as YAML: {str(error).splitlines()[0]}."
         raise HarvestError(msg) from error
     if not isinstance(raw, dict):
         msg = f"{path} does not hold a mapping of settings."
@@ -56,9 +60,10 @@ def read_model_config(
     if stated is not None and stated != class_name:
         msg = f"{path} is the config of a {stated}, not of a {class_name}."
         raise HarvestError(msg)
-    values = {key: raw[key] for key in known if key in raw}
-    for key, value in values.items():
-        if not isinstance(value, bool | int | float) or value < 0:
-            msg = f"{path}: {key} is {value!r}; it must be a number that is not negative."
-            raise HarvestError(msg)
-    return values, path
+    try:
+        return schema.model_validate(raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        msg = f"{path}: {where}{first['msg'].removeprefix('Value error, ')}."
+        raise HarvestError(msg) from error

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
+from harvest_assets.decomposition.targets.weightless import build_weightless
 from harvest_assets.errors import HarvestError
+
+_AUTO = "AutoModelForCausalLM"
 
 
 def build_transformers_lm(class_name: str, source: str) -> nn.Module:
-    """Build a `transformers` causal language model with weights yet to be loaded.
+    """Build a `transformers` causal language model, without its weights.
 
     Args:
         class_name: `AutoModelForCausalLM`, or the name of one class.
@@ -22,35 +25,57 @@ def build_transformers_lm(class_name: str, source: str) -> nn.Module:
     """
     import transformers
 
-    model_class: Any = getattr(transformers, class_name, None)
-    if class_name != "AutoModelForCausalLM" and not _is_causal_lm(model_class):
-        msg = f"transformers.{class_name} is no causal language model of transformers."
-        raise HarvestError(msg)
+    model_class = _causal_lm(class_name)
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        msg = f"The config of the target model {source!r} cannot be read: {_first_line(error)}"
+    except Exception as error:  # hub clients of many versions: each raises what it likes
+        msg = f"The config of the target model {source!r} cannot be read: {_first_line(error)}."
         raise HarvestError(msg) from error
+    if class_name != _AUTO:
+        config = _own_config(model_class, config, source)
+    # Older versions know only the second name, newer ones warn of it.
+    setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)
+    config.use_cache = False
+    build = model_class.from_config if class_name == _AUTO else model_class
     try:
-        if class_name == "AutoModelForCausalLM":
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        else:
-            model = model_class._from_config(config, dtype=torch.float32)  # noqa: SLF001
-    except (ValueError, AttributeError) as error:
-        msg = f"{source!r} is no config of transformers.{class_name}: {_first_line(error)}"
+        return build_weightless(lambda: build(config))
+    except Exception as error:  # so are the models
+        msg = (
+            f"transformers.{class_name} cannot be built from the config of {source!r}: "
+            f"{_first_line(error)}."
+        )
         raise HarvestError(msg) from error
-    return cast("nn.Module", model)
 
 
-def _is_causal_lm(model_class: object) -> bool:
+def _causal_lm(class_name: str) -> Any:
+    """The class with this very name, if it is one of a causal language model."""
     import transformers
 
-    return (
+    model_class = getattr(transformers, class_name, None)
+    is_causal_lm = (
         isinstance(model_class, type)
         and issubclass(model_class, transformers.PreTrainedModel)
-        and model_class.__name__.endswith(("ForCausalLM", "LMHeadModel"))
+        and class_name.endswith(("ForCausalLM", "LMHeadModel"))
     )
+    if class_name != _AUTO and not is_causal_lm:
+        msg = (
+            f"pretrained_model_class 'transformers.{class_name}' is unknown; known of "
+            f"transformers are {_AUTO}, GPT2LMHeadModel and every <X>ForCausalLM of the "
+            f"installed version {transformers.__version__}."
+        )
+        raise HarvestError(msg)
+    return model_class
+
+
+def _own_config(model_class: Any, config: Any, source: str) -> Any:
+    """The part of a config that is of this class: all of it, or that of the text model."""
+    for candidate in (config, config.get_text_config()):
+        if isinstance(candidate, model_class.config_class):
+            return candidate
+    msg = f"{source!r} is the config of a {config.model_type}, not of a {model_class.__name__}."
+    raise HarvestError(msg)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from harvest_assets.decomposition import run_files
+from harvest_assets.decomposition.checkpoint import Checkpoint
+from harvest_assets.decomposition.target_weights import load_target_weights
+from harvest_assets.decomposition.targets import FAMILIES, build_target
+from harvest_assets.decomposition.targets.weightless import build_weightless
+from harvest_assets.errors import HarvestError
+from harvest_assets_tests.decomposition import llama_simple_mlp_oracle
+
+LLAMA_SIMPLE_MLP = "simple_stories_train.models.llama_simple_mlp.LlamaSimpleMLP"
+MOVED = "spd.pretrain.models.llama_simple_mlp.LlamaSimpleMLP"
+SMALL = {
+    "block_size": 10,
+    "vocab_size": 13,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_embd": 16,
+    "n_intermediate": 12,
+    "mlp_bias": False,
+    "attn_bias": False,
+    "rotary_base": 300,
+    "rotary_adjacent_pairs": False,
+    "n_ctx": 10,
+    "n_key_value_heads": 2,
+    "use_grouped_query_attention": True,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def _target_file(root: Path, model_config: Any) -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "model_config.yaml").write_text(yaml.safe_dump(model_config), encoding="utf-8")
+    return str(root / "checkpoints" / "model_step_7.pt")
+
+
+def _loaded(target: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    named = {f"target_model.{name}": value for name, value in state.items()}
+    load_target_weights(target, Checkpoint(Path("model_1.pth"), named), torch.device("cpu"))
+    return target
+
+
+def _random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+        for name, shape in llama_simple_mlp_oracle.shapes(config).items()
+    }
+    state["lm_head.weight"] = state["wte.weight"]
+    return state
+
+
+def _llama_configs() -> st.SearchStrategy[dict[str, Any]]:
+    shapes = st.sampled_from([(2, 8, 1), (4, 8, 2), (4, 16, 4), (3, 6, 1), (6, 12, 2)])
+    flags = st.fixed_dictionaries(
+        {
+            "mlp_bias": st.booleans(),
+            "attn_bias": st.booleans(),
+            "rotary_adjacent_pairs": st.booleans(),
+            "use_grouped_query_attention": st.booleans(),
+            "n_ctx": st.sampled_from([1, 4, 10, 99]),
+            "rotary_base": st.sampled_from([10000, 300, 2.5]),
+            "n_layer": st.integers(0, 2),
+        }
+    )
+    return st.builds(
+        lambda shape, chosen: {
+            **SMALL,
+            **chosen,
+            **dict(zip(("n_head", "n_embd", "n_key_value_heads"), shape, strict=True)),
+        },
+        shapes,
+        flags,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(config=_llama_configs(), seed=st.integers(0, 2**31))
+def test_llama_simple_mlp_is_its_description(config: dict[str, Any], seed: int):
+    with tempfile.TemporaryDirectory() as folder:
+        source = _target_file(Path(folder), config)
+        target = build_target(LLAMA_SIMPLE_MLP, source)
+    state = _random_weights(config, seed)
+    tokens = torch.arange(20).view(2, 10) * 5 % config["vocab_size"]
+    found, loss = _loaded(target, state)(tokens)
+    assert loss is None
+    for row, ids in zip(found, tokens.tolist(), strict=True):
+        expected = llama_simple_mlp_oracle.logits(config, state, ids)
+        np.testing.assert_allclose(row.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_probe_of_the_original_gives_the_same_logits(reference_runs: Path, tmp_path: Path):
+    probe = torch.load(
+        reference_runs / "target_probes" / "llama_simple_mlp_adjacent_pairs.pt", weights_only=True
+    )
+    source = _target_file(tmp_path, {**probe["model_config"], "model_type": "LlamaSimpleMLP"})
+    for class_path in (LLAMA_SIMPLE_MLP, MOVED):
+        target = _loaded(build_target(class_path, source), probe["state_dict"])
+        with torch.inference_mode():
+            logits, _ = target(probe["tokens"])
+        torch.testing.assert_close(logits, probe["logits"], rtol=0, atol=1e-5)
+
+
+def test_modules_stand_in_the_order_of_the_family(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, {**SMALL, "n_layer": 1}))
+    assert [name for name, module in target.named_modules() if not list(module.children())] == [
+        "wte",
+        "h.0.rms_1",
+        *(f"h.0.attn.{part}_proj" for part in "qkvo"),
+        "h.0.rms_2",
+        "h.0.mlp.c_fc",
+        "h.0.mlp.gelu",
+        "h.0.mlp.down_proj",
+        "ln_f",
+        "lm_head",
+    ]
+
+
+def test_defaults_are_those_of_the_family(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, {"n_key_value_heads": 12}))
+    shapes = {name: tuple(value.shape) for name, value in target.state_dict().items()}
+    assert shapes["wte.weight"] == (50257, 768)
+    assert shapes["h.11.mlp.c_fc.weight"] == (3072, 768)
+    assert len(target.h) == 12
+    assert target.max_context_length == 1024
+    assert not any(name.endswith("bias") for name in shapes)
+
+
+@pytest.mark.parametrize("given_names", [["wte"], ["lm_head"], ["wte", "lm_head"]])
+def test_tied_weights_may_stand_once_or_twice(given_names: list[str], tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    state = _random_weights(SMALL)
+    kept = {
+        name: value.clone()
+        for name, value in state.items()
+        if name.partition(".")[0] not in {"wte", "lm_head"} - set(given_names)
+    }
+    _loaded(target, kept)
+    assert target.wte.weight is target.lm_head.weight
+    assert torch.equal(target.wte.weight, state["wte.weight"])
+
+
+def test_tied_weights_that_differ_are_told(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    state = _random_weights(SMALL)
+    state["lm_head.weight"] = state["lm_head.weight"] + 1
+    with pytest.raises(HarvestError, match=r"wte\.weight and target_model\.lm_head\.weight differ"):
+        _loaded(target, state)
+
+
+def test_wrong_target_weights_are_told(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    state = _random_weights(SMALL)
+    with pytest.raises(HarvestError, match=r"lacks target_model\.ln_f\.weight"):
+        _loaded(target, {name: value for name, value in state.items() if name != "ln_f.weight"})
+    with pytest.raises(HarvestError, match=r"has target_model\.h\.2\.rms_1\.weight, which"):
+        _loaded(target, {**state, "h.2.rms_1.weight": torch.ones(16)})
+    with pytest.raises(HarvestError, match=r"target_model\.ln_f\.weight .* \[3\], not \[16\]"):
+        _loaded(target, {**state, "ln_f.weight": torch.ones(3)})
+
+
+def test_weights_are_taken_as_float32(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    halves = {name: value.bfloat16() for name, value in _random_weights(SMALL).items()}
+    _loaded(target, halves)
+    assert {weight.dtype for weight in target.parameters()} == {torch.float32}
+    assert torch.equal(target.ln_f.weight, halves["ln_f.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("model_config", "sentence"),
+    [
+        ({**SMALL, "model_type": "GPT2Simple"}, "is the config of a GPT2Simple, not of a Llama"),
+        ({**SMALL, "n_head": 3}, "n_embd 16 does not give 3 heads"),
+        ({**SMALL, "n_key_value_heads": 3}, "n_head 4 is no multiple of n_key_value_heads 3"),
+        ({**SMALL, "n_layer": "two"}, r"model_config\.yaml: n_layer: "),
+        ({**SMALL, "n_head": 0}, "n_head: .* greater than 0"),
+        ([1, 2], "does not hold a mapping"),
+    ],
+)
+def test_a_wrong_model_config_is_told(model_config: Any, sentence: str, tmp_path: Path):
+    with pytest.raises(HarvestError, match=sentence):
+        build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, model_config))
+
+
+def test_a_target_that_is_not_there_is_told(tmp_path: Path):
+    source = str(tmp_path / "checkpoints" / "model_step_7.pt")
+    with pytest.raises(HarvestError, match=r"is not there: .*model_config\.yaml is missing"):
+        build_target(LLAMA_SIMPLE_MLP, source)
+    (tmp_path / "model_config.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(HarvestError, match="cannot be read as YAML"):
+        build_target(LLAMA_SIMPLE_MLP, source)
+
+
+def test_a_wandb_name_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _target_file(tmp_path, SMALL)
+    asked = []
+    monkeypatch.setattr(run_files, "fetch_target", lambda name: asked.append(name.key) or tmp_path)
+    target = build_target(LLAMA_SIMPLE_MLP, "wandb:ent/proj/runs/d2ec3bfe")
+    assert target.max_context_length == SMALL["block_size"]
+    assert asked == ["ent/proj/d2ec3bfe"]
+
+
+def _tiny_llama(folder: Path) -> transformers.LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=31,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        dtype="bfloat16",
+    )
+    config.save_pretrained(folder)
+    return transformers.LlamaForCausalLM(config).float().eval()
+
+
+@pytest.mark.parametrize("class_name", ["LlamaForCausalLM", "AutoModelForCausalLM"])
+def test_a_transformers_model_is_float32_and_the_same(class_name: str, tmp_path: Path):
+    twin = _tiny_llama(tmp_path)
+    before = torch.get_rng_state()
+    target = build_target(f"transformers.{class_name}", str(tmp_path))
+    assert torch.equal(torch.get_rng_state(), before), "building used random numbers"
+    assert {(weight.is_meta, weight.dtype) for weight in target.parameters()} == {
+        (True, torch.float32)
+    }
+    assert not target.training
+    _loaded(target, dict(twin.state_dict()))
+    tokens = torch.arange(14).view(2, 7)
+    with torch.inference_mode():
+        assert torch.equal(target(tokens).logits, twin(tokens).logits)
+    for tensor in (*target.parameters(), *target.buffers()):
+        assert tensor.dtype == torch.float32
+        assert not tensor.is_meta
+
+
+@pytest.mark.parametrize(
+    ("class_path", "sentence"),
+    [
+        ("os.path.join", "'os.path.join' is unknown; known are"),
+        ("simple_stories_train.models.other.Other", "is unknown; known are"),
+        ("LlamaForCausalLM", "is unknown; known are"),
+        ("transformers.models.llama.LlamaForCausalLM", "is unknown; known are"),
+        ("transformers.LlamaModel", "known of transformers are AutoModelForCausalLM"),
+        ("transformers.AutoTokenizer", "known of transformers are"),
+        ("transformers.logging", "known of transformers are"),
+        ("transformers.NobodysForCausalLM", "known of transformers are"),
+    ],
+)
+def test_an_unknown_class_is_told_with_those_known(class_path: str, sentence: str):
+    with pytest.raises(HarvestError, match=sentence) as caught:
+        build_target(class_path, "anything")
+    if "known are" in sentence:
+        families = [name for name in FAMILIES if not name.endswith("*")]
+        assert all(name in str(caught.value) for name in families)
+
+
+def test_an_import_path_of_a_config_is_never_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(HarvestError, match=r"'harmful\.LlamaSimpleMLP' is unknown"):
+        build_target("harmful.LlamaSimpleMLP", "anything")
+
+
+def test_a_config_of_another_model_or_none_is_told(tmp_path: Path):
+    _tiny_llama(tmp_path / "llama")
+    with pytest.raises(HarvestError, match="is the config of a llama, not of a GPT2LMHeadModel"):
+        build_target("transformers.GPT2LMHeadModel", str(tmp_path / "llama"))
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(HarvestError, match=r"config of the target model .* cannot be read: "):
+        build_target("transformers.AutoModelForCausalLM", str(tmp_path))
+
+
+class LooksAtItsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.total = self.weight.sum().item()
+
+
+def test_a_model_that_looks_at_its_weights_is_built_in_full():
+    register = nn.Module.register_parameter
+    built = build_weightless(LooksAtItsWeights)
+    assert built.total == 3
+    assert not built.weight.is_meta
+    assert nn.Module.register_parameter is register
