@@ -29,3 +29,12 @@ def out_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "spd_out"
     monkeypatch.setenv("SPD_OUT_DIR", str(folder))
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Where `HARVEST_SKIP_IS_FAILURE` is set, a slow test that is skipped has failed."""
+    report = yield
+    if report.skipped and "slow" in item.keywords and os.environ.get("HARVEST_SKIP_IS_FAILURE"):
+        report.outcome = "failed"
+    return report

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.plan import HarvestPlan
@@ -36,12 +37,22 @@ def counts_are_consistent(
     harvest_shard: ShardResults,
 ) -> dg.AssetCheckResult:
     """Co-firing counts are symmetric, bounded, and sum up over the shards."""
+    return check_counts(registration(context.partition_key).layout, harvest_plan, harvest_shard)
+
+
+def check_counts(
+    paths: HarvestLayout, plan: HarvestPlan, shards: ShardResults
+) -> dg.AssetCheckResult:
+    """Look at the counts in `component_correlations.pt` and at the shards they come from.
+
+    Raises:
+        HarvestError: a file is missing or damaged.
+    """
     from harvest_assets.harvester.counters import total_sum
     from harvest_assets.storage import CorrelationStorage
 
-    path = registration(context.partition_key).layout.component_correlations
-    storage = CorrelationStorage.load(path)
-    states = harvest_shard.open(harvest_plan)
+    storage = CorrelationStorage.load(paths.component_correlations)
+    states = shards.open(plan)
     problems = inconsistencies(storage.count_i, storage.count_ij, storage.count_total)
     tokens = sum(s.total_tokens_processed for s in states)
     if tokens != storage.count_total:

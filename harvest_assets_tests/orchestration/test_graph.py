@@ -1,0 +1,271 @@
+"""The asset graph on a small run: what comes out equals plain loops over an independent forward."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from harvest_assets.decomposition.token_rows import TokenRows
+from harvest_assets.orchestration.checks import check_counts
+from harvest_assets.orchestration.partitions import run_shards
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shards import ShardResults
+from harvest_assets_tests import oracle
+from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest, sentence
+from harvest_assets_tests.tiny_run import N_CTX, VOCAB
+
+LAYERS = [
+    ("model.layers.0.mlp.up_proj", 12),
+    ("model.layers.1.mlp.up_proj", 12),
+    ("model.layers.1.self_attn.q_proj", 9),
+]
+KEYS = [f"{layer}:{c}" for layer, count in LAYERS for c in range(count)]
+
+
+def independent_forward(run: Path, tokens: torch.Tensor):
+    """CI, probabilities and activations from the formulas and `transformers` alone."""
+    state = torch.load(run / "model_100.pth", weights_only=True)
+    config = yaml.safe_load((run / "final_config.yaml").read_text())
+    target = LlamaForCausalLM(LlamaConfig.from_pretrained(config["pretrained_model_name"])).eval()
+    target.load_state_dict(
+        {k.removeprefix("target_model."): v for k, v in state.items() if k.startswith("target")}
+    )
+    inputs = {}
+    for layer, _ in LAYERS:
+        target.get_submodule(layer).register_forward_hook(
+            lambda _module, args, _out, layer=layer: inputs.__setitem__(layer, args[0])
+        )
+    with torch.no_grad():
+        probs = target(tokens).logits.softmax(-1)
+    ci, acts = [], []
+    for layer, _ in LAYERS:
+        key = layer.replace(".", "-")
+        w = {n: state[f"_ci_fns.{key}.layers.{n}"] for n in ("0.W", "0.b", "2.W", "2.b")}
+        hidden = torch.nn.functional.gelu(inputs[layer] @ w["0.W"] + w["0.b"])
+        ci.append((hidden @ w["2.W"] + w["2.b"]).clamp(0, 1))
+        u_norm = state[f"_components.{key}.U"].norm(dim=1)
+        acts.append(inputs[layer] @ state[f"_components.{key}.V"] * u_norm)
+    return torch.cat(ci, -1).numpy(), probs.numpy(), torch.cat(acts, -1).numpy()
+
+
+def rows_of(tiny: TinyHarvest, n: int) -> torch.Tensor:
+    pointer = json.loads(tiny.layout.token_rows.read_text())
+    data = tiny.layout.root.parent.parent / "data" / pointer["fingerprint"]
+    return TokenRows.open(data).rows(0, n)
+
+
+def test_a_harvest_equals_plain_loops(tiny: TinyHarvest, tiny_run: Path):
+    tiny.harvest(n_shards=2)
+    n_rows = SETTINGS["n_batches"] * SETTINGS["batch_size"]
+    tokens = rows_of(tiny, n_rows)
+    ci, probs, acts = independent_forward(tiny_run, tokens)
+    near = np.abs(ci - 1e-6) < 1e-6
+    assert not (near & (ci > 0)).any(), "a CI may fall either way"
+    truth = oracle.statistics(tokens.numpy(), ci, probs, 1e-6)
+    assert 0 < (truth.firing_counts == 0).sum() < len(KEYS)
+
+    correlations = torch.load(tiny.layout.component_correlations, weights_only=True, mmap=True)
+    assert correlations["component_keys"] == KEYS
+    assert correlations["count_total"] == truth.total_tokens_processed
+    assert correlations["count_i"].dtype == correlations["count_ij"].dtype == torch.int64
+    np.testing.assert_array_equal(correlations["count_i"], truth.firing_counts)
+    np.testing.assert_array_equal(correlations["count_ij"], truth.count_ij)
+
+    stats = torch.load(tiny.layout.token_stats, weights_only=True, mmap=True)
+    assert (stats["vocab_size"], stats["n_tokens"]) == (VOCAB, n_rows * N_CTX)
+    assert stats["input_counts"].dtype == torch.int64
+    assert stats["input_totals"].dtype == stats["firing_counts"].dtype == torch.float64
+    np.testing.assert_array_equal(stats["input_counts"], truth.input_token_counts)
+    np.testing.assert_array_equal(stats["input_totals"], truth.input_token_totals)
+    np.testing.assert_array_equal(stats["firing_counts"], truth.firing_counts)
+    np.testing.assert_allclose(stats["output_counts"], truth.output_token_prob_mass, rtol=1e-5)
+    np.testing.assert_allclose(stats["output_totals"], truth.output_token_prob_totals, rtol=1e-5)
+
+    lines = [json.loads(line) for line in tiny.layout.components.read_text().splitlines()]
+    alive = [c for c in range(len(KEYS)) if truth.firing_counts[c]]
+    assert [line["component_key"] for line in lines] == [KEYS[c] for c in alive]
+    places = oracle_places(tiny)
+    for line, c in zip(lines, alive, strict=True):
+        assert line["mean_ci"] == pytest.approx(ci[..., c].mean(dtype=np.float64), rel=1e-5)
+        assert len(line["activation_examples"]) == min(12, truth.firing_counts[c])
+        for example, firing in zip(line["activation_examples"], places[c], strict=True):
+            window = oracle.window(tokens.numpy(), ci, acts, firing, c, tokens_per_side=4)
+            assert ci[firing][c] > 1e-6
+            assert example["token_ids"] == window.token_ids
+            assert example["ci_values"] == pytest.approx(window.ci_values, abs=1e-5)
+            assert example["component_acts"] == pytest.approx(window.component_acts, abs=1e-4)
+        top, bottom = oracle.token_pmi(
+            truth.input_token_counts[c],
+            truth.input_token_totals,
+            truth.firing_counts[c],
+            truth.total_tokens_processed,
+            top_k=5,
+            vocab_limit=VOCAB,
+        )
+        assert line["input_token_pmi"] == {"top": to_lists(top), "bottom": to_lists(bottom)}
+
+
+def to_lists(pairs):
+    return [[int(token), value] for token, value in pairs]
+
+
+def oracle_places(tiny: TinyHarvest) -> dict[int, list[tuple[int, int]]]:
+    table = pl.read_parquet(tiny.layout.example_positions).sort("flat_index", "rank")
+    places: dict[int, list[tuple[int, int]]] = {}
+    for flat, _, row, position in table.iter_rows():
+        places.setdefault(flat, []).append((row, position))
+    return places
+
+
+def test_cuts_do_not_show(tiny: TinyHarvest):
+    tiny.harvest(n_shards=1)
+    first = tiny.layout.components.read_bytes()
+    counts = torch.load(tiny.layout.token_stats, weights_only=True)
+    for n_shards, n_batches, batch_size in ((3, 6, 8), (2, 16, 3), (1, 1, 48), (16, 12, 4)):
+        tiny.harvest(n_shards=n_shards, n_batches=n_batches, batch_size=batch_size)
+        assert tiny.layout.components.read_bytes() == first
+        again = torch.load(tiny.layout.token_stats, weights_only=True)
+        assert torch.equal(again["input_counts"], counts["input_counts"])
+        torch.testing.assert_close(
+            again["output_totals"], counts["output_totals"], rtol=1e-12, atol=0
+        )
+
+
+def test_another_seed_draws_another_sample_of_the_same_counts(tiny: TinyHarvest):
+    tiny.harvest()
+    first = [json.loads(line) for line in tiny.layout.components.read_text().splitlines()]
+    tiny.harvest(seed=5)
+    second = [json.loads(line) for line in tiny.layout.components.read_text().splitlines()]
+    assert [c["mean_ci"] for c in first] == [c["mean_ci"] for c in second]
+    assert [c["activation_examples"] for c in first] != [c["activation_examples"] for c in second]
+
+
+def test_a_dataset_that_ends_early_is_told(tiny: TinyHarvest):
+    tiny.harvest(n_batches=10**6)
+    config = json.loads(tiny.layout.config.read_text())
+    assert config["n_batches"] == 10**6
+    rows = json.loads(tiny.layout.token_rows.read_text())["n_rows"]
+    assert config["n_batches_seen"] == rows // SETTINGS["batch_size"]
+    wanted = {"wandb_path", "tokenizer_name", "context_length", "ci_threshold", "seed", "n_shards"}
+    assert wanted <= set(config)
+
+
+def test_the_text_is_tokenized_once(tiny: TinyHarvest):
+    tiny.harvest()
+    (data,) = (tiny.layout.root.parent.parent / "data").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in data.iterdir()}
+    tiny.harvest(n_shards=2, batch_size=4)
+    (data,) = (tiny.layout.root.parent.parent / "data").iterdir()
+    assert {path.name: path.stat().st_mtime_ns for path in data.iterdir()} == before
+
+
+def test_empty_shards_are_reported_and_cost_nothing(tiny: TinyHarvest):
+    plan = {**SETTINGS, "n_shards": 2}
+    assert tiny.stage("prepare", **plan).success
+    with_share = {f"{tiny.key}|00", f"{tiny.key}|01"}
+    done = set(tiny.instance.get_materialized_partitions(dg.AssetKey("harvest_shard")))
+    assert done == set(run_shards.get_partition_keys(dynamic_partitions_store=tiny.instance)) - (
+        with_share
+    )
+    by_hand = tiny.stage("harvest", shard="07")
+    assert by_hand.success
+    (event,) = by_hand.get_asset_materialization_events()
+    assert "empty" in event.materialization.metadata["share"].text
+
+
+def test_metadata_is_worth_reading(tiny: TinyHarvest):
+    assert tiny.stage("prepare", **SETTINGS, n_shards=1).success
+    shard = tiny.stage("harvest", shard="00")
+    merged = tiny.stage("merge")
+    (event,) = shard.get_asset_materialization_events()
+    told = event.materialization.metadata
+    assert {"tokens", "components alive", "L0", "seconds", "bytes", "path"} <= set(told)
+    assert told["tokens"].value == 6 * 8 * N_CTX
+    for event in merged.get_asset_materialization_events():
+        assert event.materialization.metadata["bytes"].value > 0
+        assert Path(event.materialization.metadata["path"].path).exists()
+
+
+def test_the_data_version_is_the_checkpoints_digest(tiny: TinyHarvest):
+    first = tiny.stage("prepare", **SETTINGS)
+    again = tiny.stage("prepare", **SETTINGS)
+    versions = [
+        r.asset_materializations_for_node("run_checkpoint")[0].tags["dagster/data_version"]
+        for r in (first, again)
+    ]
+    assert versions[0] == versions[1]
+    assert versions[0] == json.loads(tiny.layout.run_checkpoint.read_text())["sha256"]
+
+
+def test_the_check_passes_and_sees_a_wrong_count(tiny: TinyHarvest):
+    assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
+    for shard in ("00", "01"):
+        assert tiny.stage("harvest", shard=shard).success
+    (evaluation,) = tiny.stage("merge").get_asset_check_evaluations()
+    assert evaluation.passed
+    assert evaluation.partition == tiny.key
+
+    for name, change in (
+        ("symmetric", lambda d: d["count_ij"][0, 1].add_(1)),
+        ("diagonal", lambda d: d["count_ij"][0, 0].add_(1)),
+        ("sum over the shards", lambda d: (d["count_i"][2].add_(1), d["count_ij"][2, 2].add_(1))),
+        ("positions", lambda d: d.update(count_total=d["count_total"] + 1)),
+    ):
+        good = tiny.layout.component_correlations.read_bytes()
+        damaged = torch.load(tiny.layout.component_correlations, weights_only=True)
+        change(damaged)
+        torch.save(damaged, tiny.layout.component_correlations)
+        result = run_check(tiny)
+        assert not result.passed
+        assert name in result.description
+        tiny.layout.component_correlations.write_bytes(good)
+
+
+def run_check(tiny: TinyHarvest):
+    return check_counts(tiny.layout, HarvestPlan.open(tiny.layout.root), ShardResults(tiny.layout))
+
+
+def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest):
+    assert tiny.stage("prepare", **SETTINGS, n_shards=3).success
+    assert tiny.stage("harvest", shard="01").success
+    failed = tiny.stage("merge")
+    assert "00, 02" in sentence(failed)
+    tiny.harvest(n_shards=2)
+    before = tiny.layout.components.read_bytes()
+    assert tiny.stage("prepare", **{**SETTINGS, "n_batches": 3}, n_shards=2).success
+    failed = tiny.stage("merge")
+    assert "Shard 00" in sentence(failed)
+    assert "another plan" in sentence(failed)
+    assert tiny.layout.components.read_bytes() == before
+
+
+def test_stages_ask_for_what_is_missing(tiny: TinyHarvest):
+    failed = tiny.stage("harvest", shard="00")
+    assert not failed.success
+    assert "dagster asset materialize --select" in sentence(failed)
+
+
+@pytest.mark.parametrize(
+    ("plan", "named"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"n_batches": -1}, "n_batches"),
+        ({"n_shards": 17}, "n_shards"),
+        ({"ci_threshold": -0.5}, "ci_threshold"),
+        ({"context_length": 65}, "context_length"),
+        ({"context_length": -3}, "context_length"),
+        ({"batch_size": 10**9}, "batch"),
+    ],
+)
+def test_settings_out_of_range_are_named(tiny: TinyHarvest, plan: dict, named: str):
+    failed = tiny.stage("prepare", **{**SETTINGS, **plan})
+    assert not failed.success
+    assert named in sentence(failed)

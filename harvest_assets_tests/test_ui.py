@@ -1,0 +1,138 @@
+"""The Dagster UI in a real browser: add a run, backfill it by clicking, look at what came of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harvest_assets_tests.tiny_run import write_world
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+KEY = "local/tiny/aaaaaaaa"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    run = write_world(tmp_path / "world")
+    cache = tmp_path / "out/runs"
+    cache.mkdir(parents=True)
+    run.rename(cache / "tiny-aaaaaaaa")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARVEST_", "DAGSTER_"))}
+    settings = {"N_BATCHES": "6", "BATCH_SIZE": "8", "N_SHARDS": "2"}
+    return {
+        **kept,
+        "HOME": str(tmp_path),
+        "SPD_OUT_DIR": str(tmp_path / "out"),
+        **{f"HARVEST_{name}": value for name, value in settings.items()},
+    }
+
+
+@pytest.fixture
+def address(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """The UI with its daemon, in a process group of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (tmp_path / "ui.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harvest_assets", "ui", "--port", str(port)],
+            env=environment,
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/server_info", timeout=2).read()
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "ui.log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "ui.log").read_text()
+                time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def page(address: str) -> Iterator:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(60_000)
+        # The welcome window would hide the graph.
+        page.request.post(f"{address}/graphql", data={"query": "mutation { setNuxSeen }"})
+        yield page
+        browser.close()
+
+
+def shown(page, address: str, where: str, picture: str, *texts: str) -> None:
+    """Open a page, wait for what must stand there, keep a picture where one is wanted."""
+    page.goto(f"{address}/{where}")
+    for text in texts:
+        page.get_by_text(text).first.wait_for()
+    page.wait_for_timeout(1500)
+    folder = os.environ.get("HARVEST_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"{picture}.png"))
+
+
+def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path: Path):
+    page.goto(f"{address}/asset-groups")
+    page.get_by_text("Materialize all").click()
+    page.get_by_text("Add a partition").click()
+    page.wait_for_timeout(1000)
+    page.keyboard.type(KEY)
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_timeout(2000)
+    page.get_by_role("button", name="Launch backfill").click()
+
+    lines = tmp_path / "out/harvest/aaaaaaaa/activation_contexts/components.jsonl"
+    deadline = time.monotonic() + 600
+    while not lines.exists():
+        assert time.monotonic() < deadline, (tmp_path / "ui.log").read_text()[-5000:]
+        time.sleep(2)
+    five = [*lines.parent.glob("*.json"), *(lines.parents[1] / "correlations").glob("*.pt")]
+    assert {file.name for file in five} >= {"config.json", "summary.json", "token_stats.pt"}
+
+    shown(page, address, "asset-groups", "graph", "run_checkpoint", "activation_contexts")
+    grid = "assets/harvest_shard?view=partitions"
+    shown(page, address, grid, "grid", KEY, "Materialized (16)")
+    shard = f"{grid}&partition={KEY.replace('/', '%2F')}%7C00"
+    shown(page, address, shard, "shard", "components alive", "tokens per second")
+    merged = f"assets/component_correlations?view=partitions&partition={KEY.replace('/', '%2F')}"
+    shown(page, address, merged, "merged", "components alive", "model.layers.0.mlp.up_proj")
+    check = "assets/component_correlations?view=checks"
+    shown(page, address, check, "check", "counts_are_consistent", "Passed")
