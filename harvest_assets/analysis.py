@@ -103,11 +103,13 @@ def get_correlated_components(
     if metric not in METRICS:
         msg = f"metric {metric!r} is unknown; known are {', '.join(METRICS)}."
         raise HarvestError(msg)
-    count_ij = _float64(storage.count_ij[i])
-    count_ij[i] = 0
-    others = np.flatnonzero(count_ij)
-    n_ij, n_j = count_ij[others], _float64(storage.count_i)[others]
-    n_i, n = float(storage.count_i[i]), float(storage.count_total)
+    together, firings = storage.count_ij[i].numpy(), storage.count_i.numpy()
+    others = np.flatnonzero(together)
+    others = others[others != i]
+    if len(others) == 0:
+        return []
+    n_ij, n_j = _float64(together[others]), _float64(firings[others])
+    n_i, n = float(firings[i]), float(storage.count_total)
     scores = {
         "precision": lambda: n_ij / n_i,
         "recall": lambda: n_ij / n_j,
@@ -118,9 +120,9 @@ def get_correlated_components(
         CorrelatedComponent(
             component_key=storage.component_keys[others[place]],
             score=float(scores[place]),
-            count_i=int(n_i),
-            count_j=int(n_j[place]),
-            count_ij=int(n_ij[place]),
+            count_i=int(firings[i]),
+            count_j=int(firings[others[place]]),
+            count_ij=int(together[others[place]]),
             count_total=storage.count_total,
         )
         for place in _ranked(scores, top_k, largest=largest)
@@ -176,9 +178,9 @@ def _token_stats(
     n_c, n = float(storage.firing_counts[i]), float(storage.n_tokens)
     if n_c == 0:
         return None
-    joint = _float64(counts)[: tokenizer.vocab_size]
+    joint = counts.numpy()[: tokenizer.vocab_size]
     tokens = np.flatnonzero(joint)
-    n_ct, n_t = joint[tokens], _float64(totals)[tokens]
+    n_ct, n_t = _float64(joint[tokens]), _float64(totals.numpy()[tokens])
     precision = n_ct / n_t
     mutual = pmi(n_ct, n_c, n_t, n)
 
@@ -205,11 +207,13 @@ def _index(component_keys: list[str], component_key: str) -> int:
         raise HarvestError(msg) from None
 
 
-def _float64(counts: torch.Tensor) -> NDArray[np.float64]:
-    """A copy in float64: products of counts overflow int64."""
-    return counts.double().numpy().copy()
+def _float64(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """In float64: products of counts overflow int64."""
+    return counts.astype(np.float64)
 
 
 def _ranked(scores: NDArray[np.float64], k: int, *, largest: bool) -> list[int]:
-    order = np.argsort(-scores if largest else scores, kind="stable")
+    # Equal ratios of different counts may differ in their last bits; they are ties all the same.
+    keys = np.round(scores, 12)
+    order = np.argsort(-keys if largest else keys, kind="stable")
     return order[: max(0, k)].tolist()  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvest_assets.layout import HarvestLayout
@@ -46,18 +47,27 @@ HIGHEST_SCHEMA = pa.schema(
     ]
 )
 
-# The size of the file that the index belongs to.
+# Of the `components.jsonl` that a table belongs to.
 _SIZE_KEY = b"components_size"
-_ROWS_PER_GROUP = 1 << 16
+_DIGEST_KEY = b"components_sha256"
+_ENTRY = ["component_key", "flat_index", "offset", "length"]
+_VALUES_PER_GROUP = 1 << 18
 
 
 class _TableWriter:
-    """Rows in, row groups out."""
+    """Rows in, row groups out.
 
-    def __init__(self, path: Any, schema: pa.Schema) -> None:
+    Args:
+        path: of the file.
+        schema: of its columns.
+        row_values: values in a row; a reader of one component decodes whole row groups.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, row_values: int) -> None:
         self.writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
+        self._rows_per_group = _VALUES_PER_GROUP // row_values
 
     def add(self, columns: list[Any]) -> None:
         """Add rows, given by columns."""
@@ -67,7 +77,7 @@ class _TableWriter:
         ]
         self._batches.append(pa.record_batch(arrays, schema=self.writer.schema))
         self._rows += len(arrays[0])
-        if self._rows >= _ROWS_PER_GROUP:
+        if self._rows >= self._rows_per_group:
             self.flush()
 
     def flush(self) -> None:
@@ -85,11 +95,11 @@ class ComponentTables:
     """
 
     def __init__(self, paths: HarvestLayout) -> None:
-        self.components_size = 0
+        self._lines: dict[bytes, bytes] = {}
         self._index_columns: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
         self._paths = paths
-        self._positions = _TableWriter(paths.example_positions, POSITIONS_SCHEMA)
-        self._highest = _TableWriter(paths.highest_ci_examples, HIGHEST_SCHEMA)
+        self._positions = _TableWriter(paths.example_positions, POSITIONS_SCHEMA, 4)
+        self._highest = _TableWriter(paths.highest_ci_examples, HIGHEST_SCHEMA, 64)
         self._flat_index = 0
 
     def __enter__(self) -> Self:
@@ -105,6 +115,7 @@ class ComponentTables:
             for table in (self._positions, self._highest):
                 stack.callback(table.writer.close)
                 table.flush()
+                table.writer.add_key_value_metadata(self._lines)
         if error is None:
             self._write_index()
 
@@ -129,6 +140,10 @@ class ComponentTables:
         self._highest.add([*self._places(highest), *map(list, windows)])
         self._flat_index += 1
 
+    def name_lines(self, size: int, sha256: str) -> None:
+        """Tell which `components.jsonl` the tables belong to."""
+        self._lines = {_SIZE_KEY: str(size).encode(), _DIGEST_KEY: sha256.encode()}
+
     def _places(self, examples: ExampleBlock) -> list[Any]:
         n = len(examples.rows)
         return [np.full(n, self._flat_index), np.arange(n), examples.rows, examples.positions]
@@ -139,25 +154,47 @@ class ComponentTables:
             for column, field in zip(self._index_columns, INDEX_SCHEMA, strict=True)
         ]
         table = pa.Table.from_arrays(arrays, schema=INDEX_SCHEMA)
-        table = table.replace_schema_metadata({_SIZE_KEY: str(self.components_size)})
+        table = table.replace_schema_metadata(self._lines)
         pq.write_table(table, self._paths.component_index, compression="zstd")
 
 
-def has_index(paths: HarvestLayout) -> bool:
-    """Is there an index, and of the `components.jsonl` that lies there?"""
-    try:
-        metadata = pq.read_schema(paths.component_index).metadata or {}
-        return int(metadata.get(_SIZE_KEY, b"-1")) == paths.components.stat().st_size
-    except (OSError, ValueError):
-        return False
+class ComponentIndex:
+    """Where the lines of the `components.jsonl` that lies beside it begin."""
 
+    def __init__(self, entries: pa.Table) -> None:
+        self._entries = entries
 
-def line_place(paths: HarvestLayout, component_key: str) -> tuple[int, int] | None:
-    """Offset and length of a component's line by the index; None if it has no line."""
-    entry = _entry(paths, component_key)
-    if entry is None or entry["offset"] is None:
-        return None
-    return entry["offset"], entry["length"]
+    @classmethod
+    def open(cls, paths: HarvestLayout) -> Self | None:
+        """The index, if it is whole and belongs to the file that lies there."""
+        try:
+            entries = pq.read_table(paths.component_index, columns=_ENTRY)
+            size = paths.components.stat().st_size
+        except (OSError, pa.ArrowException):
+            return None
+        fits = entries.column_names == _ENTRY and cls(entries).lines[0] == str(size).encode()
+        return cls(entries) if fits else None
+
+    @property
+    def lines(self) -> tuple[bytes | None, bytes | None]:
+        """Size and digest of the file that the index belongs to."""
+        return _lines_of(self._entries.schema.metadata)
+
+    def line_place(self, component_key: str) -> tuple[int, int] | None:
+        """Offset and length of a component's line; None if it has none."""
+        entry = self._entry(component_key)
+        if entry is None or entry["offset"] is None:
+            return None
+        return entry["offset"], entry["length"]
+
+    def flat_index(self, component_key: str) -> int | None:
+        """Place of a component in flat order."""
+        entry = self._entry(component_key)
+        return None if entry is None else entry["flat_index"]
+
+    def _entry(self, component_key: str) -> dict[str, Any] | None:
+        place = pc.index(self._entries["component_key"], component_key).as_py()
+        return None if place < 0 else self._entries.slice(place, 1).to_pylist()[0]
 
 
 def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
@@ -171,20 +208,20 @@ def highest_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any
 
 
 def _rows(paths: HarvestLayout, file: Path, component_key: str) -> list[dict[str, Any]] | None:
-    if not has_index(paths) or not file.exists():
+    """Files are replaced one by one: a table of other lines than the index's is not believed."""
+    index = ComponentIndex.open(paths)
+    flat_index = None if index is None else index.flat_index(component_key)
+    if index is None or flat_index is None:
         return None
-    entry = _entry(paths, component_key)
-    if entry is None:
+    try:
+        if _lines_of(pq.read_metadata(file).metadata) != index.lines:
+            return None
+        rows = pq.read_table(file, filters=[("flat_index", "=", flat_index)])
+    except (OSError, pa.ArrowException):
         return None
-    rows = pq.read_table(file, filters=[("flat_index", "=", entry["flat_index"])])
     return sorted(rows.to_pylist(), key=lambda row: row["rank"])
 
 
-def _entry(paths: HarvestLayout, component_key: str) -> dict[str, Any] | None:
-    """The index's entry of a component; the index is there."""
-    table = pq.read_table(
-        paths.component_index,
-        columns=["flat_index", "offset", "length"],
-        filters=[("component_key", "=", component_key)],
-    )
-    return table.to_pylist()[0] if len(table) == 1 else None
+def _lines_of(metadata: dict[bytes, bytes] | None) -> tuple[bytes | None, bytes | None]:
+    metadata = metadata or {}
+    return metadata.get(_SIZE_KEY), metadata.get(_DIGEST_KEY)

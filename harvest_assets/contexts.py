@@ -6,9 +6,10 @@ older writers have no index and are scanned, a line at a time.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 
 from harvest_assets.atomic import fsync_path
 from harvest_assets.context_tables import (
+    ComponentIndex,
     ComponentTables,
-    has_index,
     highest_rows,
-    line_place,
     position_rows,
 )
 from harvest_assets.errors import HarvestError
@@ -95,37 +95,65 @@ def write_contexts(
     """
     paths.activation_contexts.mkdir(parents=True, exist_ok=True)
     summary: dict[str, dict[str, Any]] = {}
-    offset = 0
+    offset, digest = 0, hashlib.sha256()
     with (
         paths.components.open("wb", buffering=1 << 20) as lines,
         ComponentTables(paths) as tables,
     ):
         for component in components:
-            length = 0
+            _check_finite(component)
+            line = b""
             if component.firing_count:
-                length = _write_line(lines.write, component)
+                line = _line(component)
+                lines.write(line)
+                digest.update(line)
                 summary[component.key] = {
                     "layer": component.layer,
                     "component_idx": component.component_idx,
                     "idx": component.component_idx,
                     "mean_ci": component.mean_ci,
                 }
-            tables.add(component, offset, length)
-            offset += length
-        tables.components_size = offset
+            tables.add(component, offset, len(line))
+            offset += len(line)
+        tables.name_lines(offset, digest.hexdigest())
     for path, value in ((paths.summary, summary), (paths.config, config)):
         path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     for path in paths.activation_contexts.iterdir():
         fsync_path(path)
 
 
-def _write_line(write: Any, component: HarvestedComponent) -> int:
-    """Write one line; answers its length in bytes."""
+def _check_finite(component: HarvestedComponent) -> None:
+    """JSON has no word for NaN and infinity; orjson would write null."""
+    scores = [
+        score
+        for lists in (component.input_token_pmi, component.output_token_pmi)
+        for _, score in (*lists.top, *lists.bottom)
+    ]
+    windows = [
+        values
+        for block in (component.examples, component.highest_ci)
+        for values in (block.ci_values, block.component_acts)
+    ]
+    if not math.isfinite(component.mean_ci):
+        what = "a mean CI"
+    elif not np.isfinite(scores).all():
+        what = "a PMI"
+    elif not all(np.isfinite(values).all() for values in windows):
+        what = "an example with a value"
+    else:
+        return
+    msg = f"{component.key} has {what} that is no finite number."
+    raise HarvestError(msg)
+
+
+def _line(component: HarvestedComponent) -> bytes:
     examples = component.examples
-    for values in (examples.ci_values, examples.component_acts):
-        if not np.isfinite(values).all():
-            msg = f"{component.key} has an example with a value that is no finite number."
-            raise HarvestError(msg)
+    # orjson writes float32 by its shortest digits, from rows that lie together.
+    windows = (
+        np.ascontiguousarray(examples.token_ids, dtype=np.int32),
+        np.ascontiguousarray(examples.ci_values, dtype=np.float32),
+        np.ascontiguousarray(examples.component_acts, dtype=np.float32),
+    )
     rest = orjson.dumps(
         {
             "layer": component.layer,
@@ -133,9 +161,7 @@ def _write_line(write: Any, component: HarvestedComponent) -> int:
             "mean_ci": component.mean_ci,
             "activation_examples": [
                 {"token_ids": tokens, "ci_values": ci, "component_acts": acts}
-                for tokens, ci, acts in zip(
-                    examples.token_ids, examples.ci_values, examples.component_acts, strict=True
-                )
+                for tokens, ci, acts in zip(*windows, strict=True)
             ],
             "input_token_pmi": _lists(component.input_token_pmi),
             "output_token_pmi": _lists(component.output_token_pmi),
@@ -143,9 +169,7 @@ def _write_line(write: Any, component: HarvestedComponent) -> int:
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
     # Readers find a component by the first bytes of its line, a blank behind the colon.
-    line = b"".join((_PREFIX, orjson.dumps(component.key), b", ", rest[1:], b"\n"))
-    write(line)
-    return len(line)
+    return b"".join((_PREFIX, orjson.dumps(component.key), b", ", rest[1:], b"\n"))
 
 
 def _lists(pmi: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:
@@ -158,14 +182,15 @@ def read_component(paths: HarvestLayout, component_key: str) -> ComponentData | 
     Raises:
         HarvestError: the file is damaged.
     """
-    if not has_index(paths):
-        line = _line_by_scan(paths, component_key)
-    else:
-        place = line_place(paths, component_key)
+    index = ComponentIndex.open(paths)
+    line = None
+    if index is not None:
+        place = index.line_place(component_key)
         if place is None:
             return None
-        # An index that does not fit, of a file changed by hand, is not believed.
-        line = _line_at(paths, place, component_key) or _line_by_scan(paths, component_key)
+        line = _line_at(paths, place, component_key)
+    # An index that does not fit, of a file changed by hand, is not believed.
+    line = line or _line_by_scan(paths, component_key)
     return None if line is None else _parse(paths.components, line)
 
 
@@ -207,11 +232,19 @@ def highest_ci_examples(
         return None
     return [
         (
-            ActivationExample(row["token_ids"], row["ci_values"], row["component_acts"]),
+            ActivationExample(
+                row["token_ids"], _shortest(row["ci_values"]), _shortest(row["component_acts"])
+            ),
             (row["row"], row["position"]),
         )
         for row in rows
     ]
+
+
+def _shortest(values: list[float]) -> list[float]:
+    """Float32 values as the lines tell them: 0.1, not 0.10000000149011612."""
+    array = np.asarray(values, dtype=np.float32)
+    return orjson.loads(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))  # type: ignore[no-any-return]
 
 
 def _starts_with_key(line: bytes, component_key: str) -> bool:
@@ -224,38 +257,39 @@ def _line_at(paths: HarvestLayout, place: tuple[int, int], component_key: str) -
     with paths.components.open("rb") as file:
         file.seek(offset)
         line = file.read(length)
-    return line if len(line) == length and _starts_with_key(line, component_key) else None
+    whole = line.find(b"\n") == length - 1
+    return line if whole and _starts_with_key(line, component_key) else None
 
 
 def _line_by_scan(paths: HarvestLayout, component_key: str) -> bytes | None:
     """The first line of the component; keys may stand in any order."""
     quoted = orjson.dumps(component_key)
-    for line in _lines(paths.components):
-        if _starts_with_key(line, component_key):
-            return line
-        if not line.startswith(_PREFIX) and quoted in line and _key_of(line) == component_key:
-            return line
+    with paths.components.open("rb", buffering=1 << 20) as lines:
+        for line in lines:
+            if _starts_with_key(line, component_key):
+                return line
+            foreign = not line.startswith(_PREFIX) and quoted in line
+            if foreign and _key_of(paths.components, line) == component_key:
+                return line
     return None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    if os.path.getsize(path) == 0:  # noqa: PTH202
-        return
-    with path.open("rb", buffering=1 << 20) as file:
-        yield from file
-
-
-def _key_of(line: bytes) -> str | None:
-    try:
-        value = orjson.loads(line)
-    except ValueError:
-        return None
+def _key_of(path: Path, line: bytes) -> str | None:
+    value = _loads(path, line)
     return value.get("component_key") if isinstance(value, dict) else None
 
 
-def _parse(path: Path, line: bytes) -> ComponentData:
+def _loads(path: Path, line: bytes) -> Any:
     try:
-        value = orjson.loads(line)
+        return orjson.loads(line)
+    except ValueError as error:
+        msg = f"{path} has a damaged line: {error}."
+        raise HarvestError(msg) from error
+
+
+def _parse(path: Path, line: bytes) -> ComponentData:
+    value = _loads(path, line)
+    try:
         return ComponentData(
             component_key=value["component_key"],
             layer=value["layer"],
@@ -266,7 +300,7 @@ def _parse(path: Path, line: bytes) -> ComponentData:
             output_token_pmi=_pmi(value["output_token_pmi"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path} has a damaged line: {error}."
+        msg = f"{path} has a line that is no component: {error!r}."
         raise HarvestError(msg) from error
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.layout import HarvestLayout, run_cache_dir
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
 
 if TYPE_CHECKING:
@@ -99,21 +99,26 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
 
     Columns: component_key, layer, component_idx, flat_index, firing_count, mean_ci, ci_histogram
     (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`.
-    What an older writer left has component_key, layer, component_idx and mean_ci of the components
+    What another writer left has component_key, layer, component_idx and mean_ci of the components
     that fired.
 
     The arguments and errors are those of `load_activation_contexts_summary`.
     """
     import polars as pl
 
+    from harvest_assets.context_tables import ComponentIndex
+    from harvest_assets.contexts import read_summary
+
     paths = _harvest(run_id)
-    if paths.component_index.exists():
-        return pl.read_parquet(paths.component_index)
-    summary = load_activation_contexts_summary(run_id)
-    if summary is None:
+    if not paths.summary.exists():
         return None
+    if ComponentIndex.open(paths) is not None:
+        return pl.read_parquet(paths.component_index)
     return pl.DataFrame(
-        [(key, s.layer, s.component_idx, float(s.mean_ci)) for key, s in summary.items()],
+        [
+            (key, entry.layer, entry.component_idx, float(entry.mean_ci))
+            for key, entry in read_summary(paths).items()
+        ],
         schema={
             "component_key": pl.String,
             "layer": pl.String,
@@ -140,15 +145,15 @@ def activation_examples(
     Raises:
         HarvestError: an unknown order, a damaged file, or the tokenizer is not there.
     """
-    from harvest_assets.contexts import example_places, highest_ci_examples
+    from harvest_assets.contexts import example_places, highest_ci_examples, read_component
 
     if order not in ("sample", "ci"):
         msg = f"order is {order!r}; it must be 'sample' or 'ci'."
         raise HarvestError(msg)
-    component = load_activation_context_single(run_id, component_key)
+    paths = _harvest(run_id)
+    component = read_component(paths, component_key) if paths.components.exists() else None
     if component is None:
         return None
-    paths = _harvest(run_id)
     found = highest_ci_examples(paths, component_key) if order == "ci" else None
     if found is None:
         found = list(
@@ -169,11 +174,25 @@ def _decoded(
 
 
 def _tokenizer_name(paths: HarvestLayout) -> str:
+    """As `config.json` tells it; older writers named only the run, whose own config is asked."""
     try:
-        return str(json.loads(paths.config.read_text(encoding="utf-8"))["tokenizer_name"])
+        config = json.loads(paths.config.read_text(encoding="utf-8"))
+        if "tokenizer_name" not in config:
+            config = _run_config(config["wandb_path"])
+        return str(config["tokenizer_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{paths.config} does not tell the tokenizer; decode the examples yourself."
+        msg = f"{paths.config} does not tell the tokenizer, and no run that lies here does."
         raise HarvestError(msg) from error
+
+
+def _run_config(run: str) -> Any:
+    import yaml
+
+    from harvest_assets.decomposition.run_name import parse_run
+
+    name = parse_run(run).name
+    config = run_cache_dir(name.project, name.run_id) / "final_config.yaml"
+    return yaml.safe_load(config.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=4)

@@ -16,12 +16,15 @@ DECIMALS = 7
 
 def pmi(
     joint: NDArray[np.float64],
-    count_x: NDArray[np.float64] | float,
-    count_y: NDArray[np.float64] | float,
+    count_x: float,
+    count_y: NDArray[np.float64],
     n_positions: float,
 ) -> NDArray[np.float64]:
-    """PMI of counts or probability masses, all above 0; float64, so no product overflows."""
-    return np.log(joint * (n_positions / (count_x * count_y)))
+    """PMI of counts or probability masses, all above 0; float64, so no product overflows.
+
+    Equal ratios of `joint` and `count_y` give equal bits: what is tied for one x stays tied.
+    """
+    return np.log(joint / count_y * (n_positions / count_x))
 
 
 def top_bottom_pmi(

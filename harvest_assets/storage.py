@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -13,6 +12,10 @@ from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
     import torch
+
+# The first is what is written; older writers had the second.
+_INTEGERS = ("int64", "int32")
+_FLOATS = ("float64", "float32")
 
 
 class _Storage:
@@ -40,7 +43,7 @@ class _Storage:
         except FileNotFoundError as error:
             msg = f"{path} is not there."
             raise HarvestError(msg) from error
-        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged pickle raises whatever it runs into
             msg = f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}"
             raise HarvestError(msg) from error
         names = set(cls._names())
@@ -79,8 +82,8 @@ class CorrelationStorage(_Storage):
     def _check(self, path: Path) -> None:
         n = _check_keys(path, self.component_keys)
         _check_number(path, "count_total", self.count_total)
-        _check_tensor(path, "count_i", self.count_i, (n,), floating=False)
-        _check_tensor(path, "count_ij", self.count_ij, (n, n), floating=False)
+        _check_tensor(path, "count_i", self.count_i, (n,), _INTEGERS)
+        _check_tensor(path, "count_ij", self.count_ij, (n, n), _INTEGERS)
 
 
 @dataclass
@@ -113,11 +116,11 @@ class TokenStatsStorage(_Storage):
         for name in ("vocab_size", "n_tokens"):
             _check_number(path, name, getattr(self, name))
         v = self.vocab_size
-        _check_tensor(path, "input_counts", self.input_counts, (n, v), floating=False)
-        _check_tensor(path, "input_totals", self.input_totals, (v,), floating=True)
-        _check_tensor(path, "output_counts", self.output_counts, (n, v), floating=True)
-        _check_tensor(path, "output_totals", self.output_totals, (v,), floating=True)
-        _check_tensor(path, "firing_counts", self.firing_counts, (n,), floating=True)
+        _check_tensor(path, "input_counts", self.input_counts, (n, v), _INTEGERS)
+        _check_tensor(path, "input_totals", self.input_totals, (v,), _FLOATS)
+        _check_tensor(path, "output_counts", self.output_counts, (n, v), _FLOATS)
+        _check_tensor(path, "output_totals", self.output_totals, (v,), _FLOATS)
+        _check_tensor(path, "firing_counts", self.firing_counts, (n,), _FLOATS)
 
 
 def _check_keys(path: Path, keys: Any) -> int:
@@ -128,13 +131,13 @@ def _check_keys(path: Path, keys: Any) -> int:
 
 
 def _check_number(path: Path, name: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or value < 0:
         msg = f"{path}: {name} is {value!r}, not a count."
         raise HarvestError(msg)
 
 
 def _check_tensor(
-    path: Path, name: str, value: Any, shape: tuple[int, ...], *, floating: bool
+    path: Path, name: str, value: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]
 ) -> None:
     import torch
 
@@ -142,6 +145,7 @@ def _check_tensor(
         found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         msg = f"{path}: {name} is {found}, not a tensor {list(shape)}."
         raise HarvestError(msg)
-    if value.dtype.is_floating_point != floating:
-        msg = f"{path}: {name} holds {value.dtype}."
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in dtypes:
+        msg = f"{path}: {name} holds {dtype}, not {dtypes[0]}."
         raise HarvestError(msg)

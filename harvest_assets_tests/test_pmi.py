@@ -1,0 +1,39 @@
+"""PMI lists against the oracle's loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harvest_assets.pmi import top_bottom_pmi
+from harvest_assets_tests import oracle
+
+# Few distinct values, so that ties at the k-th place are common.
+COUNTS = st.lists(st.integers(0, 3), min_size=1, max_size=30)
+
+
+@given(counts=COUNTS, extra=st.integers(0, 5), k=st.integers(0, 35), limit=st.integers(0, 35))
+def test_lists_are_the_oracles(counts: list[int], extra: int, k: int, limit: int):
+    joint = np.array(counts)
+    totals = (joint + extra).astype(np.float64) + 1
+    firings, positions = max(1, int(joint.sum())), int(totals.sum())
+    ours = top_bottom_pmi(joint, firings, totals, positions, k, limit)
+    top, bottom = oracle.token_pmi(joint, totals, firings, positions, top_k=k, vocab_limit=limit)
+    assert ours.top == [(int(t), v) for t, v in top]
+    assert ours.bottom == [(int(t), v) for t, v in bottom]
+
+
+def test_counts_whose_product_exceeds_64_bits():
+    joint = np.array([6 * 10**8, 1])
+    totals = np.array([2e10, 5.0])
+    lists = top_bottom_pmi(joint, 10**10, totals, 3 * 10**10, 2, 2)
+    for token, value in lists.top:
+        exact = oracle.pmi(int(joint[token]), 10**10, int(totals[token]), 3 * 10**10)
+        assert value == pytest.approx(exact, abs=1e-7)
+
+
+def test_a_component_that_never_fired_has_no_lists():
+    lists = top_bottom_pmi(np.zeros(3, np.int64), 0, np.ones(3), 3, 2, 3)
+    assert (lists.top, lists.bottom) == ([], [])
