@@ -196,7 +196,11 @@ def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("Stopped; nothing half-written was left where a reader would look.", err=True)
+        click.echo(
+            "Stopped; nothing half-written was left where a reader would look. "
+            "The same command starts the harvest again.",
+            err=True,
+        )
         sys.exit(_EXIT_INTERRUPTED)
     except (HarvestError, PermissionError) as error:
         if debug:

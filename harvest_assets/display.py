@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,6 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from harvest_assets.layout import HarvestLayout
@@ -43,16 +43,14 @@ class HarvestDisplay:
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(run, total=None, speed="")
+        self._task = self._bar.add_task(run, total=None, pace="")
         self._stage = ""
-        self._stage_started = self._line_printed = self._started = time.monotonic()
+        self._line_printed = self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -68,31 +66,27 @@ class HarvestDisplay:
 
     def show(self, status: StageStatus) -> None:
         """Show where the harvest is."""
-        now = time.monotonic()
-        new_stage = status.stage != self._stage
-        if new_stage:
-            self._stage, self._stage_started = status.stage, now
         done = status.rows_done * status.tokens_per_row
         total = status.rows * status.tokens_per_row
-        seconds = now - self._stage_started
-        harvesting = status.stage == "harvest" and done and seconds
-        speed = f"{done / seconds:,.0f} tokens/s" if harvesting else ""
+        pace = ""
+        if status.tokens_per_second:
+            left = timedelta(seconds=round((total - done) / status.tokens_per_second))
+            pace = f"{status.tokens_per_second:,.0f} tokens/s, {left} left"
         self._bar.update(
             self._task,
             description=_WHAT[status.stage],
             completed=done,
             total=total if status.stage == "harvest" else None,
-            speed=speed,
+            pace=pace,
         )
-        if not self._console.is_terminal and (
-            new_stage or now - self._line_printed > _SECONDS_BETWEEN_LINES
-        ):
+        now = time.monotonic()
+        due = status.stage != self._stage or now - self._line_printed > _SECONDS_BETWEEN_LINES
+        self._stage = status.stage
+        if due and not self._console.is_terminal:
             self._line_printed = now
-            left = f", {(total - done) * seconds / done:,.0f} s left" if harvesting else ""
-            share = f": {done:,} of {total:,} tokens" if total else ""
-            self._console.print(
-                f"{_WHAT[status.stage]}{share}{speed and ', ' + speed}{left}", highlight=False
-            )
+            share = f"{done:,} of {total:,} tokens" if total else ""
+            told = ", ".join(part for part in (share, pace) if part)
+            self._console.print(_WHAT[status.stage] + (told and f": {told}"), highlight=False)
 
     def finish(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
         """Say where the files are and how to look at them."""

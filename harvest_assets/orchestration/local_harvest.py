@@ -21,7 +21,7 @@ import dagster as dg
 from harvest_assets.errors import HarvestError
 from harvest_assets.manifest import disagreements
 from harvest_assets.orchestration.instance import add_run, make_room_for_shards, shards_at_once
-from harvest_assets.orchestration.progress import Progress, read_progress
+from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
 from harvest_assets.shards import SHARD_KEYS
@@ -39,12 +39,14 @@ class StageStatus:
         rows_done: rows harvested by all shards together.
         rows: rows of the harvest; 0 until it is known.
         tokens_per_row: tokens of a row.
+        tokens_per_second: of the shards at work, together.
     """
 
     stage: str
     rows_done: int = 0
     rows: int = 0
     tokens_per_row: int = 0
+    tokens_per_second: float = 0.0
 
 
 Watcher = Callable[[StageStatus], None]
@@ -82,14 +84,14 @@ def harvest_locally(
     }
     watch(StageStatus("prepare"))
     with _processes() as start:
-        _wait([start(registration, "prepare", registration.key, run_config)], _quiet)
+        _wait([start(registration, "prepare", registration.key, run_config)])
     plan = HarvestPlan.open(registration.layout.root)
     rows = SharedTokenRows.open(registration.layout.root)
     _harvest_shards(registration, plan, rows, watch)
     total = plan.batches_seen(rows.n_rows) * plan.batch_size
     watch(StageStatus("merge", total, total, plan.context_length))
     with _processes() as start:
-        _wait([start(registration, "merge", registration.key, {})], _quiet)
+        _wait([start(registration, "merge", registration.key, {})])
     _check_files(registration)
     return plan
 
@@ -103,9 +105,11 @@ def _harvest_shards(
     total = plan.batches_seen(rows.n_rows) * plan.batch_size
 
     def look() -> None:
-        parts = [read_progress(registration.layout.shard_progress(name)) for name in names]
-        done = sum(part.rows_done for part in parts if isinstance(part, Progress))
-        watch(StageStatus("harvest", done, total, plan.context_length))
+        read = [read_progress(registration.layout.shard_progress(name)) for name in names]
+        parts = [part for part in read if part is not None]
+        done = sum(part.rows_done for part in parts)
+        speed = sum(part.tokens_per_second for part in parts if part.rows_done < part.rows)
+        watch(StageStatus("harvest", done, total, plan.context_length, speed))
 
     at_once = min(plan.n_shards, shards_at_once())
     with _processes() as start:
@@ -211,15 +215,10 @@ def _still_working(processes: Sequence[_Process]) -> list[_Process]:
     return working
 
 
-def _wait(processes: list[_Process], look: Callable[[], None]) -> None:
+def _wait(processes: list[_Process]) -> None:
     while processes:
         processes = _still_working(processes)
-        look()
         time.sleep(_POLL_SECONDS)
-
-
-def _quiet() -> None:
-    """Nothing to tell while a short stage works."""
 
 
 def _check_files(registration: Registration) -> None:

@@ -1,0 +1,62 @@
+"""The graph as the webserver and the daemon see it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dagster as dg
+
+from harvest_assets.definitions import defs
+from harvest_assets.orchestration.harvest_config import HarvestConfig
+
+HEAVY = ("torch", "transformers", "datasets", "wandb")
+UPSTREAM = {
+    "run_checkpoint": set(),
+    "harvest_plan": {"run_checkpoint"},
+    "token_rows": {"harvest_plan", "run_checkpoint"},
+    "harvest_shard": {"harvest_plan", "run_checkpoint", "token_rows"},
+    "component_correlations": {"harvest_plan", "harvest_shard"},
+    "token_stats": {"harvest_plan", "harvest_shard"},
+}
+
+
+def loaded_by(module: str) -> set[str]:
+    program = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_definitions_load_no_model_code():
+    assert not loaded_by("harvest_assets.definitions").intersection(HEAVY)
+
+
+def test_the_reading_side_starts_fast():
+    loaded = loaded_by("harvest_assets.loaders, harvest_assets.analysis")
+    assert not loaded.intersection({*HEAVY, "dagster", "polars", "pyarrow"})
+
+
+def test_heart_and_files_know_nothing_of_dagster():
+    modules = "harvest_assets.harvester.stream, harvest_assets.merging, harvest_assets.registry"
+    assert "dagster" not in loaded_by(f"{modules}, harvest_assets.decomposition.model")
+
+
+def test_the_graph_is_the_one_that_is_documented():
+    graph = defs.resolve_asset_graph()
+    nodes = {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
+    assert set(nodes) == {*UPSTREAM, "activation_contexts"}
+    for name, upstream in UPSTREAM.items():
+        assert {key.to_user_string() for key in nodes[name].parent_keys} == upstream
+    for name, node in nodes.items():
+        assert node.code_version
+        assert node.description
+        several = isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
+        assert several == (name == "harvest_shard")
+
+
+def test_the_settings_are_told_in_the_launchpad():
+    settings = HarvestConfig.to_config_schema().as_field().config_type.fields
+    assert {"n_batches", "batch_size", "ci_threshold", "seed"} <= set(settings)
+    assert all(field.description for field in settings.values())
