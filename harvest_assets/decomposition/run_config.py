@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
-import yaml
 
+from harvest_assets.decomposition.yaml_file import read_mapping, validated
 from harvest_assets.errors import HarvestError
 
 SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
@@ -70,32 +70,14 @@ def load_run_config(path: Path) -> RunConfig:
         HarvestError: the file is unreadable, no YAML, lacks a key, holds a wrong value, or its
             task is not `lm`.
     """
-    raw = _read_yaml(path)
+    raw = read_mapping(path)
     task = raw.get("task_config")
     task_name = task.get("task_name") if isinstance(task, dict) else None
     if task_name != "lm":
         msg = f"{path}: task_name is {task_name!r}; only 'lm' runs can be harvested."
         raise HarvestError(msg)
-    try:
-        config = RunConfig.model_validate(raw)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        msg = f"{path}: {where}: {first['msg']}."
-        raise HarvestError(msg) from error
+    config = validated(path, raw, RunConfig)
     if not (config.pretrained_model_name or config.pretrained_model_path):
         msg = f"{path}: neither pretrained_model_name nor pretrained_model_path is given."
         raise HarvestError(msg)
     return config
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} cannot be read as YAML: {str(error).splitlines()[0]}"
-        raise HarvestError(msg) from error
-    if not isinstance(raw, dict):
-        msg = f"{path} does not hold a mapping of settings."
-        raise HarvestError(msg)
-    return raw

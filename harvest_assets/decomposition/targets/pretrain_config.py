@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
-import pydantic
-import yaml
-
+from harvest_assets.decomposition.yaml_file import Schema, read_mapping, validated
 from harvest_assets.errors import HarvestError
 
 _FILE = "model_config.yaml"
-
-Config = TypeVar("Config", bound=pydantic.BaseModel)
 
 
 def target_folder(source: str) -> Path:
@@ -36,7 +31,7 @@ def target_folder(source: str) -> Path:
     return folder
 
 
-def read_model_config(class_name: str, source: str, schema: type[Config]) -> Config:
+def read_model_config(class_name: str, source: str, schema: type[Schema]) -> Schema:
     """Read and check `model_config.yaml`.
 
     Args:
@@ -48,22 +43,9 @@ def read_model_config(class_name: str, source: str, schema: type[Config]) -> Con
         HarvestError: the file is unreadable, belongs to another class, or holds wrong values.
     """
     path = target_folder(source) / _FILE
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} cannot be read as YAML: {str(error).splitlines()[0]}."
-        raise HarvestError(msg) from error
-    if not isinstance(raw, dict):
-        msg = f"{path} does not hold a mapping of settings."
-        raise HarvestError(msg)
+    raw = read_mapping(path)
     stated = raw.get("model_type")
     if stated is not None and stated != class_name:
         msg = f"{path} is the config of a {stated}, not of a {class_name}."
         raise HarvestError(msg)
-    try:
-        return schema.model_validate(raw)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        msg = f"{path}: {where}{first['msg'].removeprefix('Value error, ')}."
-        raise HarvestError(msg) from error
+    return validated(path, raw, schema)
