@@ -215,5 +215,6 @@ def main() -> None:
 
 
 def spd_harvest() -> None:
-    """`spd-harvest RUN`: harvest one run."""
+    """`spd-harvest RUN`: harvest one run; says where."""
+    click.echo("Harvesting on this machine.", err=True)
     harvest(prog_name="spd-harvest")

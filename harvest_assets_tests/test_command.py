@@ -189,3 +189,18 @@ def test_help_teaches(home: dict[str, str], arguments: list[str]):
     assert result.returncode == 0
     assert "python -m harvest_assets" in result.stdout
     assert "Usage" in result.stdout
+
+
+def test_spd_harvest_says_where(home: dict[str, str], tmp_path: Path):
+    script = Path(sys.executable).with_name("spd-harvest")
+    result = subprocess.run(
+        [script, "no-such-run"],
+        env=home,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "on this machine" in result.stderr
+    refused(result, "no-such-run")
