@@ -213,7 +213,6 @@ def _float64(counts: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _ranked(scores: NDArray[np.float64], k: int, *, largest: bool) -> list[int]:
-    # Equal ratios of different counts may differ in their last bits; they are ties all the same.
-    keys = np.round(scores, 12)
-    order = np.argsort(-keys if largest else keys, kind="stable")
+    # No rounding: equal ratios of counts have equal bits, and different ones may be 1e-9 and less.
+    order = np.argsort(-scores if largest else scores, kind="stable")
     return order[: max(0, k)].tolist()  # type: ignore[no-any-return]

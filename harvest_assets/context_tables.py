@@ -199,15 +199,17 @@ class ComponentIndex:
 
 def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
     """The rows of `example_positions` of a component; None where there are none to trust."""
-    return _rows(paths, paths.example_positions, component_key)
+    return _rows(paths, paths.example_positions, POSITIONS_SCHEMA, component_key)
 
 
 def highest_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
     """The rows of `highest_ci_examples` of a component; None where there are none to trust."""
-    return _rows(paths, paths.highest_ci_examples, component_key)
+    return _rows(paths, paths.highest_ci_examples, HIGHEST_SCHEMA, component_key)
 
 
-def _rows(paths: HarvestLayout, file: Path, component_key: str) -> list[dict[str, Any]] | None:
+def _rows(
+    paths: HarvestLayout, file: Path, schema: pa.Schema, component_key: str
+) -> list[dict[str, Any]] | None:
     """Files are replaced one by one: a table of other lines than the index's is not believed."""
     index = ComponentIndex.open(paths)
     flat_index = None if index is None else index.flat_index(component_key)
@@ -216,8 +218,8 @@ def _rows(paths: HarvestLayout, file: Path, component_key: str) -> list[dict[str
     try:
         if _lines_of(pq.read_metadata(file).metadata) != index.lines:
             return None
-        rows = pq.read_table(file, filters=[("flat_index", "=", flat_index)])
-    except (OSError, pa.ArrowException):
+        rows = pq.read_table(file, filters=[("flat_index", "=", flat_index)]).cast(schema)
+    except (OSError, ValueError, pa.ArrowException):
         return None
     return sorted(rows.to_pylist(), key=lambda row: row["rank"])
 

@@ -113,7 +113,11 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     if not paths.summary.exists():
         return None
     if ComponentIndex.open(paths) is not None:
-        return pl.read_parquet(paths.component_index)
+        try:
+            return pl.read_parquet(paths.component_index)
+        except pl.exceptions.PolarsError as error:
+            msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
+            raise HarvestError(msg) from error
     return pl.DataFrame(
         [
             (key, entry.layer, entry.component_idx, float(entry.mean_ci))
@@ -181,18 +185,16 @@ def _tokenizer_name(paths: HarvestLayout) -> str:
             config = _run_config(config["wandb_path"])
         return str(config["tokenizer_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{paths.config} does not tell the tokenizer, and no run that lies here does."
+        msg = f"{paths.config} does not tell the tokenizer."
         raise HarvestError(msg) from error
 
 
-def _run_config(run: str) -> Any:
-    import yaml
-
+def _run_config(run: str) -> dict[str, Any]:
     from harvest_assets.decomposition.run_name import parse_run
+    from harvest_assets.decomposition.yaml_file import read_mapping
 
     name = parse_run(run).name
-    config = run_cache_dir(name.project, name.run_id) / "final_config.yaml"
-    return yaml.safe_load(config.read_text(encoding="utf-8"))
+    return read_mapping(run_cache_dir(name.project, name.run_id) / "final_config.yaml")
 
 
 @lru_cache(maxsize=4)

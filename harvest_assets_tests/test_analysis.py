@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harvest_assets.analysis import (
     METRICS,
+    TokenPRLift,
     get_correlated_components,
     get_input_token_stats,
     get_output_token_stats,
@@ -130,3 +135,83 @@ def test_token_statistics_are_the_oracles(truth):
             else:
                 worst = sorted(s.pmi for s in scores.values())[:3]
                 assert [v for _, v in ours.bottom_pmi] == pytest.approx(worst, rel=1e-5, abs=1e-6)
+
+
+def exact_score(metric: str, n_ij: int, n_i: int, n_j: int) -> Fraction:
+    """What the metric ranks by, without rounding; PMI rises with the ratio in its logarithm."""
+    return {
+        "precision": Fraction(n_ij, n_i),
+        "recall": Fraction(n_ij, n_j),
+        "jaccard": Fraction(n_ij, n_i + n_j - n_ij),
+        "pmi": Fraction(n_ij, n_i * n_j),
+    }[metric]
+
+
+@given(
+    firings=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    together=st.lists(st.integers(0, 6), min_size=8, max_size=8),
+    scale=st.sampled_from([1, 7, 1000, 10**8]),
+    more=st.sampled_from([0, 1, 10**6, 2 * 10**10]),
+    metric=st.sampled_from(METRICS),
+    largest=st.booleans(),
+)
+def test_ranking_is_that_of_exact_fractions(firings, together, scale, more, metric, largest):
+    """Ties go to the lower index, and only ties do, at any scale."""
+    n = len(firings)
+    count_i = [f * scale for f in firings]
+    count_ij = np.diag(count_i)
+    for j in range(1, n):
+        count_ij[0, j] = count_ij[j, 0] = min(together[j], firings[0], firings[j]) * scale
+    storage = CorrelationStorage(
+        [f"a:{j}" for j in range(n)],
+        torch.tensor(count_i),
+        torch.tensor(count_ij),
+        6 * scale + more,
+    )
+    scores = {
+        j: exact_score(metric, int(count_ij[0, j]), count_i[0], count_i[j])
+        for j in range(1, n)
+        if count_ij[0, j]
+    }
+    wanted = sorted(scores, key=lambda j: (-scores[j] if largest else scores[j], j))
+    found = get_correlated_components(storage, "a:0", metric, n, largest)
+    assert [f.component_key for f in found] == [f"a:{j}" for j in wanted]
+
+
+def test_small_ratios_are_told_apart():
+    count_i = [3, 600_000_000, 599_999_000, 599_998_000]
+    count_ij = np.diag(count_i)
+    count_ij[0, 1:] = count_ij[1:, 0] = 1
+    storage = CorrelationStorage(
+        [f"a:{j}" for j in range(4)], torch.tensor(count_i), torch.tensor(count_ij), 2 * 10**10
+    )
+    found = get_correlated_components(storage, "a:0", "recall", 3)
+    assert [f.component_key for f in found] == ["a:3", "a:2", "a:1"]
+
+
+@pytest.mark.parametrize("counts", [[[4]], [[0]]])
+def test_one_component_and_one_token(counts):
+    fired = counts[0][0]
+    correlations = CorrelationStorage(["a:0"], torch.tensor([fired]), torch.tensor(counts), 8)
+    assert get_correlated_components(correlations, "a:0", "pmi", 3) == []
+    stats = TokenStatsStorage(
+        component_keys=["a:0"],
+        vocab_size=1,
+        n_tokens=8,
+        input_counts=torch.tensor(counts),
+        input_totals=torch.tensor([8.0], dtype=torch.float64),
+        output_counts=torch.tensor(counts).float(),
+        output_totals=torch.tensor([8.0], dtype=torch.float64),
+        firing_counts=torch.tensor([fired], dtype=torch.float64),
+    )
+    found = get_output_token_stats(stats, "a:0", Letters(), 3)
+    if fired:
+        assert found == TokenPRLift(
+            top_recall=[("a", 1.0)],
+            top_precision=[("a", 0.5)],
+            top_lift=[("a", 1.0)],
+            top_pmi=[("a", 0.0)],
+            bottom_pmi=[("a", 0.0)],
+        )
+    else:
+        assert found is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-import warnings
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from harvest_assets.contexts import ExampleBlock, HarvestedComponent, write_contexts
+from harvest_assets.contexts import (
+    ExampleBlock,
+    HarvestedComponent,
+    example_places,
+    highest_ci_examples,
+    read_component,
+    write_contexts,
+)
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.loaders import (
@@ -25,10 +33,7 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
-from harvest_assets.manifest import disagreements, record
-from harvest_assets.pmi import top_bottom_pmi
-from harvest_assets.schemas import ComponentTokenPMI
-from harvest_assets.storage import TokenStatsStorage
+from harvest_assets.schemas import ActivationExample, ComponentTokenPMI
 
 WIDTH = 5
 
@@ -127,10 +132,99 @@ def test_no_value_is_rounded(tmp_path: Path, value: float):
     assert np.float32(example["ci_values"][2]) == np.float32(value) != 0
 
 
+def lists(score: float) -> ComponentTokenPMI:
+    return ComponentTokenPMI([(1, score)], [(1, score)])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_refused(tmp_path: Path, value: float):
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda value: {"examples": block(1, ci=value)},
+        lambda value: {"highest_ci": block(1, ci=value)},
+        lambda value: {"mean_ci": value},
+        lambda value: {"input_token_pmi": lists(value)},
+        lambda value: {"output_token_pmi": lists(-value)},
+    ],
+)
+def test_what_is_no_number_is_refused(tmp_path: Path, value: float, spoiled):
     with pytest.raises(HarvestError, match=r"h\.0:0"):
-        write_contexts(HarvestLayout(tmp_path), [component(0, 1, examples=block(1, ci=value))], {})
+        write_contexts(HarvestLayout(tmp_path), [component(0, 1, **spoiled(value))], {})
+
+
+def arrays(dtype, shape, elements):
+    return st.lists(elements, min_size=math.prod(shape), max_size=math.prod(shape)).map(
+        lambda values: np.array(values, dtype).reshape(shape)
+    )
+
+
+@st.composite
+def blocks(draw, width: int) -> ExampleBlock:
+    m = draw(st.integers(0, 3))
+    reals = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    return ExampleBlock(
+        draw(arrays(np.int32, (m, width), st.integers(-1, 2**31 - 1))),
+        draw(arrays(np.float32, (m, width), reals)),
+        np.asfortranarray(draw(arrays(np.float32, (m, width), reals))),
+        draw(arrays(np.int64, (m,), st.integers(0, 2**62))),
+        draw(arrays(np.int32, (m,), st.integers(0, 2**31 - 1))),
+    )
+
+
+@st.composite
+def harvests(draw) -> list[HarvestedComponent]:
+    width = draw(st.sampled_from([1, 3, 5]))
+    name = st.text('ab.é"\\ ', min_size=1, max_size=6)
+    return [
+        component(
+            index,
+            draw(st.integers(0, 2**40)),
+            layer=layer,
+            mean_ci=draw(st.floats(0, 2)),
+            examples=draw(blocks(width)),
+            highest_ci=draw(blocks(width)),
+            input_token_pmi=lists(draw(st.floats(-30, 30))),
+        )
+        for layer in draw(st.lists(name, min_size=1, max_size=3, unique=True))
+        for index in range(draw(st.integers(1, 3)))
+    ]
+
+
+def same(found: ActivationExample, block: ExampleBlock, n: int) -> bool:
+    return (
+        found.token_ids == block.token_ids[n].tolist()
+        and (np.float32(found.ci_values) == block.ci_values[n]).all()
+        and (np.float32(found.component_acts) == block.component_acts[n]).all()
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(components=harvests())
+def test_what_is_written_is_read(components: list[HarvestedComponent]):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = HarvestLayout(Path(folder))
+        write_contexts(paths, iter(components), {})
+        by_index = [read_component(paths, c.key) for c in components]
+        for truth, found in zip(components, by_index, strict=True):
+            if truth.firing_count == 0:
+                assert found is None
+                continue
+            assert found is not None
+            assert (found.component_key, found.layer) == (truth.key, truth.layer)
+            assert (found.component_idx, found.mean_ci) == (truth.component_idx, truth.mean_ci)
+            assert found.input_token_pmi == truth.input_token_pmi
+            for n, example in enumerate(found.activation_examples):
+                assert same(example, truth.examples, n)
+            pairs = zip(truth.examples.rows, truth.examples.positions, strict=True)
+            assert example_places(paths, found) == list(pairs)
+            highest = highest_ci_examples(paths, truth.key)
+            assert highest is not None
+            assert len(highest) == len(truth.highest_ci.rows)
+            for n, (example, place) in enumerate(highest):
+                assert same(example, truth.highest_ci, n)
+                assert place == (truth.highest_ci.rows[n], truth.highest_ci.positions[n])
+        paths.component_index.unlink()
+        assert [read_component(paths, c.key) for c in components] == by_index
 
 
 def test_one_component_is_read_alone(harvest: HarvestLayout):
@@ -173,6 +267,56 @@ def test_files_of_other_writers_are_scanned(harvest: HarvestLayout):
     assert load_activation_context_single("aaaaaaaa", "h.0:3") is None
     harvest.components.write_text("")
     assert load_activation_context_single("aaaaaaaa", "h.0:3") is None
+
+
+def test_a_damaged_index_is_as_if_there_were_none(harvest: HarvestLayout):
+    whole = load_activation_context_single("aaaaaaaa", "h.0:3")
+    good = harvest.component_index.read_bytes()
+    random = np.random.default_rng(0)
+    for content in (b"", good[:-9], b"PAR1", bytes(len(good)), b"hello"):
+        harvest.component_index.write_bytes(content)
+        assert load_activation_context_single("aaaaaaaa", "h.0:3") == whole
+    for _ in range(100):
+        spoiled = bytearray(good)
+        for place in random.integers(0, len(good), 3):
+            spoiled[place] ^= random.integers(1, 256)
+        harvest.component_index.write_bytes(spoiled)
+        assert load_activation_context_single("aaaaaaaa", "h.0:3") == whole
+
+
+def test_an_index_of_other_lines_of_the_same_size_is_not_believed(harvest: HarvestLayout):
+    keys = ["h.0:0", "h.0:2", "h.0:3", "h.0:4"]
+    before = [load_activation_context_single("aaaaaaaa", key) for key in keys]
+    lines = harvest.components.read_bytes().splitlines(keepends=True)
+    harvest.components.write_bytes(b"".join(reversed(lines)))
+    assert [load_activation_context_single("aaaaaaaa", key) for key in keys] == before
+
+
+def test_tables_of_another_harvest_are_not_believed(harvest: HarvestLayout, tmp_path: Path):
+    other = HarvestLayout(tmp_path / "other")
+    write_contexts(other, [component(i, 9, mean_ci=0.5) for i in range(5)], {})
+    shutil.copy(other.example_positions, harvest.example_positions)
+    shutil.copy(other.highest_ci_examples, harvest.highest_ci_examples)
+    sample = activation_examples("aaaaaaaa", "h.0:2", 9)
+    by_ci = activation_examples("aaaaaaaa", "h.0:2", 9, "ci")
+    assert sample is not None
+    assert by_ci is not None
+    assert {(e.row, e.position) for e in sample} == {(None, None)}
+    assert sorted(map(str, by_ci)) == sorted(map(str, sample))
+    shutil.copy(other.component_index, harvest.component_index)
+    frame = load_components_frame("aaaaaaaa")
+    assert frame is not None
+    assert frame["component_key"].to_list() == ["h.0:0", "h.0:2", "h.0:3", "h.0:4"]
+
+
+def test_a_cut_line_is_an_error_and_not_a_component_that_never_fired(harvest: HarvestLayout):
+    last = harvest.components.read_bytes().splitlines(keepends=True)[-1]
+    harvest.components.write_bytes(harvest.components.read_bytes()[: -len(last) // 2])
+    for reordered in (False, True):
+        if reordered:
+            harvest.components.write_bytes(b'{"layer": "h.0", "component_key": "h.0:4", "mea')
+        with pytest.raises(HarvestError, match=r"components\.jsonl"):
+            load_activation_context_single("aaaaaaaa", "h.0:4")
 
 
 def test_a_damaged_line_is_named(harvest: HarvestLayout):
@@ -230,55 +374,3 @@ def test_what_is_not_harvested_is_none(out_dir: Path):
     for name in ("", "..", "a/..", "a\0b"):
         with pytest.raises(HarvestError, match="no run id"):
             load_correlations(name)
-
-
-def test_a_mix_of_two_harvests_is_seen_and_said(harvest: HarvestLayout):
-    harvest.correlations.mkdir()
-    for path in (harvest.component_correlations, harvest.token_stats):
-        path.write_bytes(b"12345")
-    for path in harvest.five_files:
-        record(harvest, path, "plan-a")
-    assert disagreements(harvest, deep=True) == []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_activation_contexts_summary("aaaaaaaa")
-    record(harvest, harvest.token_stats, "plan-b")
-    with pytest.warns(UserWarning, match="different harvests"):
-        load_activation_contexts_summary("aaaaaaaa")
-    record(harvest, harvest.token_stats, "plan-a")
-    harvest.token_stats.write_bytes(b"1234X")
-    assert disagreements(harvest) == []
-    (told,) = disagreements(harvest, deep=True)
-    assert "token_stats.pt" in told
-    harvest.token_stats.write_bytes(b"1")
-    with pytest.warns(UserWarning, match="size"):
-        load_activation_contexts_summary("aaaaaaaa")
-    harvest.token_stats.unlink()
-    assert "missing" in disagreements(harvest)[0]
-
-
-def test_what_the_original_left_is_read(reference_runs: Path, out_dir: Path):
-    old = out_dir / "harvest" / "s-0ddd38e5"
-    shutil.copytree(reference_runs / "expected/s-0ddd38e5", old)
-    summary = load_activation_contexts_summary("s-0ddd38e5")
-    frame = load_components_frame("s-0ddd38e5")
-    assert summary is not None
-    assert frame is not None
-    assert len(summary) == len(frame) == 284
-    stats = load_token_stats("s-0ddd38e5")
-    assert isinstance(stats, TokenStatsStorage)
-    for key in list(summary)[::40]:
-        found = load_activation_context_single("s-0ddd38e5", key)
-        assert found is not None
-        i = stats.component_keys.index(key)
-        lists = top_bottom_pmi(
-            stats.output_counts[i].numpy(),
-            float(stats.firing_counts[i]),
-            stats.output_totals.double().numpy(),
-            stats.n_tokens,
-            40,
-            768,
-        )
-        for end in ("top", "bottom"):
-            theirs = [value for _, value in getattr(found.output_token_pmi, end)]
-            assert [v for _, v in getattr(lists, end)] == pytest.approx(theirs, abs=1e-3)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,3 +76,43 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, monkeypatch: pyte
     path.unlink()
     with pytest.raises(HarvestError, match="not there"):
         CorrelationStorage.load(path)
+
+
+def test_older_files_are_read(tmp_path: Path):
+    path = tmp_path / "file.pt"
+    older = {
+        name: value.float() if name in ("input_totals", "output_totals", "firing_counts") else value
+        for name, value in vars(token_stats()).items()
+    }
+    torch.save(older, path)
+    assert TokenStatsStorage.load(path).firing_counts.tolist() == [3.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_spoiled_bytes_give_one_kind_of_error(tmp_path: Path):
+    path = tmp_path / "file.pt"
+    correlations().save(path)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(500):
+        spoiled = bytearray(whole)
+        for place in random.integers(0, len(whole), 2):
+            spoiled[place] ^= random.integers(1, 256)
+        path.write_bytes(spoiled)
+        with contextlib.suppress(HarvestError):
+            CorrelationStorage.load(path)
+
+
+def test_loaded_tensors_are_mapped_and_saved_from_there(tmp_path: Path):
+    n = 2048
+    keys = [f"a:{i}" for i in range(n)]
+    with_file = torch.from_file(str(tmp_path / "m"), shared=True, size=n * n, dtype=torch.int64)
+    CorrelationStorage(keys, torch.zeros(n).long(), with_file.view(n, n), 1).save(tmp_path / "a.pt")
+    resident = _resident_bytes()
+    loaded = CorrelationStorage.load(tmp_path / "a.pt")
+    assert _resident_bytes() - resident < n * n
+    assert loaded.count_ij.shape == (n, n)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
