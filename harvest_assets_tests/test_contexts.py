@@ -191,10 +191,11 @@ def harvests(draw) -> list[HarvestedComponent]:
 
 
 def same(found: ActivationExample, block: ExampleBlock, n: int) -> bool:
+    """Values are read as the shortest digits of the float32 that was written."""
     return (
         found.token_ids == block.token_ids[n].tolist()
-        and (np.float32(found.ci_values) == block.ci_values[n]).all()
-        and (np.float32(found.component_acts) == block.component_acts[n]).all()
+        and found.ci_values == [float(str(x)) for x in block.ci_values[n]]
+        and found.component_acts == [float(str(x)) for x in block.component_acts[n]]
     )
 
 

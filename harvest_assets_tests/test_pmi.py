@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_assets.pmi import top_bottom_pmi
+from harvest_assets.pmi import pmi, top_bottom_pmi
 from harvest_assets_tests import oracle
 
 # Few distinct values, so that ties at the k-th place are common.
@@ -32,6 +32,17 @@ def test_counts_whose_product_exceeds_64_bits():
     for token, value in lists.top:
         exact = oracle.pmi(int(joint[token]), 10**10, int(totals[token]), 3 * 10**10)
         assert value == pytest.approx(exact, abs=1e-7)
+
+
+@given(
+    joint=st.integers(1, 9),
+    total=st.integers(1, 9),
+    x=st.integers(1, 10**6),
+    n=st.integers(1, 10**9),
+)
+def test_equal_ratios_have_equal_bits(joint: int, total: int, x: int, n: int):
+    scale = np.arange(1, 200, dtype=np.float64)
+    assert len(set(pmi(joint * scale, float(x), total * scale, float(n)).tolist())) == 1
 
 
 def test_a_component_that_never_fired_has_no_lists():
