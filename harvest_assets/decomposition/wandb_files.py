@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ from harvest_assets.errors import HarvestError
 logger = logging.getLogger(__name__)
 
 _FILES_PER_REQUEST = 500
+_SECONDS_TO_ANSWER = 20.0
 
 
 def list_files(name: RunName) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def list_files(name: RunName) -> dict[str, Any]:
     with _told_in_one_sentence(name):
         import wandb
 
+        _check_reachable(wandb.setup().settings)
         run = wandb.Api().run(name.key)
         return {file.name: file for file in run.files(per_page=_FILES_PER_REQUEST)}
 
@@ -80,6 +85,24 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
         )
         raise HarvestError(msg)
     _sync(path)
+
+
+def _check_reachable(settings: Any) -> None:
+    """Raise OSError when nobody answers at W&B's address.
+
+    The client tries such an address for long, and its service process sometimes never ends then.
+    """
+    if settings.http_proxy or settings.https_proxy:
+        return  # known to the client alone
+    request = urllib.request.Request(settings.base_url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            msg = f"{settings.base_url} does not answer ({error.reason})"
+            raise OSError(msg) from error
 
 
 def _sync(path: Path) -> None:
