@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ _SIZE_KEY = b"components_size"
 _DIGEST_KEY = b"components_sha256"
 _ENTRY = ["component_key", "flat_index", "offset", "length"]
 _VALUES_PER_GROUP = 1 << 18
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+_READ: dict[str, Any] = {"page_checksum_verification": True, "use_threads": False}
 
 
 class _TableWriter:
@@ -64,7 +67,7 @@ class _TableWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, row_values: int) -> None:
-        self.writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self.writer = pq.ParquetWriter(path, schema, **_WRITTEN)
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._rows_per_group = _VALUES_PER_GROUP // row_values
@@ -155,7 +158,7 @@ class ComponentTables:
         ]
         table = pa.Table.from_arrays(arrays, schema=INDEX_SCHEMA)
         table = table.replace_schema_metadata(self._lines)
-        pq.write_table(table, self._paths.component_index, compression="zstd")
+        pq.write_table(table, self._paths.component_index, **_WRITTEN)
 
 
 class ComponentIndex:
@@ -168,7 +171,7 @@ class ComponentIndex:
     def open(cls, paths: HarvestLayout) -> Self | None:
         """The index, if it is whole and belongs to the file that lies there."""
         try:
-            entries = pq.read_table(paths.component_index, columns=_ENTRY)
+            entries = pq.read_table(paths.component_index, columns=_ENTRY, **_READ)
             size = paths.components.stat().st_size
         except (OSError, pa.ArrowException):
             return None
@@ -197,6 +200,19 @@ class ComponentIndex:
         return None if place < 0 else self._entries.slice(place, 1).to_pylist()[0]
 
 
+def read_index(paths: HarvestLayout) -> pa.Table:
+    """All columns of the index.
+
+    Raises:
+        HarvestError: the file is damaged.
+    """
+    try:
+        return pq.read_table(paths.component_index, **_READ).cast(INDEX_SCHEMA)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
+        raise HarvestError(msg) from error
+
+
 def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
     """The rows of `example_positions` of a component; None where there are none to trust."""
     return _rows(paths, paths.example_positions, POSITIONS_SCHEMA, component_key)
@@ -218,7 +234,7 @@ def _rows(
     try:
         if _lines_of(pq.read_metadata(file).metadata) != index.lines:
             return None
-        rows = pq.read_table(file, filters=[("flat_index", "=", flat_index)]).cast(schema)
+        rows = pq.read_table(file, filters=[("flat_index", "=", flat_index)], **_READ).cast(schema)
     except (OSError, ValueError, pa.ArrowException):
         return None
     return sorted(rows.to_pylist(), key=lambda row: row["rank"])

@@ -9,7 +9,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout, run_cache_dir
@@ -106,18 +106,15 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     """
     import polars as pl
 
-    from harvest_assets.context_tables import ComponentIndex
+    from harvest_assets.context_tables import ComponentIndex, read_index
     from harvest_assets.contexts import read_summary
 
     paths = _harvest(run_id)
     if not paths.summary.exists():
         return None
     if ComponentIndex.open(paths) is not None:
-        try:
-            return pl.read_parquet(paths.component_index)
-        except pl.exceptions.PolarsError as error:
-            msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
-            raise HarvestError(msg) from error
+        # Not by Polars' own reader, which panics on damaged files.
+        return cast("pl.DataFrame", pl.from_arrow(read_index(paths)))
     return pl.DataFrame(
         [
             (key, entry.layer, entry.component_idx, float(entry.mean_ci))

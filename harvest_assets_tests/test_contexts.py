@@ -272,7 +272,11 @@ def test_files_of_other_writers_are_scanned(harvest: HarvestLayout):
 
 def test_a_damaged_index_is_as_if_there_were_none(harvest: HarvestLayout):
     whole = load_activation_context_single("aaaaaaaa", "h.0:3")
+    frame = load_components_frame("aaaaaaaa")
+    assert frame is not None
     good = harvest.component_index.read_bytes()
+    harvest.component_index.unlink()
+    from_the_summary = load_components_frame("aaaaaaaa")
     random = np.random.default_rng(0)
     for content in (b"", good[:-9], b"PAR1", bytes(len(good)), b"hello"):
         harvest.component_index.write_bytes(content)
@@ -283,6 +287,13 @@ def test_a_damaged_index_is_as_if_there_were_none(harvest: HarvestLayout):
             spoiled[place] ^= random.integers(1, 256)
         harvest.component_index.write_bytes(spoiled)
         assert load_activation_context_single("aaaaaaaa", "h.0:3") == whole
+        try:
+            read = load_components_frame("aaaaaaaa")
+        except HarvestError as error:
+            assert str(harvest.component_index) in str(error)
+        else:
+            assert read is not None
+            assert read.equals(frame if "offset" in read.columns else from_the_summary)
 
 
 def test_an_index_of_other_lines_of_the_same_size_is_not_believed(harvest: HarvestLayout):
