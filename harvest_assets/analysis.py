@@ -13,6 +13,11 @@ and for a component c against all tokens t:
     pmi        log(n_ct * n / (n_c * n_t))
 
 Only what occurred together is ranked; ties go to the lower index.
+
+How telling a component is: the nats that its firing tells of the token it reads, or of the one the
+model predicts, whichever is more, per position (firings count as often as they happen):
+
+    n_c / n * max over input, output of  sum_t p(t | c) log(p(t | c) / p(t))
 """
 
 from __future__ import annotations
@@ -35,6 +40,9 @@ Metric = Literal["precision", "recall", "jaccard", "pmi"]
 METRICS: tuple[Metric, ...] = ("precision", "recall", "jaccard", "pmi")
 
 Scored = list[tuple[str, float]]
+
+_MOSTLY = 0.3  # a Jaccard index from which on two components are much the same
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +171,49 @@ def get_output_token_stats(
     return _token_stats(
         storage, i, storage.output_counts[i], storage.output_totals, tokenizer, top_k, bottom=True
     )
+
+
+def get_telling_components(
+    correlations: CorrelationStorage, token_stats: TokenStatsStorage, top_k: int
+) -> list[str]:
+    """The keys of the components whose firings tell most of the tokens around them, highest first.
+
+    Of components that mostly fire together only the first is named.
+
+    Args:
+        correlations: co-firing counts.
+        token_stats: token counts of the same harvest.
+        top_k: how many at most.
+    """
+    firings = _float64(correlations.count_i.numpy())
+    scores = np.maximum(
+        _told(token_stats.input_counts, token_stats.input_totals, firings, token_stats.n_tokens),
+        _told(token_stats.output_counts, token_stats.output_totals, firings, token_stats.n_tokens),
+    )
+    chosen: list[int] = []
+    for i in _ranked(scores, len(scores), largest=True):
+        if len(chosen) >= top_k or firings[i] == 0:
+            break
+        together = _float64(correlations.count_ij[i].numpy()[chosen])
+        either = firings[i] + firings[chosen] - together
+        if not (together > _MOSTLY * either).any():
+            chosen.append(i)
+    return [correlations.component_keys[i] for i in chosen]
+
+
+def _told(
+    counts: torch.Tensor, totals: torch.Tensor, firings: NDArray[np.float64], n: int
+) -> NDArray[np.float64]:
+    """Nats per position that each component's firing tells of the token, [C_total]."""
+    told = np.zeros(len(firings))
+    for first in range(0, len(firings), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        joint = _float64(counts[rows].numpy())
+        c, t = np.nonzero(joint)
+        n_ct, n_c, n_t = joint[c, t], firings[rows][c], _float64(totals.numpy())[t]
+        terms: NDArray[np.float64] = n_ct / n * pmi(n_ct, n_c, n_t, n)
+        told[rows] = np.bincount(c, weights=terms, minlength=len(joint))
+    return told
 
 
 def _token_stats(

@@ -10,12 +10,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from harvest_assets import __version__
 from harvest_assets.errors import HarvestError
+
+if TYPE_CHECKING:
+    from harvest_assets.decomposition.run_name import RunReference
+    from harvest_assets.registry import Registration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +61,9 @@ def cli() -> None:
     """Harvest what the components of a decomposed language model do.
 
     \b
+      python -m harvest_assets demo                a finished harvest of a built-in run
       python -m harvest_assets RUN                 harvest a run here (same as: harvest RUN)
+      python -m harvest_assets RUN --dry-run       what that would do, take and need
       python -m harvest_assets RUN --n_batches 50  a first look at a few batches
       python -m harvest_assets register RUN        let the Dagster UI know the run
       python -m harvest_assets ui                  watch, start and inspect harvests in a browser
@@ -96,6 +102,7 @@ Examples:
   python -m harvest_assets goodfire/spd/s-d2ec3bfe
   python -m harvest_assets ./runs/my-run --n_batches 100 --batch_size 64
   python -m harvest_assets goodfire/spd/s-d2ec3bfe --n_shards 4
+  python -m harvest_assets goodfire/spd/s-d2ec3bfe --dry-run
 
 Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and so on.
 """,
@@ -104,23 +111,95 @@ Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and
 @_settings_options
 @click.option("--step", type=int, help="Training step of the checkpoint; omitted: the newest.")
 @click.option("--out-name", help="Folder below harvest/, if the run id is taken by another run.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print model, data, memory, disk and time of the harvest; write nothing of it.",
+)
 @_debug_option
 def harvest(
-    run: str, step: int | None, out_name: str | None, *, debug: bool, **settings: float | None
+    run: str,
+    step: int | None,
+    out_name: str | None,
+    *,
+    dry_run: bool,
+    debug: bool,
+    **settings: float | None,
 ) -> None:
     """Harvest one run on this machine."""
     with _told_in_one_sentence(debug=debug):
         from harvest_assets.decomposition.run_name import parse_run
-        from harvest_assets.display import HarvestDisplay
-        from harvest_assets.orchestration.instance import open_instance
-        from harvest_assets.orchestration.local_harvest import harvest_locally
-        from harvest_assets.registry import register as register_run
 
-        registration = register_run(parse_run(run), out_name)
+        reference = parse_run(run)
         given = {name: value for name, value in settings.items() if value is not None}
-        with open_instance() as instance, HarvestDisplay(registration.key) as display:
-            plan = harvest_locally(registration, instance, given, step, display.show)
-        display.finish(registration.layout, plan)
+        if dry_run:
+            _tell_dry_run(reference, out_name, given, step)
+        else:
+            _harvest(reference, out_name, given, step)
+
+
+def _harvest(
+    reference: RunReference, out_name: str | None, settings: dict[str, float], step: int | None
+) -> Registration:
+    from harvest_assets.display import HarvestDisplay
+    from harvest_assets.orchestration.instance import open_instance
+    from harvest_assets.orchestration.local_harvest import harvest_locally
+    from harvest_assets.registry import register as register_run
+
+    registration = register_run(reference, out_name)
+    with open_instance() as instance, HarvestDisplay(registration.key) as display:
+        plan = harvest_locally(registration, instance, settings, step, display.show)
+    display.finish(registration.layout, plan)
+    return registration
+
+
+def _tell_dry_run(
+    reference: RunReference, out_name: str | None, settings: dict[str, float], step: int | None
+) -> None:
+    from rich.console import Console
+
+    from harvest_assets.dry_run import dry_run
+    from harvest_assets.dry_run_text import print_dry_run
+    from harvest_assets.registry import registration_for
+
+    with Console(stderr=True).status("opening the run and its data, computing a few rows"):
+        result = dry_run(registration_for(reference, out_name), settings, step)
+    print_dry_run(result, Console())
+
+
+@cli.command()
+@_debug_option
+def demo(*, debug: bool) -> None:
+    """Harvest the built-in run and print its ten most telling components.
+
+    \b
+    The run is a language model of two layers, trained on the docstrings of Python's standard
+    library and decomposed into a thousand components. Nothing is downloaded: the docstrings are
+    read from this Python. The results stay in $SPD_OUT_DIR like those of any other run.
+    """
+    with _told_in_one_sentence(debug=debug):
+        from rich.console import Console
+
+        from harvest_assets.component_text import print_telling_components
+        from harvest_assets.decomposition.run_name import parse_run
+        from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
+
+        folder = lay_out_demo()
+        registration = _harvest(parse_run(str(folder)), None, dict(SETTINGS), None)
+        click.echo("\nThe ten components whose firings tell most of the tokens around them:\n")
+        print_telling_components(registration.out_name, 10, Console())
+        click.echo(_after_the_demo(registration.out_name))
+
+
+def _after_the_demo(out_name: str) -> str:
+    return f"""\
+Next:
+  python -m harvest_assets ui                              the harvest in Dagster's own UI
+  python -m harvest_assets entity/project/run_id --dry-run what a run of yours would take
+  python -m harvest_assets entity/project/run_id           and its harvest
+
+In Python: from harvest_assets.loaders import load_components_frame
+           load_components_frame({out_name!r})"""
 
 
 @cli.command(

@@ -166,6 +166,15 @@ def activation_examples(
     return [_decoded(example, place, tokenizer) for example, place in found[: max(0, k)]]
 
 
+def load_tokenizer_of(run_id: str) -> Any:
+    """The `transformers` tokenizer of the run that was harvested.
+
+    Raises:
+        HarvestError: the harvest does not tell it, or it is not there.
+    """
+    return _tokenizer(_tokenizer_name(_harvest(run_id)))
+
+
 def _decoded(
     example: ActivationExample, place: tuple[int, int] | None, tokenizer: Any
 ) -> DecodedExample:

@@ -16,7 +16,7 @@ DECIMALS = 7
 
 def pmi(
     joint: NDArray[np.float64],
-    count_x: float,
+    count_x: float | NDArray[np.float64],
     count_y: NDArray[np.float64],
     n_positions: float,
 ) -> NDArray[np.float64]:

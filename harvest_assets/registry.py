@@ -36,8 +36,8 @@ class Registration:
         return HarvestLayout.of(self.out_name)
 
 
-def register(reference: RunReference, out_name: str | None = None) -> Registration:
-    """Write down what the partition key alone does not tell, and see that the folder is free.
+def registration_for(reference: RunReference, out_name: str | None = None) -> Registration:
+    """The registration that `register` would write; nothing is written.
 
     Raises:
         HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
@@ -48,6 +48,16 @@ def register(reference: RunReference, out_name: str | None = None) -> Registrati
     )
     _check_out_name(registration.out_name)
     check_owner(registration)
+    return registration
+
+
+def register(reference: RunReference, out_name: str | None = None) -> Registration:
+    """Write down what the partition key alone does not tell, and see that the folder is free.
+
+    Raises:
+        HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
+    """
+    registration = registration_for(reference, out_name)
     if registration != Registration(RunReference(reference.name, None), reference.name.run_id):
         path = registration.reference.path
         write_json(

@@ -38,7 +38,14 @@ from harvest_assets.decomposition.tokenization import (
 )
 from harvest_assets.errors import HarvestError
 
-__all__ = ["DataSpec", "TokenRows", "fingerprint", "write_token_rows"]
+__all__ = [
+    "DataSample",
+    "DataSpec",
+    "TokenRows",
+    "fingerprint",
+    "sample_data",
+    "write_token_rows",
+]
 
 Progress = Callable[[int, int | None], None]
 
@@ -148,6 +155,42 @@ def write_token_rows(
         files = [write_tokens(directory, blocks, spec.n_ctx, limit)]
     order = _order(spec, sum(file.n_rows for file in files))
     write_manifest(directory, files, order, spec.n_ctx, asdict(spec))
+
+
+@dataclass(frozen=True)
+class DataSample:
+    """The first rows that a dataset yields, apart from their last shuffling.
+
+    Args:
+        rows: int64 [n, n_ctx] of the first group of at most 1,000 dataset rows.
+        group_size: dataset rows they were made of.
+        n_dataset_rows: dataset rows there are; None for a stream.
+    """
+
+    rows: NDArray[np.int64]
+    group_size: int
+    n_dataset_rows: int | None
+
+    @property
+    def n_rows(self) -> int | None:
+        """Rows of tokens that the whole dataset yields, about; None for a stream."""
+        if self.n_dataset_rows is None:
+            return None
+        return round(len(self.rows) * self.n_dataset_rows / max(1, self.group_size))
+
+
+def sample_data(spec: DataSpec) -> DataSample:
+    """Read and tokenize the first group of a dataset; nothing is written.
+
+    Raises:
+        HarvestError: as `write_token_rows`.
+    """
+    dataset = open_dataset(
+        spec.dataset_name, spec.train_data_split, spec.column_name, streaming=spec.streaming
+    )
+    group = next(_groups(spec, dataset, lambda _done, _total: None), [])
+    block = next(_blocks(spec, [group]), np.empty((0, spec.n_ctx)))
+    return DataSample(block.astype(np.int64), len(group), None if spec.streaming else len(dataset))
 
 
 def _groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[list[Any]]:

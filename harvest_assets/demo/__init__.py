@@ -1,0 +1,1 @@
+"""The built-in run: a small language model of docstrings, decomposed; made by `make.py`."""

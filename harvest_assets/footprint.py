@@ -1,0 +1,54 @@
+"""What a harvest needs of memory and disk, before it is begun; in bytes, rather too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harvest_assets.plan import HarvestPlan
+
+# A token, a CI and an activation as JSON text.
+_TEXT_OF_A_TOKEN = 26
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a harvest needs.
+
+    Args:
+        memory: of one shard at work, apart from the model's weights.
+        shards: of all shards' states on disk.
+        results: of the five files and the tables beside them on disk.
+    """
+
+    memory: int
+    shards: int
+    results: int
+
+    @property
+    def peak_disk(self) -> int:
+        """While results are written the shards are still there, and so is an older result."""
+        return self.shards + 2 * self.results
+
+
+def footprint(plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: int) -> Footprint:
+    """The footprint of a plan.
+
+    Args:
+        plan: the settings.
+        n_components: C_total.
+        vocab_size: width of the logits.
+        n_tokens: positions of the whole harvest.
+    """
+    c, v = n_components, vocab_size
+    window = 2 * plan.activation_context_tokens_per_side + 1
+    # No more firings can be kept than there are positions.
+    examples = c * min(plan.activation_examples_per_component, n_tokens)
+    sample = examples * (12 * window + 28)
+    counts = 4 * c * c + 4 * c * v + 8 * c * v
+    forward = plan.rows_per_forward * plan.context_length * (8 * v + 12 * c)
+    state = 2 * c * c + 12 * c * v + sample
+    return Footprint(
+        memory=counts + 2 * sample + forward,
+        shards=plan.n_shards * state,
+        results=8 * c * c + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
+    )
