@@ -281,11 +281,18 @@ def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
             err=True,
         )
         sys.exit(_EXIT_INTERRUPTED)
-    except (HarvestError, PermissionError) as error:
+    except (HarvestError, OSError) as error:
         if debug:
             traceback.print_exception(error)
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_sentence(error)}", err=True)
         sys.exit(_EXIT_BAD_INPUT)
+
+
+def _sentence(error: Exception) -> str:
+    """An error of the operating system told by what is wrong and with which file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def main() -> None:

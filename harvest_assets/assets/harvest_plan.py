@@ -41,7 +41,9 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
     Raises:
         HarvestError: a setting is out of its range, or the context is longer than the model's.
     """
-    context_length = config.context_length or checkpoint.default_context_length
+    context_length = config.context_length
+    if context_length is None:
+        context_length = checkpoint.default_context_length
     limit = checkpoint.max_context_length
     if limit is not None and context_length > limit:
         msg = (
