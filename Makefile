@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: install harvest test test-slow check clean
+.PHONY: install demo harvest test test-slow check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -11,6 +11,9 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: install
+	$(VENV)/bin/python -m harvest_assets demo
 
 # make harvest RUN=entity/project/run_id ARGS="--n_batches 50"
 harvest: install

@@ -14,10 +14,11 @@ and for a component c against all tokens t:
 
 Only what occurred together is ranked; ties go to the lower index.
 
-How telling a component is: the nats that its firing tells of the token it reads, or of the one the
-model predicts, whichever is more, per position (firings count as often as they happen):
+How telling a component is: the nats that one firing tells of the token it reads, or of the one the
+model predicts, whichever is more, times the logarithm of its firings, so that the rarest do not
+always come first:
 
-    n_c / n * max over input, output of  sum_t p(t | c) log(p(t | c) / p(t))
+    log(1 + n_c) * max over input, output of  sum_t p(t | c) log(p(t | c) / p(t))
 """
 
 from __future__ import annotations
@@ -186,9 +187,10 @@ def get_telling_components(
         top_k: how many at most.
     """
     firings = _float64(correlations.count_i.numpy())
-    scores = np.maximum(
-        _told(token_stats.input_counts, token_stats.input_totals, firings, token_stats.n_tokens),
-        _told(token_stats.output_counts, token_stats.output_totals, firings, token_stats.n_tokens),
+    n = token_stats.n_tokens
+    scores = np.log1p(firings) * np.maximum(
+        _told(token_stats.input_counts, token_stats.input_totals, firings, n),
+        _told(token_stats.output_counts, token_stats.output_totals, firings, n),
     )
     chosen: list[int] = []
     for i in _ranked(scores, len(scores), largest=True):
@@ -204,14 +206,14 @@ def get_telling_components(
 def _told(
     counts: torch.Tensor, totals: torch.Tensor, firings: NDArray[np.float64], n: int
 ) -> NDArray[np.float64]:
-    """Nats per position that each component's firing tells of the token, [C_total]."""
+    """Nats that a firing of each component tells of the token, [C_total]."""
     told = np.zeros(len(firings))
     for first in range(0, len(firings), _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
         joint = _float64(counts[rows].numpy())
         c, t = np.nonzero(joint)
         n_ct, n_c, n_t = joint[c, t], firings[rows][c], _float64(totals.numpy())[t]
-        terms: NDArray[np.float64] = n_ct / n * pmi(n_ct, n_c, n_t, n)
+        terms: NDArray[np.float64] = n_ct / n_c * pmi(n_ct, n_c, n_t, n)
         told[rows] = np.bincount(c, weights=terms, minlength=len(joint))
     return told
 

@@ -1,0 +1,29 @@
+"""Draw what `demo` prints: `python -m harvest_assets.demo.picture docs/demo.svg` after a demo."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from rich.console import Console
+
+from harvest_assets import layout
+from harvest_assets.component_text import print_telling_components
+from harvest_assets.decomposition.run_name import parse_run
+from harvest_assets.registry import registration_for
+
+_COMPONENTS = 4
+
+
+def main() -> None:
+    """Write the picture to the path that is given."""
+    registration = registration_for(parse_run(str(layout.out_dir() / "demo")))
+    console = Console(
+        record=True, width=104, force_terminal=True, color_system="truecolor", file=io.StringIO()
+    )
+    print_telling_components(registration.out_name, _COMPONENTS, console)
+    console.save_svg(sys.argv[1], title="python -m harvest_assets demo")
+
+
+if __name__ == "__main__":
+    main()
