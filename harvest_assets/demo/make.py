@@ -13,7 +13,7 @@ import json
 
 import torch
 import yaml
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
 from harvest_assets.demo.built_in import DATASET, RUN, TEXT_COLUMN
 from harvest_assets.demo.decompose import CI_HIDDEN, COMPONENTS, STEPS, decompose, measure
@@ -42,14 +42,22 @@ def main() -> None:
     for old in RUN.glob("model_*.pth"):
         old.unlink()
     torch.save(decomposition.state_dict(), RUN / f"model_{STEPS}.pth")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS)
-    fast.save_pretrained(str(RUN / "tokenizer"))
+    _write_tokenizer(tokenizer)
     _write_yaml("target/model_config.yaml", {"model_type": "LlamaSimpleMLP", **CONFIG.model_dump()})
     _write_yaml("target/final_config.yaml", {"enable_ln_ablation": None})
     _write_yaml("final_config.yaml", _run_config())
     rounded = {name: round(value, 4) for name, value in quality.items()}
     (RUN / "quality.json").write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(rounded, indent=2))
+
+
+def _write_tokenizer(tokenizer: Tokenizer) -> None:
+    """As every version of transformers reads it, which `save_pretrained` does not see to."""
+    folder = RUN / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def _run_config() -> dict[str, object]:
