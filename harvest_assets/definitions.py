@@ -20,6 +20,7 @@ from harvest_assets.assets.activation_contexts import activation_contexts
 from harvest_assets.assets.component_correlations import component_correlations
 from harvest_assets.assets.harvest_plan import harvest_plan
 from harvest_assets.assets.harvest_shard import harvest_shard
+from harvest_assets.assets.merged_state import merged_state
 from harvest_assets.assets.run_checkpoint import run_checkpoint
 from harvest_assets.assets.token_rows import token_rows
 from harvest_assets.assets.token_stats import token_stats
@@ -36,6 +37,7 @@ defs = dg.Definitions(
         component_correlations,
         token_stats,
         activation_contexts,
+        merged_state,
     ],
     asset_checks=[counts_are_consistent],
     jobs=[prepare, harvest, merge],

@@ -6,13 +6,13 @@ different harvests.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from harvest_assets.atomic import write_json
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.sealed import sha256_of
 
 
 def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
@@ -23,7 +23,7 @@ def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
     files = read(paths)
     files[_name(paths, file)] = {
         "size": file.stat().st_size,
-        "sha256": _sha256(file),
+        "sha256": sha256_of(file),
         "plan": plan_digest,
     }
     write_json(paths.manifest, {"files": files})
@@ -59,7 +59,7 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
             problems.append(f"{paths.manifest} does not name {name}.")
         elif file.stat().st_size != entries[name].get("size"):
             problems.append(f"{file} does not have the size that {paths.manifest.name} tells.")
-        elif deep and _sha256(file) != entries[name].get("sha256"):
+        elif deep and sha256_of(file) != entries[name].get("sha256"):
             problems.append(f"{file} does not have the digest that {paths.manifest.name} tells.")
     plans = {entry.get("plan") for name, entry in entries.items()}
     if len(plans) > 1:
@@ -69,8 +69,3 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
 
 def _name(paths: HarvestLayout, file: Path) -> str:
     return file.relative_to(paths.root).as_posix()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -80,7 +80,7 @@ def test_a_run_is_harvested_and_harvested_again(
     with dg.DagsterInstance.get() as instance:
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         assert sorted(run.job_name for run in instance.get_runs()) == sorted(
-            ["prepare", "harvest", "harvest", "merge", "prepare", "harvest", "merge"]
+            ["prepare", "harvest", "harvest", "merge", "prepare", "merge"]
         )
         shards = instance.get_materialized_partitions(dg.AssetKey("harvest_shard"))
         assert len(shards) == 16

@@ -25,6 +25,8 @@ warnings.filterwarnings(
 @dg.asset_check(
     asset="component_correlations",
     partitions_def=runs,
+    # Nothing is folded and removed before the counts have been looked at.
+    blocking=True,
     additional_ins={
         "harvest_plan": dg.AssetIn("harvest_plan"),
         "harvest_shard": dg.AssetIn("harvest_shard"),

@@ -14,13 +14,20 @@ from typing import Any
 
 import dagster as dg
 
+from harvest_assets.orchestration.failures import SKIPPED
+
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
-    """The sentence that says why a run failed; None if it did not."""
+    """Why a run failed, or who else does its work, in a sentence; None if it was done."""
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+            told = event.asset_observation_data.asset_observation.metadata.get(SKIPPED)
+            if told is not None:
+                return str(told.value)
     if result.success:
         return None
     for event in result.all_events:

@@ -125,7 +125,8 @@ def oracle_places(tiny: TinyHarvest) -> dict[int, list[tuple[int, int]]]:
     return places
 
 
-def test_cuts_do_not_show(tiny: TinyHarvest):
+def test_cuts_do_not_show(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HARVEST_KEEP", "none")  # each cut harvests all rows
     tiny.harvest(n_shards=1)
     first = tiny.layout.components.read_bytes()
     counts = torch.load(tiny.layout.token_stats, weights_only=True)
@@ -205,7 +206,10 @@ def test_the_data_version_is_the_checkpoints_digest(tiny: TinyHarvest):
     assert versions[0] == json.loads(tiny.layout.run_checkpoint.read_text())["sha256"]
 
 
-def test_the_check_passes_and_sees_a_wrong_count(tiny: TinyHarvest):
+def test_the_check_passes_and_sees_a_wrong_count(
+    tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HARVEST_KEEP", "all")
     assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
     for shard in ("00", "01"):
         assert tiny.stage("harvest", shard=shard).success
@@ -233,7 +237,8 @@ def run_check(tiny: TinyHarvest):
     return check_counts(tiny.layout, HarvestPlan.open(tiny.layout.root), ShardResults(tiny.layout))
 
 
-def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest):
+def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HARVEST_KEEP", "all")
     assert tiny.stage("prepare", **SETTINGS, n_shards=3).success
     assert tiny.stage("harvest", shard="01").success
     failed = tiny.stage("merge")
