@@ -24,7 +24,7 @@ from harvest_assets.assets.merged_state import merged_state
 from harvest_assets.assets.run_checkpoint import run_checkpoint
 from harvest_assets.assets.token_rows import token_rows
 from harvest_assets.assets.token_stats import token_stats
-from harvest_assets.orchestration.checks import counts_are_consistent
+from harvest_assets.orchestration.checks import counts_are_consistent, files_agree
 from harvest_assets.orchestration.io_manager import HarvestIOManager
 from harvest_assets.orchestration.jobs import harvest, merge, prepare
 
@@ -39,7 +39,7 @@ defs = dg.Definitions(
         activation_contexts,
         merged_state,
     ],
-    asset_checks=[counts_are_consistent],
+    asset_checks=[counts_are_consistent, files_agree],
     jobs=[prepare, harvest, merge],
     resources={"io_manager": HarvestIOManager()},
     # A run is one stage of one partition; its steps need no processes of their own.

@@ -1,4 +1,4 @@
-"""`manifest.json`: size, digest and plan of each of the five files of a harvest.
+"""`manifest.json`: size, digest and plan of each of the five files of a harvest, and of the tables.
 
 The files are replaced one by one; the manifest is what shows a reader that two of them come from
 different harvests.
@@ -47,7 +47,7 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
 
     Args:
         paths: of the harvest.
-        deep: read the files and compare their digests too.
+        deep: read the files and compare their digests too, also of the tables beside them.
     """
     entries = read(paths)
     problems = []
@@ -61,10 +61,22 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
             problems.append(f"{file} does not have the size that {paths.manifest.name} tells.")
         elif deep and sha256_of(file) != entries[name].get("sha256"):
             problems.append(f"{file} does not have the digest that {paths.manifest.name} tells.")
+    if deep:
+        problems += _damaged_tables(paths, entries)
     plans = {entry.get("plan") for name, entry in entries.items()}
     if len(plans) > 1:
         problems.append(f"The files in {paths.root} come from different harvests; merge again.")
     return problems
+
+
+def _damaged_tables(paths: HarvestLayout, entries: dict[str, dict[str, Any]]) -> list[str]:
+    files = {paths.root / name: entry for name, entry in entries.items()}
+    return [
+        f"{file} is missing or damaged; merge again to have it anew."
+        for file, entry in files.items()
+        if file not in paths.five_files
+        and not (file.is_file() and sha256_of(file) == entry.get("sha256"))
+    ]
 
 
 def _name(paths: HarvestLayout, file: Path) -> str:

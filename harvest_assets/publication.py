@@ -40,9 +40,9 @@ def _staging(root: Path) -> Iterator[Path]:
 
 
 def publish_files(paths: HarvestLayout, value: Value) -> int:
-    """Replace file by file, each atomically, and write each of the five into the manifest.
+    """Replace file by file, each atomically, and write the results into the manifest.
 
-    A value that writes one of the five knows the plan that it was merged for. What killed processes
+    A value that writes results knows the plan that it was merged for. What killed processes
     left is swept away first. Answers the bytes written.
     """
     written = 0
@@ -55,7 +55,7 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
             written += file.stat().st_size
             final.parent.mkdir(parents=True, exist_ok=True)
             rename_into_place(file, final)
-            if final in paths.five_files:
+            if final.parent in (paths.activation_contexts, paths.correlations):
                 record(paths, final, getattr(value, "plan_digest", ""))
     return written
 

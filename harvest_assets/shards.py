@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harvest_assets.atomic import remove
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
-from harvest_assets.publication import committed_directory
+from harvest_assets.publication import commit_directory, committed_directory
 from harvest_assets.sealed import read_sealed, write_sealed
 from harvest_assets.shared_rows import SharedTokenRows
 
@@ -224,6 +225,18 @@ def _naming(what: str, remedy: str) -> Iterator[None]:
     except HarvestError as error:
         msg = f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
         raise HarvestError(msg) from error
+
+
+def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:
+    """Publish a shard's result; what was saved on the way is needed no more.
+
+    Answers the bytes written.
+    """
+    written = 0
+    if not result.stands:
+        written = commit_directory(paths.shard_current(result.shard), result)
+    remove(paths.shard_saved(result.shard).parent)
+    return written
 
 
 def _find_sound(current: Path) -> StoredState | None:

@@ -74,6 +74,15 @@ def test_a_run_is_harvested_and_harvested_again(
     assert again.returncode == 0, again.stderr
     assert files[2].read_bytes() == lines
 
+    sound = command("verify", str(tiny_run), env=home)
+    assert sound.returncode == 0, sound.stderr
+    assert "everything agrees" in sound.stdout
+    files[2].write_bytes(lines[:-2] + b" \n")
+    refused(command("verify", str(tiny_run), env=home), "components.jsonl")
+    cleaned = command("clean", "--dry-run", env=home)
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert "0 bytes would be freed" in cleaned.stdout
+
     dagster_home = tmp_path / ".local/share/harvest_assets/dagster"
     assert "enabled: false" in (dagster_home / "dagster.yaml").read_text()
     monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))

@@ -39,7 +39,7 @@ def test_the_reading_side_starts_fast():
 
 
 def test_heart_and_files_know_nothing_of_dagster():
-    modules = "harvest_assets.harvester.stream, harvest_assets.merging, harvest_assets.registry"
+    modules = "harvest_assets.harvester.stream, harvest_assets.folding, harvest_assets.resume"
     assert "dagster" not in loaded_by(f"{modules}, harvest_assets.decomposition.model")
 
 

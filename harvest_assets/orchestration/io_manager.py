@@ -9,16 +9,15 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.atomic import remove
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.failures import bad_input_is_final
-from harvest_assets.orchestration.partitions import registration, run_of, shard_of
+from harvest_assets.orchestration.partitions import registration, run_of
 from harvest_assets.plan import HarvestPlan
-from harvest_assets.publication import commit_directory, publish_files
+from harvest_assets.publication import publish_files
 from harvest_assets.registry import check_owner
-from harvest_assets.shards import ShardResult, ShardResults
+from harvest_assets.shards import ShardResults, commit_shard
 from harvest_assets.shared_rows import SharedTokenRows
 
 SHARD_ASSET = "harvest_shard"
@@ -43,8 +42,7 @@ class HarvestIOManager(dg.IOManager):
             owner = registration(context.partition_key)
             check_owner(owner)
             if context.asset_key.path[-1] == SHARD_ASSET:
-                shard = shard_of(context.partition_key)
-                written = _commit_shard(owner.layout, shard, obj)
+                written = commit_shard(owner.layout, obj)
             else:
                 written = publish_files(owner.layout, obj)
             seconds = round(time.monotonic() - started, 2)
@@ -66,10 +64,3 @@ class HarvestIOManager(dg.IOManager):
                 )
                 raise HarvestError(msg)
             return open_value(paths.root)
-
-
-def _commit_shard(paths: HarvestLayout, shard: str, result: ShardResult) -> int:
-    """Publish a shard's state; what was saved on the way is needed no more."""
-    written = 0 if result.stands else commit_directory(paths.shard_current(shard), result)
-    remove(paths.shard_saved(shard).parent)
-    return written

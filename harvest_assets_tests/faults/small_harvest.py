@@ -19,9 +19,9 @@ from harvest_assets.layout import HarvestLayout
 from harvest_assets.lease import check_held, hold_lease
 from harvest_assets.merging import MergedContexts, MergedCorrelations, MergedTokenStats
 from harvest_assets.plan import HarvestPlan
-from harvest_assets.publication import commit_directory, publish_files
+from harvest_assets.publication import publish_files
 from harvest_assets.resume import harvest_saving, resume_or_begin
-from harvest_assets.shards import SHARD_KEYS, ShardResult, ShardResults, Work
+from harvest_assets.shards import SHARD_KEYS, ShardResult, ShardResults, Work, commit_shard
 from harvest_assets.shared_rows import SharedTokenRows
 
 LAYERS = (("h.0.mlp", 14), ("h.1.attn", 10))
@@ -125,7 +125,7 @@ class SmallHarvest:
             )
             state = harvester.build_results()
             result = ShardResult(plan.digest, work.sums, name, share.rows, state)
-            commit_directory(paths.shard_current(name), result)
+            commit_shard(paths, result)
 
     def merge(self, keep: str = "merged") -> None:
         paths, plan = self.paths, self.plan
