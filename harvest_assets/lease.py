@@ -7,6 +7,7 @@ minutes; times are compared by the clock of the file system, never by those of t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -20,6 +21,7 @@ from harvest_assets.errors import HarvestError
 
 STALE_SECONDS = 120.0
 _HEARTBEAT_SECONDS = 10.0
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # The leases of this process and their tokens.
 _held: dict[Path, str] = {}
 
@@ -95,9 +97,23 @@ def _create(path: Path, content: dict[str, Any]) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_in_place(path, content)
         return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, content: dict[str, Any]) -> bool:
+    """The same for a file system without hard links; who looks too early sees nobody's name."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _remove_stale(path: Path, holder: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from harvest_assets.shards import ShardResult, StoredState
 if TYPE_CHECKING:
     import torch
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _SAVING_SHARE = 0.05
 _LEAST_SECONDS = 30.0
 
@@ -103,7 +103,7 @@ def harvest_saving(
 
     Raises:
         HarvestError: as `harvest_rows`.
-        KeyboardInterrupt: SIGTERM, SIGUSR1 or SIGUSR2 came; the state was saved.
+        KeyboardInterrupt: SIGTERM, SIGUSR1, SIGUSR2 or SIGINT came; the state was saved.
     """
     rows = share.rows[done:]
     next_save = time.monotonic() + max(least_seconds, harvester.n_bytes / 2e8 / saving_share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ def state_of(harvest: SmallHarvest):
     return state
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_saves_and_the_rest_is_harvested_later(tmp_path: Path, number: int):
     whole = harvested(tmp_path / "whole")
     harvest = SmallHarvest(tmp_path / "cut")
@@ -145,6 +146,19 @@ def test_another_format_version_is_named(tmp_path: Path):
     write_sealed(file, {**read_sealed(file), "format_version": 99})
     with pytest.raises(HarvestError, match=r"Shard 00.*format version 99"):
         harvest.merge()
+
+
+def test_a_lease_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "merge.json"
+    with hold_lease(path, "It"):
+        check_held(path)
+        with pytest.raises(LeaseHeldError, match=str(os.getpid())), hold_lease(path, "It"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 HOLDER = """

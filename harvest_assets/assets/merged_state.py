@@ -5,7 +5,8 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.manifest import disagreements
+from harvest_assets.lease import check_held
+from harvest_assets.manifest import disagreements, read
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.plan import HarvestPlan
@@ -29,8 +30,11 @@ def merged_state(
     paths = registration(context.partition_key).layout
     keep = keep_setting()
     problems = disagreements(paths)
+    if any(entry.get("plan") != harvest_plan.digest for entry in read(paths).values()):
+        problems.append(f"The results in {paths.root} are of another plan; merge first.")
     if problems:
         raise HarvestError(" ".join(problems))
+    check_held(paths.lease("merge"))
     written = fold(paths, harvest_plan, keep)
     return dg.MaterializeResult(
         metadata={
