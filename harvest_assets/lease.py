@@ -55,7 +55,7 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     token = temporary_beside(path).name
-    owner = {"host": host_name(), "pid": os.getpid(), "started": _started(os.getpid())}
+    owner = {"host": host_name(), "pid": os.getpid(), "started": process_started(os.getpid())}
     _take(path, {**owner, "token": token}, what)
     stop = threading.Event()
     thread = threading.Thread(target=_renew, args=(path, stop), daemon=True)
@@ -136,7 +136,7 @@ def _remove_stale(path: Path, holder: dict[str, Any]) -> None:
 def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
     if holder.get("host") == host_name():
         pid = int(holder["pid"])
-        return not process_is_alive(pid) or _started(pid) != holder.get("started")
+        return not process_is_alive(pid) or process_started(pid) != holder.get("started")
     probe = temporary_beside(path)
     try:
         probe.touch()
@@ -147,7 +147,7 @@ def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def _started(pid: int) -> str:
+def process_started(pid: int) -> str:
     """When a process of this machine was started: its number may be another's later."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]

@@ -21,7 +21,12 @@ import dagster as dg
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.manifest import disagreements
-from harvest_assets.orchestration.instance import add_run, make_room_for_shards, shards_at_once
+from harvest_assets.orchestration.instance import (
+    add_run,
+    end_dead_runs,
+    make_room_for_shards,
+    shards_at_once,
+)
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
@@ -78,6 +83,7 @@ def harvest_locally(
     """
     add_run(instance, registration.key)
     make_room_for_shards(instance)
+    end_dead_runs(instance)
     run_config = {
         "ops": {
             "harvest_plan": {"config": dict(settings)},

@@ -49,6 +49,7 @@ def _innermost(error: Any) -> str:
 def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | None:
     """Execute a job for a partition; answers the sentence that says why it failed, if it did."""
     from harvest_assets.definitions import defs
+    from harvest_assets.orchestration.instance import owner_tags
     from harvest_assets.orchestration.partitions import run_shards
 
     key: str = partition
@@ -56,7 +57,11 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | 
         key = run_shards.get_partition_key_from_str(partition)
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def(job_name).execute_in_process(
-            instance=instance, partition_key=key, run_config=run_config, raise_on_error=False
+            instance=instance,
+            partition_key=key,
+            run_config=run_config,
+            tags=owner_tags(),
+            raise_on_error=False,
         )
         return failure_of(result)
 
