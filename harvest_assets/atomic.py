@@ -4,11 +4,74 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{32}\.tmp")
+# What another machine left cannot be asked whether it is still written to.
+_FOREIGN_SECONDS = 24 * 3600.0
+
+
+def host_name() -> str:
+    """This machine's name, as it stands in the names of temporary files."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "_"
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the same folder that nobody has, and that tells who made it."""
+    return path.with_name(f".{path.name}.{host_name()}-{os.getpid()}-{uuid.uuid4().hex}.tmp")
+
+
+def process_is_alive(pid: int) -> bool:
+    """Is there a process of this number on this machine?"""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """The temporary files and folders in a folder that nobody will finish."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None:
+            continue
+        if match["host"] == host_name():
+            pid = int(match["pid"])
+            gone = pid != os.getpid() and not process_is_alive(pid)
+        else:
+            try:
+                gone = time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+            except FileNotFoundError:
+                continue
+        if gone:
+            found.append(path)
+    return found
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that processes left when they died."""
+    for path in abandoned(folder):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; what is gone already, or cannot go, is let be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fsync_path(path: Path) -> None:
@@ -34,7 +97,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     If the block raises, `path` stays as it was and the temporary file goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         rename_into_place(temporary, path)

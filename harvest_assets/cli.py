@@ -67,6 +67,8 @@ def cli() -> None:
       python -m harvest_assets RUN --n_batches 50  a first look at a few batches
       python -m harvest_assets register RUN        let the Dagster UI know the run
       python -m harvest_assets ui                  watch, start and inspect harvests in a browser
+      python -m harvest_assets verify RUN          check everything on disk against itself
+      python -m harvest_assets clean               free what nobody needs any more
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).
     """
@@ -267,6 +269,55 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
         dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
         os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
+
+
+@cli.command(
+    help=f"""Check everything that the harvest of a run left on disk against itself.
+
+Digests, symmetry and diagonals of the counts, marginals, the index against the lines, and the
+states that are kept. Exit status 0 only if everything agrees.
+
+{_RUN_HELP}
+""",
+)
+@click.argument("run")
+@_debug_option
+def verify(run: str, *, debug: bool) -> None:
+    """Check what a harvest left on disk."""
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.decomposition.run_name import parse_run
+        from harvest_assets.registry import registration_of
+        from harvest_assets.verification import problems_of
+
+        paths = registration_of(parse_run(run).name.key).layout
+        if not paths.root.exists():
+            msg = f"{run} has not been harvested: {paths.root} is not there."
+            raise HarvestError(msg)
+        problems = problems_of(paths, lambda what: click.echo(f"looking at {what}", err=True))
+        if problems:
+            raise HarvestError("\n       ".join(problems))
+        click.echo(f"{paths.root}: everything agrees.")
+
+
+@cli.command()
+@click.option("--older-than", default="0s", help="Only what is older: 30d, 12h, 90m, 2w.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be freed.")
+@_debug_option
+def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
+    """List and free what nobody needs any more.
+
+    Shards that were folded into a merged state, what killed processes left, and token rows that no
+    harvest names. Results and merged states stay, and so does whatever somebody works on.
+    """
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.cleaning import free, parse_age, removable
+
+        items = removable(parse_age(older_than))
+        for item in items:
+            click.echo(f"{item.n_bytes:>15,} bytes  {item.path}  ({item.why})")
+        gone = [] if dry_run else free(items)
+        told = f"{sum(item.n_bytes for item in (items if dry_run else gone)):,} bytes"
+        click.echo(f"{told} {'would be' if dry_run else 'were'} freed.")
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def read_component(paths: HarvestLayout, component_key: str) -> ComponentData | 
         line = _line_at(paths, place, component_key)
     # An index that does not fit, of a file changed by hand, is not believed.
     line = line or _line_by_scan(paths, component_key)
-    return None if line is None else _parse(paths.components, line)
+    return None if line is None else parse_component(paths.components, line)
 
 
 def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
@@ -287,7 +287,12 @@ def _loads(path: Path, line: bytes) -> Any:
         raise HarvestError(msg) from error
 
 
-def _parse(path: Path, line: bytes) -> ComponentData:
+def parse_component(path: Path, line: bytes) -> ComponentData:
+    """The component of one line of a file.
+
+    Raises:
+        HarvestError: the line is damaged.
+    """
     value = _loads(path, line)
     try:
         return ComponentData(

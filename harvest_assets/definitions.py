@@ -20,10 +20,11 @@ from harvest_assets.assets.activation_contexts import activation_contexts
 from harvest_assets.assets.component_correlations import component_correlations
 from harvest_assets.assets.harvest_plan import harvest_plan
 from harvest_assets.assets.harvest_shard import harvest_shard
+from harvest_assets.assets.merged_state import merged_state
 from harvest_assets.assets.run_checkpoint import run_checkpoint
 from harvest_assets.assets.token_rows import token_rows
 from harvest_assets.assets.token_stats import token_stats
-from harvest_assets.orchestration.checks import counts_are_consistent
+from harvest_assets.orchestration.checks import counts_are_consistent, files_agree
 from harvest_assets.orchestration.io_manager import HarvestIOManager
 from harvest_assets.orchestration.jobs import harvest, merge, prepare
 
@@ -36,8 +37,9 @@ defs = dg.Definitions(
         component_correlations,
         token_stats,
         activation_contexts,
+        merged_state,
     ],
-    asset_checks=[counts_are_consistent],
+    asset_checks=[counts_are_consistent, files_agree],
     jobs=[prepare, harvest, merge],
     resources={"io_manager": HarvestIOManager()},
     # A run is one stage of one partition; its steps need no processes of their own.

@@ -11,7 +11,10 @@ $SPD_OUT_DIR/
     ├── correlations/                   component_correlations.pt, token_stats.pt
     ├── manifest.json                   size, digest and plan of each of the five
     ├── run_checkpoint.json, plan.json, token_rows.json
-    ├── shards/<shard>/                 current.json and the state directory it points to
+    ├── shards/<shard>/                 current.json and the state directory it points to;
+    │   └── saved/                      the same of a shard that is not finished
+    ├── merged/                         current.json and the state that shards were folded into
+    ├── leases/                         who works on what
     └── logs/                           what the processes of the stages printed
 ```
 """
@@ -149,6 +152,20 @@ class HarvestLayout:
         """Which folder below `data/` holds the rows."""
         return self.root / "token_rows.json"
 
+    @property
+    def merged(self) -> Path:
+        """The folder of the state that finished shards were folded into."""
+        return self.root / "merged"
+
+    @property
+    def merged_current(self) -> Path:
+        """The file that names the merged state's directory."""
+        return self.merged / "current.json"
+
+    def lease(self, work: str) -> Path:
+        """The file that tells who works on a shard or on the merge."""
+        return self.root / "leases" / f"{work}.json"
+
     def shard(self, shard: str) -> Path:
         """The folder of one shard."""
         return self.root / "shards" / shard
@@ -156,6 +173,10 @@ class HarvestLayout:
     def shard_current(self, shard: str) -> Path:
         """The file that names the shard's finished state directory."""
         return self.shard(shard) / "current.json"
+
+    def shard_saved(self, shard: str) -> Path:
+        """The file that names the state that an unfinished shard saved last."""
+        return self.shard(shard) / "saved" / "current.json"
 
     def shard_progress(self, shard: str) -> Path:
         """How far a shard is, rewritten while it works."""

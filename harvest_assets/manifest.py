@@ -1,4 +1,4 @@
-"""`manifest.json`: size, digest and plan of each of the five files of a harvest.
+"""`manifest.json`: size, digest and plan of each of the five files of a harvest, and of the tables.
 
 The files are replaced one by one; the manifest is what shows a reader that two of them come from
 different harvests.
@@ -6,13 +6,13 @@ different harvests.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from harvest_assets.atomic import write_json
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.sealed import sha256_of
 
 
 def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
@@ -23,7 +23,7 @@ def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
     files = read(paths)
     files[_name(paths, file)] = {
         "size": file.stat().st_size,
-        "sha256": _sha256(file),
+        "sha256": sha256_of(file),
         "plan": plan_digest,
     }
     write_json(paths.manifest, {"files": files})
@@ -47,7 +47,7 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
 
     Args:
         paths: of the harvest.
-        deep: read the files and compare their digests too.
+        deep: read the files and compare their digests too, also of the tables beside them.
     """
     entries = read(paths)
     problems = []
@@ -59,18 +59,25 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
             problems.append(f"{paths.manifest} does not name {name}.")
         elif file.stat().st_size != entries[name].get("size"):
             problems.append(f"{file} does not have the size that {paths.manifest.name} tells.")
-        elif deep and _sha256(file) != entries[name].get("sha256"):
+        elif deep and sha256_of(file) != entries[name].get("sha256"):
             problems.append(f"{file} does not have the digest that {paths.manifest.name} tells.")
+    if deep:
+        problems += _damaged_tables(paths, entries)
     plans = {entry.get("plan") for name, entry in entries.items()}
     if len(plans) > 1:
         problems.append(f"The files in {paths.root} come from different harvests; merge again.")
     return problems
 
 
+def _damaged_tables(paths: HarvestLayout, entries: dict[str, dict[str, Any]]) -> list[str]:
+    files = {paths.root / name: entry for name, entry in entries.items()}
+    return [
+        f"{file} is missing or damaged; merge again to have it anew."
+        for file, entry in files.items()
+        if file not in paths.five_files
+        and not (file.is_file() and sha256_of(file) == entry.get("sha256"))
+    ]
+
+
 def _name(paths: HarvestLayout, file: Path) -> str:
     return file.relative_to(paths.root).as_posix()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

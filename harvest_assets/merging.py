@@ -6,6 +6,7 @@ are mapped into memory and saved from there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,11 +140,18 @@ def firing_overview(states: Sequence[HarvesterState]) -> FiringOverview:
 
 
 @contextmanager
-def _scratch(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """A matrix that lies in a file and goes when the block ends."""
+def scratch(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """A matrix that lies in a file and goes when the block ends.
+
+    Raises:
+        OSError: the disk has no room for it; without the reservation that would be found while
+            writing to mapped memory, where it kills the process.
+    """
     try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, shape[0] * shape[1] * dtype.itemsize))
         flat = torch.from_file(str(path), shared=True, size=shape[0] * shape[1], dtype=dtype)
-        yield flat.view(shape)
+        yield flat.view(tuple(shape))
     finally:
         path.unlink(missing_ok=True)
 
@@ -162,7 +170,7 @@ def merge_correlations(states: Sequence[HarvesterState], path: Path) -> None:
     """
     settings = common_settings(states)
     n = settings.n_components
-    with _scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
+    with scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
         for block in _blocks(n, _BLOCK_ENTRIES // n):
             count_ij[block] = total_sum(
                 [unpack_rows(s.cooccurrence, n, block.start, block.stop) for s in states]
@@ -185,8 +193,8 @@ def merge_token_stats(states: Sequence[HarvesterState], path: Path) -> None:
     settings = common_settings(states)
     n, v = settings.n_components, settings.vocab_size
     with (
-        _scratch(path.with_suffix(".input"), (n, v), torch.int64) as input_counts,
-        _scratch(path.with_suffix(".output"), (n, v), torch.float32) as output_counts,
+        scratch(path.with_suffix(".input"), (n, v), torch.int64) as input_counts,
+        scratch(path.with_suffix(".output"), (n, v), torch.float32) as output_counts,
     ):
         for block in _blocks(n, _BLOCK_ENTRIES // v):
             input_counts[block] = total_sum([s.input_counts[block] for s in states])

@@ -18,6 +18,15 @@ MAX_SHARDS = 16
 # Rows are computed in groups of about this many tokens: enough for matrix products to run at full
 # speed, few enough for the outputs of a wide model to fit.
 _TOKENS_PER_FORWARD = 8192
+_ADD_UP = (
+    "run",
+    "checkpoint_sha256",
+    "context_length",
+    "ci_threshold",
+    "activation_examples_per_component",
+    "activation_context_tokens_per_side",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,35 @@ class HarvestPlan:
         there = n_rows // self.batch_size
         return there if self.n_batches is None else min(there, self.n_batches)
 
-    def share(self, shard: int, n_rows: int) -> range:
-        """The rows of one shard; shards beyond `n_shards` have none."""
-        if shard >= self.n_shards:
+    def share(self, shard: int, n_rows: int, done: int = 0) -> range:
+        """The rows of one shard; shards beyond `n_shards` have none.
+
+        Args:
+            shard: 0 to 15.
+            n_rows: rows of the dataset.
+            done: the first so many rows have been harvested before.
+        """
+        total = self.batches_seen(n_rows) * self.batch_size
+        if shard >= self.n_shards or done >= total:
             return range(0)
-        batches = self.batches_seen(n_rows)
-        first = shard * batches // self.n_shards
-        last = (shard + 1) * batches // self.n_shards
-        return range(first * self.batch_size, last * self.batch_size)
+        batches = -(-(total - done) // self.batch_size)
+        first, last = (
+            min(total, done + part * batches // self.n_shards * self.batch_size)
+            for part in (shard, shard + 1)
+        )
+        return range(first, last)
+
+    def sums(self, data: str) -> str:
+        """Names what must be equal for states to add up.
+
+        Neither the number of batches nor how they were cut is part of it.
+
+        Args:
+            data: fingerprint of the token rows.
+        """
+        told = {name: getattr(self, name) for name in _ADD_UP}
+        text = json.dumps([PLAN_VERSION, data, told], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, directory: Path) -> None:
         """Write `plan.json` into a directory."""

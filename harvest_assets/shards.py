@@ -1,21 +1,31 @@
-"""What one shard harvested, as it lies on disk, and all shards of a plan as a merge opens them."""
+"""What the shards of a harvest left on disk, what was merged of them, and what is still to do.
+
+A state covers a range of rows. The merged state of earlier work covers the rows from 0 on; the
+shards of a plan share the rows behind it. So a harvest that was extended, or whose shards have been
+folded together, is opened in the same way as a new one.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harvest_assets.atomic import write_json
+from harvest_assets.atomic import remove
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.publication import commit_directory, committed_directory
+from harvest_assets.sealed import read_sealed, write_sealed
+from harvest_assets.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
 
 SHARD_KEYS = tuple(f"{shard:02d}" for shard in range(MAX_SHARDS))
+FORMAT_VERSION = 2
 
 _META_FILE = "shard.json"
 _STATE_FOLDER = "state"
@@ -23,29 +33,35 @@ _STATE_FOLDER = "state"
 
 @dataclass(frozen=True)
 class ShardResult:
-    """One shard's share of a harvest.
+    """What was harvested of a range of rows.
 
     Args:
         plan_digest: of the plan it was harvested for.
-        shard: `00` to `15`.
-        rows: the share.
-        state: what was harvested; None where the plan has no share for this shard.
+        sums: names all that must be equal for states to add up; see `HarvestPlan.sums`.
+        shard: `00` to `15`, or `merged`.
+        rows: what has been harvested.
+        state: the statistics; None where there are no rows.
+        stands: it lies finished on the disk already and is not written again.
     """
 
     plan_digest: str
+    sums: str
     shard: str
     rows: range
     state: HarvesterState | None
+    stands: bool = False
 
     def write(self, directory: Path) -> None:
         """Write the state into a new directory, `shard.json` last."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.state is not None:
             self.state.save(directory / _STATE_FOLDER)
-        write_json(
+        write_sealed(
             directory / _META_FILE,
             {
+                "format_version": FORMAT_VERSION,
                 "plan_digest": self.plan_digest,
+                "sums": self.sums,
                 "shard": self.shard,
                 "first_row": self.rows.start,
                 "last_row": self.rows.stop,
@@ -54,50 +70,178 @@ class ShardResult:
 
 
 @dataclass(frozen=True)
+class StoredState:
+    """A state on disk, described but not opened.
+
+    Args:
+        directory: where it lies.
+        plan_digest, sums, rows: as in `ShardResult`.
+    """
+
+    directory: Path
+    plan_digest: str
+    sums: str
+    rows: range
+
+    @classmethod
+    def find(cls, current: Path) -> StoredState | None:
+        """What a pointer names; None if there is nothing.
+
+        Raises:
+            HarvestError: what is there is damaged, or of another format version.
+        """
+        directory = committed_directory(current)
+        if directory is None:
+            return None
+        path = directory / _META_FILE
+        meta = read_sealed(path)
+        if meta.get("format_version") != FORMAT_VERSION:
+            version = meta.get("format_version")
+            msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
+            raise HarvestError(msg)
+        return cls(
+            directory,
+            str(meta["plan_digest"]),
+            str(meta["sums"]),
+            range(meta["first_row"], meta["last_row"]),
+        )
+
+    def open(self) -> HarvesterState:
+        """The statistics, memory-mapped, all bytes compared with their digests.
+
+        Raises:
+            HarvestError: they are damaged.
+        """
+        from harvest_assets.harvester import HarvesterState
+
+        return HarvesterState.load(self.directory / _STATE_FOLDER)
+
+    def damage(self) -> list[str]:
+        """What is wrong with the files, in sentences."""
+        from harvest_assets.harvester.state import state_damage
+
+        if not self.rows:
+            return []
+        try:
+            return state_damage(self.directory / _STATE_FOLDER)
+        except HarvestError as error:
+            return [str(error)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a plan has to do, beside what has been merged already.
+
+    Args:
+        sums: of the plan and its data.
+        n_rows: rows of the whole harvest.
+        merged: the state of the first rows, if one is kept that can be added to.
+        shares: the rows of each shard of the plan, behind those of `merged`.
+    """
+
+    sums: str
+    n_rows: int
+    merged: StoredState | None
+    shares: tuple[range, ...]
+
+    @classmethod
+    def of(cls, paths: HarvestLayout, plan: HarvestPlan) -> Work:
+        """Look at what is kept in the folder of a harvest.
+
+        Raises:
+            HarvestError: the token rows are not there.
+        """
+        rows = SharedTokenRows.open(paths.root)
+        sums = plan.sums(rows.fingerprint)
+        n_rows = plan.batches_seen(rows.n_rows) * plan.batch_size
+        merged = _find_sound(paths.merged_current)
+        if merged is not None and (merged.sums != sums or merged.rows.stop > n_rows):
+            merged = None
+        done = merged.rows.stop if merged else 0
+        shares = tuple(plan.share(s, rows.n_rows, done) for s in range(plan.n_shards))
+        return cls(sums, n_rows, merged, shares)
+
+    def share(self, shard: str) -> range:
+        """The rows of one shard; those that the plan does not need have none."""
+        number = int(shard)
+        return self.shares[number] if number < len(self.shares) else range(0)
+
+    def standing(self, paths: HarvestLayout, plan: HarvestPlan, shard: str) -> StoredState | None:
+        """The finished and undamaged result of a shard for this plan, if it lies there."""
+        stored = _find_sound(paths.shard_current(shard))
+        fits = (
+            stored is not None
+            and stored.plan_digest == plan.digest
+            and stored.sums == self.sums
+            and stored.rows == self.share(shard)
+        )
+        return stored if fits and stored is not None and not stored.damage() else None
+
+
+@dataclass(frozen=True)
 class ShardResults:
-    """The shards of one run, opened when asked for."""
+    """The states of one run, opened when asked for."""
 
     paths: HarvestLayout
 
     def open(self, plan: HarvestPlan) -> list[HarvesterState]:
-        """The states of all shards that share the work of a plan, memory-mapped.
+        """The states that together are the harvest of a plan, memory-mapped and undamaged.
 
         Raises:
-            HarvestError: shards are missing, or were harvested for another plan.
+            HarvestError: shards are missing or damaged, or were harvested for another plan.
         """
-        from harvest_assets.harvester import HarvesterState
-
-        names = SHARD_KEYS[: plan.n_shards]
+        work = Work.of(self.paths, plan)
+        names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
         if missing:
             msg = f"Shards {', '.join(missing)} of {plan.run} have not been harvested."
             raise HarvestError(msg)
-        directories = [self._directory(name) for name in names]
-        for name, directory in zip(names, directories, strict=True):
-            if _read(directory / _META_FILE)["plan_digest"] != plan.digest:
-                msg = (
-                    f"Shard {name} of {plan.run} was harvested for another plan or checkpoint; "
-                    "materialize it again."
-                )
-                raise HarvestError(msg)
-        return [HarvesterState.load(directory / _STATE_FOLDER) for directory in directories]
+        states = []
+        if work.merged is not None:
+            with _naming(f"The merged state of {plan.run}", f"remove {self.paths.merged}"):
+                states.append(work.merged.open())
+        for name in names:
+            with _naming(f"Shard {name} of {plan.run}", "materialize it again"):
+                stored = StoredState.find(self.paths.shard_current(name))
+                if stored is None:
+                    msg = "it is gone."
+                    raise HarvestError(msg)
+                if (stored.plan_digest, stored.sums, stored.rows) != (
+                    plan.digest,
+                    work.sums,
+                    work.share(name),
+                ):
+                    msg = "it was harvested for another plan or checkpoint."
+                    raise HarvestError(msg)
+                states.append(stored.open())
+        return states
 
-    def _directory(self, name: str) -> Path:
-        current = self.paths.shard_current(name)
-        folder = str(_read(current)["directory"])
-        if Path(folder).name != folder:
-            msg = f"{current} points out of its folder: {folder!r}."
-            raise HarvestError(msg)
-        return current.parent / folder
 
-
-def _read(path: Path) -> dict[str, Any]:
+@contextmanager
+def _naming(what: str, remedy: str) -> Iterator[None]:
+    """Errors inside the block say which state they are about, and what to do."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            msg = "no mapping"
-            raise ValueError(msg)
-    except (OSError, ValueError) as error:
-        msg = f"{path} is damaged; materialize the shard again. ({error})"
+        yield
+    except HarvestError as error:
+        msg = f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
         raise HarvestError(msg) from error
-    return value
+
+
+def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:
+    """Publish a shard's result; what was saved on the way is needed no more.
+
+    Answers the bytes written.
+    """
+    written = 0
+    if not result.stands:
+        written = commit_directory(paths.shard_current(result.shard), result)
+    remove(paths.shard_saved(result.shard).parent)
+    return written
+
+
+def _find_sound(current: Path) -> StoredState | None:
+    """What a pointer names; None also where it is damaged or of another version."""
+    try:
+        return StoredState.find(current)
+    except HarvestError:
+        return None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harvest_assets import layout
-from harvest_assets.atomic import fsync_path, write_json
+from harvest_assets.atomic import fsync_path, sweep, temporary_beside, write_json
 from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
 from harvest_assets.errors import HarvestError
 
@@ -92,7 +91,8 @@ def _write(
     n_rows: int | None,
     progress: Callable[[int, int | None], None] | None,
 ) -> None:
-    staging = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
+    sweep(place.parent)
+    staging = temporary_beside(place)
     staging.mkdir(parents=True)
     try:
         write_token_rows(spec, staging, n_rows, progress)

@@ -74,13 +74,22 @@ def test_a_run_is_harvested_and_harvested_again(
     assert again.returncode == 0, again.stderr
     assert files[2].read_bytes() == lines
 
+    sound = command("verify", str(tiny_run), env=home)
+    assert sound.returncode == 0, sound.stderr
+    assert "everything agrees" in sound.stdout
+    files[2].write_bytes(lines[:-2] + b" \n")
+    refused(command("verify", str(tiny_run), env=home), "components.jsonl")
+    cleaned = command("clean", "--dry-run", env=home)
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert "0 bytes would be freed" in cleaned.stdout
+
     dagster_home = tmp_path / ".local/share/harvest_assets/dagster"
     assert "enabled: false" in (dagster_home / "dagster.yaml").read_text()
     monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))
     with dg.DagsterInstance.get() as instance:
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         assert sorted(run.job_name for run in instance.get_runs()) == sorted(
-            ["prepare", "harvest", "harvest", "merge", "prepare", "harvest", "merge"]
+            ["prepare", "harvest", "harvest", "merge", "prepare", "merge"]
         )
         shards = instance.get_materialized_partitions(dg.AssetKey("harvest_shard"))
         assert len(shards) == 16

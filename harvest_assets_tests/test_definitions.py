@@ -39,14 +39,14 @@ def test_the_reading_side_starts_fast():
 
 
 def test_heart_and_files_know_nothing_of_dagster():
-    modules = "harvest_assets.harvester.stream, harvest_assets.merging, harvest_assets.registry"
+    modules = "harvest_assets.harvester.stream, harvest_assets.folding, harvest_assets.resume"
     assert "dagster" not in loaded_by(f"{modules}, harvest_assets.decomposition.model")
 
 
 def test_the_graph_is_the_one_that_is_documented():
     graph = defs.resolve_asset_graph()
     nodes = {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
-    assert set(nodes) == {*UPSTREAM, "activation_contexts"}
+    assert set(nodes) == {*UPSTREAM, "activation_contexts", "merged_state"}
     for name, upstream in UPSTREAM.items():
         assert {key.to_user_string() for key in nodes[name].parent_keys} == upstream
     for name, node in nodes.items():

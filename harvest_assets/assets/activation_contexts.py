@@ -7,8 +7,8 @@ import dagster as dg
 
 from harvest_assets import __version__
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.orchestration.failures import refuses_bad_input
-from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import registration_of
 from harvest_assets.shards import ShardResults
@@ -20,9 +20,10 @@ from harvest_assets.shared_rows import SharedTokenRows
     partitions_def=runs,
     kinds={"json", "parquet"},
     code_version="1",
+    output_required=False,
     deps=["component_correlations", "token_stats"],
 )
-@refuses_bad_input
+@one_owner(merge_work)
 def activation_contexts(
     context: dg.AssetExecutionContext,
     run_checkpoint: RunCheckpoint,

@@ -1,23 +1,28 @@
 """One shard's share of the rows, run through the model and accumulated: the GPU work."""
 
+import dataclasses
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.orchestration.failures import refuses_bad_input
-from harvest_assets.orchestration.partitions import registration, run_shards, shard_of
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.lease import check_held
+from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import ShardResult
+from harvest_assets.shards import ShardResult, Work
 from harvest_assets.shared_rows import SharedTokenRows
+from harvest_assets.space import estimated_bytes, require_free
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
 
 # Of the state's format on disk and of what is counted in it.
-STATE_VERSION = "1"
+STATE_VERSION = "2"
 
 
 @dg.asset(
@@ -26,32 +31,39 @@ STATE_VERSION = "1"
     kinds={"torch"},
     code_version=STATE_VERSION,
     pool="gpu",
+    output_required=False,
 )
-@refuses_bad_input
+@one_owner(shard_work)
 def harvest_shard(
     context: dg.AssetExecutionContext,
     harvest_plan: HarvestPlan,
     run_checkpoint: RunCheckpoint,
     token_rows: SharedTokenRows,
 ) -> dg.MaterializeResult[Any]:
-    """The statistics of one shard's share; a shard beyond the plan's has nothing to do."""
+    """The statistics of one shard's share; a shard beyond the plan's has nothing to do.
+
+    A share that was harvested for the same plan and lies there undamaged is not harvested again; of
+    one that was interrupted, what has been saved is not.
+    """
     started = time.monotonic()
     shard = shard_of(context.partition_key)
-    rows = harvest_plan.share(int(shard), token_rows.n_rows)
     paths = registration(context.partition_key).layout
-    state = None
-    if int(shard) < harvest_plan.n_shards:
-        progress = ProgressWriter(
-            paths.shard_progress(shard),
-            len(rows),
-            harvest_plan.context_length,
-            context.log.info,
+    work = Work.of(paths, harvest_plan)
+    share = ShardResult(harvest_plan.digest, work.sums, shard, work.share(shard), None)
+    standing = work.standing(paths, harvest_plan, shard) if share.rows else None
+    if standing is not None:
+        share = dataclasses.replace(share, state=standing.open(), stands=True)
+    elif share.rows:
+        needed = estimated_bytes(run_checkpoint.layers, run_checkpoint.vocab_size, 1)
+        require_free(paths.root, needed)
+        state = harvest_share(
+            harvest_plan, run_checkpoint, token_rows, share, paths, context.log.info
         )
-        state = harvest_share(harvest_plan, run_checkpoint, token_rows, rows, progress)
+        share = dataclasses.replace(share, state=state)
     return dg.MaterializeResult(
-        value=ShardResult(harvest_plan.digest, shard, rows, state),
+        value=share,
         metadata={
-            **_metadata(state, rows, time.monotonic() - started),
+            **_metadata(share.state, share.rows, time.monotonic() - started),
             "path": dg.MetadataValue.path(str(paths.shard(shard))),
         },
     )
@@ -61,41 +73,55 @@ def harvest_share(
     plan: HarvestPlan,
     checkpoint: RunCheckpoint,
     shared_rows: SharedTokenRows,
-    rows: range,
-    progress: ProgressWriter,
+    share: ShardResult,
+    paths: HarvestLayout,
+    tell: Callable[[str], None],
 ) -> "HarvesterState":
-    """Harvest rows on this process's GPU, or on the CPU where there is none."""
+    """Harvest a share on this process's GPU, or on the CPU where there is none.
+
+    What was saved of it before is not harvested again; the lease of the shard must be held.
+    """
     import torch
 
     from harvest_assets.harvester import Harvester
-    from harvest_assets.harvester.stream import harvest_rows
+    from harvest_assets.resume import harvest_saving, resume_or_begin
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    harvester = Harvester(
-        checkpoint.layers,
-        checkpoint.vocab_size,
-        plan.ci_threshold,
-        plan.activation_examples_per_component,
-        plan.activation_context_tokens_per_side,
-        plan.seed,
-        device,
-    )
-    if rows:
-        harvest_rows(
-            harvester,
-            checkpoint.open_model(device),
-            shared_rows.rows(),
-            rows,
-            batch_size=plan.batch_size,
-            rows_per_forward=plan.rows_per_forward,
-            on_progress=progress,
+
+    def begin() -> Harvester:
+        return Harvester(
+            checkpoint.layers,
+            checkpoint.vocab_size,
+            plan.ci_threshold,
+            plan.activation_examples_per_component,
+            plan.activation_context_tokens_per_side,
+            plan.seed,
+            device,
         )
+
+    saved = paths.shard_saved(share.shard)
+    lease = paths.lease(f"shard-{share.shard}")
+    harvester, done = resume_or_begin(saved, share, begin, device, tell)
+    harvest_saving(
+        harvester,
+        checkpoint.open_model(device),
+        shared_rows.rows(),
+        share,
+        saved,
+        done=done,
+        batch_size=plan.batch_size,
+        rows_per_forward=plan.rows_per_forward,
+        on_progress=ProgressWriter(
+            paths.shard_progress(share.shard), len(share.rows), plan.context_length, tell, done
+        ),
+        may_write=lambda: check_held(lease),
+    )
     return harvester.build_results()
 
 
 def _metadata(state: "HarvesterState | None", rows: range, seconds: float) -> dict[str, Any]:
     if state is None:
-        return {"share": "empty: the plan has fewer shards"}
+        return {"share": "empty: nothing is left for this shard"}
     tokens = state.total_tokens_processed
     firings = state.firing_counts
     return {
@@ -104,5 +130,5 @@ def _metadata(state: "HarvesterState | None", rows: range, seconds: float) -> di
         "components alive": int((firings > 0).sum()),
         "L0": round(int(firings.sum()) / max(1, tokens), 3),
         "seconds": round(seconds, 2),
-        "tokens per second": round(tokens / seconds),
+        "tokens per second": round(tokens / max(seconds, 1e-9)),
     }

@@ -4,14 +4,20 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.orchestration.failures import refuses_bad_input
-from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 
 
-@dg.asset(group_name="harvest", partitions_def=runs, kinds={"torch"}, code_version="1")
-@refuses_bad_input
+@dg.asset(
+    group_name="harvest",
+    partitions_def=runs,
+    kinds={"torch"},
+    code_version="1",
+    output_required=False,
+)
+@one_owner(merge_work)
 def token_stats(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
 ) -> dg.MaterializeResult[Any]:

@@ -170,6 +170,14 @@ class Harvester:
             self._add_positions(batch, start, min(start + step, n_positions))
         self.total_tokens_processed += n_positions
 
+    @property
+    def n_bytes(self) -> int:
+        """What the big sums take; a saved state is of about this size."""
+        return sum(
+            sums.numel() * sums.element_size()
+            for sums in (self._count_ij, self._input_counts, self._output_mass)
+        )
+
     def first_bad_row(self) -> int | None:
         """First row of the first batch that held a NaN, an infinity or a foreign token.
 

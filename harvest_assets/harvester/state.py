@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from harvest_assets.atomic import fsync_path, write_json
+from harvest_assets.atomic import fsync_path
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
@@ -27,8 +26,9 @@ from harvest_assets.harvester.counters import (
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.schemas import ActivationExample
+from harvest_assets.sealed import damage, describe_files, read_sealed, write_sealed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Beside the uniform sample, this many examples of highest causal importance are kept.
 N_HIGHEST = 20
 
@@ -36,6 +36,7 @@ _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
 _SAMPLE_FILE = "sample.safetensors"
 _HIGHEST_FILE = "highest_ci.safetensors"
+_TENSOR_FILES = (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_FILE)
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,16 @@ class HarvesterState:
         )
         for table, file in ((self.sample, _SAMPLE_FILE), (self.highest, _HIGHEST_FILE)):
             save_file({k: v.contiguous() for k, v in table._asdict().items()}, directory / file)
-        for file in (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_FILE):
+        for file in _TENSOR_FILES:
             fsync_path(directory / file)
         # Written last: a directory without it holds no state.
-        write_json(
+        write_sealed(
             directory / _META_FILE,
             {
                 "format_version": FORMAT_VERSION,
                 "total_tokens_processed": self.total_tokens_processed,
                 "settings": dataclasses.asdict(self.settings),
+                "files": describe_files(directory, _TENSOR_FILES),
             },
         )
 
@@ -214,10 +216,15 @@ class HarvesterState:
     def load(cls, directory: Path) -> HarvesterState:
         """Open a saved state; its tensors are memory-mapped.
 
+        All bytes are read once and compared with their digests: a flipped bit is never summed.
+
         Raises:
             HarvestError: a file is missing, damaged or of another format.
         """
         directory = Path(directory)
+        problems = state_damage(directory)
+        if problems:
+            raise HarvestError(" ".join(problems))
         settings, total_tokens = _load_meta(directory / _META_FILE)
         n, v, window = settings.n_components, settings.vocab_size, settings.window
         statistics = _load_tensors(
@@ -284,9 +291,20 @@ def rows_between(table: ExampleTable, start: int, stop: int) -> slice:
     return slice(first, last)
 
 
+def state_damage(directory: Path) -> list[str]:
+    """What is wrong with the files of a saved state, in sentences.
+
+    Raises:
+        HarvestError: its description is damaged, or of another format version.
+    """
+    path = directory / _META_FILE
+    _load_meta(path)
+    return damage(directory, read_sealed(path).get("files", {}))
+
+
 def _load_meta(path: Path) -> tuple[HarvesterSettings, int]:
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_sealed(path)
         version = meta["format_version"]
         if version != FORMAT_VERSION:
             msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."

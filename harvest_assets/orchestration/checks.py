@@ -1,7 +1,6 @@
 """Are the merged counts consistent with themselves and with the shards they were summed from?"""
 
 import warnings
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -10,11 +9,6 @@ from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
-
-if TYPE_CHECKING:
-    import torch
-
-_BLOCK = 1024
 
 # Checks per partition are wanted, and known to be new in Dagster: nobody need be told each time.
 warnings.filterwarnings(
@@ -25,6 +19,8 @@ warnings.filterwarnings(
 @dg.asset_check(
     asset="component_correlations",
     partitions_def=runs,
+    # Nothing is folded and removed before the counts have been looked at.
+    blocking=True,
     additional_ins={
         "harvest_plan": dg.AssetIn("harvest_plan"),
         "harvest_shard": dg.AssetIn("harvest_shard"),
@@ -50,6 +46,7 @@ def check_counts(
     """
     from harvest_assets.harvester.counters import total_sum
     from harvest_assets.storage import CorrelationStorage
+    from harvest_assets.verification import inconsistencies
 
     storage = CorrelationStorage.load(paths.component_correlations)
     states = shards.open(plan)
@@ -66,26 +63,14 @@ def check_counts(
     )
 
 
-def inconsistencies(
-    count_i: "torch.Tensor", count_ij: "torch.Tensor", count_total: int
-) -> list[str]:
-    """What is wrong with the counts of one file; a block of rows is looked at at a time.
+@dg.asset_check(asset="activation_contexts", partitions_def=runs, blocking=True)
+@refuses_bad_input
+def files_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """Everything on disk agrees with itself: digests, symmetry, marginals, index and lines."""
+    from harvest_assets.verification import problems_of
 
-    Args:
-        count_i: int64 [C].
-        count_ij: int64 [C, C].
-        count_total: positions seen.
-    """
-    problems = set()
-    if (count_ij.diagonal() != count_i).any():
-        problems.add("the diagonal of count_ij is not count_i")
-    if (count_i > count_total).any():
-        problems.add("a component fired more often than there are positions")
-    for start in range(0, len(count_ij), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        rows = count_ij[block]
-        if (rows != count_ij[:, block].T).any():
-            problems.add("count_ij is not symmetric")
-        if (rows < 0).any() or (rows > count_i[block, None]).any():
-            problems.add("two components fired together more often than one of them")
-    return sorted(problems)
+    problems = problems_of(registration(context.partition_key).layout)
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description=" ".join(problems) or "digests, counts, marginals, lines and states agree",
+    )

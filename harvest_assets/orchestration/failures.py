@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.lease import LeaseHeldError, check_held, hold_lease
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Metadata of the observation of an asset that another process works on.
+SKIPPED = "skipped"
 
 
 @contextmanager
@@ -33,3 +38,43 @@ def refuses_bad_input(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return wrapped
+
+
+def one_owner(
+    work_of: Callable[[dg.AssetExecutionContext], tuple[Path, str]],
+) -> Callable[[Callable[P, T]], Callable[P, Iterator[T]]]:
+    """Decorator of an asset's function that lets one process at a time produce the value.
+
+    The lease is held until the value lies where readers look. Who asks second produces nothing:
+    the asset, which must be declared with `output_required=False`, and what depends on it are
+    skipped, and an observation tells who has it.
+
+    Args:
+        work_of: the lease's file, and what it is about.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, Iterator[T]]:
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+            context = kwargs.get("context", args[0] if args else None)
+            assert isinstance(context, dg.AssetExecutionContext)  # noqa: S101
+            with bad_input_is_final():
+                path, what = work_of(context)
+                try:
+                    with hold_lease(path, what):
+                        value = function(*args, **kwargs)
+                        check_held(path)
+                        yield value
+                except LeaseHeldError as error:
+                    context.log.warning(str(error))
+                    context.log_event(
+                        dg.AssetObservation(
+                            asset_key=context.asset_key,
+                            partition=context.partition_key,
+                            metadata={SKIPPED: str(error)},
+                        )
+                    )
+
+        return wrapped
+
+    return decorate

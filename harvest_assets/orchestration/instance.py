@@ -7,11 +7,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from harvest_assets.atomic import atomic_path
+from harvest_assets.atomic import atomic_path, host_name, process_is_alive
+from harvest_assets.lease import process_started
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
+_HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
 _DAGSTER_YAML = """\
 telemetry:
@@ -71,3 +73,26 @@ def make_room_for_shards(instance: dg.DagsterInstance) -> None:
     """Give the pool of the shards a limit that suits this machine, unless somebody set one."""
     if GPU_POOL not in instance.event_log_storage.get_concurrency_keys():
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, shards_at_once())
+
+
+def owner_tags() -> dict[str, str]:
+    """Tags of a run that tell which process executes it."""
+    return {
+        _HOST: host_name(),
+        _PID: str(os.getpid()),
+        _STARTED: process_started(os.getpid()) or "unknown",
+    }
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs as failed whose process on this machine is gone.
+
+    A process that is killed cannot do that itself, and nobody would free its place in the pool.
+    """
+    at_work = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
+    for run in instance.get_runs(at_work):
+        pid = int(run.tags[_PID])
+        same = (process_started(pid) or "unknown") == run.tags[_STARTED]
+        if not (process_is_alive(pid) and same):
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            instance.report_run_failed(run, "The process that executed the run is gone.")

@@ -16,6 +16,6 @@ harvest = dg.define_asset_job(
 )
 merge = dg.define_asset_job(
     "merge",
-    selection=["component_correlations", "token_stats", "activation_contexts"],
-    description="Sum the shards and write the result files.",
+    selection=["component_correlations", "token_stats", "activation_contexts", "merged_state"],
+    description="Sum the shards, write the result files, fold the shards into one state.",
 )

@@ -18,14 +18,21 @@ from typing import Any
 
 import dagster as dg
 
+from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.manifest import disagreements
-from harvest_assets.orchestration.instance import add_run, make_room_for_shards, shards_at_once
+from harvest_assets.orchestration.instance import (
+    add_run,
+    end_dead_runs,
+    make_room_for_shards,
+    shards_at_once,
+)
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
-from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.shards import SHARD_KEYS, Work
 from harvest_assets.shared_rows import SharedTokenRows
+from harvest_assets.space import estimated_bytes, require_free
 
 _POLL_SECONDS = 0.2
 
@@ -76,6 +83,7 @@ def harvest_locally(
     """
     add_run(instance, registration.key)
     make_room_for_shards(instance)
+    end_dead_runs(instance)
     run_config = {
         "ops": {
             "harvest_plan": {"config": dict(settings)},
@@ -87,7 +95,7 @@ def harvest_locally(
         _wait([start(registration, "prepare", registration.key, run_config)])
     plan = HarvestPlan.open(registration.layout.root)
     rows = SharedTokenRows.open(registration.layout.root)
-    _harvest_shards(registration, plan, rows, watch)
+    _harvest_shards(registration, plan, watch)
     total = plan.batches_seen(rows.n_rows) * plan.batch_size
     watch(StageStatus("merge", total, total, plan.context_length))
     with _processes() as start:
@@ -96,22 +104,30 @@ def harvest_locally(
     return plan
 
 
-def _harvest_shards(
-    registration: Registration, plan: HarvestPlan, rows: SharedTokenRows, watch: Watcher
-) -> None:
-    names = SHARD_KEYS[: plan.n_shards]
+def _harvest_shards(registration: Registration, plan: HarvestPlan, watch: Watcher) -> None:
+    """Harvest what is not there yet: neither merged nor finished by an earlier attempt."""
+    paths = registration.layout
+    work = Work.of(paths, plan)
+    damage = work.merged.damage() if work.merged else []
+    if damage:
+        msg = f"{' '.join(damage)} Remove {paths.merged} to harvest all rows anew."
+        raise HarvestError(msg)
+    shares = [name for name in SHARD_KEYS if work.share(name)]
+    names = [name for name in shares if work.standing(paths, plan, name) is None]
+    before = work.n_rows - sum(len(work.share(name)) for name in names)
+    checkpoint = RunCheckpoint.open(paths.root)
+    require_free(paths.root, estimated_bytes(checkpoint.layers, checkpoint.vocab_size, len(names)))
     for name in names:
-        registration.layout.shard_progress(name).unlink(missing_ok=True)
-    total = plan.batches_seen(rows.n_rows) * plan.batch_size
+        paths.shard_progress(name).unlink(missing_ok=True)
 
     def look() -> None:
-        read = [read_progress(registration.layout.shard_progress(name)) for name in names]
+        read = [read_progress(paths.shard_progress(name)) for name in names]
         parts = [part for part in read if part is not None]
-        done = sum(part.rows_done for part in parts)
+        done = before + sum(part.rows_done for part in parts)
         speed = sum(part.tokens_per_second for part in parts if part.rows_done < part.rows)
-        watch(StageStatus("harvest", done, total, plan.context_length, speed))
+        watch(StageStatus("harvest", done, work.n_rows, plan.context_length, speed))
 
-    at_once = min(plan.n_shards, shards_at_once())
+    at_once = max(1, min(len(names), shards_at_once()))
     with _processes() as start:
         waiting = list(enumerate(names))
         working: list[_Process] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
 
 from harvest_assets.registry import Registration, registration_of
@@ -36,3 +38,16 @@ def shard_partition(run: str, shard: str) -> dg.MultiPartitionKey:
 def registration(partition_key: str) -> Registration:
     """Where the run of a partition key lies and where its harvest goes."""
     return registration_of(run_of(partition_key))
+
+
+def shard_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
+    """The lease of a shard, and what it is about."""
+    shard = shard_of(context.partition_key)
+    owner = registration(context.partition_key)
+    return owner.layout.lease(f"shard-{shard}"), f"Shard {shard} of {owner.key}"
+
+
+def merge_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
+    """The lease of the merge of a run, and what it is about."""
+    owner = registration(context.partition_key)
+    return owner.layout.lease("merge"), f"The merge of {owner.key}"

@@ -22,18 +22,21 @@ class Progress:
         rows_done: rows harvested so far.
         rows: rows of the share.
         tokens_per_row: tokens of a row.
-        seconds: time since the first row.
+        seconds: time since the first row that was not done before.
+        rows_before: rows that were done before, by a process that was interrupted.
     """
 
     rows_done: int
     rows: int
     tokens_per_row: int
     seconds: float
+    rows_before: int = 0
 
     @property
     def tokens_per_second(self) -> float:
         """Speed so far."""
-        return self.rows_done * self.tokens_per_row / self.seconds if self.seconds else 0.0
+        tokens = (self.rows_done - self.rows_before) * self.tokens_per_row
+        return tokens / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
         left = (self.rows - self.rows_done) * self.tokens_per_row
@@ -50,11 +53,18 @@ class ProgressWriter:
         rows: rows of the share.
         tokens_per_row: tokens of a row.
         log: takes a line for people.
+        rows_before: rows that were done before.
     """
 
     def __init__(
-        self, path: Path, rows: int, tokens_per_row: int, log: Callable[[str], None]
+        self,
+        path: Path,
+        rows: int,
+        tokens_per_row: int,
+        log: Callable[[str], None],
+        rows_before: int = 0,
     ) -> None:
+        self._rows_before = rows_before
         self._path = path
         self._rows = rows
         self._tokens_per_row = tokens_per_row
@@ -64,7 +74,9 @@ class ProgressWriter:
     def __call__(self, rows_done: int) -> None:
         """Tell that so many rows are done."""
         now = time.monotonic()
-        progress = Progress(rows_done, self._rows, self._tokens_per_row, now - self._started)
+        progress = Progress(
+            rows_done, self._rows, self._tokens_per_row, now - self._started, self._rows_before
+        )
         if now - self._filed > _SECONDS_BETWEEN_FILES or rows_done == self._rows:
             self._filed = now
             write_json(self._path, asdict(progress))

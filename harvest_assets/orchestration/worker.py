@@ -14,13 +14,20 @@ from typing import Any
 
 import dagster as dg
 
+from harvest_assets.orchestration.failures import SKIPPED
+
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
-    """The sentence that says why a run failed; None if it did not."""
+    """Why a run failed, or who else does its work, in a sentence; None if it was done."""
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+            told = event.asset_observation_data.asset_observation.metadata.get(SKIPPED)
+            if told is not None:
+                return str(told.value)
     if result.success:
         return None
     for event in result.all_events:
@@ -42,6 +49,7 @@ def _innermost(error: Any) -> str:
 def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | None:
     """Execute a job for a partition; answers the sentence that says why it failed, if it did."""
     from harvest_assets.definitions import defs
+    from harvest_assets.orchestration.instance import owner_tags
     from harvest_assets.orchestration.partitions import run_shards
 
     key: str = partition
@@ -49,7 +57,11 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | 
         key = run_shards.get_partition_key_from_str(partition)
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def(job_name).execute_in_process(
-            instance=instance, partition_key=key, run_config=run_config, raise_on_error=False
+            instance=instance,
+            partition_key=key,
+            run_config=run_config,
+            tags=owner_tags(),
+            raise_on_error=False,
         )
         return failure_of(result)
 

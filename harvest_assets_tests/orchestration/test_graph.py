@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import dagster as dg
@@ -14,8 +15,10 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harvest_assets.decomposition.token_rows import TokenRows
+from harvest_assets.lease import hold_lease
 from harvest_assets.orchestration.checks import check_counts
 from harvest_assets.orchestration.partitions import run_shards
+from harvest_assets.orchestration.worker import failure_of
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 from harvest_assets_tests import oracle
@@ -125,7 +128,8 @@ def oracle_places(tiny: TinyHarvest) -> dict[int, list[tuple[int, int]]]:
     return places
 
 
-def test_cuts_do_not_show(tiny: TinyHarvest):
+def test_cuts_do_not_show(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HARVEST_KEEP", "none")  # each cut harvests all rows
     tiny.harvest(n_shards=1)
     first = tiny.layout.components.read_bytes()
     counts = torch.load(tiny.layout.token_stats, weights_only=True)
@@ -205,13 +209,18 @@ def test_the_data_version_is_the_checkpoints_digest(tiny: TinyHarvest):
     assert versions[0] == json.loads(tiny.layout.run_checkpoint.read_text())["sha256"]
 
 
-def test_the_check_passes_and_sees_a_wrong_count(tiny: TinyHarvest):
+def test_the_check_passes_and_sees_a_wrong_count(
+    tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HARVEST_KEEP", "all")
     assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
     for shard in ("00", "01"):
         assert tiny.stage("harvest", shard=shard).success
-    (evaluation,) = tiny.stage("merge").get_asset_check_evaluations()
-    assert evaluation.passed
-    assert evaluation.partition == tiny.key
+    evaluations = tiny.stage("merge").get_asset_check_evaluations()
+    assert len(evaluations) == 2
+    for evaluation in evaluations:
+        assert evaluation.passed
+        assert evaluation.partition == tiny.key
 
     for name, change in (
         ("symmetric", lambda d: d["count_ij"][0, 1].add_(1)),
@@ -233,7 +242,8 @@ def run_check(tiny: TinyHarvest):
     return check_counts(tiny.layout, HarvestPlan.open(tiny.layout.root), ShardResults(tiny.layout))
 
 
-def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest):
+def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HARVEST_KEEP", "all")
     assert tiny.stage("prepare", **SETTINGS, n_shards=3).success
     assert tiny.stage("harvest", shard="01").success
     failed = tiny.stage("merge")
@@ -245,6 +255,38 @@ def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest):
     assert "Shard 00" in sentence(failed)
     assert "another plan" in sentence(failed)
     assert tiny.layout.components.read_bytes() == before
+
+
+def test_the_second_asker_is_skipped(tiny: TinyHarvest):
+    assert tiny.stage("prepare", **SETTINGS, n_shards=1).success
+    with hold_lease(tiny.layout.lease("shard-00"), "It"):
+        second = tiny.stage("harvest", shard="00")
+    assert second.success
+    assert not second.get_asset_materialization_events()
+    assert str(os.getpid()) in failure_of(second)
+    assert tiny.stage("harvest", shard="00").get_asset_materialization_events()
+    with hold_lease(tiny.layout.lease("merge"), "It"):
+        second = tiny.stage("merge")
+    assert "The merge" in failure_of(second)
+    assert not tiny.layout.components.exists()
+    merged = tiny.stage("merge")
+    assert merged.success
+    assert failure_of(merged) is None
+    names = {e.check_name for e in merged.get_asset_check_evaluations() if e.passed}
+    assert names == {"counts_are_consistent", "files_agree"}
+
+
+def test_more_batches_later_equal_all_at_once(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
+    tiny.harvest(n_batches=2)
+    tiny.harvest(n_batches=6, n_shards=2)
+    extended = tiny.layout.components.read_bytes()
+    counts = torch.load(tiny.layout.component_correlations, weights_only=True)
+    monkeypatch.setenv("HARVEST_KEEP", "none")
+    tiny.harvest(n_batches=6, seed=1)
+    tiny.harvest(n_batches=6)
+    assert tiny.layout.components.read_bytes() == extended
+    again = torch.load(tiny.layout.component_correlations, weights_only=True)
+    assert torch.equal(again["count_ij"], counts["count_ij"])
 
 
 def test_stages_ask_for_what_is_missing(tiny: TinyHarvest):

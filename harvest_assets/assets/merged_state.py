@@ -1,0 +1,45 @@
+"""One state of the whole harvest, from which it can be extended; the shards go."""
+
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.lease import check_held
+from harvest_assets.manifest import disagreements, read
+from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.plan import HarvestPlan
+
+
+@dg.asset(
+    group_name="harvest",
+    partitions_def=runs,
+    kinds={"torch"},
+    code_version="1",
+    deps=["component_correlations", "token_stats", "activation_contexts"],
+    output_required=False,
+)
+@one_owner(merge_work)
+def merged_state(
+    context: dg.AssetExecutionContext, harvest_plan: HarvestPlan
+) -> dg.MaterializeResult[Any]:
+    """The shards of a verified harvest, folded into one state; `HARVEST_KEEP` says what stays."""
+    from harvest_assets.folding import fold, keep_setting
+
+    paths = registration(context.partition_key).layout
+    keep = keep_setting()
+    problems = disagreements(paths)
+    if any(entry.get("plan") != harvest_plan.digest for entry in read(paths).values()):
+        problems.append(f"The results in {paths.root} are of another plan; merge first.")
+    if problems:
+        raise HarvestError(" ".join(problems))
+    check_held(paths.lease("merge"))
+    written = fold(paths, harvest_plan, keep)
+    return dg.MaterializeResult(
+        metadata={
+            "kept": keep,
+            "bytes": written,
+            "path": dg.MetadataValue.path(str(paths.merged)),
+        }
+    )

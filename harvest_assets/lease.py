@@ -1,0 +1,169 @@
+"""One owner at a time for a shard or a merge, also on a shared file system without locks.
+
+The owner's file is created exclusively and its time is renewed while the owner lives. A lease is
+stale when its process is gone from this machine, or when its time has not been renewed for two
+minutes; times are compared by the clock of the file system, never by those of two machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from harvest_assets.atomic import host_name, process_is_alive, sweep, temporary_beside
+from harvest_assets.errors import HarvestError
+
+STALE_SECONDS = 120.0
+_HEARTBEAT_SECONDS = 10.0
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+# The leases of this process and their tokens.
+_held: dict[Path, str] = {}
+
+
+class LeaseHeldError(HarvestError):
+    """Somebody else works on it; the message says who."""
+
+
+def check_held(path: Path) -> None:
+    """See that this process still has a lease; one that stood still too long has lost it.
+
+    Raises:
+        HarvestError: it has not; nothing must be published.
+    """
+    if path not in _held or _read(path).get("token") != _held[path]:
+        msg = f"{path} was taken over by another process while this one stood still."
+        raise HarvestError(msg)
+
+
+@contextmanager
+def hold_lease(path: Path, what: str) -> Iterator[None]:
+    """Hold a lease while the block runs.
+
+    Args:
+        path: of the lease's file.
+        what: it is about, for the message.
+
+    Raises:
+        LeaseHeldError: another process that lives has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    token = temporary_beside(path).name
+    owner = {"host": host_name(), "pid": os.getpid(), "started": process_started(os.getpid())}
+    _take(path, {**owner, "token": token}, what)
+    stop = threading.Event()
+    thread = threading.Thread(target=_renew, args=(path, stop), daemon=True)
+    thread.start()
+    _held[path] = token
+    try:
+        yield
+    finally:
+        del _held[path]
+        stop.set()
+        thread.join()
+        if _read(path).get("token") == token:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path, mine: dict[str, Any], what: str) -> None:
+    for _ in range(2):
+        if _create(path, mine):
+            return
+        holder = _read(path)
+        if not _is_stale(path, holder):
+            break
+        _remove_stale(path, holder)
+    holder = _read(path)
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    msg = f"{what} is being worked on by {who} ({path}); nothing was done here."
+    raise LeaseHeldError(msg)
+
+
+def _create(path: Path, content: dict[str, Any]) -> bool:
+    """Make the file if there is none; it is there with its content or not at all."""
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_in_place(path, content)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, content: dict[str, Any]) -> bool:
+    """The same for a file system without hard links; who looks too early sees nobody's name."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_stale(path: Path, holder: dict[str, Any]) -> None:
+    """Move the stale lease away; of several that try, one has success.
+
+    Between the look and the rename somebody may have taken the lease anew: it is put back.
+    """
+    aside = temporary_beside(path)
+    try:
+        path.rename(aside)
+        if _read(aside).get("token") != holder.get("token"):
+            with suppress(FileExistsError):
+                os.link(aside, path)
+    except FileNotFoundError:
+        return
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
+    if holder.get("host") == host_name():
+        pid = int(holder["pid"])
+        return not process_is_alive(pid) or process_started(pid) != holder.get("started")
+    probe = temporary_beside(path)
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:
+        return True
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def process_started(pid: int) -> str:
+    """When a process of this machine was started: its number may be another's later."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _renew(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(_HEARTBEAT_SECONDS):
+        with suppress(OSError):
+            os.utime(path)

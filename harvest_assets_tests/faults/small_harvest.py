@@ -1,0 +1,175 @@
+"""A small harvest without Dagster and without a real model: shards, save, merge, publish, fold.
+
+Everything that touches the disk is the product's own; the model answers from a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from harvest_assets.folding import fold
+from harvest_assets.harvester import Harvester, HarvesterState
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.lease import check_held, hold_lease
+from harvest_assets.merging import MergedContexts, MergedCorrelations, MergedTokenStats
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.publication import publish_files
+from harvest_assets.resume import harvest_saving, resume_or_begin
+from harvest_assets.shards import SHARD_KEYS, ShardResult, ShardResults, Work, commit_shard
+from harvest_assets.shared_rows import SharedTokenRows
+
+LAYERS = (("h.0.mlp", 14), ("h.1.attn", 10))
+VOCAB, N_CTX, N_ROWS = 40, 16, 96
+RUN = "local/faults/x-aaaaaaaa"
+
+
+class Answer(NamedTuple):
+    output_probs: torch.Tensor
+    ci: torch.Tensor
+    component_acts: torch.Tensor
+
+
+class Table:
+    """Looks up its answers by token."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        n = sum(c for _, c in LAYERS)
+        rate = torch.linspace(0.02, 0.7, n)
+        ci = torch.rand(VOCAB, n, generator=generator)
+        self.ci = torch.where(torch.rand(VOCAB, n, generator=generator) < rate, ci, 0.0)
+        self.probs = torch.rand(VOCAB, VOCAB, generator=generator).softmax(-1)
+        self.acts = torch.randn(VOCAB, n, generator=generator)
+
+    def __call__(self, tokens: torch.Tensor) -> Answer:
+        return Answer(self.probs[tokens], self.ci[tokens], self.acts[tokens])
+
+
+class Rows:
+    n_rows = N_ROWS
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(2)
+        self.tokens = torch.randint(0, VOCAB, (N_ROWS, N_CTX), generator=generator)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.tokens[start:stop]
+
+
+@dataclass(frozen=True)
+class SmallHarvest:
+    """One harvest in a folder.
+
+    Args:
+        root: the harvest's folder.
+        seed: of the sample; another seed gives another result.
+        n_batches: of 8 rows.
+        n_shards: shards.
+    """
+
+    root: Path
+    seed: int = 0
+    n_batches: int = 12
+    n_shards: int = 2
+
+    @property
+    def paths(self) -> HarvestLayout:
+        return HarvestLayout(self.root)
+
+    @property
+    def plan(self) -> HarvestPlan:
+        return HarvestPlan(
+            RUN, "0" * 64, self.n_batches, 8, N_CTX, 1e-6, 8, 3, 4, self.seed, self.n_shards
+        )
+
+    def prepare(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        publish_files(self.paths, self.plan)
+        publish_files(self.paths, SharedTokenRows("f" * 32, N_ROWS, N_CTX))
+
+    def shard(self, name: str, enough: Callable[[int], None] = lambda _: None) -> None:
+        """One shard, as the asset does it; `enough` is called after each group."""
+        paths, plan = self.paths, self.plan
+        lease = paths.lease(f"shard-{name}")
+        with hold_lease(lease, f"Shard {name}"):
+            work = Work.of(paths, plan)
+            share = ShardResult(plan.digest, work.sums, name, work.share(name), None)
+            if not share.rows or work.standing(paths, plan, name):
+                return
+            harvester, done = resume_or_begin(
+                paths.shard_saved(name),
+                share,
+                lambda: Harvester(LAYERS, VOCAB, 1e-6, 8, 3, self.seed),
+                torch.device("cpu"),
+                lambda _: None,
+            )
+            harvest_saving(
+                harvester,
+                Table(),
+                Rows(),
+                share,
+                paths.shard_saved(name),
+                done=done,
+                batch_size=8,
+                rows_per_forward=3,
+                on_progress=enough,
+                may_write=lambda: check_held(lease),
+                saving_share=0.9,
+                least_seconds=0.0,
+            )
+            state = harvester.build_results()
+            result = ShardResult(plan.digest, work.sums, name, share.rows, state)
+            commit_shard(paths, result)
+
+    def merge(self, keep: str = "merged") -> None:
+        paths, plan = self.paths, self.plan
+        with hold_lease(paths.lease("merge"), "The merge"):
+            states = ShardResults(paths).open(plan)
+            config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
+            for value in (
+                MergedCorrelations(states, plan.digest),
+                MergedTokenStats(states, plan.digest),
+                MergedContexts(states, plan.digest, config, 4, VOCAB),
+            ):
+                publish_files(paths, value)
+            fold(paths, plan, keep)
+
+    def run(self, keep: str = "merged") -> None:
+        self.prepare()
+        for name in SHARD_KEYS[: self.n_shards]:
+            self.shard(name)
+        self.merge(keep)
+
+
+def contents(paths: HarvestLayout) -> dict[str, object]:
+    """The five files as a reader sees them; `.pt` files count by what they hold."""
+    found: dict[str, object] = {}
+    for file in paths.five_files:
+        if not file.exists():
+            continue
+        if file.suffix == ".pt":
+            value = torch.load(file, weights_only=True)
+            found[file.name] = {
+                k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in value.items()
+            }
+        else:
+            found[file.name] = file.read_bytes()
+    return found
+
+
+def same_sums(one: HarvesterState, other: HarvesterState) -> bool:
+    """Equal to the last bit in counts and examples."""
+    exact = ("count_ij", "firing_counts", "input_token_counts", "input_token_totals")
+    return all(torch.equal(getattr(one, n), getattr(other, n)) for n in exact) and all(
+        torch.equal(a, b)
+        for a, b in itertools.chain(
+            zip(one.sample, other.sample, strict=True),
+            zip(one.highest, other.highest, strict=True),
+        )
+    )

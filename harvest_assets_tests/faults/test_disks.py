@@ -1,0 +1,143 @@
+"""Disks that are full, that may not be written, or that fail: nothing on them is harmed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.manifest import disagreements
+from harvest_assets.space import estimated_bytes, require_free
+from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
+
+
+@contextmanager
+def tmpfs(place: Path, options: str) -> Iterator[None]:
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True, timeout=60)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> SmallHarvest:
+    harvest = SmallHarvest(tmp_path / "old", seed=7)
+    harvest.run()
+    return harvest
+
+
+@pytest.fixture
+def right(tmp_path: Path) -> dict[str, object]:
+    harvest = SmallHarvest(tmp_path / "right")
+    harvest.run()
+    return contents(harvest.paths)
+
+
+def seen_by_readers(harvest: SmallHarvest, *versions: dict[str, object]) -> None:
+    found = contents(harvest.paths)
+    assert len(found) == 5
+    for name, value in found.items():
+        assert any(value == version[name] for version in versions), name
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, old: SmallHarvest, right: dict[str, object]):
+    before = contents(old.paths)
+    place, failed = tmp_path / "disk", 0
+    with tmpfs(place, "size=4m"):
+        for free in range(8192, 400_000, 24_576):
+            root = place / "harvest"
+            shutil.rmtree(root, ignore_errors=True)
+            filler = place / "filler"
+            filler.unlink(missing_ok=True)
+            shutil.copytree(old.root, root)
+            room = os.statvfs(place)
+            filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - free))
+            harvest = SmallHarvest(root)
+            try:
+                harvest.run()
+            except Exception:  # noqa: BLE001  libraries have exceptions of their own for it
+                failed += 1
+            seen_by_readers(harvest, before, right)
+            filler.unlink()
+            harvest.run()
+            assert contents(harvest.paths) == right
+            assert disagreements(harvest.paths, deep=True) == []
+    assert failed > 5
+
+
+def test_a_disk_that_may_not_be_written(tmp_path: Path, old: SmallHarvest):
+    before = contents(old.paths)
+    place = tmp_path / "disk"
+    with tmpfs(place, "size=4m"):
+        shutil.copytree(old.root, place / "harvest")
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True, timeout=60)
+        harvest = SmallHarvest(place / "harvest")
+        with pytest.raises(OSError, match="Read-only"):
+            harvest.run()
+        assert contents(harvest.paths) == before
+
+
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [
+        ("fsync", 9),
+        ("replace", 5),
+        ("link", 2),
+        ("mkdir", 7),
+        *(pytest.param(call, 1, marks=pytest.mark.slow) for call in ("fsync", "replace", "mkdir")),
+    ],
+)
+def test_an_error_at_each_call(
+    tmp_path: Path,
+    old: SmallHarvest,
+    right: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    step: int,
+):
+    """The n-th call fails, for each n that there is; in the quick form for each `step`-th."""
+    before = contents(old.paths)
+    real = getattr(os, call)
+    n, failing = 1 - step, True
+    while failing:
+        n += step
+        count = 0
+
+        def fails(*args, n: int = n, **kwargs):
+            nonlocal count
+            count += 1
+            if count == n:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **kwargs)
+
+        harvest = SmallHarvest(tmp_path / "work")
+        shutil.rmtree(harvest.root, ignore_errors=True)
+        shutil.copytree(old.root, harvest.root)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, fails)
+            try:
+                harvest.run()
+                failing = count >= n
+            except OSError as error:
+                assert error.errno == errno.EIO  # noqa: PT017  some are survived
+        seen_by_readers(harvest, before, right)
+        harvest.run()
+        assert contents(harvest.paths) == right
+    assert n > 1
+
+
+def test_no_room_is_said_before_work_starts(tmp_path: Path):
+    with pytest.raises(HarvestError, match=r"GiB free.*clean"):
+        require_free(tmp_path / "not" / "there", 1 << 60)
+    require_free(tmp_path, estimated_bytes(LAYERS, VOCAB, 2))
