@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from harvest_assets.decomposition.old_spellings import current_state
 from harvest_assets.errors import HarvestError
 
 TARGET = "target_model."
@@ -27,7 +28,7 @@ class Checkpoint:
 
     Args:
         path: the file, for messages.
-        state: the whole state dict.
+        state: the whole state dict, in today's spelling.
     """
 
     path: Path
@@ -35,10 +36,11 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Open a checkpoint; nothing in it is executed.
+        """Open a checkpoint, its keys as they are spelled now; nothing in it is executed.
 
         Raises:
-            HarvestError: the file is not there, damaged, or holds anything but named tensors.
+            HarvestError: the file is not there, damaged, holds anything but named tensors, or one
+                of them in two spellings.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -57,7 +59,7 @@ class Checkpoint:
         ):
             msg = f"{path} is no state dict: it must map names to tensors."
             raise HarvestError(msg)
-        return cls(path, state)
+        return cls(path, current_state(path, state))
 
     def target_weights(self) -> dict[str, torch.Tensor]:
         """The target model's own weights, by their names in the target."""

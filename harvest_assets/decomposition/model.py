@@ -2,6 +2,7 @@
 
 The target runs unmodified. What enters each decomposed layer is caught on the way, and from that
 input a the layer's causal importances and component activations `(V[:, c] . a) * |U[c, :]|` follow.
+The input of an embedding is a token, so there V[:, c] . a is V[token, c].
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.functional import embedding
 
 from harvest_assets.decomposition.checkpoint import Checkpoint
 from harvest_assets.decomposition.ci_functions import CIFunction, open_ci_function
 from harvest_assets.decomposition.decomposed_layers import DecomposedLayer, find_layers
+from harvest_assets.decomposition.identity_layers import insert_identities
+from harvest_assets.decomposition.noise import noisy, row_noise
 from harvest_assets.decomposition.run_config import RunConfig
 from harvest_assets.decomposition.sigmoids import LOWER_LEAKY
 from harvest_assets.decomposition.target_weights import load_target_weights
@@ -65,11 +69,14 @@ class DecomposedModel:
         sigmoid: Callable[[torch.Tensor], torch.Tensor],
         output_attr: str | None,
         device: torch.device,
+        *,
+        ci_noise: bool,
     ) -> None:
         self._target = target
         self._layers = layers
         self._sigmoid = sigmoid
         self._output_attr = output_attr
+        self._ci_noise = ci_noise
         self.device = device
         self.layers = [(layer.found.path, layer.found.C) for layer in layers]
         self.max_context_length = _max_context_length(target)
@@ -92,18 +99,21 @@ class DecomposedModel:
             shape = (*tokens.shape, sum(c for _, c in self.layers))
             ci = torch.empty(shape, device=self.device)
             acts = torch.empty(shape, device=self.device)
-            with self._caught_inputs(ci, acts):
+            noise = row_noise(tokens, shape[-1], self.device) if self._ci_noise else None
+            with self._caught_inputs(ci, acts, noise):
                 output = self._target(tokens.to(self.device))
             logits = _logits(output, self._output_attr, tuple(tokens.shape))
             return ModelOutputs(logits.float().softmax(dim=-1), ci, acts)
 
     @contextmanager
-    def _caught_inputs(self, ci: torch.Tensor, acts: torch.Tensor) -> Iterator[None]:
+    def _caught_inputs(
+        self, ci: torch.Tensor, acts: torch.Tensor, noise: torch.Tensor | None
+    ) -> Iterator[None]:
         """While the target runs, each layer's input fills its columns."""
         ran: list[str] = []
         handles = [
             layer.found.module.register_forward_pre_hook(
-                self._hook(layer, ci, acts, ran), with_kwargs=True
+                self._hook(layer, ci, acts, noise, ran), with_kwargs=True
             )
             for layer in self._layers
         ]
@@ -121,43 +131,64 @@ class DecomposedModel:
                 raise HarvestError(msg)
 
     def _hook(
-        self, layer: _Layer, ci: torch.Tensor, acts: torch.Tensor, ran: list[str]
+        self,
+        layer: _Layer,
+        ci: torch.Tensor,
+        acts: torch.Tensor,
+        noise: torch.Tensor | None,
+        ran: list[str],
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def fill(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = args[0] if args else next(iter(kwargs.values()))
             layer_input = _by_position(given, layer.found, tuple(ci.shape[:2]))
-            inner = layer_input @ layer.V
-            ci[..., layer.columns] = self._sigmoid(layer.ci_function(layer_input, inner))
+            if layer.found.reads_tokens:
+                inner = embedding(layer_input, layer.V)
+            else:
+                inner = layer_input @ layer.V
+            raw_ci = layer.ci_function(layer_input, inner)
+            if noise is not None:
+                raw_ci = noisy(raw_ci, noise[..., layer.columns])
+            ci[..., layer.columns] = self._sigmoid(raw_ci)
             torch.mul(inner, layer.U_norm, out=acts[..., layer.columns])
             ran.append(layer.found.path)
 
         return fill
 
 
-def open_model(config: RunConfig, checkpoint: Path, device: str | torch.device) -> DecomposedModel:
+def open_model(
+    config: RunConfig,
+    checkpoint: Path,
+    device: str | torch.device,
+    *,
+    ci_noise: bool = False,
+) -> DecomposedModel:
     """Open a run's checkpoint as a model.
 
     Args:
         config: the run's; relative paths in it are taken from the current directory.
         checkpoint: the state dict; it stays mapped while the model is used on the CPU.
         device: where to compute.
+        ci_noise: add the noise with which a run of `sampling: binomial` was trained to its CI.
 
     Raises:
         HarvestError: config, target and checkpoint do not fit together, or name what is unknown.
     """
-    if config.identity_module_info:
-        pattern = config.identity_module_info[0].module_pattern
-        msg = f"identity_module_info is set ({pattern!r}); identity layers cannot be harvested."
-        raise HarvestError(msg)
     device = torch.device(device)
     opened = Checkpoint.open(checkpoint)
     target = build_target(config.pretrained_model_class, config.target_name)
-    found = find_layers(target, config.module_info)
+    insert_identities(target, config.identity_module_info or ())
+    found = find_layers(target, config.decomposed_modules)
     opened.check_layers([layer.path for layer in found])
     load_target_weights(target, opened, device)
     layers = _open_layers(found, config, opened, device)
-    sigmoid = LOWER_LEAKY[config.sigmoid_type]
-    return DecomposedModel(target, layers, sigmoid, config.pretrained_model_output_attr, device)
+    return DecomposedModel(
+        target,
+        layers,
+        LOWER_LEAKY[config.sigmoid_type],
+        config.pretrained_model_output_attr,
+        device,
+        ci_noise=ci_noise and config.sampling == "binomial",
+    )
 
 
 def _open_layers(
@@ -182,15 +213,21 @@ def _open_layers(
 def _by_position(
     given: torch.Tensor, layer: DecomposedLayer, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """A layer's input as [B, S, d_in]; some targets flatten batch and position before a layer."""
-    flat = (shape[0] * shape[1], layer.d_in)
-    if tuple(given.shape) not in ((*shape, layer.d_in), flat):
+    """A layer's input as [B, S, d_in], an embedding's as [B, S].
+
+    Some targets flatten batch and position before a layer, and positions themselves are often
+    looked up once for all rows of a batch.
+    """
+    width = () if layer.reads_tokens else (layer.d_in,)
+    if layer.reads_tokens and tuple(given.shape) in (shape[1:], (1, *shape[1:])):
+        return given.expand(shape)
+    if tuple(given.shape) not in ((*shape, *width), (shape[0] * shape[1], *width)):
         msg = (
             f"{layer.path} gets an input of shape {list(given.shape)} for tokens of shape "
             f"{list(shape)}, so what belongs to which position is not known."
         )
         raise HarvestError(msg)
-    return given.reshape(*shape, layer.d_in)
+    return given.reshape(*shape, *width)
 
 
 def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch.Tensor:

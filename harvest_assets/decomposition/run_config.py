@@ -7,8 +7,11 @@ from typing import Literal
 
 import pydantic
 
+from harvest_assets.decomposition.old_spellings import current_config
 from harvest_assets.decomposition.yaml_file import read_mapping, validated
 from harvest_assets.errors import HarvestError
+
+PRE_IDENTITY = "pre_identity"  # an identity layer is `<module>.pre_identity`
 
 SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
 
@@ -58,19 +61,28 @@ class RunConfig(_Section):
     task_config: DataConfig
 
     @property
+    def decomposed_modules(self) -> tuple[ModuleInfo, ...]:
+        """The patterns of all decomposed modules, identity layers last."""
+        identities = (
+            ModuleInfo(module_pattern=f"{info.module_pattern}.{PRE_IDENTITY}", C=info.C)
+            for info in self.identity_module_info or ()
+        )
+        return (*self.module_info, *identities)
+
+    @property
     def target_name(self) -> str:
         """Hub name, local path or `wandb:` name of the target; the name wins over the path."""
         return self.pretrained_model_name or self.pretrained_model_path or ""
 
 
 def load_run_config(path: Path) -> RunConfig:
-    """Read and check `final_config.yaml`.
+    """Read and check `final_config.yaml`, also where it spells keys as older runs did.
 
     Raises:
         HarvestError: the file is unreadable, no YAML, lacks a key, holds a wrong value, or its
             task is not `lm`.
     """
-    raw = read_mapping(path)
+    raw = current_config(path, read_mapping(path))
     task = raw.get("task_config")
     task_name = task.get("task_name") if isinstance(task, dict) else None
     if task_name != "lm":

@@ -10,12 +10,15 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 
-from harvest_assets.decomposition.targets.llama_simple_mlp import LlamaConfig, LlamaSimpleMLP
+from harvest_assets.decomposition.targets.llama_simple_mlp import (
+    LlamaSimpleMLP,
+    LlamaSimpleMLPConfig,
+)
 
 EOS = "<|endoftext|>"
 CONTEXT_LENGTH = 64
 
-CONFIG = LlamaConfig(
+CONFIG = LlamaSimpleMLPConfig(
     block_size=CONTEXT_LENGTH,
     n_ctx=CONTEXT_LENGTH,
     vocab_size=1024,

@@ -191,7 +191,7 @@ def test_every_sigmoid_is_applied(tmp_path: Path):
         ({"pretrained_model_output_attr": "idx_a"}, "output_attr 'idx_a' does not take logits"),
         ({"pretrained_model_output_attr": "loss"}, "output_attr 'loss' does not take logits"),
         ({"pretrained_model_output_attr": "nope"}, "which is a CausalLMOutputWithPast"),
-        ({"ci_fn_type": "attention"}, "ci_fn_type 'attention' is unknown; known are shared_mlp"),
+        ({"ci_fn_type": "attention"}, "'attention' is unknown; known are mlp, vector_mlp, shared"),
         ({"ci_fn_hidden_dims": [6]}, r"_ci_fns\.model-layers-0-mlp-down_proj\.layers\."),
         (
             {"module_info": [{"module_pattern": "lm_head", "C": 4}]},

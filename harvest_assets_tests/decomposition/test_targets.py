@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,20 @@ from harvest_assets.decomposition.target_weights import load_target_weights
 from harvest_assets.decomposition.targets import FAMILIES, build_target
 from harvest_assets.decomposition.targets.weightless import build_weightless
 from harvest_assets.errors import HarvestError
-from harvest_assets_tests.decomposition import llama_simple_mlp_oracle
+from harvest_assets_tests.decomposition import target_oracles
+from harvest_assets_tests.decomposition.random_runs import float64
 
+PREFIXES = ("simple_stories_train.models.", "spd.pretrain.models.")
+GPT2_SIMPLE = "simple_stories_train.models.gpt2_simple.GPT2Simple"
+LLAMA_SIMPLE = "simple_stories_train.models.llama_simple.LlamaSimple"
 LLAMA_SIMPLE_MLP = "simple_stories_train.models.llama_simple_mlp.LlamaSimpleMLP"
-MOVED = "spd.pretrain.models.llama_simple_mlp.LlamaSimpleMLP"
+PROBES = {
+    "gpt2_simple": GPT2_SIMPLE,
+    "gpt2_simple_fixed_stds": GPT2_SIMPLE,
+    "llama_simple": LLAMA_SIMPLE,
+    "llama_simple_no_gqa_bias": LLAMA_SIMPLE,
+    "llama_simple_mlp_adjacent_pairs": LLAMA_SIMPLE_MLP,
+}
 SMALL = {
     "block_size": 10,
     "vocab_size": 13,
@@ -39,11 +50,19 @@ SMALL = {
     "use_grouped_query_attention": True,
     "rms_norm_eps": 1e-5,
 }
+SMALL_GPT2 = {"block_size": 10, "vocab_size": 13, "n_layer": 2, "n_head": 4, "n_embd": 16}
+NORMS = ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")
 
 
-def _target_file(root: Path, model_config: Any) -> str:
+def _target_file(
+    root: Path, model_config: Any, ln_stds: Any = None, *, ablated: bool | None = None
+) -> str:
     root.mkdir(parents=True, exist_ok=True)
     (root / "model_config.yaml").write_text(yaml.safe_dump(model_config), encoding="utf-8")
+    final = {"enable_ln_ablation": ablated}
+    (root / "final_config.yaml").write_text(yaml.safe_dump(final), encoding="utf-8")
+    if ln_stds is not None:
+        (root / "ln-stds.json").write_text(json.dumps(ln_stds), encoding="utf-8")
     return str(root / "checkpoints" / "model_step_7.pt")
 
 
@@ -53,11 +72,13 @@ def _loaded(target: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
     return target
 
 
-def _random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
+def _random_weights(
+    config: dict[str, Any], seed: int = 0, family: str = "LlamaSimpleMLP"
+) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5
-        for name, shape in llama_simple_mlp_oracle.shapes(config).items()
+        for name, shape in target_oracles.shapes(family, config).items()
     }
     state["lm_head.weight"] = state["wte.weight"]
     return state
@@ -87,56 +108,150 @@ def _llama_configs() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@settings(max_examples=40, deadline=None)
-@given(config=_llama_configs(), seed=st.integers(0, 2**31))
-def test_llama_simple_mlp_is_its_description(config: dict[str, Any], seed: int):
-    with tempfile.TemporaryDirectory() as folder:
-        source = _target_file(Path(folder), config)
-        target = build_target(LLAMA_SIMPLE_MLP, source)
-    state = _random_weights(config, seed)
-    tokens = torch.arange(20).view(2, 10) * 5 % config["vocab_size"]
+def _check_logits(target: nn.Module, state: dict[str, torch.Tensor], oracle: Any) -> None:
+    tokens = torch.arange(20).view(2, 10) * 5 % 13
     found, loss = _loaded(target, state)(tokens)
     assert loss is None
+    weights = {name: float64(value) for name, value in state.items()}
     for row, ids in zip(found, tokens.tolist(), strict=True):
-        expected = llama_simple_mlp_oracle.logits(config, state, ids)
-        np.testing.assert_allclose(row.numpy(), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(row.numpy(), oracle(weights, ids), rtol=1e-4, atol=1e-5)
 
 
-def test_a_probe_of_the_original_gives_the_same_logits(reference_runs: Path, tmp_path: Path):
-    probe = torch.load(
-        reference_runs / "target_probes" / "llama_simple_mlp_adjacent_pairs.pt", weights_only=True
-    )
-    source = _target_file(tmp_path, {**probe["model_config"], "model_type": "LlamaSimpleMLP"})
-    for class_path in (LLAMA_SIMPLE_MLP, MOVED):
-        target = _loaded(build_target(class_path, source), probe["state_dict"])
-        with torch.inference_mode():
-            logits, _ = target(probe["tokens"])
-        torch.testing.assert_close(logits, probe["logits"], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("class_path", [LLAMA_SIMPLE, LLAMA_SIMPLE_MLP])
+@settings(max_examples=25, deadline=None)
+@given(config=_llama_configs(), seed=st.integers(0, 2**31))
+def test_llamas_are_their_description(class_path: str, config: dict[str, Any], seed: int):
+    with tempfile.TemporaryDirectory() as folder:
+        target = build_target(class_path, _target_file(Path(folder), config))
+    state = _random_weights(config, seed, class_path.rpartition(".")[2])
+    _check_logits(target, state, lambda w, ids: target_oracles.llama_logits(config, w, ids))
 
 
-def test_modules_stand_in_the_order_of_the_family(tmp_path: Path):
-    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, {**SMALL, "n_layer": 1}))
+@settings(max_examples=15, deadline=None)
+@given(
+    n_head=st.sampled_from([1, 2, 8]),
+    n_layer=st.integers(0, 2),
+    stds=st.none() | st.lists(st.floats(0.3, 3), min_size=5, max_size=5),
+    seed=st.integers(0, 2**31),
+)
+def test_gpt2_simple_is_its_description(
+    n_head: int, n_layer: int, stds: list[float] | None, seed: int
+):
+    config = {**SMALL_GPT2, "n_head": n_head, "n_layer": n_layer}
+    norms = [*NORMS[: 2 * n_layer], "ln_f"]
+    fixed = None if stds is None else dict(zip(norms, stds, strict=False))
+    with tempfile.TemporaryDirectory() as folder:
+        source = _target_file(Path(folder), config, fixed, ablated=fixed is not None)
+        target = build_target(GPT2_SIMPLE, source)
+    state = _random_weights(config, seed, "GPT2Simple")
+    _check_logits(target, state, lambda w, ids: target_oracles.gpt2_logits(config, w, ids, fixed))
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_of_the_original_gives_the_same_logits(
+    name: str, prefix: str, reference_runs: Path, tmp_path: Path
+):
+    probe = torch.load(reference_runs / "target_probes" / f"{name}.pt", weights_only=True)
+    class_path = PROBES[name].replace(PREFIXES[0], prefix)
+    model_config = {**probe["model_config"], "model_type": class_path.rpartition(".")[2]}
+    stds = probe["ln_stds"]
+    source = _target_file(tmp_path, model_config, stds, ablated=stds is not None)
+    target = _loaded(build_target(class_path, source), probe["state_dict"])
+    with torch.inference_mode():
+        logits, _ = target(probe["tokens"])
+    torch.testing.assert_close(logits, probe["logits"], rtol=0, atol=1e-5)
+    ids = probe["tokens"][0].tolist()
+    weights = {key: float64(value) for key, value in probe["state_dict"].items()}
+    if class_path.endswith("GPT2Simple"):
+        expected = target_oracles.gpt2_logits(model_config, weights, ids, stds)
+    else:
+        expected = target_oracles.llama_logits(model_config, weights, ids)
+    np.testing.assert_allclose(expected, probe["logits"][0].numpy(), rtol=0, atol=1e-5)
+
+
+def test_fixed_stds_count_only_where_the_target_was_ablated(tmp_path: Path):
+    state = _random_weights(SMALL_GPT2, 0, "GPT2Simple")
+    tokens = torch.arange(10)[None]
+    stds = dict.fromkeys(NORMS, 1.7)
+    answers = {}
+    for ablated in (True, False, None):
+        source = _target_file(tmp_path, SMALL_GPT2, stds, ablated=ablated)
+        answers[ablated] = _loaded(build_target(GPT2_SIMPLE, source), state)(tokens)[0]
+    assert torch.equal(answers[False], answers[None])
+    assert not torch.allclose(answers[True], answers[False])
+    # Of the other families they mean nothing.
+    build_target(LLAMA_SIMPLE, _target_file(tmp_path, SMALL, {"ln_f": 1.0}, ablated=True))
+
+
+@pytest.mark.parametrize(
+    ("stds", "sentence"),
+    [
+        (None, r"enable_ln_ablation: true, but .*ln-stds\.json is missing"),
+        ([1.0, 2.0], r"ln-stds\.json must map the path of each LayerNorm"),
+        (dict.fromkeys(NORMS, 0.0), "a number above 0"),
+        (dict.fromkeys(NORMS, "1"), "a number above 0"),
+        (dict.fromkeys(NORMS[1:], 1.0), r"disagree about 'h\.0\.ln_1'"),
+        (dict.fromkeys([*NORMS, "ln_g"], 1.0), r"disagree about 'ln_g'.*h\.0\.ln_1, h\.0\.ln_2"),
+    ],
+)
+def test_wrong_stds_are_told(stds: Any, sentence: str, tmp_path: Path):
+    with pytest.raises(HarvestError, match=sentence):
+        build_target(GPT2_SIMPLE, _target_file(tmp_path, SMALL_GPT2, stds, ablated=True))
+
+
+def test_stds_without_a_config_are_told(tmp_path: Path):
+    source = _target_file(tmp_path, SMALL_GPT2, dict.fromkeys(NORMS, 1.0))
+    (tmp_path / "final_config.yaml").unlink()
+    with pytest.raises(HarvestError, match=r"final_config\.yaml is missing, so whether the stds"):
+        build_target(GPT2_SIMPLE, source)
+    (tmp_path / "ln-stds.json").unlink()
+    assert build_target(GPT2_SIMPLE, source).ln_f.std is None
+
+
+@pytest.mark.parametrize(
+    ("class_path", "norm", "mlp"),
+    [
+        (GPT2_SIMPLE, "ln", ["c_fc", "gelu", "down_proj"]),
+        (LLAMA_SIMPLE, "rms", ["gate_proj", "up_proj", "down_proj"]),
+        (LLAMA_SIMPLE_MLP, "rms", ["c_fc", "gelu", "down_proj"]),
+    ],
+)
+def test_modules_stand_in_the_order_of_the_family(
+    class_path: str, norm: str, mlp: list[str], tmp_path: Path
+):
+    target = build_target(class_path, _target_file(tmp_path, {**SMALL, "n_layer": 1}))
     assert [name for name, module in target.named_modules() if not list(module.children())] == [
         "wte",
-        "h.0.rms_1",
+        *(["wpe"] if norm == "ln" else []),
+        f"h.0.{norm}_1",
         *(f"h.0.attn.{part}_proj" for part in "qkvo"),
-        "h.0.rms_2",
-        "h.0.mlp.c_fc",
-        "h.0.mlp.gelu",
-        "h.0.mlp.down_proj",
+        f"h.0.{norm}_2",
+        *(f"h.0.mlp.{part}" for part in mlp),
         "ln_f",
         "lm_head",
     ]
 
 
-def test_defaults_are_those_of_the_family(tmp_path: Path):
-    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, {"n_key_value_heads": 12}))
+@pytest.mark.parametrize(
+    ("class_path", "inner"),
+    [
+        (GPT2_SIMPLE, {"c_fc": 3072}),
+        (LLAMA_SIMPLE, {"gate_proj": 2048, "up_proj": 2048}),
+        (LLAMA_SIMPLE_MLP, {"c_fc": 3072}),
+    ],
+)
+def test_defaults_are_those_of_the_family(class_path: str, inner: dict[str, int], tmp_path: Path):
+    target = build_target(class_path, _target_file(tmp_path, {"n_layer": 1}))
     shapes = {name: tuple(value.shape) for name, value in target.state_dict().items()}
     assert shapes["wte.weight"] == (50257, 768)
-    assert shapes["h.11.mlp.c_fc.weight"] == (3072, 768)
-    assert len(target.h) == 12
+    for name, width in inner.items():
+        assert shapes[f"h.0.mlp.{name}.weight"] == (width, 768)
     assert target.max_context_length == 1024
-    assert not any(name.endswith("bias") for name in shapes)
+    is_gpt2 = class_path == GPT2_SIMPLE
+    assert shapes["h.0.attn.k_proj.weight"] == (768 if is_gpt2 else 192, 768)
+    assert any(name.endswith("bias") for name in shapes) == is_gpt2
+    assert len(build_target(class_path, _target_file(tmp_path, {})).h) == 12
 
 
 @pytest.mark.parametrize("given_names", [["wte"], ["lm_head"], ["wte", "lm_head"]])
@@ -230,7 +345,15 @@ def _tiny_llama(folder: Path) -> transformers.LlamaForCausalLM:
     return transformers.LlamaForCausalLM(config).float().eval()
 
 
-@pytest.mark.parametrize("class_name", ["LlamaForCausalLM", "AutoModelForCausalLM"])
+@pytest.mark.parametrize(
+    "class_name",
+    [
+        "LlamaForCausalLM",
+        "AutoModelForCausalLM",
+        "models.llama.modeling_llama.LlamaForCausalLM",
+        "models.auto.AutoModelForCausalLM",
+    ],
+)
 def test_a_transformers_model_is_float32_and_the_same(class_name: str, tmp_path: Path):
     twin = _tiny_llama(tmp_path)
     before = torch.get_rng_state()
@@ -255,7 +378,8 @@ def test_a_transformers_model_is_float32_and_the_same(class_name: str, tmp_path:
         ("os.path.join", "'os.path.join' is unknown; known are"),
         ("simple_stories_train.models.other.Other", "is unknown; known are"),
         ("LlamaForCausalLM", "is unknown; known are"),
-        ("transformers.models.llama.LlamaForCausalLM", "is unknown; known are"),
+        ("transformers.models.gpt2.LlamaForCausalLM", "known of transformers are"),
+        ("transformers.models.llama.modeling_llama.LlamaModel", "known of transformers are"),
         ("transformers.LlamaModel", "known of transformers are AutoModelForCausalLM"),
         ("transformers.AutoTokenizer", "known of transformers are"),
         ("transformers.logging", "known of transformers are"),

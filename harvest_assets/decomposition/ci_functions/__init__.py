@@ -1,7 +1,7 @@
 """The kinds of CI functions: from a layer's input to one raw value per component.
 
-To add a kind, write a file with a function `(layer, hidden_dims, checkpoint) -> CIFunction` and
-add one line to `CI_FUNCTIONS`.
+To add a kind, write a file with a function `(layer, hidden_dims, checkpoint, device) ->
+CIFunction` and add one line to `CI_FUNCTIONS`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from collections.abc import Callable, Sequence
 import torch
 
 from harvest_assets.decomposition.checkpoint import Checkpoint
+from harvest_assets.decomposition.ci_functions.parallel_mlp import open_mlp, open_vector_mlp
 from harvest_assets.decomposition.ci_functions.shared_mlp import open_shared_mlp
 from harvest_assets.decomposition.decomposed_layers import DecomposedLayer
 from harvest_assets.errors import HarvestError
 
-# From the layer's input [..., d_in] and the inner activations [..., C] to raw values [..., C].
+# From the layer's input [..., d_in] (of an embedding: token ids [...]) and the inner activations
+# [..., C] to raw values [..., C].
 CIFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Opener = Callable[[DecomposedLayer, Sequence[int], Checkpoint, torch.device], CIFunction]
 
 # ci_fn_type -> opener
 CI_FUNCTIONS: dict[str, Opener] = {
+    "mlp": open_mlp,
+    "vector_mlp": open_vector_mlp,
     "shared_mlp": open_shared_mlp,
 }
 
@@ -35,7 +39,8 @@ def open_ci_function(
     """The CI function of a layer, with its trained weights.
 
     Raises:
-        HarvestError: the kind is unknown, or the checkpoint lacks weights or has other shapes.
+        HarvestError: the kind is unknown or cannot read the layer's input, or the checkpoint lacks
+            weights or has other shapes.
     """
     if kind not in CI_FUNCTIONS:
         msg = f"ci_fn_type {kind!r} is unknown; known are {', '.join(CI_FUNCTIONS)}."

@@ -25,8 +25,10 @@ def open_shared_mlp(
     """Linear maps `layers.<2n>` with exact GELU between them; W is [in, out] and b [out].
 
     Raises:
-        HarvestError: weights are missing, superfluous, or of other shapes.
+        HarvestError: weights are missing, superfluous, or of other shapes, or the layer is an
+            embedding.
     """
+    layer.require_vectors("shared_mlp")
     widths = list(pairwise([layer.d_in, *hidden_dims, layer.C]))
     shapes: dict[str, tuple[int, ...]] = {}
     for n, (d_in, d_out) in enumerate(widths):

@@ -2,202 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-import pydantic
-import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
+from harvest_assets.decomposition.targets.gelu_mlp import GeluMLP
+from harvest_assets.decomposition.targets.llama_blocks import LlamaConfig, LlamaLM
 from harvest_assets.decomposition.targets.pretrain_config import read_model_config
 from harvest_assets.decomposition.targets.weightless import build_weightless
 
 
-class LlamaConfig(pydantic.BaseModel):
-    """`model_config.yaml` of the Llama families; other keys are ignored."""
+class LlamaSimpleMLPConfig(LlamaConfig):
+    """`model_config.yaml` of the family."""
 
-    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
-
-    block_size: int = Field(1024, gt=0)
-    vocab_size: int = Field(50257, gt=0)
-    n_layer: int = Field(12, ge=0)
-    n_head: int = Field(12, gt=0)
-    n_embd: int = Field(768, gt=0)
     n_intermediate: int = Field(768 * 4, gt=0)
-    mlp_bias: bool = False
-    attn_bias: bool = False
-    rotary_base: float = Field(10000, gt=0)
-    rotary_adjacent_pairs: bool = False
-    n_ctx: int = Field(1024, gt=0)
-    n_key_value_heads: int = Field(3, gt=0)
-    use_grouped_query_attention: bool = True
-    rms_norm_eps: float = Field(1e-6, ge=0)
-
-    @pydantic.model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.n_embd % (2 * self.n_head):
-            msg = f"n_embd {self.n_embd} does not give {self.n_head} heads of an even width"
-            raise ValueError(msg)
-        if self.use_grouped_query_attention and self.n_head % self.n_key_value_heads:
-            msg = (
-                f"n_head {self.n_head} is no multiple of n_key_value_heads {self.n_key_value_heads}"
-            )
-            raise ValueError(msg)
-        return self
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.n_embd // self.n_head
 
 
-class RMSNorm(nn.Module):
-    """`x / sqrt(mean(x^2) + eps) * weight`, computed in float32."""
+class LlamaSimpleMLP(LlamaLM):
+    """The language model."""
 
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+    def __init__(self, config: LlamaSimpleMLPConfig) -> None:
+        def make_mlp() -> nn.Module:
+            return GeluMLP(config.n_embd, config.n_intermediate, bias=config.mlp_bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., width] -> [..., width]."""
-        x = x.float()
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+        super().__init__(config, make_mlp)
 
 
-def rotary_tables(config: LlamaConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the rotary angles, float32 [block_size, head_dim].
-
-    The angle of frequency i at position p is `p / base^(i / (head_dim / 2))`. From `n_ctx` on the
-    angles stay those of position `n_ctx - 1`.
-    """
-    half = config.head_dim // 2
-    position = torch.arange(config.block_size).clamp(max=config.n_ctx - 1).float()
-    angle = position[:, None] / config.rotary_base ** (torch.arange(half) / half)
-    angle = (
-        angle.repeat_interleave(2, dim=1)
-        if config.rotary_adjacent_pairs
-        else torch.cat([angle, angle], dim=1)
-    )
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, pairs: bool) -> torch.Tensor:
-    """Rotate queries or keys by their positions: `x cos + rot(x) sin`.
-
-    Args:
-        x: [B, heads, S, head_dim].
-        cos: [S, head_dim].
-        sin: [S, head_dim].
-        pairs: adjacent elements are rotated against each other, else the two halves.
-    """
-    if pairs:
-        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-    else:
-        first, second = x.chunk(2, dim=-1)
-        turned = torch.cat([-second, first], dim=-1)
-    return x * cos + turned * sin
-
-
-class Attention(nn.Module):
-    """Causal attention with rotary positions; keys and values may have fewer heads."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, bias = config.n_embd, config.attn_bias
-        if config.use_grouped_query_attention:
-            narrow = config.head_dim * config.n_key_value_heads
-            self.q_proj = nn.Linear(width, width, bias=bias)
-            self.k_proj = nn.Linear(width, narrow, bias=bias)
-            self.v_proj = nn.Linear(width, narrow, bias=bias)
-        else:
-            self.c_attn = nn.Linear(width, 3 * width, bias=bias)
-        self.o_proj = nn.Linear(width, width, bias=bias)
-
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[B, S, n_embd], rotary tables [S, head_dim] -> [B, S, n_embd]."""
-        config = self.config
-        if config.use_grouped_query_attention:
-            parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        else:
-            parts = self.c_attn(x).chunk(3, dim=-1)
-        q, k, v = (p.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for p in parts)
-        q = rotate(q, cos, sin, pairs=config.rotary_adjacent_pairs)
-        k = rotate(k, cos, sin, pairs=config.rotary_adjacent_pairs)
-        repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
-
-
-class GeluMLP(nn.Module):
-    """`down_proj(gelu(c_fc(x)))`, GELU by its tanh approximation."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.n_intermediate, bias=config.mlp_bias)
-        self.gelu = nn.GELU(approximate="tanh")
-        self.down_proj = nn.Linear(config.n_intermediate, config.n_embd, bias=config.mlp_bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, S, n_embd] -> [B, S, n_embd]."""
-        return self.down_proj(self.gelu(self.c_fc(x)))  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """A residual pre-norm block."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.rms_1 = RMSNorm(config.n_embd, config.rms_norm_eps)
-        self.attn = Attention(config)
-        self.rms_2 = RMSNorm(config.n_embd, config.rms_norm_eps)
-        self.mlp = GeluMLP(config)
-
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """[B, S, n_embd], rotary tables [S, head_dim] -> [B, S, n_embd]."""
-        x = x + self.attn(self.rms_1(x), cos, sin)
-        return x + self.mlp(self.rms_2(x))  # type: ignore[no-any-return]
-
-
-class LlamaSimpleMLP(nn.Module):
-    """The language model; its input and output embeddings are one matrix."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.max_context_length = config.block_size
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = RMSNorm(config.n_embd, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight
-        cos, sin = rotary_tables(config)
-        self.rotary_cos: torch.Tensor
-        self.rotary_sin: torch.Tensor
-        self.register_buffer("rotary_cos", cos, persistent=False)
-        self.register_buffer("rotary_sin", sin, persistent=False)
-
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Int [B, S] -> logits [B, S, vocab], and the loss, which is not asked for."""
-        x = self.wte(tokens)
-        length = tokens.shape[1]
-        cos, sin = self.rotary_cos[:length], self.rotary_sin[:length]
-        for block in self.h:
-            x = block(x, cos, sin)
-        return self.lm_head(self.ln_f(x)), None
-
-
-def build_llama_simple_mlp(class_name: str, source: str) -> nn.Module:
+def build_llama_simple_mlp(class_path: str, source: str) -> nn.Module:
     """Build the model from the `model_config.yaml` of its training run, without its weights.
 
     Args:
-        class_name: `LlamaSimpleMLP`.
+        class_path: of `LlamaSimpleMLP`.
         source: `<run>/checkpoints/model_step_<n>.pt`, or a `wandb:` name.
 
     Raises:
         HarvestError: the config is not there or wrong.
     """
-    config = read_model_config(class_name, source, LlamaConfig)
+    config = read_model_config(class_path, source, LlamaSimpleMLPConfig)
     return build_weightless(lambda: LlamaSimpleMLP(config))

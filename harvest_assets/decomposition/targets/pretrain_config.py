@@ -8,18 +8,19 @@ from harvest_assets.decomposition.yaml_file import Schema, read_mapping, validat
 from harvest_assets.errors import HarvestError
 
 _FILE = "model_config.yaml"
+_NAMES = ("wandb:", "https://wandb.ai/")
 
 
 def target_folder(source: str) -> Path:
     """The folder that holds the files of a target's training run.
 
     Args:
-        source: `<run>/checkpoints/model_step_<n>.pt`, or a `wandb:` name.
+        source: `<run>/checkpoints/model_step_<n>.pt`, or a `wandb:` name or the run's page.
 
     Raises:
         HarvestError: it is not there.
     """
-    if source.strip().startswith("wandb:"):
+    if source.strip().startswith(_NAMES):
         from harvest_assets.decomposition.run_files import fetch_target
         from harvest_assets.decomposition.run_name import parse_run
 
@@ -31,11 +32,11 @@ def target_folder(source: str) -> Path:
     return folder
 
 
-def read_model_config(class_name: str, source: str, schema: type[Schema]) -> Schema:
+def read_model_config(class_path: str, source: str, schema: type[Schema]) -> Schema:
     """Read and check `model_config.yaml`.
 
     Args:
-        class_name: of the target; the file must not name another.
+        class_path: of the target; the file must not name another.
         source: what `target_folder` takes.
         schema: the keys that matter, with their defaults.
 
@@ -44,6 +45,7 @@ def read_model_config(class_name: str, source: str, schema: type[Schema]) -> Sch
     """
     path = target_folder(source) / _FILE
     raw = read_mapping(path)
+    class_name = class_path.rpartition(".")[2]
     stated = raw.get("model_type")
     if stated is not None and stated != class_name:
         msg = f"{path} is the config of a {stated}, not of a {class_name}."

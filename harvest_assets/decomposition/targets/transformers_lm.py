@@ -13,11 +13,12 @@ from harvest_assets.errors import HarvestError
 _AUTO = "AutoModelForCausalLM"
 
 
-def build_transformers_lm(class_name: str, source: str) -> nn.Module:
+def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     """Build a `transformers` causal language model, without its weights.
 
     Args:
-        class_name: `AutoModelForCausalLM`, or the name of one class.
+        class_path: `transformers.<class>`, or the same behind the module that defines it, such as
+            `transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel`.
         source: hub name or local folder of its `config.json`.
 
     Raises:
@@ -25,7 +26,8 @@ def build_transformers_lm(class_name: str, source: str) -> nn.Module:
     """
     import transformers
 
-    model_class = _causal_lm(class_name)
+    model_class = _causal_lm(class_path)
+    class_name = model_class.__name__
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # hub clients of many versions: each raises what it likes
@@ -47,21 +49,24 @@ def build_transformers_lm(class_name: str, source: str) -> nn.Module:
         raise HarvestError(msg) from error
 
 
-def _causal_lm(class_name: str) -> Any:
-    """The class with this very name, if it is one of a causal language model."""
+def _causal_lm(class_path: str) -> Any:
+    """The class with this very name and place, if it is one of a causal language model."""
     import transformers
 
+    package, _, class_name = class_path.rpartition(".")
     model_class = getattr(transformers, class_name, None)
-    is_causal_lm = (
-        isinstance(model_class, type)
-        and issubclass(model_class, transformers.PreTrainedModel)
-        and class_name.endswith(("ForCausalLM", "LMHeadModel"))
+    is_causal_lm = isinstance(model_class, type) and (
+        class_name == _AUTO
+        or (
+            issubclass(model_class, transformers.PreTrainedModel)
+            and class_name.endswith(("ForCausalLM", "LMHeadModel"))
+        )
     )
-    if class_name != _AUTO and not is_causal_lm:
+    if not is_causal_lm or not f"{model_class.__module__}.".startswith(f"{package}."):
         msg = (
-            f"pretrained_model_class 'transformers.{class_name}' is unknown; known of "
-            f"transformers are {_AUTO}, GPT2LMHeadModel and every <X>ForCausalLM of the "
-            f"installed version {transformers.__version__}."
+            f"pretrained_model_class {class_path!r} is unknown; known of transformers are {_AUTO}, "
+            "GPT2LMHeadModel and every <X>ForCausalLM of the installed version "
+            f"{transformers.__version__}."
         )
         raise HarvestError(msg)
     return model_class

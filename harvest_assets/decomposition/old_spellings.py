@@ -1,0 +1,94 @@
+"""Older names of keys in configs and checkpoints, and what they are called now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harvest_assets.errors import HarvestError
+
+_Value = TypeVar("_Value")
+
+_RENAMED = {
+    "gate_type": "ci_fn_type",
+    "gate_hidden_dims": "ci_fn_hidden_dims",
+    "pretrained_model_name_hf": "pretrained_model_name",
+}
+# Lists of patterns that shared one C.
+_PATTERNS = {
+    "target_module_patterns": "module_info",
+    "identity_module_patterns": "identity_module_info",
+}
+_CI_CONFIG = {"fn_type": "ci_fn_type", "hidden_dims": "ci_fn_hidden_dims"}
+_LAYERWISE = "layerwise"
+
+_PREFIXES = {"_gates.": "_ci_fns.", "patched_model.": "target_model."}
+_WRAPPED_COMPONENTS = re.compile(r"(?:target_model\.)?(.+)\.components\.(U|V|bias)")
+_WRAPPED_WEIGHT = re.compile(r"(target_model\..+)\.original\.(weight|bias)")
+
+
+def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run under the names they have now; a newer name wins over an older one.
+
+    Args:
+        path: of the config, for messages.
+        raw: what stands in it.
+
+    Raises:
+        HarvestError: patterns stand there without their C, or `ci_config` is not layer by layer.
+    """
+    config = dict(raw)
+    for old, new in _RENAMED.items():
+        if config.get(new) is None and config.get(old) is not None:
+            config[new] = config[old]
+    for old, new in _PATTERNS.items():
+        patterns = config.get(old)
+        if config.get(new) is None and patterns is not None:
+            if not isinstance(patterns, list) or "C" not in config:
+                msg = f"{path}: {old} must be a list of patterns, with one C for all of them."
+                raise HarvestError(msg)
+            config[new] = [{"module_pattern": p, "C": config["C"]} for p in patterns]
+    ci_config = config.get("ci_config")
+    return config if ci_config is None else config | _layerwise(path, ci_config)
+
+
+def _layerwise(path: Path, ci_config: Any) -> dict[str, Any]:
+    """Kind and hidden sizes of the CI functions, as newer configs tell them."""
+    mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
+    if mode != _LAYERWISE:
+        msg = f"{path}: ci_config of mode {mode!r} cannot be harvested; known is {_LAYERWISE}."
+        raise HarvestError(msg)
+    return {new: ci_config[key] for key, new in _CI_CONFIG.items() if key in ci_config}
+
+
+def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:
+    """A state dict under the keys that checkpoints have now.
+
+    Args:
+        path: of the checkpoint, for messages.
+        state: what stands in it.
+
+    Raises:
+        HarvestError: a tensor stands there under an older and a newer key.
+    """
+    renamed: dict[str, _Value] = {}
+    for key, value in state.items():
+        name = _current_key(key)
+        if name in renamed:
+            msg = f"{path} has {name} twice, once as {key} in an older spelling or beside one."
+            raise HarvestError(msg)
+        renamed[name] = value
+    return renamed
+
+
+def _current_key(key: str) -> str:
+    for old, new in _PREFIXES.items():
+        if key.startswith(old):
+            key = new + key.removeprefix(old)
+    components = _WRAPPED_COMPONENTS.fullmatch(key)
+    if components:
+        return f"_components.{components[1].replace('.', '-')}.{components[2]}"
+    weight = _WRAPPED_WEIGHT.fullmatch(key)
+    return f"{weight[1]}.{weight[2]}" if weight else key
