@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from harvest_assets.decomposition import model as model_module
@@ -122,6 +126,93 @@ def test_answers_are_the_formulas_on_the_twins_layer_inputs(kind: str, tmp_path:
     np.testing.assert_allclose(acts.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sigmoid_type", ["leaky_hard", "normal", "upper_leaky_hard", "swish_hard"])
+@pytest.mark.parametrize("ci_fn_type", ["mlp", "vector_mlp", "shared_mlp"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@settings(max_examples=3, deadline=None)
+@given(
+    hidden=st.lists(st.integers(1, 5), max_size=2),
+    c=st.integers(1, 6),
+    seed=st.integers(0, 2**31),
+)
+def test_random_decompositions_are_the_formulas(
+    kind: str, ci_fn_type: str, sigmoid_type: str, hidden: list[int], c: int, seed: int
+):
+    embedding, up, head = {
+        "llama": ("model.embed_tokens", "model.layers.*.mlp.up_proj", "lm_head"),
+        "gpt2": ("transformer.w?e", "transformer.h.*.mlp.c_fc", "transformer.h.1.attn.c_attn"),
+    }[kind]
+    twin = TWINS[kind][0]().eval()
+    embeddings = [name for name, _ in twin.named_modules() if fnmatch(name, embedding)]
+    ups = [name for name, _ in twin.named_modules() if fnmatch(name, up)]
+    layers = {**dict.fromkeys(ups, c), **dict.fromkeys(embeddings, c + 1)}
+    if ci_fn_type != "mlp":
+        layers = dict.fromkeys(ups, c)
+    patterns = [(up, c), (embedding, c + 1)][: 2 if ci_fn_type == "mlp" else 1]
+    layers |= {f"{name}.pre_identity": c + 2 for name in (head, *ups)}
+    state = random_runs.random_state(twin, layers, hidden, seed, ci_fn_type)
+    config = run_config(
+        patterns,
+        identity_module_info=[{"module_pattern": p, "C": c + 2} for p in (head, up)],
+        ci_fn_type=ci_fn_type,
+        ci_fn_hidden_dims=hidden,
+        sigmoid_type=sigmoid_type,
+        pretrained_model_class=TWINS[kind][1],
+        pretrained_model_output_attr="logits",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        twin.config.save_pretrained(folder)
+        config = config.model_copy(update={"pretrained_model_name": folder})
+        opened = open_model(config, save_state(state, Path(folder)), "cpu")
+    assert opened.layers == list(layers.items())
+    tokens = torch.randint(VOCAB, (2, 5), generator=torch.Generator().manual_seed(seed))
+    answer = opened(tokens)
+    plain = [name for name in layers if name not in embeddings]
+    inputs, logits = _layer_inputs(
+        twin, [name.removesuffix(".pre_identity") for name in plain], tokens
+    )
+    inputs |= dict.fromkeys(embeddings, tokens.numpy())
+    inputs["transformer.wpe"] = np.broadcast_to(np.arange(5), (2, 5))
+    first = 0
+    for layer, n in layers.items():
+        layer_input = inputs[layer.removesuffix(".pre_identity")]
+        raw = random_runs.raw_ci(state, layer, layer_input, ci_fn_type)
+        expected = random_runs.lower_leaky(sigmoid_type, raw)
+        acts = random_runs.component_acts(state, layer, layer_input)
+        own = slice(first, first + n)
+        np.testing.assert_allclose(answer.ci[..., own], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(answer.component_acts[..., own], acts, rtol=1e-4, atol=1e-5)
+        first += n
+    np.testing.assert_allclose(answer.output_probs, random_runs.softmax(logits), atol=1e-5)
+
+
+def test_binomial_runs_are_harvested_without_noise_unless_asked(tmp_path: Path):
+    _, config, _, checkpoint = _twin("llama", tmp_path)
+    binomial = config.model_copy(update={"sampling": "binomial"})
+    tokens = torch.randint(VOCAB, (20, SEQUENCE), generator=torch.Generator().manual_seed(1))
+    plain = open_model(config, checkpoint, "cpu")(tokens).ci
+    assert torch.equal(open_model(binomial, checkpoint, "cpu")(tokens).ci, plain)
+    assert torch.equal(open_model(config, checkpoint, "cpu", ci_noise=True)(tokens).ci, plain)
+
+    linear = {"sampling": "binomial", "sigmoid_type": "upper_leaky_hard"}
+    plain = open_model(config.model_copy(update=linear), checkpoint, "cpu")(tokens)
+    opened = open_model(config.model_copy(update=linear), checkpoint, "cpu", ci_noise=True)
+    noisy = opened(tokens)
+    assert torch.equal(noisy.component_acts, plain.component_acts)
+    assert torch.equal(noisy.output_probs, plain.output_probs)
+    inside = (plain.ci > 0.06) & (plain.ci < 0.9)
+    u = (1.05 * plain.ci.double() - noisy.ci.double())[inside] / 0.05
+    assert len(u) > 200
+    assert ((u > -1e-4) & (u < 1 + 1e-4)).all()
+    grid = np.arange(1, len(u) + 1) / len(u)
+    assert np.abs(np.sort(u.numpy()) - grid).max() < 2 / len(u) ** 0.5  # Kolmogorov-Smirnov
+
+    # A row keeps its noise wherever it stands, and other rows and components have other noise.
+    torch.testing.assert_close(opened(tokens[1:3]).ci, noisy.ci[1:3], rtol=0, atol=1e-5)
+    rounded = (u * 1e4).round().long()
+    assert len(rounded.unique()) > 0.9 * len(rounded)
+
+
 def test_a_real_run_gives_what_the_original_gave(
     reference_runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -200,7 +291,26 @@ def test_every_sigmoid_is_applied(tmp_path: Path):
         ({"module_info": [{"module_pattern": "model.norm", "C": 4}]}, "LlamaRMSNorm"),
         (
             {"identity_module_info": [{"module_pattern": "lm_head", "C": 4}]},
-            r"identity_module_info is set \('lm_head'\)",
+            r"lacks _components\.lm_head-pre_identity\.V",
+        ),
+        (
+            {"identity_module_info": [{"module_pattern": "nothing", "C": 4}]},
+            "'nothing' of identity_module_info matches no module",
+        ),
+        (
+            {"identity_module_info": [{"module_pattern": "*embed_tokens", "C": 4}]},
+            r"'model\.embed_tokens' \(Embedding\); an identity layer can stand before a Linear",
+        ),
+        (
+            {"identity_module_info": [{"module_pattern": p, "C": 4} for p in ("lm_*", "*_head")]},
+            r"lm_head is matched twice, .*'\*_head' of identity_module_info",
+        ),
+        (
+            {
+                "module_info": [{"module_pattern": "lm_head*", "C": 4}],
+                "identity_module_info": [{"module_pattern": "lm_head", "C": 4}],
+            },
+            r"lm_head\.pre_identity is matched twice",
         ),
         ({"pretrained_model_class": "transformers.BertModel"}, "BertModel' is unknown"),
     ],
