@@ -50,7 +50,7 @@ class RunConfig(_Section):
     module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1)
     identity_module_info: tuple[ModuleInfo, ...] | None = None
     ci_fn_type: str = "vector_mlp"
-    ci_fn_hidden_dims: tuple[int, ...] = (8,)
+    ci_fn_hidden_dims: tuple[pydantic.PositiveInt, ...] = (8,)
     sigmoid_type: SigmoidType = "leaky_hard"
     sampling: Literal["continuous", "binomial"] = "continuous"
     pretrained_model_class: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from harvest_assets import layout
 from harvest_assets.decomposition.run_name import RunName, RunReference
 from harvest_assets.decomposition.wandb_files import download_files, list_files
 from harvest_assets.errors import HarvestError
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "final_config.yaml"
 TARGET_CONFIG = "model_config.yaml"
@@ -42,7 +46,7 @@ def fetch_run(reference: RunReference, step: int | None = None) -> RunFiles:
 
     Args:
         reference: the run as it was asked for.
-        step: which checkpoint; None for the newest.
+        step: which checkpoint; None for the newest, of a run in progress the newest complete one.
 
     Raises:
         HarvestError: the run, its config or its checkpoint is not there or cannot be fetched.
@@ -101,7 +105,7 @@ def checkpoint_step(name: str) -> int | None:
 
 def _fetch_named(name: RunName, step: int | None) -> RunFiles:
     folder = layout.run_cache_dir(name.project, name.run_id)
-    if (folder / CONFIG).is_file() and choose_checkpoint(_file_names(folder), step) is not None:
+    if (folder / CONFIG).is_file() and _checkpoint_in(folder, step) is not None:
         return _files_in(name, folder, step)
     files = list_files(name)
     checkpoint = choose_checkpoint(files, step)
@@ -114,10 +118,29 @@ def _fetch_named(name: RunName, step: int | None) -> RunFiles:
 
 def _files_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
     names = _file_names(folder)
-    checkpoint = choose_checkpoint(names, step)
+    checkpoint = _checkpoint_in(folder, step)
     if CONFIG not in names or checkpoint is None:
         raise _incomplete(str(folder), names, step)
     return RunFiles(name, folder / CONFIG, folder / checkpoint, checkpoint_step(checkpoint))
+
+
+def _checkpoint_in(folder: Path, step: int | None) -> str | None:
+    """The checkpoint to take in a folder, where a run may be in progress.
+
+    The newest one that is written to its end; where none is, the newest, so that what is wrong with
+    it is told when it is opened.
+    """
+    names = _file_names(folder)
+    newest = choose_checkpoint(names, step)
+    steps = {checkpoint_step(name): name for name in names}
+    wanted = sorted((n for n in steps if n is not None and step in (None, n)), reverse=True)
+    for number in wanted:
+        # `torch.save` writes the directory of the archive last.
+        if zipfile.is_zipfile(folder / steps[number]):
+            if steps[number] != newest:
+                logger.warning("%s is not written to its end; %s is taken.", newest, steps[number])
+            return steps[number]
+    return newest
 
 
 def _files_of_checkpoint(name: RunName, checkpoint: Path, step: int | None) -> RunFiles:

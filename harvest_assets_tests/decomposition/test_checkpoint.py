@@ -57,6 +57,37 @@ def test_parts_are_found_by_the_layers_path(path: Path):
     assert v.sum() == 0
 
 
+OLD = {
+    "patched_model.wte.original.weight": "target_model.wte.weight",
+    "patched_model.h.0.a.original.weight": "target_model.h.0.a.weight",
+    "patched_model.h.0.a.original.bias": "target_model.h.0.a.bias",
+    "patched_model.h.0.norm.weight": "target_model.h.0.norm.weight",
+    "patched_model.h.0.a.components.V": "_components.h-0-a.V",
+    "patched_model.h.0.a.components.U": "_components.h-0-a.U",
+    "patched_model.h.0.a.components.bias": "_components.h-0-a.bias",
+    "target_model.h.0.b-c.components.U": "_components.h-0-b-c.U",
+    "patched_model.h.0.a.pre_identity.components.V": "_components.h-0-a-pre_identity.V",
+    "_gates.h-0-a.layers.0.W": "_ci_fns.h-0-a.layers.0.W",
+    "_ci_fns.h-0-b-c.layers.0.W": "_ci_fns.h-0-b-c.layers.0.W",
+    "target_model.original.weight": "target_model.original.weight",
+}
+
+
+def test_old_spellings_of_keys_are_read(tmp_path: Path):
+    path = tmp_path / "model_1.pth"
+    torch.save({key: torch.full((2,), float(i)) for i, key in enumerate(OLD)}, path)
+    state = Checkpoint.open(path).state
+    assert {key: int(value[0]) for key, value in state.items()} == {
+        new: i for i, new in enumerate(OLD.values())
+    }
+
+
+def test_a_tensor_in_two_spellings_is_told(tmp_path: Path):
+    path = tmp_path / "model_1.pth"
+    torch.save({**STATE, "patched_model.h.0.a.components.V": torch.ones(2, 4)}, path)
+    assert "_components.h-0-a.V twice" in _told(path)
+
+
 def test_layers_that_the_config_does_not_name_are_told(path: Path):
     opened = Checkpoint.open(path)
     opened.check_layers(["h.0.a", "h.0.a.b"])

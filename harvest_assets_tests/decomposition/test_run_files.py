@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 
+from harvest_assets.decomposition.checkpoint import Checkpoint
 from harvest_assets.decomposition.run_files import (
     RunFiles,
     choose_checkpoint,
@@ -106,6 +108,32 @@ def test_a_directory_is_used_as_it_is(tmp_path: Path) -> None:
     )
     assert files == expected
     assert fetch_run(reference, step=9).checkpoint == folder / "model_9.pth"
+
+
+@pytest.mark.parametrize("in_cache", [False, True])
+def test_of_a_run_in_progress_the_newest_complete_checkpoint_is_taken(
+    in_cache: bool, tmp_path: Path, out_dir: Path
+) -> None:
+    folder = _fill(_cached(out_dir) if in_cache else tmp_path / "run", "final_config.yaml")
+    reference = parse_run(KEY if in_cache else str(folder))
+    for step in (1, 200, 1000):
+        torch.save({"a": torch.full((4000,), float(step))}, folder / f"model_{step}.pth")
+    (folder / "model_best.pth").write_bytes((folder / "model_1.pth").read_bytes())
+    whole = (folder / "model_1000.pth").read_bytes()
+    assert fetch_run(reference).step == 1000
+    for size in (0, 1, 1000, len(whole) // 2, len(whole) - 1):
+        (folder / "model_1000.pth").write_bytes(whole[:size])
+        assert fetch_run(reference).step == 200
+        assert fetch_run(reference, step=1).step == 1
+        # Asked for by its step, it is opened, and what is wrong with it is told.
+        asked = fetch_run(reference, step=1000)
+        with pytest.raises(HarvestError, match=r"model_1000\.pth .*may be cut short"):
+            Checkpoint.open(asked.checkpoint)
+    (folder / "model_1000.pth").write_bytes(whole)
+    assert fetch_run(reference).step == 1000
+    for step in (1, 200, 1000):
+        (folder / f"model_{step}.pth").write_bytes(whole[:500])
+    assert fetch_run(reference).step == 1000
 
 
 def test_a_checkpoint_file_is_used_as_it_is(tmp_path: Path) -> None:
