@@ -85,11 +85,15 @@ def _settings_options(command: F) -> F:
     except HarvestError as error:  # a variable of the environment holds no number
         sys.exit(f"Error: {error}")
     for name, field in reversed(HarvestConfig.model_fields.items()):
-        kind = float if field.annotation is float else int
+        option = f"--{name.replace('_', '-')}"
         default = "" if field.default is None else f"  [default: {field.default}]"
-        command = click.option(
-            f"--{name.replace('_', '-')}", name, type=kind, help=f"{field.description}{default}"
-        )(command)
+        help_text = f"{field.description}{default}"
+        if field.annotation is bool:
+            spelled = f"{option}/--no-{option.removeprefix('--')}"
+            command = click.option(spelled, name, default=None, help=help_text)(command)
+            continue
+        kind = float if field.annotation is float else int
+        command = click.option(option, name, type=kind, help=help_text)(command)
     return command
 
 

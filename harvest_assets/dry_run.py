@@ -117,7 +117,7 @@ def _tokens_per_second(
 
     from harvest_assets.harvester import Harvester
 
-    model = checkpoint.open_model(device)
+    model = checkpoint.open_model(device, ci_noise=plan.ci_noise)
     harvester = Harvester(
         checkpoint.layers,
         checkpoint.vocab_size,

@@ -79,7 +79,7 @@ def _harvest_config(
         "data_seed": config.seed,
         "sigmoid_type": config.sigmoid_type,
         "sampling": config.sampling,
-        "ci_noise": False,
+        "ci_noise": plan.ci_noise,
         "checkpoint": Path(checkpoint.checkpoint_path).name,
         "checkpoint_sha256": checkpoint.sha256,
         "plan": plan.digest,

@@ -63,6 +63,7 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
         pmi_token_top_k=config.pmi_token_top_k,
         seed=config.seed,
         n_shards=_visible_gpus() if config.n_shards is None else config.n_shards,
+        ci_noise=config.ci_noise and checkpoint.config().sampling == "binomial",
     )
 
 

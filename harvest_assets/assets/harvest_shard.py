@@ -104,7 +104,7 @@ def harvest_share(
     harvester, done = resume_or_begin(saved, share, begin, device, tell)
     harvest_saving(
         harvester,
-        checkpoint.open_model(device),
+        checkpoint.open_model(device, ci_noise=plan.ci_noise),
         shared_rows.rows(),
         share,
         saved,

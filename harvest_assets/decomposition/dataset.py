@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError
 
+_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+
 
 def open_dataset(name: str, split: str, column: str, *, streaming: bool) -> Any:
     """One split of a dataset that has this column.
 
     Args:
-        name: of the hub, or a local folder.
+        name: of the hub, a local folder, or one local file of parquet or JSON.
         split: of the dataset.
         column: that must be there.
         streaming: read it as it comes instead of storing it first.
@@ -33,7 +35,7 @@ def open_dataset(name: str, split: str, column: str, *, streaming: bool) -> Any:
 
     dataset = _loaded(
         f"The split {split!r} of the dataset {name!r}",
-        lambda: datasets.load_dataset(name, split=split, streaming=streaming),
+        lambda: datasets.load_dataset(**_source(name), split=split, streaming=streaming),
     )
     there = dataset.column_names
     if there is None:  # a stream that has no features before it has rows
@@ -47,16 +49,18 @@ def open_dataset(name: str, split: str, column: str, *, streaming: bool) -> Any:
 def dataset_digest(name: str, split: str) -> str:
     """What changes when the content of a dataset changes.
 
-    For a local folder the SHA-256 of the data files of the split; for one of the hub, the hash of
-    its `datasets` builder, which is its revision.
+    For a local folder the SHA-256 of the data files of the split, for a local file its own; for a
+    dataset of the hub, the hash of its `datasets` builder, which is its revision.
 
     Raises:
         HarvestError: there is no such dataset.
     """
     import datasets
 
-    builder = _loaded(f"The dataset {name!r}", lambda: datasets.load_dataset_builder(name))
-    if not Path(name).is_dir():
+    builder = _loaded(
+        f"The dataset {name!r}", lambda: datasets.load_dataset_builder(**_source(name))
+    )
+    if not Path(name).exists():
         return f"{builder.config.name} {builder.hash}"
     of_splits = builder.config.data_files or {}
     wanted = [key for key in of_splits if str(key) in split] or list(of_splits)
@@ -67,6 +71,16 @@ def dataset_digest(name: str, split: str) -> str:
                 content = hashlib.file_digest(opened, "sha256").hexdigest()
             digest.update(f"{key}\0{os.path.relpath(file, name)}\0{content}\0".encode())
     return digest.hexdigest()
+
+
+def _source(name: str) -> dict[str, str]:
+    """What `datasets` is asked for: a folder or a name of the hub, or a file and its format."""
+    if not Path(name).is_file():
+        return {"path": name}
+    if Path(name).suffix not in _FORMATS:
+        msg = f"it is a file, and of those only {', '.join(_FORMATS)} are read"
+        raise ValueError(msg)
+    return {"path": _FORMATS[Path(name).suffix], "data_files": name}
 
 
 def permutation(n: int, seed: int) -> NDArray[np.int64]:

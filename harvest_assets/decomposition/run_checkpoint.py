@@ -86,8 +86,12 @@ class RunCheckpoint:
         """The run's config."""
         return load_run_config(Path(self.config_path))
 
-    def open_model(self, device: str | torch.device) -> DecomposedModel:
+    def open_model(self, device: str | torch.device, *, ci_noise: bool = False) -> DecomposedModel:
         """The model, ready to answer.
+
+        Args:
+            device: where to compute.
+            ci_noise: as of `decomposition.model.open_model`.
 
         Raises:
             HarvestError: the files are not the ones that were verified.
@@ -100,7 +104,8 @@ class RunCheckpoint:
                 "materialize run_checkpoint and harvest_plan again."
             )
             raise HarvestError(msg)
-        return open_model(self.config(), Path(self.checkpoint_path), device)
+        config, path = self.config(), Path(self.checkpoint_path)
+        return open_model(config, path, device, ci_noise=ci_noise)
 
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""

@@ -14,6 +14,8 @@ from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
 
 def _default(option: str, value: Any, kind: type[int | float] = int) -> Any:
     """The deployment's default of an option, else `value`."""
@@ -21,6 +23,11 @@ def _default(option: str, value: Any, kind: type[int | float] = int) -> Any:
     text = os.environ.get(variable, "").strip()
     if not text:
         return value
+    if isinstance(value, bool):
+        if text.lower() not in _YES_OR_NO:
+            msg = f"{variable} is {text!r}; it must be one of {', '.join(_YES_OR_NO)}."
+            raise HarvestError(msg)
+        return _YES_OR_NO[text.lower()]
     try:
         return kind(text)
     except ValueError as error:
@@ -67,6 +74,12 @@ class HarvestConfig(dg.Config):
     seed: int = Field(
         default=_default("seed", 0),
         description="Of the sample alone; the data's order follows the run's config.",
+    )
+    ci_noise: bool = Field(
+        default=_default("ci_noise", value=False),
+        description=(
+            "Of a run with sampling: binomial, add the noise of its training to causal importances."
+        ),
     )
 
 

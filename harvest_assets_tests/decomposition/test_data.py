@@ -227,6 +227,54 @@ def _token_lists(n: int, n_ctx: int = N_CTX) -> list[list[int]]:
     return [[1000 * i + j for j in range(n_ctx)] for i in range(n)]
 
 
+def _json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("brief_streams")
+@pytest.mark.parametrize("kind", ["folder", ".jsonl", ".json", ".parquet", "nested folder"])
+def test_json_and_parquet_files_and_folders_are_the_same_data(
+    kind: str, tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    texts = _texts(90)
+    if kind == ".parquet":
+        dataset = tmp_path / "texts.parquet"
+        pq.write_table(pa.table({"text": texts, "id": range(90)}), dataset)
+    elif kind.startswith("."):
+        dataset = _json_lines(tmp_path / f"texts{kind}", [{"text": text} for text in texts])
+    else:
+        folder = tmp_path / "data" / "data" if "nested" in kind else tmp_path / "data"
+        folder.mkdir(parents=True)
+        for i, part in enumerate((texts[:50], texts[50:])):
+            _json_lines(folder / f"train-{i}.jsonl", [{"text": text} for text in part])
+        _json_lines(folder / "test.jsonl", [{"text": "other"}])
+        dataset = tmp_path / "data"
+    spec = _spec(dataset, tokenizer_dir)
+    rows = _oracle_text_rows(_permuted(texts, spec.seed), spec)
+    assert torch.equal(harvest_rows(spec), _through_loader(rows, spec))
+    assert len(harvest_rows(replace(spec, streaming=True))) > 1
+
+
+def test_a_file_of_another_kind_is_told(
+    tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    (tmp_path / "texts.docx").write_text("a")
+    with pytest.raises(HarvestError, match=r"texts\.docx' cannot be loaded: it is a file, and of"):
+        harvest_rows(_spec(tmp_path / "texts.docx", tokenizer_dir))
+
+
+def test_the_fingerprint_of_a_file_follows_its_content(tmp_path: Path, tokenizer_dir: Path) -> None:
+    path = _json_lines(tmp_path / "a.jsonl", [{"text": "a"}])
+    spec = _spec(path, tokenizer_dir)
+    before = fingerprint(spec, None)
+    os.utime(path, (1, 1))
+    assert fingerprint(spec, None) == before
+    _json_lines(path, [{"text": "b"}])
+    assert fingerprint(spec, None) != before
+
+
 @pytest.mark.parametrize("shuffled", [True, False])
 @pytest.mark.parametrize(
     "kind",
