@@ -24,20 +24,20 @@ def write_world(root: Path, *, seed: int = 0, n_texts: int = 400) -> Path:
     The config names everything by absolute paths.
     """
     generator = random.Random(seed)
-    texts = [_text(generator) for _ in range(n_texts)]
+    texts = [text(generator) for _ in range(n_texts)]
     (root / "dataset").mkdir(parents=True)
     pq.write_table(pa.table({"text": texts}), root / "dataset" / "train.parquet")
-    _write_tokenizer(root / "tokenizer", texts)
+    write_tokenizer(root / "tokenizer", texts)
     target = _write_target(root / "target", seed)
     return _write_run(root, target, seed)
 
 
-def _text(generator: random.Random) -> str:
+def text(generator: random.Random) -> str:
     words = ["harvest", "shard", "token", "layer", "fire", "sum", "batch", "merge", "row", "key"]
     return " ".join(generator.choice(words) for _ in range(generator.randint(5, 60))) + "."
 
 
-def _write_tokenizer(folder: Path, texts: list[str]) -> None:
+def write_tokenizer(folder: Path, texts: list[str]) -> None:
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

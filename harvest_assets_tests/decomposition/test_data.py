@@ -27,6 +27,12 @@ from harvest_assets.decomposition.data import (
 )
 from harvest_assets.decomposition.run_config import RunConfig, load_run_config
 from harvest_assets.errors import HarvestError
+from harvest_assets_tests.decomposition.data_oracle import (
+    group_rows,
+    permuted,
+    text_rows,
+    through_loader,
+)
 
 N_CTX = 16
 WORDS = ["the", "cat", "Éva", "runs", "[eos]", "[EOS]", "naïve", "日本", "x1", "and", "  ", "\n"]
@@ -112,50 +118,6 @@ def brief_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
-def _oracle_group(texts: list[str], tokenizer: Any, spec: DataSpec) -> list[list[int]]:
-    """One group of texts, by the words of the contract and nothing else."""
-    eos = tokenizer.eos_token
-    joined = eos.join(texts)
-    length = (len(joined) - 1) // 20 + 1
-    tokens: list[int] = []
-    for i in range(20):
-        piece = joined[i * length : (i + 1) * length]
-        if "SimpleStories" in spec.dataset_name:
-            piece = piece.replace(eos.lower(), eos)
-        tokens += tokenizer.encode(piece)
-    n_rows = len(tokens) // spec.n_ctx
-    return [tokens[i * spec.n_ctx : (i + 1) * spec.n_ctx] for i in range(n_rows)]
-
-
-def _oracle_text_rows(texts: list[str], spec: DataSpec) -> list[list[int]]:
-    tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer_name)
-    n, k = len(texts), min(10, len(texts))
-    rows: list[list[int]] = []
-    start = 0
-    for part in range(k):
-        size = n // k + (1 if part < n % k else 0)
-        mine = texts[start : start + size]
-        start += size
-        for first in range(0, size, 1000):
-            rows += _oracle_group(mine[first : first + 1000], tokenizer, spec)
-    return rows
-
-
-def _permuted(items: list[Any], seed: int) -> list[Any]:
-    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
-
-
-def _through_loader(rows: list[list[int]], spec: DataSpec) -> torch.Tensor:
-    """What a real shuffling `DataLoader` gives, one row a batch."""
-    loader = torch.utils.data.DataLoader(
-        torch.tensor(rows),  # type: ignore[arg-type]
-        batch_size=1,
-        shuffle=spec.shuffle_each_epoch,
-        generator=torch.Generator().manual_seed(spec.seed),
-    )
-    return torch.cat(list(loader))
-
-
 @pytest.mark.parametrize(
     ("n_texts", "changes"),
     [
@@ -179,9 +141,9 @@ def test_text_is_what_training_saw(
     texts = _texts(n_texts)
     dataset = _dataset(tmp_path / folder, {"id": range(n_texts), "text": texts}, n_files=2)
     spec = _spec(dataset, tokenizer_dir, **changes)
-    rows = _oracle_text_rows(_permuted(texts, spec.seed), spec)
+    rows = text_rows(permuted(texts, spec.seed), spec)
     assert len(rows) > 1
-    assert torch.equal(harvest_rows(spec), _through_loader(rows, spec))
+    assert torch.equal(harvest_rows(spec), through_loader(rows, spec))
 
 
 def test_the_name_decides_whether_eos_gets_its_case_back(
@@ -252,8 +214,8 @@ def test_json_and_parquet_files_and_folders_are_the_same_data(
         _json_lines(folder / "test.jsonl", [{"text": "other"}])
         dataset = tmp_path / "data"
     spec = _spec(dataset, tokenizer_dir)
-    rows = _oracle_text_rows(_permuted(texts, spec.seed), spec)
-    assert torch.equal(harvest_rows(spec), _through_loader(rows, spec))
+    rows = text_rows(permuted(texts, spec.seed), spec)
+    assert torch.equal(harvest_rows(spec), through_loader(rows, spec))
     assert len(harvest_rows(replace(spec, streaming=True))) > 1
 
 
@@ -301,7 +263,7 @@ def test_tokenized_data_are_only_indexed(
         seed=3,
         shuffle_each_epoch=shuffled,
     )
-    assert torch.equal(harvest_rows(spec), _through_loader(_permuted(lists, 3), spec))
+    assert torch.equal(harvest_rows(spec), through_loader(permuted(lists, 3), spec))
     assert not (tmp_path / "rows-0" / "tokens.arrow").exists()
 
 
@@ -317,7 +279,7 @@ def test_a_part_of_a_split_is_copied(
         train_data_split="train[50%:]+train[:50%]",
     )
     swapped = lists[20:] + lists[:20]
-    assert torch.equal(harvest_rows(spec), _through_loader(_permuted(swapped, 0), spec))
+    assert torch.equal(harvest_rows(spec), through_loader(permuted(swapped, 0), spec))
 
 
 @pytest.mark.usefixtures("brief_streams")
@@ -362,7 +324,7 @@ def test_streamed_text(
     spec = _spec(dataset, tokenizer_dir, streaming=True, seed=4, buffer_size=100)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     mapped = _stream(spec).map(
-        lambda group: {"rows": _oracle_group(group["text"], tokenizer, spec)},
+        lambda group: {"rows": group_rows(group["text"], tokenizer, spec)},
         batched=True,
         remove_columns=["text", "other"],
     )
