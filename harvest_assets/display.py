@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.local_harvest import StageStatus
 from harvest_assets.plan import HarvestPlan
@@ -105,3 +106,7 @@ class HarvestDisplay:
             "or in the Dagster UI:\n"
             "  python -m harvest_assets ui"
         )
+        config = RunCheckpoint.open(paths.root).config()
+        warning = config.threshold_warning(plan.ci_threshold)
+        if warning:
+            self._console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)

@@ -24,6 +24,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
     side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
+    warning = config.threshold_warning(plan.ci_threshold)
     return [
         ("run", f"{plan.run}{step}"),
         ("model", f"{config.pretrained_model_class} {config.target_name}"),
@@ -43,6 +44,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("", f"{_size(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
+        *([("warning", warning)] if warning else []),
     ]
 
 

@@ -22,6 +22,9 @@ def harvest_plan(
 ) -> dg.MaterializeResult[Any]:
     """What is to be harvested and how; every shard and every merge reads it from here."""
     plan = make_plan(run_checkpoint, config)
+    warning = run_checkpoint.config().threshold_warning(plan.ci_threshold)
+    if warning:
+        context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
     settings = "\n".join(f"| {k} | {v} |" for k, v in dataclasses.asdict(plan).items())
     return dg.MaterializeResult(

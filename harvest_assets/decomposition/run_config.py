@@ -13,6 +13,8 @@ from harvest_assets.errors import HarvestError
 
 PRE_IDENTITY = "pre_identity"  # an identity layer is `<module>.pre_identity`
 
+_LEAST_THRESHOLD_OF_NORMAL = 0.01
+
 SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
 
 
@@ -68,6 +70,16 @@ class RunConfig(_Section):
             for info in self.identity_module_info or ()
         )
         return (*self.module_info, *identities)
+
+    def threshold_warning(self, ci_threshold: float) -> str | None:
+        """A sentence for whom a threshold would give firings everywhere, else None."""
+        if self.sigmoid_type != "normal" or ci_threshold >= _LEAST_THRESHOLD_OF_NORMAL:
+            return None
+        return (
+            "The run's sigmoid_type is 'normal', under which causal importances are never 0: above "
+            f"a ci_threshold of {ci_threshold:g} almost every component fires at every position. "
+            "Consider a --ci_threshold such as 0.5."
+        )
 
     @property
     def target_name(self) -> str:

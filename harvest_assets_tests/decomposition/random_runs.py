@@ -33,7 +33,9 @@ def random_state(
     for layer, c in layers.items():
         d_in, d_out = _widths(target, layer)
         key = layer.replace(".", "-")
-        state[f"_components.{key}.V"] = normal(d_in, c) / d_in**0.5
+        # Of an embedding's V one row is taken, of another layer's a sum over all of them.
+        is_embedding = type(_module(target, layer)).__name__ == "Embedding"
+        state[f"_components.{key}.V"] = normal(d_in, c) / (1 if is_embedding else d_in**0.5)
         state[f"_components.{key}.U"] = normal(c, d_out) / d_out**0.5
         widths = [d_in, *hidden, c] if kind == "shared_mlp" else [d_in, *hidden, 1]
         if kind == "mlp":
@@ -47,8 +49,12 @@ def random_state(
     return state
 
 
+def _module(target: nn.Module, layer: str) -> nn.Module:
+    return target.get_submodule(layer.removesuffix(".pre_identity"))
+
+
 def _widths(target: nn.Module, layer: str) -> tuple[int, int]:
-    module = target.get_submodule(layer.removesuffix(".pre_identity"))
+    module = _module(target, layer)
     shape = tuple(module.weight.shape)
     kept = type(module).__name__ in ("Conv1D", "Embedding")
     d_in, d_out = shape if kept else shape[::-1]

@@ -97,6 +97,13 @@ def test_a_layerwise_ci_config_is_read(more: dict[str, Any], tmp_path: Path):
     assert _load(tmp_path, later) == _load(tmp_path, TODAY)
 
 
+def test_a_threshold_that_everything_passes_is_warned_of(tmp_path: Path):
+    normal = _load(tmp_path, {**TODAY, "sigmoid_type": "normal"})
+    assert "'normal'" in normal.threshold_warning(1e-6)
+    assert normal.threshold_warning(0.5) is None
+    assert _load(tmp_path, TODAY).threshold_warning(1e-6) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
