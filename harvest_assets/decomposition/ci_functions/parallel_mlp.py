@@ -37,14 +37,14 @@ def open_mlp(
     Raises:
         HarvestError: weights are missing, superfluous, or of other shapes.
     """
-    maps = _maps(layer, [1, *hidden_dims, 1], checkpoint, device)
+    (w, b), *others = _maps(layer, [1, *hidden_dims, 1], checkpoint, device)
 
     def raw_ci(_layer_input: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         x = inner.flatten(0, -2)
         raw = torch.empty_like(x)
-        for part in _parts(maps, len(x)):
-            (w, b), *others = [(w[part], b[part]) for w, b in maps]
-            raw[:, part] = _rest(others, x[:, part, None] * w[:, 0] + b)
+        for part in _parts(layer.C, len(x) * max([1, *hidden_dims])):
+            hidden = x[:, part, None] * w[part, 0] + b[part]
+            raw[:, part] = _rest(others, part, hidden)
         return raw.view(inner.shape)
 
     return raw_ci
@@ -63,17 +63,16 @@ def open_vector_mlp(
             embedding.
     """
     layer.require_vectors("vector_mlp")
-    maps = _maps(layer, [layer.d_in, *hidden_dims, 1], checkpoint, device)
-    # One matrix product for all components, [d_in, C * out], instead of one for each.
-    first = maps[0][0].transpose(0, 1).contiguous()
+    (w, b), *others = _maps(layer, [layer.d_in, *hidden_dims, 1], checkpoint, device)
+    # [d_in, C, out]: one matrix product for all components instead of one for each.
+    w = w.transpose(0, 1).contiguous()
 
     def raw_ci(layer_input: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         x = layer_input.flatten(0, -2)
         raw = x.new_empty((len(x), layer.C))
-        for part in _parts(maps, len(x)):
-            (_, b), *others = [(w[part], b[part]) for w, b in maps]
-            hidden = x @ first[:, part].flatten(1)
-            raw[:, part] = _rest(others, hidden.view(len(x), *b.shape) + b)
+        for part in _parts(layer.C, len(x) * max([1, *hidden_dims])):
+            hidden = (x @ w[:, part].flatten(1)).view(len(x), -1, b.shape[1]) + b[part]
+            raw[:, part] = _rest(others, part, hidden)
         return raw.view(inner.shape)
 
     return raw_ci
@@ -96,16 +95,14 @@ def _maps(
     ]
 
 
-def _parts(maps: _Maps, n_positions: int) -> list[slice]:
+def _parts(n_components: int, values_of_each: int) -> list[slice]:
     """Components that are computed together."""
-    n_components = len(maps[0][0])
-    widest = max(w.shape[2] for w, _ in maps)
-    size = max(1, _VALUES_AT_ONCE // max(1, n_positions * widest))
+    size = max(1, _VALUES_AT_ONCE // max(1, values_of_each))
     return [slice(first, first + size) for first in range(0, n_components, size)]
 
 
-def _rest(maps: _Maps, x: torch.Tensor) -> torch.Tensor:
-    """All linear maps but the first, on what that one gave: [N, C, out] -> [N, C]."""
+def _rest(maps: _Maps, part: slice, x: torch.Tensor) -> torch.Tensor:
+    """All linear maps but the first, on what that one gave: [N, part, out] -> [N, part]."""
     for w, b in maps:
-        x = torch.einsum("nci,cio->nco", gelu(x), w) + b
+        x = torch.einsum("nci,cio->nco", gelu(x), w[part]) + b[part]
     return x[..., 0]
