@@ -43,8 +43,8 @@ def config(**changes: Any) -> Callable[[Path], None]:
     def spoil(run: Path) -> None:
         path = run / "final_config.yaml"
         value = yaml.safe_load(path.read_text())
-        value["task_config"] |= changes.pop("task_config", {})
-        path.write_text(yaml.safe_dump(value | changes))
+        task = value["task_config"] | changes.get("task_config", {})
+        path.write_text(yaml.safe_dump(value | changes | {"task_config": task}))
 
     return spoil
 
