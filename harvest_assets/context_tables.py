@@ -30,8 +30,13 @@ INDEX_SCHEMA = pa.schema(
         ("ci_histogram", pa.list_(pa.int64())),
         ("offset", pa.int64()),  # of its line, null for a component that never fired
         ("length", pa.int64()),
+        ("telling", pa.float64()),
+        ("telling_input_tokens", pa.list_(pa.int32())),
+        ("telling_output_tokens", pa.list_(pa.int32())),
     ]
 )
+# Null in the index of a harvest that was merged before there were such columns.
+_YOUNGER = 3
 _PLACE = [
     ("flat_index", pa.int32()),
     ("rank", pa.int32()),  # place in the line, or in falling CI
@@ -134,6 +139,9 @@ class ComponentTables:
             component.ci_histogram,
             offset if length else None,
             length or None,
+            component.telling,
+            component.telling_input_tokens,
+            component.telling_output_tokens,
         ]
         for column, value in zip(self._index_columns, values, strict=True):
             column.append(value)
@@ -207,7 +215,10 @@ def read_index(paths: HarvestLayout) -> pa.Table:
         HarvestError: the file is damaged.
     """
     try:
-        return pq.read_table(paths.component_index, **_READ).cast(INDEX_SCHEMA)
+        table = pq.read_table(paths.component_index, **_READ)
+        for field in list(INDEX_SCHEMA)[table.num_columns :][-_YOUNGER:]:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        return table.cast(INDEX_SCHEMA)
     except (OSError, ValueError, pa.ArrowException) as error:
         msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
         raise HarvestError(msg) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,9 @@ class HarvestedComponent:
         highest_ci: the examples of highest CI, highest first.
         input_token_pmi: tokens on which it fires.
         output_token_pmi: tokens that the model then predicts.
+        telling: how telling it is; see `analysis`.
+        telling_input_tokens: the tokens read of which a firing tells most; see `pmi.telling`.
+        telling_output_tokens: the same of the tokens that are predicted.
     """
 
     layer: str
@@ -73,6 +76,9 @@ class HarvestedComponent:
     highest_ci: ExampleBlock
     input_token_pmi: ComponentTokenPMI
     output_token_pmi: ComponentTokenPMI
+    telling: float = 0.0
+    telling_input_tokens: Sequence[int] = ()
+    telling_output_tokens: Sequence[int] = ()
 
     @property
     def key(self) -> str:

@@ -98,7 +98,8 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     """All components as a table, one a row, in flat order.
 
     Columns: component_key, layer, component_idx, flat_index, firing_count, mean_ci, ci_histogram
-    (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`.
+    (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`,
+    telling, telling_input_tokens, telling_output_tokens (see `analysis` and `pmi.telling`).
     What another writer left has component_key, layer, component_idx and mean_ci of the components
     that fired.
 
