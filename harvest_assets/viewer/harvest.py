@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harvest_assets.schemas import ActivationExample
 
+_TOLD = ("reads", "predicts")
 Order = Literal["sample", "ci"]
 
 
@@ -80,6 +81,8 @@ class Harvest(ABC):
         self.vocabulary = vocabulary
         self.warnings = warnings
         self.progress = progress
+        # Places in the order of a table, by its query: made once, asked for by every next and last.
+        self.orders: dict[Any, NDArray[np.int64]] = {}
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -107,6 +110,11 @@ class Harvest(ABC):
     def can_telling(self) -> bool:
         """Is it known how telling each component is?"""
         return self.frame["telling"].null_count() < len(self.frame)
+
+    def told(self, place: int) -> tuple[list[int], list[int]]:
+        """The tokens read and predicted of which a firing tells most."""
+        row = self.frame[place]
+        return tuple([] if row[n][0] is None else row[n][0].to_list() for n in _TOLD)
 
     @abstractmethod
     def ci_histogram(self, place: int) -> NDArray[np.int64] | None:
