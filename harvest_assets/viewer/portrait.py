@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,10 +30,7 @@ class TokenRow:
 
     token: ShownToken
     count: float
-    recall: float
-    precision: float
-    lift: float
-    pmi: float
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,7 @@ class FiringRow:
 
     key: str
     together: int
-    jaccard: float
-    precision: float
-    recall: float
-    pmi: float
+    scores: dict[str, float]
     reads: list[ShownToken]
     predicts: list[ShownToken]
 
@@ -149,14 +144,16 @@ def token_rows(
     if firings == 0 or len(tokens) == 0:
         return []
     n_ct = counts[tokens].astype(np.float64)
-    scores = token_scores(n_ct, firings, totals[tokens].astype(np.float64), float(harvest.n_tokens))
+    scores: Mapping[Any, NDArray[np.float64]] = token_scores(
+        n_ct, firings, totals[tokens].astype(np.float64), float(harvest.n_tokens)
+    )
     metric = "pmi" if sort == "bottom" else sort
-    chosen = ranked(scores[metric], k, largest=sort != "bottom")  # type: ignore[index]
+    chosen = ranked(scores[metric], k, largest=sort != "bottom")
     return [
         TokenRow(
             harvest.vocabulary.shown(int(tokens[i])),
             float(n_ct[i]),
-            *(float(scores[name][i]) for name in ("recall", "precision", "lift", "pmi")),  # type: ignore[index]
+            {name: float(values[i]) for name, values in scores.items()},
         )
         for i in chosen
     ]
@@ -171,17 +168,19 @@ def firing_rows(harvest: Harvest, place: int, sort: str, k: int) -> list[FiringR
         return []
     n_ij = together[others].astype(np.float64)
     n_j = firings[others].astype(np.float64)
-    scores = correlation_scores(n_ij, float(firings[place]), n_j, float(harvest.n_tokens))
+    scores: Mapping[Any, NDArray[np.float64]] = correlation_scores(
+        n_ij, float(firings[place]), n_j, float(harvest.n_tokens)
+    )
     metric = "pmi" if sort == "bottom" else sort
     keys = harvest.frame["component_key"]
     return [
         FiringRow(
             keys[int(others[i])],
             int(together[others[i]]),
-            *(float(scores[n][i]) for n in ("jaccard", "precision", "recall", "pmi")),  # type: ignore[index]
+            {name: float(values[i]) for name, values in scores.items()},
             *shown_tokens(harvest, int(others[i])),
         )
-        for i in ranked(scores[metric], k, largest=sort != "bottom")  # type: ignore[index]
+        for i in ranked(scores[metric], k, largest=sort != "bottom")
     ]
 
 

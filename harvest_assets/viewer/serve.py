@@ -1,0 +1,61 @@
+"""Listen on this machine, and show the page in a browser."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+import uvicorn
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.app import make_app
+from harvest_assets.viewer.library import Library
+
+
+def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str], None]) -> None:
+    """Show a harvest until Ctrl-C.
+
+    Args:
+        name: its folder below `harvest/`.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        browser: open a browser.
+        tell: takes a line for people.
+
+    Raises:
+        HarvestError: there is nothing to show, or the port is taken.
+    """
+    library = Library()
+    library.get(name)  # what cannot be opened is said here, not in the browser
+    with _listening(host, port) as listener:
+        port = listener.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{port}/"
+        tell(f"{address} (Ctrl-C ends it)")
+        app = make_app(library, name, host)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        if browser:
+            # The socket listens already: the browser waits for the server to accept.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        threading.Thread(target=_warm_up, daemon=True).start()
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        msg = f"{host}:{port} cannot be listened on: {error.strerror}; give another --port."
+        raise HarvestError(msg) from error
+    return listener
+
+
+def _warm_up() -> None:
+    """The first component needs what reads the matrices; the overview does not."""
+    import torch  # noqa: F401
