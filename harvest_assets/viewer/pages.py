@@ -33,7 +33,14 @@ from harvest_assets.viewer.portrait import (
     token_rows,
 )
 from harvest_assets.viewer.table import PAGE_SIZE, SORTS, TableQuery, neighbours, order
-from harvest_assets.viewer.view_query import ViewQuery, component_path, join, page_of, run_path
+from harvest_assets.viewer.view_query import (
+    ViewQuery,
+    compare_path,
+    component_path,
+    join,
+    page_of,
+    run_path,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +64,7 @@ _templates.globals.update(
     join=join,
     run_path=run_path,
     component_path=component_path,
+    compare_path=compare_path,
     TOKEN_SORTS=TOKEN_SORTS,
     FIRING_SORTS=FIRING_SORTS,
     SORTS=SORTS,

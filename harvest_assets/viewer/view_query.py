@@ -57,7 +57,7 @@ def page_of(params: Mapping[str, str]) -> int:
 def join(path: str, *queries: str) -> str:
     """An address of a path and queries, of which some may be empty."""
     query = "&".join(q for q in queries if q)
-    return f"{path}?{query}" if query else path
+    return f"{path}{'&' if '?' in path else '?'}{query}" if query else path
 
 
 def run_path(name: str, *parts: str) -> str:
@@ -68,3 +68,8 @@ def run_path(name: str, *parts: str) -> str:
 def component_path(name: str, key: str) -> str:
     """The path of a component's page."""
     return run_path(name, "component", key)
+
+
+def compare_path(run_a: str, a: str, run_b: str, b: str) -> str:
+    """The address of two components side by side."""
+    return join("/compare", urlencode({"run_a": run_a, "a": a, "run_b": run_b, "b": b}))
