@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ def percent(value: float) -> str:
         return "0"
     if value < 1e-5:  # noqa: PLR2004
         return f"{value:.1e}"
-    digits = 1 if value >= 0.1 else 2 if value >= 0.001 else 4  # noqa: PLR2004
+    digits = 1 if value >= 0.1 else 2 if value >= 0.001 else 3  # noqa: PLR2004
     return f"{100 * value:.{digits}f}%"
 
 
@@ -38,10 +39,16 @@ def bar_width(value: float, highest: float = 1.0) -> int:
     return max(1, min(100, round(100 * value / highest))) if value and highest else 0
 
 
+def log_width(density: float) -> int:
+    """The width of a bar from 0 to 100 for 1e-6 to 1."""
+    return max(1, round(100 + 100 * math.log10(density) / 6)) if density > 1e-6 else 0  # noqa: PLR2004
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "short": short,
     "count": count,
     "one_in": one_in,
     "bar_width": bar_width,
+    "log_width": log_width,
 }

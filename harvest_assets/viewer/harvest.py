@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.decomposition.run_name import parse_run
+from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -101,10 +103,14 @@ class Harvest(ABC):
             pl.col("mean_ci").sum().alias("mean_ci"),
         )
 
-    @property
+    @cached_property
     def run(self) -> str:
         """The run as people name it."""
-        return str(self.config.get("wandb_path") or self.config.get("run") or self.name)
+        told = str(self.config.get("wandb_path") or self.config.get("run") or self.name)
+        try:
+            return parse_run(told).name.key
+        except HarvestError:
+            return told
 
     @property
     def can_telling(self) -> bool:

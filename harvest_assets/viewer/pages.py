@@ -202,7 +202,7 @@ class Pages:
         """What is wrong, as a page."""
         status = error.status_code if isinstance(error, HTTPException) else 404
         told = error.detail if isinstance(error, HTTPException) else str(error)
-        return self._html("error.html", status=status, told=told, harvest=None)
+        return self._html("error.html", status, told=told, harvest=None)
 
     def _harvest(self, request: Request) -> Harvest:
         return self._open(request.path_params["run"])
