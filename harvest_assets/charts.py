@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
+_MOST_TICKS = 7
 _DENSITY_BINS_PER_DECADE = 8
 _CELLS = (56, 32)
 _HEAT_LEVELS = 6
@@ -63,9 +64,9 @@ class _Canvas:
         bottom = self.y(0)
         for share, label in ticks:
             self.parts.append(_line("grid", self.x(share), bottom, self.x(share), self.y(1)))
-            self.text(self.x(share), bottom + 15, label)
+            self.text(self.x(share), bottom + 17, label)
         self.parts.append(_line("axis", self.x(0), bottom, self.x(1), bottom))
-        self.text(self.x(0.5), self.height - 6, name)
+        self.text(self.x(0.5), self.height - 5, name)
 
     def y_axis(self, ticks: Sequence[tuple[float, str]]) -> None:
         """The left axis with its ticks."""
@@ -208,7 +209,8 @@ def _short(text: str, most: int) -> str:
 
 
 def _decades(low: int, high: int) -> Iterator[tuple[float, str]]:
-    for power in range(low, high + 1):
+    step = 1 if high - low <= _MOST_TICKS else 2
+    for power in range(high, low - 1, -step):
         yield (power - low) / (high - low), _power(power)
 
 

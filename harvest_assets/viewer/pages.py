@@ -272,7 +272,7 @@ def _counterpart(harvest: Harvest, key: str) -> int | None:
 def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
     """What the parts of a component's page need."""
     start = (view.page - 1) * EXAMPLES_PER_PAGE
-    examples, n = shown_examples(
+    examples, n, scale = shown_examples(
         harvest, place, view.examples, view.shade, start, EXAMPLES_PER_PAGE
     )
     portrait = Portrait.of(harvest, place)
@@ -285,6 +285,7 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
         "examples": examples,
         "n_examples": n,
+        "scale": scale,
         "n_example_pages": max(1, -(-n // EXAMPLES_PER_PAGE)),
         "first_example": start + 1,
     }

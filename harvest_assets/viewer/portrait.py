@@ -198,11 +198,14 @@ def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:
 
 def shown_examples(
     harvest: Harvest, place: int, by: Order, shade: Shade, start: int, k: int
-) -> tuple[list[ShownExample], int]:
-    """A stretch of a component's examples as they are shown, and how many there are in all."""
+) -> tuple[list[ShownExample], int, float]:
+    """A stretch of a component's examples as they are shown.
+
+    Also how many there are in all, and the value of the deepest shade.
+    """
     found = harvest.examples(place, by)
     scale = _scale(found, shade)
-    return [_shown(harvest, e, shade, scale) for e in found[start : start + k]], len(found)
+    return [_shown(harvest, e, shade, scale) for e in found[start : start + k]], len(found), scale
 
 
 def _scale(found: list[PlacedExample], shade: Shade) -> float:
