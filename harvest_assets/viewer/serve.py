@@ -6,6 +6,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -14,6 +15,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.layout import harvest_root
 from harvest_assets.registry import registration_of
 from harvest_assets.viewer.app import make_app
+from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.library import Library
 
 
@@ -42,7 +44,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         HarvestError: there is nothing to show, or the port is taken.
     """
     library = Library()
-    library.get(name)  # what cannot be opened is said here, not in the browser
+    harvest = library.get(name)  # what cannot be opened is said here, not in the browser
     with _listening(host, port) as listener:
         port = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
@@ -53,7 +55,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         if browser:
             # The socket listens already: the browser waits for the server to accept.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        threading.Thread(target=_warm_up, daemon=True).start()
+        threading.Thread(target=_warm_up, args=(harvest,), daemon=True).start()
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -70,6 +72,10 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _warm_up() -> None:
-    """The first component needs what reads the matrices; the overview does not."""
-    import torch  # noqa: F401
+def _warm_up(harvest: Harvest) -> None:
+    """Open what the first component needs and the overview does not."""
+    with suppress(HarvestError, OSError):
+        harvest.together(0)
+        harvest.input_counts(0)
+        harvest.examples(0, "sample")
+        harvest.examples(0, "ci")
