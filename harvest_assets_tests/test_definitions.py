@@ -52,6 +52,10 @@ def test_the_graph_is_the_one_that_is_documented():
     for name, node in nodes.items():
         assert node.code_version
         assert node.description
+        assert node.owners
+        assert node.kinds
+        assert {"stage", "work"} <= set(node.tags)
+        assert node.group_name in ("prepare", "harvest", "results")
         several = isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
         assert several == (name == "harvest_shard")
 

@@ -28,7 +28,7 @@ from harvest_assets.loaders import tokenizer_name
 from harvest_assets.manifest import disagreements
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
-from harvest_assets.viewer.vocabulary import Vocabulary
+from harvest_assets.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import polars as pl

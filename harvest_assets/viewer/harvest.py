@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.decomposition.run_name import parse_run
 from harvest_assets.errors import HarvestError
-from harvest_assets.viewer.vocabulary import Vocabulary
+from harvest_assets.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,7 +13,7 @@ from harvest_assets.pmi import telling
 from harvest_assets.schemas import ActivationExample
 from harvest_assets.shards import SHARD_KEYS, ShardResults, StoredState, Work
 from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample, Progress
-from harvest_assets.viewer.vocabulary import Vocabulary
+from harvest_assets.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import polars as pl
