@@ -168,7 +168,7 @@ def ci_against_density(
 
 def ci_histogram(counts: NDArray[np.int64], label: str = "Histogram of causal importance") -> str:
     """The 64 bins of one component's causal importances, see `harvester.histogram`."""
-    canvas = _Canvas(560, 190, label)
+    canvas = _Canvas(560, 170, label)
     edges = np.logspace(-6, 0, len(counts) - 1)  # of `harvester.histogram`, which loads torch
     total, highest = int(counts.sum()), max(1, int(counts.max()))
     n = len(counts)

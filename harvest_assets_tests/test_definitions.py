@@ -55,7 +55,7 @@ def test_the_graph_is_the_one_that_is_documented():
         assert node.owners
         assert node.kinds
         assert {"stage", "work"} <= set(node.tags)
-        assert node.group_name in ("prepare", "harvest", "results")
+        assert node.group_name == "harvest"
         several = isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
         assert several == (name == "harvest_shard")
 

@@ -9,7 +9,7 @@ from harvest_assets import __version__
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import OWNERS, RESULTS, how_to_view, paths_of, stage_tags
+from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, paths_of, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import registration_of
 from harvest_assets.shards import ShardResults
@@ -17,7 +17,7 @@ from harvest_assets.shared_rows import SharedTokenRows
 
 
 @dg.asset(
-    group_name=RESULTS,
+    group_name=GROUP,
     owners=OWNERS,
     tags=stage_tags("merge", "cpu"),
     partitions_def=runs,

@@ -8,7 +8,6 @@ from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import (
     OWNERS,
-    RESULTS,
     firing_metadata,
     how_to_view,
     stage_tags,
@@ -18,7 +17,7 @@ from harvest_assets.shards import ShardResults
 
 
 @dg.asset(
-    group_name=RESULTS,
+    group_name=GROUP,
     owners=OWNERS,
     tags=stage_tags("merge", "cpu"),
     partitions_def=runs,

@@ -11,13 +11,13 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.orchestration.partitions import runs, shard_partition
-from harvest_assets.orchestration.told import OWNERS, PREPARE, stage_tags
+from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
 
 
 @dg.asset(
-    group_name=PREPARE,
+    group_name=GROUP,
     owners=OWNERS,
     tags=stage_tags("prepare", "none"),
     partitions_def=runs,

@@ -13,7 +13,7 @@ from harvest_assets.lease import check_held
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
-from harvest_assets.orchestration.told import HARVEST, OWNERS, shard_metadata, stage_tags
+from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResult, Work
 from harvest_assets.shared_rows import SharedTokenRows
@@ -27,7 +27,7 @@ STATE_VERSION = "2"
 
 
 @dg.asset(
-    group_name=HARVEST,
+    group_name=GROUP,
     owners=OWNERS,
     tags=stage_tags("harvest", "gpu"),
     partitions_def=run_shards,

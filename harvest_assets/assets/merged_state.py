@@ -9,12 +9,12 @@ from harvest_assets.lease import check_held
 from harvest_assets.manifest import disagreements, read
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import OWNERS, RESULTS, stage_tags
+from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
 
 
 @dg.asset(
-    group_name=RESULTS,
+    group_name=GROUP,
     owners=OWNERS,
     tags=stage_tags("merge", "disk"),
     partitions_def=runs,

@@ -6,13 +6,13 @@ import dagster as dg
 
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import OWNERS, RESULTS, how_to_view, stage_tags
+from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 
 
 @dg.asset(
-    group_name=RESULTS,
+    group_name=GROUP,
     owners=OWNERS,
     tags=stage_tags("merge", "cpu"),
     partitions_def=runs,

@@ -45,7 +45,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
     """
     library = Library()
     harvest = library.get(name)  # what cannot be opened is said here, not in the browser
-    with _listening(host, port) as listener:
+    with listening(host, port) as listener:
         port = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{port}/"
@@ -59,7 +59,12 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        HarvestError: it cannot.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
