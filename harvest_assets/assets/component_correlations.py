@@ -7,6 +7,7 @@ import dagster as dg
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import (
+    GROUP,
     OWNERS,
     firing_metadata,
     how_to_view,

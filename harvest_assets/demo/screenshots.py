@@ -1,6 +1,6 @@
 """Pictures of the demo's pages: `python -m harvest_assets.demo.screenshots docs` after a demo.
 
-Needs the test requirements (playwright) and a Chromium on PATH; PNGs of few colours are written.
+Needs the test requirements (playwright) and a Chromium on PATH.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.registry import registration_for
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.portrait import firing_rows
 from harvest_assets.viewer.serve import listening
 from harvest_assets.viewer.table import TableQuery, order
+from harvest_assets.viewer.view_query import compare_path
 
 _SIZE = (1280, 1000)
 
@@ -31,12 +33,13 @@ def main() -> None:
     harvest = Library().get(name)
     keys = [harvest.frame["component_key"][int(i)] for i in order(harvest, TableQuery())]
     chosen = next(key for key in keys if key.startswith("h.1.mlp.c_fc"))
-    run, pair = f"/run/{name}", f"a={keys[0]}&b={keys[1]}"
+    run = f"/run/{name}"
+    nearest = firing_rows(harvest, harvest.places[keys[6]], "jaccard", 1)[0].key
     pages = {
         "view-overview": (run, "light"),
         "view-component": (f"{run}/component/{chosen}", "light"),
         "view-component-dark": (f"{run}/component/{keys[6]}?examples=ci&shade=act", "dark"),
-        "view-compare": (f"/compare?run_a={name}&run_b={name}&{pair}", "light"),
+        "view-compare": (compare_path(name, keys[6], name, nearest), "light"),
     }
     with listening("127.0.0.1", 0) as listener:
         config = uvicorn.Config(make_app(Library(), name), log_level="warning")
