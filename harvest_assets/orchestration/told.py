@@ -17,6 +17,7 @@ from harvest_assets.registry import Registration
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
+    from harvest_assets.merging import FiringOverview
 
 OWNERS = ["team:interpretability"]
 # One group: the UI folds groups of several into boxes, and nobody would see the graph.
@@ -69,9 +70,27 @@ def firing_metadata(states: Sequence[HarvesterState]) -> dict[str, Any]:
         "dead share": round(dead, 6),
         "mean L0": round(overview.l0, 3),
         "layers": dg.MetadataValue.md(overview.table()),
-        "firing density": _image(charts.density_histogram(density), "components by density"),
-        "firings per layer": _image(charts.layer_bars(bars, "firings"), "firings per layer"),
+        "firing density": dg.MetadataValue.md(
+            charts.as_image(charts.small_density_histogram(density), "components by density")
+        ),
+        "firings per layer": dg.MetadataValue.md(
+            charts.as_image(charts.small_bars(*_by_layer(overview)), "firings per layer")
+        ),
+        "charts": dg.MetadataValue.md(
+            "\n\n".join(
+                (
+                    charts.as_image(charts.density_histogram(density), "components by density"),
+                    charts.as_image(charts.layer_bars(bars, "firings"), "firings per layer"),
+                )
+            )
+        ),
     }
+
+
+def _by_layer(overview: FiringOverview) -> tuple[list[float], list[tuple[float, str]]]:
+    """Firings of the layers in flat order, with the names of the first and the last."""
+    names = [layer for layer, _, _, _ in overview.layers]
+    return [l0 for *_, l0 in overview.layers], [(0.0, names[0]), (1.0, names[-1])][: len(names)]
 
 
 def shard_metadata(state: HarvesterState, seconds: float) -> dict[str, Any]:
@@ -136,7 +155,3 @@ _SCHEMA = dg.TableSchema(
         _column("telling", "float", "nats that a firing tells, times log(1 + firings)"),
     ]
 )
-
-
-def _image(svg: str, text: str) -> dg.MetadataValue[Any]:
-    return dg.MetadataValue.md(charts.as_image(svg, text))

@@ -209,11 +209,13 @@ def test_metadata_is_worth_reading(tiny: TinyHarvest):
         float((stored == 0).double().mean()), abs=1e-6
     )
     assert counts["mean L0"].value == pytest.approx(int(stored.sum()) / (6 * 8 * N_CTX), abs=1e-3)
-    for chart, word in (("firing density", "density"), ("firings per layer", "up_proj")):
+    for chart, word in (("firing density", ">1<"), ("firings per layer", "q_proj")):
         data = counts[chart].md_str.partition("base64,")[2].removesuffix(")")
         svg = base64.b64decode(data).decode()
         assert svg.startswith("<svg")
         assert word in svg
+        assert len(counts[chart].md_str) < 1000  # or the UI folds it
+    assert counts["charts"].md_str.count("data:image/svg+xml") == 2
     assert f"view {tiny.key}" in contexts["view"].md_str
     rows = contexts["top components"].records
     frame = pl.read_parquet(tiny.layout.component_index).sort("telling", descending=True)

@@ -66,7 +66,7 @@ def test_a_page_holds_nothing_that_tokens_brought(client, address: str):
     page = Elements(answer.text)
     ours = "html head meta title link script style body a header button main div dl dt dd span svg"
     ours += " text line rect h1 h2 h3 section table thead tbody tr th td small p ul ol li bdi i b"
-    ours += " form label input select option caption nav dialog article"
+    ours += " abbr form label input select option caption nav dialog article"
     assert page.tags <= set(ours.split())
     assert not {name for name in page.attributes if name.startswith("on") or name == "style"}
     assert all(re.match(r"[/#?]", where) for where in page.addresses)
@@ -251,3 +251,12 @@ def test_bars_of_the_density_chart_hold_all_that_fired():
     assert sum(counts) == 4
     assert charts.density_histogram(np.zeros(3)).startswith("<svg")
     assert "&lt;b&gt;" in charts.layer_bars([("<b>", 1.0, "1")], "L0")
+
+
+def test_small_charts_stay_small():
+    random = np.random.default_rng(0)
+    dense = charts.small_density_histogram(10 ** random.uniform(-9, 0, 40_000))
+    many = charts.small_bars(random.random(999).tolist(), [(0.0, "a" * 99), (1.0, "<b>" + "a" * 99)])
+    for svg in (dense, many, charts.small_bars([], []), charts.small_bars([0.0], [(0.0, "x")])):
+        assert len(charts.as_image(svg, "components by density")) < 1000
+        assert "<b>" not in svg
