@@ -134,7 +134,7 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     shown(page, address, shard, "shard", "components alive", "tokens per second")
     merged = f"assets/component_correlations?view=partitions&partition={KEY.replace('/', '%2F')}"
     shown(page, address, merged, "merged", "components alive", "model.layers.0.mlp.up_proj")
-    check = "assets/component_correlations?view=checks"
+    check = "assets/component_correlations?view=checks&checkDetail=counts_are_consistent"
     shown(page, address, check, "check", "counts_are_consistent", "Passed", "components_are_alive")
     page.goto(f"{address}/{merged}")
     pictures = page.locator('img[src^="data:image/svg+xml"]')

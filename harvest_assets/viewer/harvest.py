@@ -83,6 +83,8 @@ class Harvest(ABC):
         self.vocabulary = vocabulary
         self.warnings = warnings
         self.progress = progress
+        # Names the files that it was opened from; who opens it knows.
+        self.version = ""
         # Places in the order of a table, by its query: made once, asked for by every next and last.
         self.orders: dict[Any, NDArray[np.int64]] = {}
 

@@ -60,12 +60,14 @@ class Library:
             return known.harvest
 
     def version(self, name: str) -> str:
-        """Changes whenever the pages of a harvest do."""
-        return str(hash(_stamp(HarvestLayout.of(name))))
+        """Is another than a harvest's own as soon as its files have changed."""
+        return _version(_stamp(HarvestLayout.of(name)))
 
     def _open(self, paths: HarvestLayout, known: _Opened | None, stamp: Hashable) -> _Opened:
         try:
-            return _Opened(stamp, open_harvest(paths))
+            harvest = open_harvest(paths)
+            harvest.version = _version(stamp)
+            return _Opened(stamp, harvest)
         except (HarvestError, OSError):
             # A state is replaced while one looks: what was opened before can still be read.
             if known is None:
@@ -94,6 +96,10 @@ def open_harvest(paths: HarvestLayout) -> Harvest:
         older.warnings.append("A newer plan stands beside these results; nothing of it is saved.")
         return older
     return harvest
+
+
+def _version(stamp: Hashable) -> str:
+    return f"{hash(stamp):x}"
 
 
 def _stamp(paths: HarvestLayout) -> Hashable:

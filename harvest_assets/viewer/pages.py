@@ -23,8 +23,6 @@ from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
     EXAMPLES_PER_PAGE,
-    FIRING_SORTS,
-    TOKEN_SORTS,
     Portrait,
     firing_rows,
     pair,
@@ -32,7 +30,7 @@ from harvest_assets.viewer.portrait import (
     shown_tokens,
     token_rows,
 )
-from harvest_assets.viewer.table import PAGE_SIZE, SORTS, TableQuery, neighbours, order
+from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order
 from harvest_assets.viewer.view_query import (
     ViewQuery,
     compare_path,
@@ -65,9 +63,6 @@ _templates.globals.update(
     run_path=run_path,
     component_path=component_path,
     compare_path=compare_path,
-    TOKEN_SORTS=TOKEN_SORTS,
-    FIRING_SORTS=FIRING_SORTS,
-    SORTS=SORTS,
 )
 
 
@@ -137,8 +132,9 @@ class Pages:
         run_b = params.get("run_b", run_a)
         one, other = self._open(run_a), self._open(run_b)
         view = ViewQuery.of(params)
+        wanted = params.get("b", "") or params.get("a", "")
         a = _place(one, params.get("a", ""))
-        b = _counterpart(other, params.get("b", "") or params.get("a", ""))
+        b = other.places.get(wanted)
         return self._html(
             "compare.html",
             harvest=one,
@@ -148,7 +144,7 @@ class Pages:
             view=view,
             a=_component_of(one, a, view, _COMPARED_TOKENS),
             b=None if b is None else _component_of(other, b, view, _COMPARED_TOKENS),
-            wanted_b=params.get("b", "") or params.get("a", ""),
+            wanted_b=wanted,
             together=pair(one, a, b) if one is other and b is not None else None,
             differing=_differing(one, other),
             alike=[] if one is other else _alike(one, a, other),
@@ -211,11 +207,7 @@ class Pages:
         return self._library.get(name)
 
     def _html(self, template: str, status: int = 200, **context: Any) -> Response:
-        harvest = context["harvest"]
-        version = self._library.version(harvest.name) if harvest is not None else ""
-        html = _templates.get_template(template).render(
-            **context, version=version, first=self._first
-        )
+        html = _templates.get_template(template).render(context)
         return HTMLResponse(html, status, {"Cache-Control": "no-store"})
 
     def _row(self, harvest: Harvest, place: int) -> dict[str, Any]:
@@ -263,10 +255,6 @@ def _place(harvest: Harvest, key: str) -> int:
         msg = f"There is no component {key!r} in {harvest.name}."
         raise HarvestError(msg)
     return place
-
-
-def _counterpart(harvest: Harvest, key: str) -> int | None:
-    return harvest.places.get(key)
 
 
 def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
             # The socket listens already: the browser waits for the server to accept.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         threading.Thread(target=_warm_up, args=(harvest,), daemon=True).start()
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # the way to end it
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:

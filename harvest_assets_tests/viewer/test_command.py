@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -50,6 +55,25 @@ def test_a_port_that_is_taken_is_said(paths):
     assert done.exit_code == 1
     assert port in done.output
     assert "--port" in done.output
+
+
+def test_it_answers_and_ends_quietly(hostile_out: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harvest_assets", "view", "hostile", "--no-browser", "--port", "0"],
+        env={**os.environ, "SPD_OUT_DIR": str(hostile_out)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = process.stdout.readline().split(" ")[0]
+        assert b"<h1" in urllib.request.urlopen(address, timeout=30).read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert errors == ""
 
 
 def test_a_run_by_any_of_its_names(paths, out_dir: Path):  # noqa: ARG001

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
+from starlette.testclient import TestClient
 
 from harvest_assets import charts
 from harvest_assets.harvester.histogram import bin_edges
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.finished import FinishedHarvest
+from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.table import TableQuery, order
 from harvest_assets_tests import oracle
 from harvest_assets_tests.viewer.hostile import TEXTS
@@ -219,8 +225,6 @@ def test_tables_are_exported_whole(client, paths: HarvestLayout):
 
 
 def test_a_harvest_without_index_is_read_once(paths: HarvestLayout, tmp_path, monkeypatch):
-    import shutil
-
     monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
     old = HarvestLayout.of("old")
     shutil.copytree(paths.root, old.root)
@@ -235,6 +239,43 @@ def test_a_harvest_without_index_is_read_once(paths: HarvestLayout, tmp_path, mo
     highest = [max(e.example.ci_values[10] for e in scanned.examples(1, "ci"))]
     assert scanned.examples(1, "ci")[0].example.ci_values[10] == highest[0]
     assert scanned.ci_histogram(1) is None
+
+
+def test_an_index_without_the_younger_columns(paths: HarvestLayout, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    older = HarvestLayout.of("older")
+    shutil.copytree(paths.root, older.root)
+    table = pq.read_table(older.component_index)
+    pq.write_table(table.select(table.column_names[:9]), older.component_index)
+    harvest = FinishedHarvest(older)
+    assert not harvest.can_telling
+    assert harvest.ci_histogram(1) is not None
+    densities = harvest.frame["density"][order(harvest, TableQuery())].to_list()
+    assert densities == sorted(densities, reverse=True)
+    page = TestClient(make_app(Library(), "older"), base_url="http://localhost").get("/run/older")
+    assert page.status_code == 200
+
+
+def test_what_the_original_harvester_wrote(reference_runs, out_dir, monkeypatch):
+    """No index, no tokenizer named in config.json, no activations."""
+    world = reference_runs / "world"
+    monkeypatch.chdir(world)
+    run = "s-0ddd38e5"
+    shutil.copytree(reference_runs / "expected" / run, out_dir / "harvest" / run)
+    shutil.copytree(world / "spd_out" / "runs", out_dir / "runs")
+    harvest = FinishedHarvest(HarvestLayout.of(run))
+    lines = [json.loads(x) for x in HarvestLayout.of(run).components.read_text().splitlines()]
+    assert {line["component_key"] for line in lines} == set(
+        harvest.frame.filter(pl.col("firing_count") > 0)["component_key"]
+    )
+    for line in lines[:3]:
+        place = harvest.places[line["component_key"]]
+        assert harvest.told(place)[0] == [t for t, _ in line["input_token_pmi"]["top"]][:5]
+        told = [e.example.token_ids for e in harvest.examples(place, "sample")]
+        assert told == [e["token_ids"] for e in line["activation_examples"]]
+    client = TestClient(make_app(Library(), run), base_url="http://localhost")
+    for where in (f"/run/{run}", f"/run/{run}/component/{lines[0]['component_key']}"):
+        assert client.get(where).status_code == 200
 
 
 def test_the_bins_of_a_chart_are_the_harvesters():
@@ -256,7 +297,10 @@ def test_bars_of_the_density_chart_hold_all_that_fired():
 def test_small_charts_stay_small():
     random = np.random.default_rng(0)
     dense = charts.small_density_histogram(10 ** random.uniform(-9, 0, 40_000))
-    many = charts.small_bars(random.random(999).tolist(), [(0.0, "a" * 99), (1.0, "<b>" + "a" * 99)])
-    for svg in (dense, many, charts.small_bars([], []), charts.small_bars([0.0], [(0.0, "x")])):
+    many = charts.small_bars(
+        random.random(999).tolist(), [(0.0, "a" * 99), (1.0, "<b>" + "a" * 99)]
+    )
+    empty = charts.small_bars([], [])
+    for svg in (dense, many, empty, charts.small_bars([0.0], [(0.0, "x")])):
         assert len(charts.as_image(svg, "components by density")) < 1000
         assert "<b>" not in svg
