@@ -89,8 +89,8 @@ def _line(kind: str, x0: float, y0: float, x1: float, y1: float) -> str:
 
 
 def linked(shape: str, address: str | None) -> str:
-    """A shape that leads somewhere."""
-    return f'<a href="{escape(address)}">{shape}</a>' if address else shape
+    """A shape that leads somewhere; what it leads to can be asked for by keyboard elsewhere."""
+    return f'<a tabindex="-1" href="{escape(address)}">{shape}</a>' if address else shape
 
 
 def as_image(svg: str, text: str) -> str:
