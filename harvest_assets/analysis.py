@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 Metric = Literal["precision", "recall", "jaccard", "pmi"]
 METRICS: tuple[Metric, ...] = ("precision", "recall", "jaccard", "pmi")
+TokenMetric = Literal["recall", "precision", "lift", "pmi"]
+TOKEN_METRICS: tuple[TokenMetric, ...] = ("recall", "precision", "lift", "pmi")
 
 Scored = list[tuple[str, float]]
 
@@ -119,12 +121,7 @@ def get_correlated_components(
         return []
     n_ij, n_j = _float64(together[others]), _float64(firings[others])
     n_i, n = float(firings[i]), float(storage.count_total)
-    scores = {
-        "precision": lambda: n_ij / n_i,
-        "recall": lambda: n_ij / n_j,
-        "jaccard": lambda: n_ij / (n_i + n_j - n_ij),
-        "pmi": lambda: pmi(n_ij, n_i, n_j, n),
-    }[metric]()
+    scores = correlation_scores(n_ij, n_i, n_j, n)[metric]
     return [
         CorrelatedComponent(
             component_key=storage.component_keys[others[place]],
@@ -134,7 +131,7 @@ def get_correlated_components(
             count_ij=int(together[others[place]]),
             count_total=storage.count_total,
         )
-        for place in _ranked(scores, top_k, largest=largest)
+        for place in ranked(scores, top_k, largest=largest)
     ]
 
 
@@ -193,7 +190,7 @@ def get_telling_components(
         _told(token_stats.output_counts, token_stats.output_totals, firings, n),
     )
     chosen: list[int] = []
-    for i in _ranked(scores, len(scores), largest=True):
+    for i in ranked(scores, len(scores), largest=True):
         if len(chosen) >= top_k or firings[i] == 0:
             break
         together = _float64(correlations.count_ij[i].numpy()[chosen])
@@ -234,22 +231,67 @@ def _token_stats(
     joint = counts.numpy()[: tokenizer.vocab_size]
     tokens = np.flatnonzero(joint)
     n_ct, n_t = _float64(joint[tokens]), _float64(totals.numpy()[tokens])
-    precision = n_ct / n_t
-    mutual = pmi(n_ct, n_c, n_t, n)
+    scores = token_scores(n_ct, n_c, n_t, n)
 
-    def listed(scores: NDArray[np.float64], *, largest: bool = True) -> Scored:
+    def listed(metric: TokenMetric, *, largest: bool = True) -> Scored:
         return [
-            (tokenizer.decode([int(tokens[place])]), float(scores[place]))
-            for place in _ranked(scores, top_k, largest=largest)
+            (tokenizer.decode([int(tokens[place])]), float(scores[metric][place]))
+            for place in ranked(scores[metric], top_k, largest=largest)
         ]
 
     return TokenPRLift(
-        top_recall=listed(n_ct / n_c),
-        top_precision=listed(precision),
-        top_lift=listed(precision / (n_c / n)),
-        top_pmi=listed(mutual),
-        bottom_pmi=listed(mutual, largest=False) if bottom else None,
+        top_recall=listed("recall"),
+        top_precision=listed("precision"),
+        top_lift=listed("lift"),
+        top_pmi=listed("pmi"),
+        bottom_pmi=listed("pmi", largest=False) if bottom else None,
     )
+
+
+def correlation_scores(
+    n_ij: NDArray[np.float64], n_i: float, n_j: NDArray[np.float64], n: float
+) -> dict[Metric, NDArray[np.float64]]:
+    """All metrics of one component against others, each float64 [others].
+
+    Args:
+        n_ij: float64 [others], positions at which both fired, all above 0.
+        n_i: firings of the component.
+        n_j: float64 [others], firings of each other.
+        n: positions seen.
+    """
+    return {
+        "precision": n_ij / n_i,
+        "recall": n_ij / n_j,
+        "jaccard": n_ij / (n_i + n_j - n_ij),
+        "pmi": pmi(n_ij, n_i, n_j, n),
+    }
+
+
+def token_scores(
+    n_ct: NDArray[np.float64], n_c: float, n_t: NDArray[np.float64], n: float
+) -> dict[TokenMetric, NDArray[np.float64]]:
+    """All metrics of one component against tokens, each float64 [tokens].
+
+    Args:
+        n_ct: float64 [tokens], counts or probability mass with the component, all above 0.
+        n_c: firings of the component.
+        n_t: float64 [tokens], the same over all positions.
+        n: positions seen.
+    """
+    precision = n_ct / n_t
+    return {
+        "recall": n_ct / n_c,
+        "precision": precision,
+        "lift": precision / (n_c / n),
+        "pmi": pmi(n_ct, n_c, n_t, n),
+    }
+
+
+def ranked(scores: NDArray[np.float64], k: int, *, largest: bool) -> list[int]:
+    """The places of the k highest or lowest scores, ties by the lower place."""
+    # No rounding: equal ratios of counts have equal bits, and different ones may be 1e-9 and less.
+    order = np.argsort(-scores if largest else scores, kind="stable")
+    return order[: max(0, k)].tolist()  # type: ignore[no-any-return]
 
 
 def _index(component_keys: list[str], component_key: str) -> int:
@@ -263,9 +305,3 @@ def _index(component_keys: list[str], component_key: str) -> int:
 def _float64(counts: NDArray[Any]) -> NDArray[np.float64]:
     """In float64: products of counts overflow int64."""
     return counts.astype(np.float64)
-
-
-def _ranked(scores: NDArray[np.float64], k: int, *, largest: bool) -> list[int]:
-    # No rounding: equal ratios of counts have equal bits, and different ones may be 1e-9 and less.
-    order = np.argsort(-scores if largest else scores, kind="stable")
-    return order[: max(0, k)].tolist()  # type: ignore[no-any-return]

@@ -67,6 +67,7 @@ def cli() -> None:
       python -m harvest_assets RUN --n_batches 50  a first look at a few batches
       python -m harvest_assets register RUN        let the Dagster UI know the run
       python -m harvest_assets ui                  watch, start and inspect harvests in a browser
+      python -m harvest_assets view RUN            look at its components in a browser
       python -m harvest_assets verify RUN          check everything on disk against itself
       python -m harvest_assets clean               free what nobody needs any more
 
@@ -200,6 +201,7 @@ def demo(*, debug: bool) -> None:
 def _after_the_demo(out_name: str) -> str:
     return f"""\
 Next:
+  python -m harvest_assets view {out_name}            its components in a browser
   python -m harvest_assets ui                              the harvest in Dagster's own UI
   python -m harvest_assets entity/project/run_id --dry-run what a run of yours would take
   python -m harvest_assets entity/project/run_id           and its harvest
@@ -273,6 +275,30 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
         dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
         os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
+
+
+@cli.command(
+    help=f"""Look at the components of a run in a browser, also while it is being harvested.
+
+A small server on this machine reads the harvest's files where they are; nothing is copied, and
+no other machine is asked for anything. Every choice stands in the address, which can be sent.
+
+{_RUN_HELP}
+\b
+  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
+""",
+)
+@click.argument("run")
+@click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
+@_debug_option
+def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
+    """Look at the components of a run in a browser."""
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.viewer.serve import folder_of, serve
+
+        serve(folder_of(run), host, port, browser=browser, tell=click.echo)
 
 
 @cli.command(

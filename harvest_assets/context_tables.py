@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,8 +31,13 @@ INDEX_SCHEMA = pa.schema(
         ("ci_histogram", pa.list_(pa.int64())),
         ("offset", pa.int64()),  # of its line, null for a component that never fired
         ("length", pa.int64()),
+        ("telling", pa.float64()),
+        ("telling_input_tokens", pa.list_(pa.int32())),
+        ("telling_output_tokens", pa.list_(pa.int32())),
     ]
 )
+# Null in the index of a harvest that was merged before there were such columns.
+_YOUNGER = 3
 _PLACE = [
     ("flat_index", pa.int32()),
     ("rank", pa.int32()),  # place in the line, or in falling CI
@@ -134,6 +140,9 @@ class ComponentTables:
             component.ci_histogram,
             offset if length else None,
             length or None,
+            component.telling,
+            component.telling_input_tokens,
+            component.telling_output_tokens,
         ]
         for column, value in zip(self._index_columns, values, strict=True):
             column.append(value)
@@ -183,6 +192,15 @@ class ComponentIndex:
         """Size and digest of the file that the index belongs to."""
         return _lines_of(self._entries.schema.metadata)
 
+    @classmethod
+    def of_lines(cls, places: list[tuple[str, int, int]]) -> Self:
+        """An index of lines that were found by reading them: key, offset, length of each."""
+        columns = [list(column) for column in zip(*places, strict=True)] or [[], [], []]
+        keys, offsets, lengths = columns
+        entries = [keys, list(range(len(keys))), offsets, lengths]
+        schema = pa.schema([INDEX_SCHEMA.field(name) for name in _ENTRY])
+        return cls(pa.table(entries, schema=schema))
+
     def line_place(self, component_key: str) -> tuple[int, int] | None:
         """Offset and length of a component's line; None if it has none."""
         entry = self._entry(component_key)
@@ -207,7 +225,10 @@ def read_index(paths: HarvestLayout) -> pa.Table:
         HarvestError: the file is damaged.
     """
     try:
-        return pq.read_table(paths.component_index, **_READ).cast(INDEX_SCHEMA)
+        table = pq.read_table(paths.component_index, **_READ)
+        for field in list(INDEX_SCHEMA)[table.num_columns :][-_YOUNGER:]:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        return table.cast(INDEX_SCHEMA)
     except (OSError, ValueError, pa.ArrowException) as error:
         msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
         raise HarvestError(msg) from error
@@ -226,18 +247,50 @@ def highest_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any
 def _rows(
     paths: HarvestLayout, file: Path, schema: pa.Schema, component_key: str
 ) -> list[dict[str, Any]] | None:
-    """Files are replaced one by one: a table of other lines than the index's is not believed."""
     index = ComponentIndex.open(paths)
     flat_index = None if index is None else index.flat_index(component_key)
     if index is None or flat_index is None:
         return None
-    try:
-        if _lines_of(pq.read_metadata(file).metadata) != index.lines:
+    rows = ComponentRows.open(file, schema, index)
+    return None if rows is None else rows.of(flat_index)
+
+
+class ComponentRows:
+    """The rows of one component at a time, of a table that is sorted by `flat_index`."""
+
+    def __init__(self, file: pq.ParquetFile, schema: pa.Schema) -> None:
+        self._file = file
+        self._schema = schema
+        self._lock = threading.Lock()
+        groups = [file.metadata.row_group(g).column(0) for g in range(file.num_row_groups)]
+        self._first = np.array([group.statistics.min for group in groups], dtype=np.int64)
+        self._last = np.array([group.statistics.max for group in groups], dtype=np.int64)
+
+    @classmethod
+    def open(cls, path: Path, schema: pa.Schema, index: ComponentIndex) -> Self | None:
+        """The table, if it is whole and belongs to the lines that the index belongs to.
+
+        Files are replaced one by one: a table of other lines than the index's is not believed.
+        """
+        try:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            if _lines_of(file.metadata.metadata) != index.lines:
+                return None
+            return cls(file, schema)
+        except (OSError, ValueError, AttributeError, pa.ArrowException):
             return None
-        rows = pq.read_table(file, filters=[("flat_index", "=", flat_index)], **_READ).cast(schema)
-    except (OSError, ValueError, pa.ArrowException):
-        return None
-    return sorted(rows.to_pylist(), key=lambda row: row["rank"])
+
+    def of(self, flat_index: int) -> list[dict[str, Any]] | None:
+        """The rows by rising rank; None where they are damaged."""
+        first = int(np.searchsorted(self._last, flat_index))
+        stop = int(np.searchsorted(self._first, flat_index, side="right"))
+        try:
+            with self._lock:
+                table = self._file.read_row_groups(list(range(first, stop)), use_threads=False)
+            table = table.filter(pc.equal(table["flat_index"], flat_index)).cast(self._schema)
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            return None
+        return sorted(table.to_pylist(), key=lambda row: row["rank"])
 
 
 def _lines_of(metadata: dict[bytes, bytes] | None) -> tuple[bytes | None, bytes | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from harvest_assets.schemas import (
 )
 
 _PREFIX = b'{"component_key": '
+_SCANNED_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class HarvestedComponent:
         highest_ci: the examples of highest CI, highest first.
         input_token_pmi: tokens on which it fires.
         output_token_pmi: tokens that the model then predicts.
+        telling: how telling it is; see `analysis`.
+        telling_input_tokens: the tokens read of which a firing tells most; see `pmi.telling`.
+        telling_output_tokens: the same of the tokens that are predicted.
     """
 
     layer: str
@@ -73,6 +77,9 @@ class HarvestedComponent:
     highest_ci: ExampleBlock
     input_token_pmi: ComponentTokenPMI
     output_token_pmi: ComponentTokenPMI
+    telling: float = 0.0
+    telling_input_tokens: Sequence[int] = ()
+    telling_output_tokens: Sequence[int] = ()
 
     @property
     def key(self) -> str:
@@ -176,13 +183,20 @@ def _lists(pmi: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:
     return {"top": pmi.top, "bottom": pmi.bottom}
 
 
-def read_component(paths: HarvestLayout, component_key: str) -> ComponentData | None:
+def read_component(
+    paths: HarvestLayout, component_key: str, index: ComponentIndex | None = None
+) -> ComponentData | None:
     """One component, without reading the others; None if it has no line.
+
+    Args:
+        paths: of the harvest.
+        component_key: of the component.
+        index: of the lines, where it has been opened before.
 
     Raises:
         HarvestError: the file is damaged.
     """
-    index = ComponentIndex.open(paths)
+    index = index or ComponentIndex.open(paths)
     line = None
     if index is not None:
         place = index.line_place(component_key)
@@ -215,11 +229,57 @@ def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
         raise HarvestError(msg) from error
 
 
+def scan_lines(
+    paths: HarvestLayout,
+) -> tuple[ComponentIndex, dict[str, tuple[list[int], list[int]]]]:
+    """Read all lines once, where no index tells where they begin.
+
+    Returns:
+        The index, and of each component the input and output tokens of highest PMI.
+
+    Raises:
+        HarvestError: the file is damaged.
+    """
+    places, tokens, offset = [], {}, 0
+    try:
+        with paths.components.open("rb", buffering=1 << 20) as lines:
+            for line in lines:
+                value = _light(paths.components, line)
+                key = value["component_key"]
+                places.append((key, offset, len(line)))
+                reads, predicts = (
+                    [int(token) for token, _ in value[name]["top"][:_SCANNED_TOKENS]]
+                    for name in ("input_token_pmi", "output_token_pmi")
+                )
+                tokens[key] = (reads, predicts)
+                offset += len(line)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{paths.components} cannot be read: {error!r}."
+        raise HarvestError(msg) from error
+    return ComponentIndex.of_lines(places), tokens
+
+
+def _light(path: Path, line: bytes) -> dict[str, Any]:
+    """A line without its examples, which are nearly all of it; whole where that does not work."""
+    key_end, lists = line.find(b","), line.rfind(b'"input_token_pmi"')
+    if line.startswith(_PREFIX) and key_end > 0 < lists:
+        try:
+            return orjson.loads(line[:key_end] + b"," + line[lists:])  # type: ignore[no-any-return]
+        except ValueError:
+            pass
+    return _loads(path, line)  # type: ignore[no-any-return]
+
+
 def example_places(paths: HarvestLayout, component: ComponentData) -> list[tuple[int, int] | None]:
     """Row and position of each example of a component; None where nothing beside the file tells."""
     rows = position_rows(paths, component.component_key)
-    if rows is None or len(rows) != len(component.activation_examples):
-        return [None] * len(component.activation_examples)
+    return places_of_rows(rows, len(component.activation_examples))
+
+
+def places_of_rows(rows: list[dict[str, Any]] | None, n: int) -> list[tuple[int, int] | None]:
+    """Row and position of each of n examples, from the rows of `example_positions`."""
+    if rows is None or len(rows) != n:
+        return [None] * n
     return [(row["row"], row["position"]) for row in rows]
 
 
@@ -228,8 +288,13 @@ def highest_ci_examples(
 ) -> list[tuple[ActivationExample, tuple[int, int] | None]] | None:
     """The firings of highest CI with row and position; None where they were not kept."""
     rows = highest_rows(paths, component_key)
-    if rows is None:
-        return None
+    return None if rows is None else highest_of_rows(rows)
+
+
+def highest_of_rows(
+    rows: list[dict[str, Any]] | None,
+) -> list[tuple[ActivationExample, tuple[int, int] | None]]:
+    """The examples that rows of `highest_ci_examples` tell, each with row and position."""
     return [
         (
             ActivationExample(
@@ -237,7 +302,7 @@ def highest_ci_examples(
             ),
             (row["row"], row["position"]),
         )
-        for row in rows
+        for row in rows or ()
     ]
 
 

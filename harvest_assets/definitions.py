@@ -27,6 +27,12 @@ from harvest_assets.assets.token_stats import token_stats
 from harvest_assets.orchestration.checks import counts_are_consistent, files_agree
 from harvest_assets.orchestration.io_manager import HarvestIOManager
 from harvest_assets.orchestration.jobs import harvest, merge, prepare
+from harvest_assets.orchestration.quality_checks import (
+    components_are_alive,
+    components_fired_often_enough,
+    probabilities_sum_to_one,
+    tokens_occurred_often_enough,
+)
 
 defs = dg.Definitions(
     assets=[
@@ -39,7 +45,14 @@ defs = dg.Definitions(
         activation_contexts,
         merged_state,
     ],
-    asset_checks=[counts_are_consistent, files_agree],
+    asset_checks=[
+        counts_are_consistent,
+        files_agree,
+        components_are_alive,
+        components_fired_often_enough,
+        tokens_occurred_often_enough,
+        probabilities_sum_to_one,
+    ],
     jobs=[prepare, harvest, merge],
     resources={"io_manager": HarvestIOManager()},
     # A run is one stage of one partition; its steps need no processes of their own.

@@ -98,7 +98,8 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     """All components as a table, one a row, in flat order.
 
     Columns: component_key, layer, component_idx, flat_index, firing_count, mean_ci, ci_histogram
-    (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`.
+    (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`,
+    telling, telling_input_tokens, telling_output_tokens (see `analysis` and `pmi.telling`).
     What another writer left has component_key, layer, component_idx and mean_ci of the components
     that fired.
 
@@ -162,7 +163,7 @@ def activation_examples(
         )
         if order == "ci":
             found.sort(key=lambda pair: -pair[0].ci_values[len(pair[0].ci_values) // 2])
-    tokenizer = _tokenizer(_tokenizer_name(paths))
+    tokenizer = _tokenizer(tokenizer_name(paths))
     return [_decoded(example, place, tokenizer) for example, place in found[: max(0, k)]]
 
 
@@ -172,7 +173,7 @@ def load_tokenizer_of(run_id: str) -> Any:
     Raises:
         HarvestError: the harvest does not tell it, or it is not there.
     """
-    return _tokenizer(_tokenizer_name(_harvest(run_id)))
+    return _tokenizer(tokenizer_name(_harvest(run_id)))
 
 
 def _decoded(
@@ -183,8 +184,12 @@ def _decoded(
     return DecodedExample(tokens, len(tokens) // 2, example, row, position)
 
 
-def _tokenizer_name(paths: HarvestLayout) -> str:
-    """As `config.json` tells it; older writers named only the run, whose own config is asked."""
+def tokenizer_name(paths: HarvestLayout) -> str:
+    """As `config.json` tells it; older writers named only the run, whose own config is asked.
+
+    Raises:
+        HarvestError: neither tells.
+    """
     try:
         config = json.loads(paths.config.read_text(encoding="utf-8"))
         if "tokenizer_name" not in config:

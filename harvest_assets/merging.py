@@ -21,12 +21,13 @@ from harvest_assets.harvester.counters import mirror, total_sum, unpack_rows
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterState, common_settings, rows_between
 from harvest_assets.layout import HarvestLayout
-from harvest_assets.pmi import top_bottom_pmi
+from harvest_assets.pmi import telling, top_bottom_pmi
 from harvest_assets.schemas import ComponentTokenPMI
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 
 _BLOCK_ENTRIES = 1 << 22
 _BLOCK_EXAMPLE_BYTES = 1 << 28
+_TELLING_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,9 @@ def merged_components(
     def pmi(counts: np.ndarray, flat: int, totals: np.ndarray) -> ComponentTokenPMI:
         return top_bottom_pmi(counts, firings[flat], totals, n_positions, pmi_top_k, token_limit)
 
+    def told(counts: np.ndarray, flat: int, totals: np.ndarray) -> tuple[list[int], float]:
+        return telling(counts, firings[flat], totals, n_positions, _TELLING_TOKENS, token_limit)
+
     for block in _blocks(settings.n_components, step):
         input_counts = total_sum([s.input_counts[block] for s in states]).numpy()
         output_mass = sum_rows(states, block).numpy()
@@ -263,6 +267,8 @@ def merged_components(
         for flat in range(block.start, block.stop):
             here = flat - block.start
             layer, index = places[flat]
+            reads, nats_read = told(input_counts[here], flat, input_totals)
+            predicts, nats_predicted = told(output_mass[here], flat, output_totals)
             yield HarvestedComponent(
                 layer=layer,
                 component_idx=index,
@@ -273,6 +279,11 @@ def merged_components(
                 highest_ci=highest.of(flat),
                 input_token_pmi=pmi(input_counts[here], flat, input_totals),
                 output_token_pmi=pmi(output_mass[here], flat, output_totals),
+                telling=round_significant(
+                    float(np.log1p(firings[flat])) * max(nats_read, nats_predicted)
+                ),
+                telling_input_tokens=reads,
+                telling_output_tokens=predicts,
             )
 
 

@@ -60,6 +60,36 @@ def top_bottom_pmi(
     return ComponentTokenPMI(_first(tokens, values, -values, k), _first(tokens, values, values, k))
 
 
+def telling(
+    counts: NDArray[np.int64] | NDArray[np.float64],
+    count_component: float,
+    totals: NDArray[np.float64],
+    n_positions: int,
+    k: int,
+    vocab_limit: int,
+) -> tuple[list[int], float]:
+    """The tokens of which a firing of a component tells most, and the nats that it tells in all.
+
+    These are terms and value of `sum_t p(t | c) log(p(t | c) / p(t))`.
+
+    Args:
+        counts: [vocab], as in `top_bottom_pmi`.
+        count_component: firings of the component.
+        totals: float64 [vocab], as in `top_bottom_pmi`.
+        n_positions: positions seen.
+        k: tokens at most; only those more frequent with the component than without are named.
+        vocab_limit: only ids below it are named.
+    """
+    tokens = np.flatnonzero(counts)
+    if count_component == 0 or len(tokens) == 0:
+        return [], 0.0
+    joint = counts[tokens].astype(np.float64)
+    terms = joint / count_component * pmi(joint, count_component, totals[tokens], n_positions)
+    named = np.flatnonzero((terms > 0) & (tokens < vocab_limit))
+    first = _first(tokens[named], terms[named], -terms[named], k)
+    return [token for token, _ in first], float(terms.sum())
+
+
 def _first(
     tokens: NDArray[np.intp], values: NDArray[np.float64], keys: NDArray[np.float64], k: int
 ) -> list[tuple[int, float]]:

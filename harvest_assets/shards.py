@@ -106,15 +106,18 @@ class StoredState:
             range(meta["first_row"], meta["last_row"]),
         )
 
-    def open(self) -> HarvesterState:
+    def open(self, *, trusted: bool = False) -> HarvesterState:
         """The statistics, memory-mapped, all bytes compared with their digests.
+
+        Args:
+            trusted: without that comparison.
 
         Raises:
             HarvestError: they are damaged.
         """
         from harvest_assets.harvester import HarvesterState
 
-        return HarvesterState.load(self.directory / _STATE_FOLDER)
+        return HarvesterState.load(self.directory / _STATE_FOLDER, trusted=trusted)
 
     def damage(self) -> list[str]:
         """What is wrong with the files, in sentences."""
@@ -215,6 +218,33 @@ class ShardResults:
                     raise HarvestError(msg)
                 states.append(stored.open())
         return states
+
+    def saved_so_far(self, plan: HarvestPlan) -> dict[str, StoredState]:
+        """The states that are there of a plan's harvest, by shard; `merged` is the first rows'.
+
+        Of a shard that is not finished, what it saved last.
+
+        Raises:
+            HarvestError: the token rows are not there.
+        """
+        work = Work.of(self.paths, plan)
+        found = {} if work.merged is None else {"merged": work.merged}
+        for name, share in zip(SHARD_KEYS, work.shares, strict=False):
+            for current in (self.paths.shard_current(name), self.paths.shard_saved(name)):
+                stored = _find_sound(current)
+                if stored is not None and _covers_part(stored, work.sums, share):
+                    found[name] = stored
+                    break
+        return found
+
+
+def _covers_part(stored: StoredState, sums: str, share: range) -> bool:
+    """Are its rows the first rows of a share?"""
+    return (
+        stored.sums == sums
+        and stored.rows.start == share.start
+        and share.start < stored.rows.stop <= share.stop
+    )
 
 
 @contextmanager

@@ -38,6 +38,10 @@ def test_the_reading_side_starts_fast():
     assert not loaded.intersection({*HEAVY, "dagster", "polars", "pyarrow"})
 
 
+def test_the_viewer_starts_without_model_code():
+    assert not loaded_by("harvest_assets.viewer.serve").intersection({*HEAVY, "dagster"})
+
+
 def test_heart_and_files_know_nothing_of_dagster():
     modules = "harvest_assets.harvester.stream, harvest_assets.folding, harvest_assets.resume"
     assert "dagster" not in loaded_by(f"{modules}, harvest_assets.decomposition.model")
@@ -52,6 +56,10 @@ def test_the_graph_is_the_one_that_is_documented():
     for name, node in nodes.items():
         assert node.code_version
         assert node.description
+        assert node.owners
+        assert node.kinds
+        assert {"stage", "work"} <= set(node.tags)
+        assert node.group_name == "harvest"
         several = isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
         assert several == (name == "harvest_shard")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_assets.pmi import pmi, top_bottom_pmi
+from harvest_assets.pmi import pmi, telling, top_bottom_pmi
 from harvest_assets_tests import oracle
 
 # Few distinct values, so that ties at the k-th place are common.
@@ -48,3 +48,22 @@ def test_equal_ratios_have_equal_bits(joint: int, total: int, x: int, n: int):
 def test_a_component_that_never_fired_has_no_lists():
     lists = top_bottom_pmi(np.zeros(3, np.int64), 0, np.ones(3), 3, 2, 3)
     assert (lists.top, lists.bottom) == ([], [])
+
+
+@given(counts=COUNTS, extra=st.integers(0, 5), k=st.integers(0, 9), limit=st.integers(0, 35))
+def test_telling_tokens_are_the_oracles(counts: list[int], extra: int, k: int, limit: int):
+    joint = np.array(counts)
+    totals = (joint + extra).astype(np.float64) + 1
+    firings, positions = int(joint.sum()), int(totals.sum())
+    terms = {
+        t: n / firings * oracle.pmi(n, firings, int(totals[t]), positions)
+        for t, n in enumerate(counts)
+        if n
+    }
+    tokens, nats = telling(joint, firings, totals, positions, k, limit)
+    assert nats == pytest.approx(sum(terms.values()), abs=1e-12)
+    named = sorted((t for t in terms if terms[t] > 1e-12 and t < limit), key=lambda t: -terms[t])
+    assert len(tokens) <= k
+    assert [terms[t] for t in tokens if terms[t] > 1e-12] == pytest.approx(
+        [terms[t] for t in named[:k]]
+    )

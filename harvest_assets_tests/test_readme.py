@@ -15,7 +15,7 @@ from harvest_assets_tests.tiny_run import write_world
 
 README = Path(__file__).parents[1] / "README.md"
 # Installation is tried by whoever runs this; the UI, which does not end, by a browser elsewhere.
-NOT_HERE = ("pip install", "harvest_assets ui")
+NOT_HERE = ("pip install", "harvest_assets ui", "harvest_assets view")
 
 
 def _blocks(language: str) -> list[str]:

@@ -134,5 +134,12 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     shown(page, address, shard, "shard", "components alive", "tokens per second")
     merged = f"assets/component_correlations?view=partitions&partition={KEY.replace('/', '%2F')}"
     shown(page, address, merged, "merged", "components alive", "model.layers.0.mlp.up_proj")
-    check = "assets/component_correlations?view=checks"
-    shown(page, address, check, "check", "counts_are_consistent", "Passed")
+    check = "assets/component_correlations?view=checks&checkDetail=counts_are_consistent"
+    shown(page, address, check, "check", "counts_are_consistent", "Passed", "components_are_alive")
+    page.goto(f"{address}/{merged}")
+    pictures = page.locator('img[src^="data:image/svg+xml"]')
+    pictures.first.wait_for()
+    assert pictures.count() == 2
+    assert all(pictures.nth(i).evaluate("image => image.naturalWidth > 100") for i in range(2))
+    contexts = merged.replace("component_correlations", "activation_contexts")
+    shown(page, address, contexts, "contexts", "python -m harvest_assets view", "top components")

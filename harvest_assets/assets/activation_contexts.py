@@ -9,6 +9,7 @@ from harvest_assets import __version__
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, paths_of, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import registration_of
 from harvest_assets.shards import ShardResults
@@ -16,7 +17,9 @@ from harvest_assets.shared_rows import SharedTokenRows
 
 
 @dg.asset(
-    group_name="harvest",
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("merge", "cpu"),
     partitions_def=runs,
     kinds={"json", "parquet"},
     code_version="1",
@@ -49,7 +52,14 @@ def activation_contexts(
             "components": overview.n_components,
             "components alive": overview.n_alive,
             "examples": sum(len(s.sample.row) for s in states),
-            "path": dg.MetadataValue.path(str(owner.layout.activation_contexts)),
+            "mean L0": round(overview.l0, 3),
+            **how_to_view(owner),
+            **paths_of(
+                path=owner.layout.activation_contexts,
+                lines=owner.layout.components,
+                index=owner.layout.component_index,
+                configuration=owner.layout.config,
+            ),
         },
     )
 

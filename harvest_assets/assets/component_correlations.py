@@ -6,12 +6,21 @@ import dagster as dg
 
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.orchestration.told import (
+    GROUP,
+    OWNERS,
+    firing_metadata,
+    how_to_view,
+    stage_tags,
+)
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 
 
 @dg.asset(
-    group_name="harvest",
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("merge", "cpu"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
@@ -22,19 +31,15 @@ def component_correlations(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
 ) -> dg.MaterializeResult[Any]:
     """`component_correlations.pt`: how often each component fired, and each pair together."""
-    from harvest_assets.merging import MergedCorrelations, firing_overview
+    from harvest_assets.merging import MergedCorrelations
 
     states = harvest_shard.open(harvest_plan)
-    overview = firing_overview(states)
-    path = registration(context.partition_key).layout.component_correlations
+    owner = registration(context.partition_key)
     return dg.MaterializeResult(
         value=MergedCorrelations(states, harvest_plan.digest),
         metadata={
-            "tokens": overview.n_tokens,
-            "components": overview.n_components,
-            "components alive": overview.n_alive,
-            "L0": round(overview.l0, 3),
-            "layers": dg.MetadataValue.md(overview.table()),
-            "path": dg.MetadataValue.path(str(path)),
+            **firing_metadata(states),
+            **how_to_view(owner),
+            "path": dg.MetadataValue.path(str(owner.layout.component_correlations)),
         },
     )

@@ -11,11 +11,19 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.orchestration.partitions import runs, shard_partition
+from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
 
 
-@dg.asset(group_name="harvest", partitions_def=runs, kinds={"json"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("prepare", "none"),
+    partitions_def=runs,
+    kinds={"json"},
+    code_version="1",
+)
 @refuses_bad_input
 def harvest_plan(
     context: dg.AssetExecutionContext, config: HarvestConfig, run_checkpoint: RunCheckpoint

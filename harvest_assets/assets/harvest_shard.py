@@ -13,6 +13,7 @@ from harvest_assets.lease import check_held
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
+from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResult, Work
 from harvest_assets.shared_rows import SharedTokenRows
@@ -26,7 +27,9 @@ STATE_VERSION = "2"
 
 
 @dg.asset(
-    group_name="harvest",
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("harvest", "gpu"),
     partitions_def=run_shards,
     kinds={"torch"},
     code_version=STATE_VERSION,
@@ -63,7 +66,7 @@ def harvest_shard(
     return dg.MaterializeResult(
         value=share,
         metadata={
-            **_metadata(share.state, share.rows, time.monotonic() - started),
+            **_metadata(share, time.monotonic() - started),
             "path": dg.MetadataValue.path(str(paths.shard(shard))),
         },
     )
@@ -119,16 +122,12 @@ def harvest_share(
     return harvester.build_results()
 
 
-def _metadata(state: "HarvesterState | None", rows: range, seconds: float) -> dict[str, Any]:
-    if state is None:
+def _metadata(share: ShardResult, seconds: float) -> dict[str, Any]:
+    if share.state is None:
         return {"share": "empty: nothing is left for this shard"}
-    tokens = state.total_tokens_processed
-    firings = state.firing_counts
-    return {
-        "share": f"rows {rows.start:,} to {rows.stop:,}",
-        "tokens": tokens,
-        "components alive": int((firings > 0).sum()),
-        "L0": round(int(firings.sum()) / max(1, tokens), 3),
-        "seconds": round(seconds, 2),
-        "tokens per second": round(tokens / max(seconds, 1e-9)),
-    }
+    rows = f"rows {share.rows.start:,} to {share.rows.stop:,}"
+    if share.stands:
+        told = shard_metadata(share.state, seconds)
+        del told["tokens per second"]  # nothing was computed
+        return {"share": f"{rows}, harvested before", **told}
+    return {"share": rows, **shard_metadata(share.state, seconds)}

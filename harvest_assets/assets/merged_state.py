@@ -9,11 +9,14 @@ from harvest_assets.lease import check_held
 from harvest_assets.manifest import disagreements, read
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
 
 
 @dg.asset(
-    group_name="harvest",
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("merge", "disk"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",

@@ -9,10 +9,18 @@ from harvest_assets.decomposition.run_files import fetch_run
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.harvest_config import CheckpointConfig
 from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.registry import check_owner
 
 
-@dg.asset(group_name="harvest", partitions_def=runs, kinds={"wandb", "torch"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("prepare", "disk_and_network"),
+    partitions_def=runs,
+    kinds={"wandb", "torch"},
+    code_version="1",
+)
 @refuses_bad_input
 def run_checkpoint(
     context: dg.AssetExecutionContext, config: CheckpointConfig

@@ -9,12 +9,18 @@ from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import runs
+from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shared_rows import SharedTokenRows
 
 
 @dg.asset(
-    group_name="harvest", partitions_def=runs, kinds={"huggingface", "arrow"}, code_version="1"
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("prepare", "cpu"),
+    partitions_def=runs,
+    kinds={"huggingface", "arrow"},
+    code_version="1",
 )
 @refuses_bad_input
 def token_rows(

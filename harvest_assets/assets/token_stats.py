@@ -6,12 +6,15 @@ import dagster as dg
 
 from harvest_assets.orchestration.failures import one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, stage_tags
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 
 
 @dg.asset(
-    group_name="harvest",
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=stage_tags("merge", "cpu"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
@@ -25,12 +28,13 @@ def token_stats(
     from harvest_assets.merging import MergedTokenStats
 
     states = harvest_shard.open(harvest_plan)
-    path = registration(context.partition_key).layout.token_stats
+    owner = registration(context.partition_key)
     return dg.MaterializeResult(
         value=MergedTokenStats(states, harvest_plan.digest),
         metadata={
             "tokens": sum(s.total_tokens_processed for s in states),
             "vocabulary": states[0].settings.vocab_size,
-            "path": dg.MetadataValue.path(str(path)),
+            **how_to_view(owner),
+            "path": dg.MetadataValue.path(str(owner.layout.token_stats)),
         },
     )

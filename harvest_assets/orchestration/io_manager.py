@@ -14,6 +14,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.failures import bad_input_is_final
 from harvest_assets.orchestration.partitions import registration, run_of
+from harvest_assets.orchestration.told import top_components
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.publication import publish_files
 from harvest_assets.registry import check_owner
@@ -21,6 +22,7 @@ from harvest_assets.shards import ShardResults, commit_shard
 from harvest_assets.shared_rows import SharedTokenRows
 
 SHARD_ASSET = "harvest_shard"
+CONTEXTS_ASSET = "activation_contexts"
 
 
 def _readable(asset: str, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
@@ -46,7 +48,10 @@ class HarvestIOManager(dg.IOManager):
             else:
                 written = publish_files(owner.layout, obj)
             seconds = round(time.monotonic() - started, 2)
-            context.add_output_metadata({"bytes": written, "seconds writing": seconds})
+            told = {"bytes": written, "seconds writing": seconds}
+            if context.asset_key.path[-1] == CONTEXTS_ASSET:
+                told |= top_components(owner)
+            context.add_output_metadata(told)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Open what an upstream asset left; shards are opened by the merge, by its plan."""

@@ -71,12 +71,14 @@ class SmallHarvest:
         seed: of the sample; another seed gives another result.
         n_batches: of 8 rows.
         n_shards: shards.
+        told: what else config.json tells.
     """
 
     root: Path
     seed: int = 0
     n_batches: int = 12
     n_shards: int = 2
+    told: tuple[tuple[str, str], ...] = ()
 
     @property
     def paths(self) -> HarvestLayout:
@@ -132,6 +134,7 @@ class SmallHarvest:
         with hold_lease(paths.lease("merge"), "The merge"):
             states = ShardResults(paths).open(plan)
             config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
+            config |= dict(self.told)
             for value in (
                 MergedCorrelations(states, plan.digest),
                 MergedTokenStats(states, plan.digest),

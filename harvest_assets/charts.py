@@ -1,0 +1,271 @@
+"""Charts as SVG text: for the pages of the viewer, and as images in Dagster's metadata.
+
+What is drawn has classes and no colours of its own; a page colours it, and `as_image` does so for a
+chart that stands alone. Every text that goes in is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
+_MOST_TICKS = 7
+_SMALL_WIDTH, _SMALL_BINS, _MOST_SMALL_BARS = 360, 30, 36
+_DENSITY_BINS_PER_DECADE = 8
+_CELLS = (56, 32)
+_HEAT_LEVELS = 6
+# Legible on white and on black: an image does not know what it stands on.
+_STYLE = """
+text{font:12px system-ui,sans-serif;fill:#7d8590}
+.axis{stroke:#7d8590}.grid{stroke:#7d8590;opacity:.25}
+.bar,.heat{fill:#3f83f0}.faint{fill:#7d8590;opacity:.4}
+"""
+
+
+@dataclass
+class _Canvas:
+    """An SVG that is being drawn; x and y map values in [0, 1] to its plane."""
+
+    width: int
+    height: int
+    label: str
+    left: int = _LEFT
+    parts: list[str] = field(default_factory=list)
+
+    def x(self, share: float) -> float:
+        """From the left edge of the plane to its right one."""
+        return round(self.left + share * (self.width - self.left - _RIGHT), 2)
+
+    def y(self, share: float) -> float:
+        """From the bottom of the plane to its top."""
+        return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 2)
+
+    def rect(self, kind: str, box: tuple[float, float, float, float], title: str) -> str:
+        """A rectangle between two corners, in shares of the plane."""
+        x0, y0, x1, y1 = self.x(box[0]), self.y(box[1]), self.x(box[2]), self.y(box[3])
+        return (
+            f'<rect class="{kind}" x="{x0}" y="{y1}" width="{max(0.5, x1 - x0):.2f}" '
+            f'height="{max(0.5, y0 - y1):.2f}"><title>{escape(title)}</title></rect>'
+        )
+
+    def text(self, x: float, y: float, text: str, anchor: str = "middle") -> None:
+        """A text at a point of the SVG."""
+        self.parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>')
+
+    def x_axis(self, ticks: Sequence[tuple[float, str]], name: str) -> None:
+        """The lower axis with its ticks at shares of the plane."""
+        bottom = self.y(0)
+        for share, label in ticks:
+            self.parts.append(_line("grid", self.x(share), bottom, self.x(share), self.y(1)))
+            self.text(self.x(share), bottom + 17, label)
+        self.parts.append(_line("axis", self.x(0), bottom, self.x(1), bottom))
+        self.text(self.x(0.5), self.height - 5, name)
+
+    def y_axis(self, ticks: Sequence[tuple[float, str]]) -> None:
+        """The left axis with its ticks."""
+        for share, label in ticks:
+            self.parts.append(_line("grid", self.x(0), self.y(share), self.x(1), self.y(share)))
+            self.text(self.left - 6, self.y(share) + 4, label, "end")
+
+    def svg(self) -> str:
+        """What was drawn."""
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
+            f'viewBox="0 0 {self.width} {self.height}" aria-label="{escape(self.label)}">'
+            f"{''.join(self.parts)}</svg>"
+        )
+
+
+def _line(kind: str, x0: float, y0: float, x1: float, y1: float) -> str:
+    return f'<line class="{kind}" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}"/>'
+
+
+def linked(shape: str, address: str | None) -> str:
+    """A shape that leads somewhere; what it leads to can be asked for by keyboard elsewhere."""
+    return f'<a tabindex="-1" href="{escape(address)}">{shape}</a>' if address else shape
+
+
+def as_image(svg: str, text: str) -> str:
+    """A chart as a Markdown image that holds its own data."""
+    if "class=" in svg:
+        svg = svg.replace(">", f"><style>{_STYLE}</style>", 1)
+    data = base64.b64encode(svg.encode()).decode()
+    return f"![{text}](data:image/svg+xml;base64,{data})"
+
+
+def density_histogram(
+    density: NDArray[np.float64], address: Callable[[float, float], str] | None = None
+) -> str:
+    """How many components fire how often, on a logarithmic axis.
+
+    Args:
+        density: firings per token of each component; those of 0 are left out.
+        address: where a bar leads that stands for densities from the one to the other.
+    """
+    alive = density[density > 0]
+    canvas = _Canvas(560, 240, "Histogram of firing density")
+    low = math.floor(np.log10(alive.min())) if len(alive) else -6
+    low = min(low, -1)
+    n_bins = -low * _DENSITY_BINS_PER_DECADE
+    place = np.clip((np.log10(alive) - low) / -low * n_bins, 0, n_bins - 1).astype(np.int64)
+    counts = np.bincount(place, minlength=n_bins)
+    highest = _nice_ceiling(int(counts.max(initial=1)))
+    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
+    canvas.y_axis([(share, f"{highest * share:,.0f}") for share in (0.5, 1.0)])
+    for b, count in enumerate(counts.tolist()):
+        if count:
+            start, stop = (10 ** (low - low * (b + end) / n_bins) for end in (0, 1))
+            title = f"{count:,} components fire at {_percent(start)} to {_percent(stop)} of tokens"
+            box = (b / n_bins, 0, (b + 0.92) / n_bins, count / highest)
+            bar = canvas.rect("bar", box, title)
+            canvas.parts.append(linked(bar, address and address(start, stop)))
+    return canvas.svg()
+
+
+def ci_against_density(
+    density: NDArray[np.float64],
+    mean_ci: NDArray[np.float64],
+    address: Callable[[float, float], str] | None = None,
+) -> str:
+    """Where components lie in the plane of density and mean CI, both logarithmic, as cells.
+
+    Args:
+        density: firings per token of each component.
+        mean_ci: over all positions, of each component.
+        address: where a cell leads, by its lowest and highest density.
+    """
+    shown = (density > 0) & (mean_ci > 0)
+    x, y = np.log10(density[shown]), np.log10(mean_ci[shown])
+    canvas = _Canvas(560, 240, "Mean causal importance against firing density")
+    low_x = min(-1, math.floor(x.min())) if len(x) else -6
+    low_y = min(-1, math.floor(y.min())) if len(y) else -6
+    canvas.x_axis(list(_decades(low_x, 0)), "density")
+    canvas.y_axis(list(_decades(low_y, 0)))
+    canvas.text(canvas.left + 6, _TOP + 10, "mean CI", "start")
+    n_x, n_y = _CELLS
+    cell_x = np.clip(((x - low_x) / -low_x * n_x).astype(np.int64), 0, n_x - 1)
+    cell_y = np.clip(((y - low_y) / -low_y * n_y).astype(np.int64), 0, n_y - 1)
+    counts = np.bincount(cell_x * n_y + cell_y, minlength=n_x * n_y)
+    highest = math.log1p(int(counts.max(initial=1)))
+    for cell in np.flatnonzero(counts).tolist():
+        column, row = divmod(cell, n_y)
+        count = int(counts[cell])
+        level = math.ceil(_HEAT_LEVELS * math.log1p(count) / highest)
+        start, stop = (10 ** (low_x - low_x * (column + end) / n_x) for end in (0, 1))
+        mean = 10 ** (low_y - low_y * (row + 0.5) / n_y)
+        title = f"{count:,} components: density about {_percent(start)}, mean CI {mean:.1g}"
+        box = (column / n_x, row / n_y, (column + 1) / n_x, (row + 1) / n_y)
+        shape = canvas.rect(f"heat heat{level}", box, title)
+        canvas.parts.append(linked(shape, address and address(start, stop)))
+    return canvas.svg()
+
+
+def ci_histogram(counts: NDArray[np.int64], label: str = "Histogram of causal importance") -> str:
+    """The 64 bins of one component's causal importances, see `harvester.histogram`."""
+    canvas = _Canvas(560, 170, label)
+    edges = np.logspace(-6, 0, len(counts) - 1)  # of `harvester.histogram`, which loads torch
+    total, highest = int(counts.sum()), max(1, int(counts.max()))
+    n = len(counts)
+    ticks = [((1 + k * 62 / 6) / n, _power(k - 6)) for k in range(6)]
+    canvas.x_axis([*ticks, ((n - 1) / n, "1")], "causal importance where it fires")
+    canvas.y_axis([(1.0, f"{highest / max(1, total):.0%}")])
+    for b, count in enumerate(counts.tolist()):
+        if count:
+            start = "0" if b == 0 else f"{edges[b - 1]:.2g}"
+            stop = "more" if b == n - 1 else f"{edges[b]:.2g}"
+            title = f"CI {start} to {stop}: {count:,} firings ({_percent(count / total)})"
+            box = (b / n, 0, (b + 0.92) / n, count / highest)
+            canvas.parts.append(canvas.rect("bar", box, title))
+    return canvas.svg()
+
+
+def layer_bars(rows: Sequence[tuple[str, float, str]], name: str) -> str:
+    """A bar for each layer: its name, a value, and the value as text."""
+    widest = max((len(layer) for layer, _, _ in rows), default=1)
+    left = min(260, 12 + 7 * widest)
+    canvas = _Canvas(620, _TOP + _BOTTOM + 22 * max(1, len(rows)), name, left)
+    highest = max((value for _, value, _ in rows), default=0) or 1
+    for place, (layer, value, shown) in enumerate(rows):
+        top = 1 - place / len(rows)
+        bottom = top - 0.75 / len(rows)
+        middle = canvas.y(bottom) - 4
+        canvas.text(left - 6, middle, _short(layer, 36), "end")
+        share = 0.8 * value / highest
+        title = f"{layer}: {shown}"
+        canvas.parts.append(canvas.rect("bar", (0, bottom, share, top), title))
+        canvas.text(canvas.x(share) + 6, middle, shown, "start")
+    canvas.x_axis([], name)
+    return canvas.svg()
+
+
+def small_density_histogram(density: NDArray[np.float64]) -> str:
+    """`density_histogram` in few characters, without links."""
+    alive = density[density > 0]
+    low = min(-1, math.floor(np.log10(alive.min()))) if len(alive) else -6
+    n_bins = _SMALL_BINS
+    place = np.clip((np.log10(alive) - low) / -low * n_bins, 0, n_bins - 1).astype(np.int64)
+    counts = np.bincount(place, minlength=n_bins).tolist()
+    return small_bars(counts, [(0.0, _power(low)), (1.0, "1")])
+
+
+def small_bars(values: Sequence[float], labels: Sequence[tuple[float, str]]) -> str:
+    """Bars side by side in few characters: Dagster folds Markdown of a thousand and more.
+
+    Args:
+        values: of more than 36, neighbours are summed.
+        labels: what stands below the bars, at shares of the width.
+    """
+    together = -(-len(values) // _MOST_SMALL_BARS)
+    heights = [sum(values[i : i + together]) for i in range(0, len(values), together or 1)]
+    highest = max(heights, default=0) or 1
+    width = max(1, _SMALL_WIDTH // max(1, len(heights)))
+    path = "".join(f"v-{h}h{width - 1}v{h}h1" for h in (round(60 * v / highest) for v in heights))
+    total = width * len(heights)
+    texts = "".join(
+        f'<text x="{round(share * total)}" y="76" text-anchor="{_anchor(share)}">'
+        f"{escape(_short(label, 20))}</text>"
+        for share, label in labels
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="80" font-size="11" '
+        f'font-family="sans-serif" fill="#7d8590"><path fill="#3f83f0" d="M0 62{path}z"/>'
+        f"{texts}</svg>"
+    )
+
+
+def _anchor(share: float) -> str:
+    return "start" if share == 0 else "end" if share == 1 else "middle"
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+def _decades(low: int, high: int) -> Iterator[tuple[float, str]]:
+    step = 1 if high - low <= _MOST_TICKS else 2
+    for power in range(high, low - 1, -step):
+        yield (power - low) / (high - low), _power(power)
+
+
+def _power(power: int) -> str:
+    if power == 0:
+        return "1"
+    return "10" + "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(c)] if c != "-" else "⁻" for c in str(power))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share >= 0.0001 else f"{share:.1e}"  # noqa: PLR2004
+
+
+def _nice_ceiling(value: int) -> Any:
+    """The next of 2, 4, 6, 10, 20, 40, ... so that half of it is a whole number."""
+    power = 10 ** max(0, math.floor(math.log10(max(1, value))))
+    return next(m * power for m in (2, 4, 6, 10, 20) if m * power >= value)

@@ -1,0 +1,44 @@
+"""The application: addresses, the pages that answer them, and who may ask."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.pages import STATIC, Pages
+from harvest_assets.viewer.security import OwnOriginOnly
+
+
+def make_app(library: Library, first: str, host: str = "127.0.0.1") -> Starlette:
+    """The application that shows the harvests of a library.
+
+    Args:
+        library: the harvests.
+        first: the folder that the start page leads to.
+        host: the address that is listened on; requests under other names are refused.
+    """
+    pages = Pages(library, first)
+    run = "/run/{run}"
+    return Starlette(
+        routes=[
+            Route("/", pages.start),
+            Route(run, pages.overview),
+            Route(f"{run}/component/{{key:path}}", pages.component),
+            *(Route(f"{run}/table.{kind}", pages.table) for kind in ("csv", "parquet")),
+            Route(f"{run}/export.html", pages.export),
+            Route(f"{run}/version", pages.version),
+            Route("/compare", pages.compare),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        middleware=[
+            Middleware(OwnOriginOnly, host=host),
+            Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1),
+        ],
+        exception_handlers={HTTPException: pages.error, HarvestError: pages.error},
+    )

@@ -1,0 +1,59 @@
+"""What can be taken away: the table as CSV or Parquet, components as one HTML file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from harvest_assets.viewer.harvest import Harvest
+
+_COLUMNS = ("component_key", "layer", "component_idx", "firing_count", "density", "mean_ci")
+
+
+def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
+    """The rows of a table, the tokens as texts.
+
+    Columns: component_key, layer, component_idx, firing_count, density, mean_ci, telling, reads and
+    predicts (lists of texts, empty where they are not known).
+    """
+    import polars as pl
+
+    rows = harvest.frame[places]
+    texts = [
+        pl.Series(name, [_texts(harvest, ids) for ids in rows[name]], dtype=pl.List(pl.String))
+        for name in ("reads", "predicts")
+    ]
+    return rows.select(*_COLUMNS, "telling").with_columns(texts)
+
+
+def as_csv(frame: pl.DataFrame) -> bytes:
+    """With a line of names; tokens are joined by blanks and quoted as in JSON."""
+    import polars as pl
+
+    joined = [
+        pl.Series(name, [_joined(texts) for texts in frame[name]], dtype=pl.String)
+        for name in ("reads", "predicts")
+    ]
+    return frame.with_columns(joined).write_csv().encode()
+
+
+def as_parquet(frame: pl.DataFrame) -> bytes:
+    """The same, with types."""
+    file = io.BytesIO()
+    frame.write_parquet(file)
+    return file.getvalue()
+
+
+def _texts(harvest: Harvest, ids: Sequence[int] | None) -> list[str]:
+    return [harvest.vocabulary.text(i) or "" for i in (() if ids is None else ids)]
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return " ".join(json.dumps(text, ensure_ascii=False) for text in texts)

@@ -1,0 +1,161 @@
+"""A finished harvest: an index in memory, and a look into the files for what a page shows."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvest_assets.context_tables import (
+    HIGHEST_SCHEMA,
+    POSITIONS_SCHEMA,
+    ComponentIndex,
+    ComponentRows,
+    read_index,
+)
+from harvest_assets.contexts import (
+    highest_of_rows,
+    places_of_rows,
+    read_component,
+    read_summary,
+    scan_lines,
+)
+from harvest_assets.errors import HarvestError
+from harvest_assets.loaders import tokenizer_name
+from harvest_assets.manifest import disagreements
+from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
+from harvest_assets.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from harvest_assets.layout import HarvestLayout
+
+
+class FinishedHarvest(Harvest):
+    """The result files of a harvest.
+
+    Args:
+        paths: of the harvest.
+
+    Raises:
+        HarvestError: a file is missing or damaged.
+    """
+
+    def __init__(self, paths: HarvestLayout) -> None:
+        self._paths = paths
+        config = _read_config(paths)
+        index = ComponentIndex.open(paths)
+        if index is None:
+            index, frame = self._scanned()
+        else:
+            frame = _indexed(paths)
+        self._index = index
+        n_tokens = config.get("n_tokens") or self.correlations.count_total
+        warnings = disagreements(paths) if paths.manifest.exists() else []
+        super().__init__(
+            paths.root.name,
+            config,
+            frame.with_columns(density=frame["firing_count"] / max(1, n_tokens)),
+            int(n_tokens),
+            Vocabulary.open(tokenizer_name(paths)),
+            warnings,
+        )
+
+    @cached_property
+    def correlations(self) -> CorrelationStorage:
+        """Co-firing counts, memory-mapped."""
+        return CorrelationStorage.load(self._paths.component_correlations)
+
+    @cached_property
+    def token_stats(self) -> TokenStatsStorage:
+        """Token counts, memory-mapped."""
+        return TokenStatsStorage.load(self._paths.token_stats)
+
+    @cached_property
+    def _positions(self) -> ComponentRows | None:
+        return ComponentRows.open(self._paths.example_positions, POSITIONS_SCHEMA, self._index)
+
+    @cached_property
+    def _highest(self) -> ComponentRows | None:
+        return ComponentRows.open(self._paths.highest_ci_examples, HIGHEST_SCHEMA, self._index)
+
+    def _scanned(self) -> tuple[ComponentIndex, pl.DataFrame]:
+        """What an older writer left has no index: the lines are read once."""
+        import polars as pl
+
+        index, tokens = scan_lines(self._paths)
+        summary, counts = read_summary(self._paths), self.correlations
+        rows = []
+        for place, key in enumerate(counts.component_keys):
+            layer, _, number = key.rpartition(":")
+            mean_ci = summary[key].mean_ci if key in summary else 0.0
+            reads, predicts = tokens.get(key, (None, None))
+            rows.append((key, layer, int(number), place, float(mean_ci), None, reads, predicts))
+        schema: dict[str, Any] = {
+            "component_key": pl.String,
+            "layer": pl.String,
+            "component_idx": pl.Int32,
+            "flat_index": pl.Int32,
+            "mean_ci": pl.Float64,
+            "telling": pl.Float64,
+            "reads": pl.List(pl.Int32),
+            "predicts": pl.List(pl.Int32),
+        }
+        frame = pl.DataFrame(rows, schema=schema, orient="row")
+        return index, frame.with_columns(firing_count=pl.Series(counts.count_i.long().numpy()))
+
+    def ci_histogram(self, place: int) -> NDArray[np.int64] | None:
+        """See `Harvest`."""
+        if "ci_histogram" not in self.frame.columns:
+            return None
+        return cast("NDArray[np.int64]", self.frame["ci_histogram"][place].to_numpy())
+
+    def together(self, place: int) -> NDArray[np.int64]:
+        """See `Harvest`."""
+        return cast("NDArray[np.int64]", self.correlations.count_ij[place].numpy())
+
+    def input_counts(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """See `Harvest`."""
+        stats = self.token_stats
+        return stats.input_counts[place].numpy(), stats.input_totals.numpy()
+
+    def output_mass(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Harvest`."""
+        stats = self.token_stats
+        return stats.output_counts[place].numpy(), stats.output_totals.numpy()
+
+    def examples(self, place: int, order: Order) -> list[PlacedExample]:
+        """See `Harvest`."""
+        if order == "ci" and self._highest is not None:
+            return [PlacedExample(*pair) for pair in highest_of_rows(self._highest.of(place))]
+        component = read_component(self._paths, self.frame["component_key"][place], self._index)
+        if component is None:
+            return []
+        examples = component.activation_examples
+        rows = None if self._positions is None else self._positions.of(place)
+        found = list(map(PlacedExample, examples, places_of_rows(rows, len(examples))))
+        if order == "ci":
+            found.sort(key=lambda e: -e.example.ci_values[len(e.example.ci_values) // 2])
+        return found
+
+
+def _indexed(paths: HarvestLayout) -> pl.DataFrame:
+    import polars as pl
+
+    # Not by Polars' own reader, which panics on damaged files.
+    frame = cast("pl.DataFrame", pl.from_arrow(read_index(paths)))
+    return frame.rename({"telling_input_tokens": "reads", "telling_output_tokens": "predicts"})
+
+
+def _read_config(paths: HarvestLayout) -> dict[str, Any]:
+    try:
+        config = json.loads(paths.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{paths.config} is missing or damaged: {error}."
+        raise HarvestError(msg) from error
+    return config if isinstance(config, dict) else {}

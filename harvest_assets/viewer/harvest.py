@@ -1,0 +1,150 @@
+"""What the pages ask of a harvest, finished or in progress."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvest_assets.decomposition.run_name import parse_run
+from harvest_assets.errors import HarvestError
+from harvest_assets.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from harvest_assets.schemas import ActivationExample
+
+_TOLD = ("reads", "predicts")
+Order = Literal["sample", "ci"]
+
+
+@dataclass(frozen=True)
+class PlacedExample:
+    """An example, and the row and position of its firing where they are known."""
+
+    example: ActivationExample
+    place: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a harvest has been seen.
+
+    Args:
+        rows: rows whose counts are shown.
+        rows_wanted: rows of the whole harvest.
+        shards: per shard of the plan, rows shown and rows of its share.
+    """
+
+    rows: int
+    rows_wanted: int
+    shards: tuple[tuple[str, int, int], ...]
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return self.rows / self.rows_wanted if self.rows_wanted else 0.0
+
+
+class Harvest(ABC):
+    """One harvest, opened at one moment; C components, V tokens.
+
+    Args:
+        name: the folder below `harvest/`.
+        config: what was harvested and how.
+        frame: all components in flat order: component_key, layer, component_idx, flat_index,
+            firing_count, density (firings per token), mean_ci, and telling, reads, predicts (token
+            ids), which are null where they are not known.
+        n_tokens: positions seen.
+        vocabulary: of the run's tokenizer.
+        warnings: what is wrong with the files, in sentences.
+        progress: None of a finished harvest.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: dict[str, Any],
+        frame: pl.DataFrame,
+        n_tokens: int,
+        vocabulary: Vocabulary,
+        warnings: list[str],
+        progress: Progress | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.frame = frame
+        self.n_tokens = n_tokens
+        self.vocabulary = vocabulary
+        self.warnings = warnings
+        self.progress = progress
+        # Names the files that it was opened from; who opens it knows.
+        self.version = ""
+        # Places in the order of a table, by its query: made once, asked for by every next and last.
+        self.orders: dict[Any, NDArray[np.int64]] = {}
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The row of each component in `frame`."""
+        return {key: place for place, key in enumerate(self.frame["component_key"])}
+
+    @cached_property
+    def layers(self) -> pl.DataFrame:
+        """Per layer, in flat order: layer, components, alive, l0, mean_ci (summed)."""
+        import polars as pl
+
+        return self.frame.group_by("layer", maintain_order=True).agg(
+            pl.len().alias("components"),
+            (pl.col("firing_count") > 0).sum().alias("alive"),
+            pl.col("density").sum().alias("l0"),
+            pl.col("mean_ci").sum().alias("mean_ci"),
+        )
+
+    @cached_property
+    def run(self) -> str:
+        """The run as people name it."""
+        told = str(self.config.get("wandb_path") or self.config.get("run") or self.name)
+        try:
+            return parse_run(told).name.key
+        except HarvestError:
+            return told
+
+    @property
+    def can_telling(self) -> bool:
+        """Is it known how telling each component is?"""
+        return self.frame["telling"].null_count() < len(self.frame)
+
+    def told(self, place: int) -> tuple[list[int], list[int]]:
+        """The tokens read and predicted of which a firing tells most."""
+        row = self.frame[place]
+        return tuple([] if row[n][0] is None else row[n][0].to_list() for n in _TOLD)
+
+    @abstractmethod
+    def ci_histogram(self, place: int) -> NDArray[np.int64] | None:
+        """Firings of a component by causal importance, int64 [64]; None where not kept."""
+
+    @abstractmethod
+    def together(self, place: int) -> NDArray[np.int64]:
+        """Positions at which each component fired with one, int64 [C]."""
+
+    @abstractmethod
+    def input_counts(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """How often each token stood where a component fired, and anywhere: [V], [V]."""
+
+    @abstractmethod
+    def output_mass(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Probability of each next token where a component fired, and everywhere: [V], [V]."""
+
+    @abstractmethod
+    def examples(self, place: int, order: Order) -> list[PlacedExample]:
+        """Examples of a component: the uniform sample, or those of highest CI."""
+
+    @cached_property
+    def firing_counts(self) -> NDArray[np.int64]:
+        """Firings of each component, int64 [C]."""
+        return self.frame["firing_count"].to_numpy()

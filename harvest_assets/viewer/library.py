@@ -1,0 +1,116 @@
+"""The harvests of this machine: opened when asked for, and anew when their files have changed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout, harvest_root
+from harvest_assets.manifest import read
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.viewer.finished import FinishedHarvest
+from harvest_assets.viewer.harvest import Harvest
+from harvest_assets.viewer.in_progress import HarvestInProgress
+
+_MOST_OPEN = 4
+
+
+@dataclass(frozen=True)
+class _Opened:
+    stamp: Hashable
+    harvest: Harvest
+
+
+class Library:
+    """Opens harvests by the name of their folder; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[str, _Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """The folders of all harvests."""
+        root = harvest_root()
+        if not root.is_dir():
+            return []
+        return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+
+    def get(self, name: str) -> Harvest:
+        """The harvest in a folder, as it is now.
+
+        Raises:
+            HarvestError: there is none, or it is damaged.
+        """
+        paths = HarvestLayout.of(name)
+        if name not in self.names():
+            msg = f"{name} has not been harvested: {paths.root} is not there."
+            raise HarvestError(msg)
+        with self._lock:
+            known, stamp = self._opened.get(name), _stamp(paths)
+            if known is None or known.stamp != stamp:
+                known = self._open(paths, known, stamp)
+            self._opened[name] = known
+            self._opened.move_to_end(name)
+            if len(self._opened) > _MOST_OPEN:
+                self._opened.popitem(last=False)
+            return known.harvest
+
+    def version(self, name: str) -> str:
+        """Is another than a harvest's own as soon as its files have changed."""
+        return _version(_stamp(HarvestLayout.of(name)))
+
+    def _open(self, paths: HarvestLayout, known: _Opened | None, stamp: Hashable) -> _Opened:
+        try:
+            harvest = open_harvest(paths)
+            harvest.version = _version(stamp)
+            return _Opened(stamp, harvest)
+        except (HarvestError, OSError):
+            # A state is replaced while one looks: what was opened before can still be read.
+            if known is None:
+                raise
+            return known
+
+
+def open_harvest(paths: HarvestLayout) -> Harvest:
+    """The results of a harvest; while they are not there yet, what has been saved of them.
+
+    Raises:
+        HarvestError: there is neither, or it is damaged.
+    """
+    finished = all(file.exists() for file in paths.five_files)
+    if not paths.plan.exists() or not paths.token_rows.exists():
+        if finished:
+            return FinishedHarvest(paths)
+        msg = f"{paths.root} holds no harvest yet: neither results nor a plan with its token rows."
+        raise HarvestError(msg)
+    plan = HarvestPlan.open(paths.root)
+    if finished and {entry.get("plan") for entry in read(paths).values()} == {plan.digest}:
+        return FinishedHarvest(paths)
+    harvest = HarvestInProgress(paths, plan)
+    if finished and harvest.n_tokens == 0:
+        older = FinishedHarvest(paths)
+        older.warnings.append("A newer plan stands beside these results; nothing of it is saved.")
+        return older
+    return harvest
+
+
+def _version(stamp: Hashable) -> str:
+    return f"{hash(stamp):x}"
+
+
+def _stamp(paths: HarvestLayout) -> Hashable:
+    files = [paths.manifest, paths.plan, paths.token_rows, paths.config, paths.merged_current]
+    for shard in SHARD_KEYS:
+        files += [paths.shard_current(shard), paths.shard_saved(shard)]
+    stamps = []
+    for file in files:
+        try:
+            stat = file.stat()
+            stamps.append((stat.st_mtime_ns, stat.st_ino))
+        except OSError:
+            stamps.append((0, 0))
+    return tuple(stamps)

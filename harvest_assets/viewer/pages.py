@@ -1,0 +1,309 @@
+"""The pages: what an address asks for, gathered and handed to a template."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+from harvest_assets import charts
+from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
+from harvest_assets.viewer.figures import FILTERS
+from harvest_assets.viewer.harvest import Harvest
+from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.portrait import (
+    EXAMPLES_PER_PAGE,
+    Portrait,
+    firing_rows,
+    pair,
+    shown_examples,
+    shown_tokens,
+    token_rows,
+)
+from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order
+from harvest_assets.viewer.view_query import (
+    ViewQuery,
+    compare_path,
+    component_path,
+    join,
+    page_of,
+    run_path,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STATIC = Path(__file__).parent / "static"
+_TOKENS = 20
+_COMPARED_TOKENS = 12
+_FIRING = 20
+_EXPORTED_EXAMPLES = 50
+_MOST_EXPORTED = 100
+
+_templates = Environment(
+    loader=PackageLoader("harvest_assets.viewer"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters.update(FILTERS)
+_templates.globals.update(
+    join=join,
+    run_path=run_path,
+    component_path=component_path,
+    compare_path=compare_path,
+)
+
+
+class Pages:
+    """Answers requests from the harvests of a library.
+
+    Args:
+        library: the harvests.
+        first: the folder that the start page leads to.
+    """
+
+    def __init__(self, library: Library, first: str) -> None:
+        self._library = library
+        self._first = first
+
+    def start(self, _request: Request) -> Response:
+        """The run that the command named."""
+        return RedirectResponse(run_path(self._first))
+
+    def overview(self, request: Request) -> Response:
+        """A run: settings, charts, layers, and the table of its components."""
+        harvest = self._harvest(request)
+        query = _table_query(request.query_params)
+        if query.q in harvest.places:
+            return RedirectResponse(component_path(harvest.name, query.q))
+        places = order(harvest, query)
+        page = min(page_of(request.query_params), max(1, -(-len(places) // PAGE_SIZE)))
+        path = run_path(harvest.name)
+        shown = places[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+        return self._html(
+            "overview.html",
+            harvest=harvest,
+            query=query,
+            path=path,
+            page=page,
+            n_pages=max(1, -(-len(places) // PAGE_SIZE)),
+            n_found=len(places),
+            rows=[self._row(harvest, int(place)) for place in shown],
+            layers=harvest.layers.to_dicts(),
+            settings=_settings(harvest),
+            **self._charts(harvest, path, query),
+        )
+
+    def component(self, request: Request) -> Response:
+        """One component."""
+        harvest, key = self._harvest(request), request.path_params["key"]
+        place = _place(harvest, key)
+        query, view = _table_query(request.query_params), ViewQuery.of(request.query_params)
+        before, behind = neighbours(harvest, query, place)
+        keys = harvest.frame["component_key"]
+        return self._html(
+            "component.html",
+            harvest=harvest,
+            query=query,
+            path=component_path(harvest.name, key),
+            before=None if before is None else keys[before],
+            behind=None if behind is None else keys[behind],
+            firing=firing_rows(harvest, place, view.fires_by, _FIRING),
+            runs=self._library.names(),
+            **_component_of(harvest, place, view, _TOKENS),
+        )
+
+    def compare(self, request: Request) -> Response:
+        """Two components side by side, of one run or of two."""
+        params = request.query_params
+        run_a = params.get("run_a", self._first)
+        run_b = params.get("run_b", run_a)
+        one, other = self._open(run_a), self._open(run_b)
+        view = ViewQuery.of(params)
+        wanted = params.get("b", "") or params.get("a", "")
+        a = _place(one, params.get("a", ""))
+        b = other.places.get(wanted)
+        return self._html(
+            "compare.html",
+            harvest=one,
+            other=other,
+            run_a=run_a,
+            run_b=run_b,
+            view=view,
+            a=_component_of(one, a, view, _COMPARED_TOKENS),
+            b=None if b is None else _component_of(other, b, view, _COMPARED_TOKENS),
+            wanted_b=wanted,
+            together=pair(one, a, b) if one is other and b is not None else None,
+            differing=_differing(one, other),
+            alike=[] if one is other else _alike(one, a, other),
+            runs=self._library.names(),
+        )
+
+    def table(self, request: Request) -> Response:
+        """The table of an overview's address as a file, or the components that are chosen."""
+        harvest, kind = self._harvest(request), request.url.path.rpartition(".")[2]
+        keys = request.query_params.getlist("key")
+        query = _table_query(request.query_params)
+        places = np.array([_place(harvest, k) for k in keys]) if keys else order(harvest, query)
+        frame = table_frame(harvest, places)
+        content, media = {
+            "csv": (as_csv, "text/csv; charset=utf-8"),
+            "parquet": (as_parquet, "application/vnd.apache.parquet"),
+        }[kind]
+        return _download(content(frame), media, f"{harvest.name}.{kind}")
+
+    def export(self, request: Request) -> Response:
+        """Components as one HTML file that needs nothing else."""
+        harvest = self._harvest(request)
+        keys = request.query_params.getlist("key")
+        if not 0 < len(keys) <= _MOST_EXPORTED:
+            msg = f"Choose 1 to {_MOST_EXPORTED} components to export; {len(keys)} are chosen."
+            raise HTTPException(400, msg)
+        view = dataclasses.replace(ViewQuery.of(request.query_params), page=1)
+        components = []
+        for key in keys:
+            place = _place(harvest, key)
+            both = {
+                by: shown_examples(harvest, place, by, view.shade, 0, _EXPORTED_EXAMPLES)[0]
+                for by in ("sample", "ci")
+            }
+            described = _component_of(harvest, place, view, _TOKENS)
+            firing = firing_rows(harvest, place, view.fires_by, _FIRING)
+            components.append({**described, "both": both, "firing": firing})
+        html = _templates.get_template("export.html").render(
+            harvest=harvest,
+            components=components,
+            css=Markup((STATIC / "viewer.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
+        )
+        name = keys[0].replace("/", "_").replace(":", "-") if len(keys) == 1 else "components"
+        return _download(html.encode(), "text/html; charset=utf-8", f"{harvest.name}-{name}.html")
+
+    def version(self, request: Request) -> Response:
+        """A word that changes whenever the pages of the run do."""
+        return PlainTextResponse(self._library.version(request.path_params["run"]))
+
+    def error(self, _request: Request, error: Exception) -> Response:
+        """What is wrong, as a page."""
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        told = error.detail if isinstance(error, HTTPException) else str(error)
+        return self._html("error.html", status, told=told, harvest=None)
+
+    def _harvest(self, request: Request) -> Harvest:
+        return self._open(request.path_params["run"])
+
+    def _open(self, name: str) -> Harvest:
+        return self._library.get(name)
+
+    def _html(self, template: str, status: int = 200, **context: Any) -> Response:
+        html = _templates.get_template(template).render(context)
+        return HTMLResponse(html, status, {"Cache-Control": "no-store"})
+
+    def _row(self, harvest: Harvest, place: int) -> dict[str, Any]:
+        names = ("component_key", "layer", "firing_count", "density", "mean_ci", "telling")
+        row = harvest.frame.select(names).row(place, named=True)
+        reads, predicts = shown_tokens(harvest, place)
+        return {**row, "reads": reads[:3], "predicts": predicts[:3]}
+
+    def _charts(self, harvest: Harvest, path: str, query: TableQuery) -> dict[str, Any]:
+        density = harvest.frame["density"].to_numpy()
+
+        def address(low: float, high: float) -> str:
+            # The bounds as they stand in the address leave out none of a bar's components.
+            return join(path, query.params(min=low * (1 - 1e-6), max=high * (1 + 1e-6))) + "#table"
+
+        return {
+            "density_chart": _svg(charts.density_histogram, density, address),
+            "ci_chart": _svg(
+                charts.ci_against_density, density, harvest.frame["mean_ci"].to_numpy(), address
+            ),
+        }
+
+
+def _svg(draw: Callable[..., str], *data: Any) -> Markup:
+    """A chart escapes what it is given itself."""
+    return Markup(draw(*data))  # noqa: S704
+
+
+def _download(content: bytes, media: str, name: str) -> Response:
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
+    return Response(content, media_type=media, headers=headers)
+
+
+def _table_query(params: QueryParams) -> TableQuery:
+    try:
+        return TableQuery.of(params)
+    except HarvestError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+def _place(harvest: Harvest, key: str) -> int:
+    place = harvest.places.get(key)
+    if place is None:
+        msg = f"There is no component {key!r} in {harvest.name}."
+        raise HarvestError(msg)
+    return place
+
+
+def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
+    """What the parts of a component's page need."""
+    start = (view.page - 1) * EXAMPLES_PER_PAGE
+    examples, n, scale = shown_examples(
+        harvest, place, view.examples, view.shade, start, EXAMPLES_PER_PAGE
+    )
+    portrait = Portrait.of(harvest, place)
+    histogram = portrait.histogram
+    return {
+        "portrait": portrait,
+        "view": view,
+        "chart": None if histogram is None else _svg(charts.ci_histogram, histogram),
+        "reads": token_rows(harvest, place, "input", view.reads_by, k),
+        "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
+        "examples": examples,
+        "n_examples": n,
+        "scale": scale,
+        "n_example_pages": max(1, -(-n // EXAMPLES_PER_PAGE)),
+        "first_example": start + 1,
+    }
+
+
+def _settings(harvest: Harvest) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in harvest.config.items() if value is not None]
+
+
+def _differing(one: Harvest, other: Harvest) -> list[tuple[str, Any, Any]]:
+    """The settings in which two runs differ."""
+    names: Mapping[str, None] = dict.fromkeys([*one.config, *other.config])
+    pairs = [(name, one.config.get(name), other.config.get(name)) for name in names]
+    return [(name, a, b) for name, a, b in pairs if a != b]
+
+
+def _alike(one: Harvest, place: int, other: Harvest, k: int = 5) -> list[str]:
+    """Components of another run's same layer that tell of most of the same tokens."""
+    import polars as pl
+
+    reads, predicts = (set(ids) for ids in one.told(place))
+    layer = one.frame["layer"][place]
+    rows = other.frame.filter((pl.col("layer") == layer) & (pl.col("firing_count") > 0))
+    rows = rows.filter(pl.col("reads").is_not_null())
+    shared: NDArray[np.int64] = np.array(
+        [
+            len(reads.intersection(a)) + len(predicts.intersection(b))
+            for a, b in zip(rows["reads"].to_list(), rows["predicts"].to_list(), strict=True)
+        ],
+        dtype=np.int64,
+    )
+    best = np.argsort(-shared, kind="stable")[:k]
+    return [rows["component_key"][int(i)] for i in best if shared[i] > 0]

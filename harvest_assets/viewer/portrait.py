@@ -1,0 +1,245 @@
+"""What a page shows of one component, computed from its counts when the page is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvest_assets.analysis import correlation_scores, ranked, token_scores
+
+if TYPE_CHECKING:
+    from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
+    from harvest_assets.vocabulary import ShownToken
+
+Shade = Literal["ci", "act"]
+# A metric, or PMI from its lower end.
+TOKEN_SORTS = ("recall", "precision", "lift", "pmi", "bottom")
+FIRING_SORTS = ("jaccard", "precision", "recall", "pmi", "bottom")
+EXAMPLES_PER_PAGE = 20
+SHADES = 12
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A token that a component reads or that the model then predicts, with all its scores."""
+
+    token: ShownToken
+    count: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FiringRow:
+    """A component that fires together with the one that is shown."""
+
+    key: str
+    together: int
+    scores: dict[str, float]
+    reads: list[ShownToken]
+    predicts: list[ShownToken]
+
+
+@dataclass(frozen=True)
+class ShownPlace:
+    """A token of an example with its values; `shade` is 0 (none) to `SHADES`."""
+
+    token: ShownToken
+    ci: float
+    act: float
+    shade: int
+    negative: bool
+    fires: bool
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """A window around one firing: left of it, the firing token, right of it."""
+
+    left: list[ShownPlace]
+    firing: ShownPlace
+    right: list[ShownPlace]
+    row: int | None
+    position: int | None
+    begins: bool  # the sequence begins in the window
+    ends: bool
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The numbers of one component.
+
+    Args:
+        key, layer, place: which one.
+        firing_count: firings.
+        density: firings per token.
+        mean_ci: over all positions.
+        mean_ci_firing: over its firings.
+        rank: how many of the layer's components fire more often, and how many the layer has.
+        reads, predicts: the tokens of which a firing tells most.
+        histogram: of its causal importances; None where not kept.
+    """
+
+    key: str
+    layer: str
+    place: int
+    firing_count: int
+    density: float
+    mean_ci: float
+    mean_ci_firing: float
+    rank: tuple[int, int]
+    reads: list[ShownToken]
+    predicts: list[ShownToken]
+    histogram: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, harvest: Harvest, place: int) -> Portrait:
+        """The component at a place of the flat order."""
+        row: dict[str, Any] = harvest.frame.select(
+            "component_key", "layer", "firing_count", "density", "mean_ci"
+        ).row(place, named=True)
+        same = harvest.firing_counts[(harvest.frame["layer"] == row["layer"]).to_numpy()]
+        reads, predicts = shown_tokens(harvest, place)
+        return cls(
+            key=row["component_key"],
+            layer=row["layer"],
+            place=place,
+            firing_count=row["firing_count"],
+            density=row["density"],
+            mean_ci=row["mean_ci"],
+            mean_ci_firing=row["mean_ci"] / row["density"] if row["density"] else 0.0,
+            rank=(int((same > row["firing_count"]).sum()) + 1, len(same)),
+            reads=reads,
+            predicts=predicts,
+            histogram=harvest.ci_histogram(place),
+        )
+
+
+def shown_tokens(harvest: Harvest, place: int) -> tuple[list[ShownToken], list[ShownToken]]:
+    """The tokens of which a firing of a component tells most: read, predicted."""
+    shown = harvest.vocabulary.shown
+    reads, predicts = harvest.told(place)
+    return [shown(t) for t in reads], [shown(t) for t in predicts]
+
+
+def token_rows(
+    harvest: Harvest, place: int, side: Literal["input", "output"], sort: str, k: int
+) -> list[TokenRow]:
+    """The first tokens of a component by one metric, each with all of them.
+
+    Args:
+        harvest: the harvest.
+        place: of the component.
+        side: the tokens that it reads, or those that are predicted.
+        sort: one of `TOKEN_SORTS`.
+        k: how many at most.
+    """
+    counts, totals = (harvest.input_counts if side == "input" else harvest.output_mass)(place)
+    firings = float(harvest.firing_counts[place])
+    tokens = np.flatnonzero(counts[: harvest.vocabulary.size])
+    if firings == 0 or len(tokens) == 0:
+        return []
+    n_ct = counts[tokens].astype(np.float64)
+    scores: Mapping[Any, NDArray[np.float64]] = token_scores(
+        n_ct, firings, totals[tokens].astype(np.float64), float(harvest.n_tokens)
+    )
+    metric = "pmi" if sort == "bottom" else sort
+    chosen = ranked(scores[metric], k, largest=sort != "bottom")
+    return [
+        TokenRow(
+            harvest.vocabulary.shown(int(tokens[i])),
+            float(n_ct[i]),
+            {name: float(values[i]) for name, values in scores.items()},
+        )
+        for i in chosen
+    ]
+
+
+def firing_rows(harvest: Harvest, place: int, sort: str, k: int) -> list[FiringRow]:
+    """The components that fire together with one, by one metric of `FIRING_SORTS`."""
+    together, firings = harvest.together(place), harvest.firing_counts
+    others = np.flatnonzero(together)
+    others = others[others != place]
+    if len(others) == 0:
+        return []
+    n_ij = together[others].astype(np.float64)
+    n_j = firings[others].astype(np.float64)
+    scores: Mapping[Any, NDArray[np.float64]] = correlation_scores(
+        n_ij, float(firings[place]), n_j, float(harvest.n_tokens)
+    )
+    metric = "pmi" if sort == "bottom" else sort
+    keys = harvest.frame["component_key"]
+    return [
+        FiringRow(
+            keys[int(others[i])],
+            int(together[others[i]]),
+            {name: float(values[i]) for name, values in scores.items()},
+            *shown_tokens(harvest, int(others[i])),
+        )
+        for i in ranked(scores[metric], k, largest=sort != "bottom")
+    ]
+
+
+def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:
+    """How two components fire together; None if they never do."""
+    together = int(harvest.together(one)[other])
+    if together == 0 or one == other:
+        return None
+    n_i, n_j = (float(harvest.firing_counts[place]) for place in (one, other))
+    scores = correlation_scores(
+        np.array([float(together)]), n_i, np.array([n_j]), float(harvest.n_tokens)
+    )
+    return {"together": together, **{name: float(value[0]) for name, value in scores.items()}}
+
+
+def shown_examples(
+    harvest: Harvest, place: int, by: Order, shade: Shade, start: int, k: int
+) -> tuple[list[ShownExample], int, float]:
+    """A stretch of a component's examples as they are shown.
+
+    Also how many there are in all, and the value of the deepest shade.
+    """
+    found = harvest.examples(place, by)
+    scale = _scale(found, shade)
+    return [_shown(harvest, e, shade, scale) for e in found[start : start + k]], len(found), scale
+
+
+def _scale(found: list[PlacedExample], shade: Shade) -> float:
+    """The value of the deepest shade: CI 1, or the greatest activation of the examples."""
+    if shade == "ci" or not found:
+        return 1.0
+    return max(abs(act) for e in found for act in e.example.component_acts) or 1.0
+
+
+def _shown(harvest: Harvest, placed: PlacedExample, shade: Shade, scale: float) -> ShownExample:
+    example = placed.example
+    middle = len(example.token_ids) // 2
+    values = example.ci_values if shade == "ci" else example.component_acts
+    windows = zip(example.token_ids, example.ci_values, example.component_acts, values, strict=True)
+    places = [
+        ShownPlace(
+            harvest.vocabulary.shown(token),
+            ci,
+            act,
+            math.ceil(SHADES * min(1.0, abs(value) / scale)),
+            negative=value < 0,
+            fires=i == middle,
+        )
+        for i, (token, ci, act, value) in enumerate(windows)
+    ]
+    row, position = placed.place or (None, None)
+    inside = [p for p in places[:middle] if p.token.token_id != -1]
+    behind = [p for p in places[middle + 1 :] if p.token.token_id != -1]
+    return ShownExample(
+        left=inside,
+        firing=places[middle],
+        right=behind,
+        row=row,
+        position=position,
+        begins=len(inside) < middle,
+        ends=len(behind) < middle,
+    )

@@ -1,0 +1,75 @@
+"""How a component is looked at: every choice of its page is a field of the address."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+from harvest_assets.viewer.harvest import Order
+from harvest_assets.viewer.portrait import FIRING_SORTS, TOKEN_SORTS, Shade
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "reads_by": TOKEN_SORTS,
+    "predicts_by": ("pmi", "recall", "precision", "lift", "bottom"),
+    "fires_by": FIRING_SORTS,
+    "examples": ("sample", "ci"),
+    "shade": ("ci", "act"),
+    "lines": ("aligned", "full"),
+}
+
+
+@dataclass(frozen=True)
+class ViewQuery:
+    """The choices of a component's page; the first of each is the default."""
+
+    reads_by: str = "recall"
+    predicts_by: str = "pmi"
+    fires_by: str = "jaccard"
+    examples: Order = "sample"
+    shade: Shade = "ci"
+    lines: str = "aligned"
+    page: int = 1
+
+    @classmethod
+    def of(cls, params: Mapping[str, str]) -> Self:
+        """What the fields of an address choose; what is no choice is the default."""
+        chosen: dict[str, Any] = {
+            name: params[name] for name, known in _CHOICES.items() if params.get(name) in known
+        }
+        return cls(**chosen, page=page_of(params))
+
+    def params(self, **changes: object) -> str:
+        """As the query of an address, without defaults."""
+        fields = {**dataclasses.asdict(self), **changes}
+        defaults = dataclasses.asdict(ViewQuery())
+        return urlencode({k: v for k, v in fields.items() if v != defaults[k]})
+
+
+def page_of(params: Mapping[str, str]) -> int:
+    """The number of the page, from 1."""
+    text = params.get("page", "1")
+    return max(1, int(text)) if text.isdecimal() and len(text) < 10 else 1  # noqa: PLR2004
+
+
+def join(path: str, *queries: str) -> str:
+    """An address of a path and queries, of which some may be empty."""
+    query = "&".join(q for q in queries if q)
+    return f"{path}{'&' if '?' in path else '?'}{query}" if query else path
+
+
+def run_path(name: str, *parts: str) -> str:
+    """The path of a harvest's page."""
+    return "/".join(["/run", *(quote(part, safe=":") for part in (name, *parts))])
+
+
+def component_path(name: str, key: str) -> str:
+    """The path of a component's page."""
+    return run_path(name, "component", key)
+
+
+def compare_path(run_a: str, a: str, run_b: str, b: str) -> str:
+    """The address of two components side by side."""
+    return join("/compare", urlencode({"run_a": run_a, "a": a, "run_b": run_b, "b": b}))

@@ -1,0 +1,89 @@
+"""`view` on the command line: which runs it takes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harvest_assets.cli import cli
+from harvest_assets.viewer.serve import folder_of
+
+
+def view(*arguments: str):
+    return CliRunner().invoke(cli, ["view", "--no-browser", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        ("entity/project/aaaaaaaa", "has not been harvested"),
+        ("no name", "no name"),
+        ("../../etc", "has not been harvested"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_a_sentence(out_dir: Path, run: str, told: str):  # noqa: ARG001
+    done = view(run)
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+    assert told in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_damaged_harvest_is_said(paths):
+    good = paths.config.read_text()
+    try:
+        paths.config.write_text("{")
+        done = view("hostile")
+    finally:
+        paths.config.write_text(good)
+    assert done.exit_code == 1
+    assert str(paths.config) in done.output
+
+
+def test_a_port_that_is_taken_is_said(paths):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = view(paths.root.name, "--port", port)
+    assert done.exit_code == 1
+    assert port in done.output
+    assert "--port" in done.output
+
+
+def test_it_answers_and_ends_quietly(hostile_out: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harvest_assets", "view", "hostile", "--no-browser", "--port", "0"],
+        env={**os.environ, "SPD_OUT_DIR": str(hostile_out)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = process.stdout.readline().split(" ")[0]
+        assert b"<h1" in urllib.request.urlopen(address, timeout=30).read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert errors == ""
+
+
+def test_a_run_by_any_of_its_names(paths, out_dir: Path):  # noqa: ARG001
+    (out_dir / "harvest" / "x-1a2b3c4d").mkdir(parents=True)
+    assert folder_of("x-1a2b3c4d") == "x-1a2b3c4d"
+    assert folder_of("goodfire/spd/runs/s-d2ec3bfe") == "s-d2ec3bfe"
+    assert folder_of("wandb:goodfire/spd/runs/s-d2ec3bfe") == "s-d2ec3bfe"
+
+
+def test_help_teaches():
+    text = CliRunner().invoke(cli, ["view", "--help"]).output
+    for word in ("--port", "--host", "--no-browser", "goodfire/spd/s-d2ec3bfe"):
+        assert word in text

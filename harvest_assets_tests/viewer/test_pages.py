@@ -1,0 +1,306 @@
+"""The pages as a client gets them: who may ask, what is escaped, what is on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from harvest_assets import charts
+from harvest_assets.harvester.histogram import bin_edges
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.viewer.app import make_app
+from harvest_assets.viewer.finished import FinishedHarvest
+from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.table import TableQuery, order
+from harvest_assets_tests import oracle
+from harvest_assets_tests.viewer.hostile import TEXTS
+
+KEY = "h.0.mlp.c_fc:1"
+RUN = "/run/hostile"
+
+
+class Elements(HTMLParser):
+    """Tags and attributes that stand in a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.addresses: list[str] = []
+        self.words = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        self.addresses += [value for name, value in attrs if name in ("href", "src", "action")]
+
+    def handle_data(self, data):
+        self.words += data
+
+
+PAGES = [
+    RUN,
+    f"{RUN}?sort=reads&dead=1",
+    f"{RUN}?q=%3Cscript%3E&token=%22%3E%3Cimg+src%3Dx%3E&layer=%27",
+    f"{RUN}/component/{KEY}",
+    f"{RUN}/component/{KEY}?examples=ci&shade=act&lines=full&reads_by=bottom&fires_by=pmi",
+    f"{RUN}/component/{KEY}?examples=%3Cscript%3E&page=99999999999999",
+    f"{RUN}/component/h.0.mlp.c_fc:0",
+    f"/compare?run_a=hostile&a={KEY}&run_b=other&b={KEY}",
+    f"/compare?run_a=hostile&a={KEY}&run_b=hostile&b=h.3.mlp.c_fc:2",
+    f"/compare?run_a=hostile&a={KEY}&b=%3Cb%3E",
+    f"{RUN}/export.html?key={KEY}&key=h.3.mlp.c_fc:2",
+]
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_holds_nothing_that_tokens_brought(client, address: str):
+    answer = client.get(address)
+    assert answer.status_code == 200
+    page = Elements(answer.text)
+    ours = "html head meta title link script style body a header button main div dl dt dd span svg"
+    ours += " text line rect h1 h2 h3 section table thead tbody tr th td small p ul ol li bdi i b"
+    ours += " abbr form label input select option caption nav dialog article"
+    assert page.tags <= set(ours.split())
+    assert not {name for name in page.attributes if name.startswith("on") or name == "style"}
+    assert all(re.match(r"[/#?]", where) for where in page.addresses)
+    for _, body in re.findall(r"<script([^>]*)>(.*?)</script>", answer.text, re.DOTALL):
+        assert body == ""
+    assert len(answer.text) < 400_000  # a token of 10,000 characters is cut
+
+
+def test_headers_allow_nothing_foreign(client):
+    for address in (RUN, "/static/viewer.js", "/nowhere", f"{RUN}/export.html?key={KEY}"):
+        headers = client.get(address).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"host": "localhost:3100"}, True),
+        ({"host": "[::1]:3100"}, True),
+        ({"host": "evil.example:3100"}, False),
+        ({"host": "127.0.0.1.evil.example"}, False),
+        ({"host": ""}, False),
+        ({"origin": "http://127.0.0.1:3100"}, True),
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, True),
+        (
+            {
+                "sec-fetch-site": "cross-site",
+                "sec-fetch-mode": "navigate",
+                "sec-fetch-dest": "iframe",
+            },
+            False,
+        ),
+    ],
+)
+def test_only_the_own_origin_is_answered(client, headers: dict[str, str], allowed: bool):
+    assert (client.get(RUN, headers=headers).status_code == 200) == allowed
+
+
+def test_nothing_can_be_sent(client):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert client.request(method, RUN).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "told"),
+    [
+        ("/run/nothing", 404, "has not been harvested"),
+        ("/run/..%2F..%2Fetc", 404, ""),
+        (f"{RUN}/component/h.0:77777", 404, "no component"),
+        (f"{RUN}?min=lots", 400, "write 0.01 or 1%"),
+        (f"{RUN}/export.html", 400, "Choose 1 to 100"),
+        ("/static/..%2fpages.py", 404, ""),
+        ("/nowhere", 404, ""),
+    ],
+)
+def test_what_is_not_there_is_said(client, address: str, status: int, told: str):
+    answer = client.get(address)
+    assert answer.status_code == status
+    assert told in answer.text
+
+
+def test_scores_on_the_page_are_the_oracles(client, paths: HarvestLayout):
+    stats = torch.load(paths.token_stats, weights_only=True)
+    place = stats["component_keys"].index(KEY)
+    scores = oracle.token_scores(
+        stats["output_counts"][place].double().numpy(),
+        stats["output_totals"].numpy(),
+        float(stats["firing_counts"][place]),
+        stats["n_tokens"],
+    )
+    best = max(scores, key=lambda token: scores[token].pmi)
+    page = client.get(f"{RUN}/component/{KEY}?predicts_by=pmi").text
+    row = page[page.index('id="predicts"') :]
+    row = row[row.index("<tbody>") : row.index("</tr>", row.index("<tbody>"))]
+    assert f"{scores[best].pmi:.2f}" in row
+    assert f"{scores[best].lift:.2f}" in row
+    counts = torch.load(paths.component_correlations, weights_only=True)
+    together = counts["count_ij"][place]
+    jaccard = {
+        j: oracle.correlation(
+            "jaccard",
+            int(together[j]),
+            int(counts["count_i"][place]),
+            int(counts["count_i"][j]),
+            counts["count_total"],
+        )
+        for j in together.nonzero().flatten().tolist()
+        if j != place
+    }
+    first = counts["component_keys"][max(jaccard, key=lambda j: (jaccard[j], -j))]
+    fires = page[page.index('id="fires"') :]
+    assert re.search(r'class="key"><a href="[^"]*">([^<]*)', fires)[1] == first
+
+
+def test_an_address_with_a_key_leads_to_its_component(client):
+    answer = client.get(RUN, params={"q": KEY}, follow_redirects=False)
+    assert answer.headers["location"] == f"{RUN}/component/{KEY}"
+
+
+def test_queries_choose_what_loops_choose(paths: HarvestLayout):
+    harvest = FinishedHarvest(paths)
+    rows = harvest.frame.to_dicts()
+
+    def texts(row) -> list[str]:
+        return [TEXTS[i] for i in (*row["reads"], *row["predicts"])]
+
+    cases = {
+        "": lambda row: row["firing_count"] > 0,
+        "dead=1": lambda _: True,
+        "layer=h.2.mlp.c_fc": lambda row: row["layer"] == "h.2.mlp.c_fc" and row["firing_count"],
+        "q=H.1": lambda row: "h.1" in row["component_key"] and row["firing_count"],
+        "min=0.1%25&max=0.1": lambda row: 0.001 <= row["density"] <= 0.1 and row["firing_count"],
+        "token=THE": lambda row: any("the" in t for t in texts(row)) and row["firing_count"],
+        'token="the"': lambda row: "the" in texts(row) and row["firing_count"],
+    }
+    for address, wanted in cases.items():
+        params = dict(part.replace("%25", "%").split("=", 1) for part in address.split("&") if part)
+        query = TableQuery.of(params)
+        found = order(harvest, query).tolist()
+        assert set(found) == {i for i, row in enumerate(rows) if wanted(row)}, address
+        telling = [rows[i]["telling"] for i in found]
+        assert telling == sorted(telling, reverse=True)
+        again = TableQuery.of(dict(part.split("=") for part in query.params().split("&") if part))
+        assert again.min == query.min
+    for sort in ("density", "mean_ci"):
+        values = [rows[i][sort] for i in order(harvest, TableQuery(sort=sort, reverse=True))]
+        assert values == sorted(values)
+    words = [TEXTS[rows[i]["reads"][0]].lstrip() for i in order(harvest, TableQuery(sort="reads"))]
+    assert words == sorted(words)
+
+
+def test_tables_are_exported_whole(client, paths: HarvestLayout):
+    frame = FinishedHarvest(paths).frame.filter(pl.col("firing_count") > 0)
+    parquet = pl.read_parquet(io.BytesIO(client.get(f"{RUN}/table.parquet?sort=layer").content))
+    assert parquet["component_key"].to_list() == frame["component_key"].to_list()
+    assert parquet["firing_count"].to_list() == frame["firing_count"].to_list()
+    assert parquet["reads"].to_list() == [[TEXTS[i] for i in row] for row in frame["reads"]]
+    lines = list(csv.DictReader(io.StringIO(client.get(f"{RUN}/table.csv?sort=layer").text)))
+    assert [line["component_key"] for line in lines] == frame["component_key"].to_list()
+    assert not any(line["reads"].startswith(("=", "+", "@")) for line in lines)
+    chosen = client.get(f"{RUN}/table.csv?key={KEY}").text
+    assert [row["component_key"] for row in csv.DictReader(io.StringIO(chosen))] == [KEY]
+
+
+def test_a_harvest_without_index_is_read_once(paths: HarvestLayout, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    old = HarvestLayout.of("old")
+    shutil.copytree(paths.root, old.root)
+    for table in old.activation_contexts.glob("*.parquet"):
+        table.unlink()
+    indexed, scanned = FinishedHarvest(paths), FinishedHarvest(old)
+    same = ["component_key", "firing_count", "density", "mean_ci", "flat_index"]
+    assert scanned.frame.select(same).to_dicts() == indexed.frame.select(same).to_dicts()
+    for place in (0, 1, 70):
+        told = [e.example for e in scanned.examples(place, "sample")]
+        assert told == [e.example for e in indexed.examples(place, "sample")]
+    highest = [max(e.example.ci_values[10] for e in scanned.examples(1, "ci"))]
+    assert scanned.examples(1, "ci")[0].example.ci_values[10] == highest[0]
+    assert scanned.ci_histogram(1) is None
+
+
+def test_an_index_without_the_younger_columns(paths: HarvestLayout, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    older = HarvestLayout.of("older")
+    shutil.copytree(paths.root, older.root)
+    table = pq.read_table(older.component_index)
+    pq.write_table(table.select(table.column_names[:9]), older.component_index)
+    harvest = FinishedHarvest(older)
+    assert not harvest.can_telling
+    assert harvest.ci_histogram(1) is not None
+    densities = harvest.frame["density"][order(harvest, TableQuery())].to_list()
+    assert densities == sorted(densities, reverse=True)
+    page = TestClient(make_app(Library(), "older"), base_url="http://localhost").get("/run/older")
+    assert page.status_code == 200
+
+
+def test_what_the_original_harvester_wrote(reference_runs, out_dir, monkeypatch):
+    """No index, no tokenizer named in config.json, no activations."""
+    world = reference_runs / "world"
+    monkeypatch.chdir(world)
+    run = "s-0ddd38e5"
+    shutil.copytree(reference_runs / "expected" / run, out_dir / "harvest" / run)
+    shutil.copytree(world / "spd_out" / "runs", out_dir / "runs")
+    harvest = FinishedHarvest(HarvestLayout.of(run))
+    lines = [json.loads(x) for x in HarvestLayout.of(run).components.read_text().splitlines()]
+    assert {line["component_key"] for line in lines} == set(
+        harvest.frame.filter(pl.col("firing_count") > 0)["component_key"]
+    )
+    for line in lines[:3]:
+        place = harvest.places[line["component_key"]]
+        assert harvest.told(place)[0] == [t for t, _ in line["input_token_pmi"]["top"]][:5]
+        told = [e.example.token_ids for e in harvest.examples(place, "sample")]
+        assert told == [e["token_ids"] for e in line["activation_examples"]]
+    client = TestClient(make_app(Library(), run), base_url="http://localhost")
+    for where in (f"/run/{run}", f"/run/{run}/component/{lines[0]['component_key']}"):
+        assert client.get(where).status_code == 200
+
+
+def test_the_bins_of_a_chart_are_the_harvesters():
+    counts = np.arange(64)
+    svg = charts.ci_histogram(counts)
+    for b in (1, 30, 62):
+        assert f"CI {bin_edges()[b - 1]:.2g} to {bin_edges()[b]:.2g}: {b:,} firings" in svg
+
+
+def test_bars_of_the_density_chart_hold_all_that_fired():
+    density = np.array([0.0, 1e-7, 0.001, 0.0011, 1.0])
+    svg = charts.density_histogram(density, lambda low, high: f"?{low}-{high}")
+    counts = [int(n) for n in re.findall(r"<title>(\d+) components", svg)]
+    assert sum(counts) == 4
+    assert charts.density_histogram(np.zeros(3)).startswith("<svg")
+    assert "&lt;b&gt;" in charts.layer_bars([("<b>", 1.0, "1")], "L0")
+
+
+def test_small_charts_stay_small():
+    random = np.random.default_rng(0)
+    dense = charts.small_density_histogram(10 ** random.uniform(-9, 0, 40_000))
+    many = charts.small_bars(
+        random.random(999).tolist(), [(0.0, "a" * 99), (1.0, "<b>" + "a" * 99)]
+    )
+    empty = charts.small_bars([], [])
+    for svg in (dense, many, empty, charts.small_bars([0.0], [(0.0, "x")])):
+        assert len(charts.as_image(svg, "components by density")) < 1000
+        assert "<b>" not in svg
