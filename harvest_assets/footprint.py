@@ -1,7 +1,11 @@
-"""What a harvest needs of memory and disk, before it is begun; in bytes, rather too much."""
+"""What a harvest needs of memory and disk, before it is begun, in bytes.
+
+People are told an upper bound; refused is only what not even the lower bound has room for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harvest_assets.plan import HarvestPlan
@@ -52,3 +56,17 @@ def footprint(plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: i
         shards=plan.n_shards * state,
         results=8 * c * c + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
     )
+
+
+def least_disk(layers: Sequence[tuple[str, int]], vocab_size: int, n_shards: int) -> int:
+    """Bytes that the states of so many shards, their sum and the tables take without examples.
+
+    Args:
+        layers: names and numbers of components.
+        vocab_size: width of the logits.
+        n_shards: shards that are still to be harvested.
+    """
+    n = sum(c for _, c in layers)
+    state = n * vocab_size * (8 + 1) + n * n // 2
+    results = n * vocab_size * (8 + 4) + n * n * 8
+    return (n_shards + 1) * state + results

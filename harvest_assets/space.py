@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
@@ -26,14 +25,6 @@ def require_free(folder: Path, n_bytes: int) -> None:
             "set SPD_OUT_DIR to a larger disk."
         )
         raise HarvestError(msg)
-
-
-def estimated_bytes(layers: Sequence[tuple[str, int]], vocab_size: int, n_shards: int) -> int:
-    """A lower estimate of what the states of all shards and the result files take together."""
-    n = sum(c for _, c in layers)
-    state = n * vocab_size * (8 + 1) + n * n // 2
-    results = n * vocab_size * (8 + 4) + n * n * 8
-    return (n_shards + 1) * state + results
 
 
 def _gib(n_bytes: int) -> str:

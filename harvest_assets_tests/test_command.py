@@ -151,6 +151,7 @@ def test_a_nan_stops_the_shard_and_harms_nothing(
     assert lines.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_refused(home: dict[str, str], tiny_run: Path, tmp_path: Path):
     runs = tmp_path / "out" / "runs"
     for project in ("one", "two"):

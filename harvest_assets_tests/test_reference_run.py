@@ -107,9 +107,13 @@ def test_components_agree_within_the_originals_rounding(harvested: dict, expecte
 @pytest.mark.parametrize(
     "cut",
     [
-        ("--n_batches", "40", "--batch_size", "16", "--n_shards", "2"),
+        pytest.param(
+            ("--n_batches", "40", "--batch_size", "16", "--n_shards", "2"), marks=pytest.mark.slow
+        ),
         ("--n_batches", "40", "--batch_size", "16", "--n_shards", "4"),
-        ("--n_batches", "20", "--batch_size", "32", "--n_shards", "1"),
+        pytest.param(
+            ("--n_batches", "20", "--batch_size", "32", "--n_shards", "1"), marks=pytest.mark.slow
+        ),
         ("--n_batches", "128", "--batch_size", "5", "--n_shards", "3"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harvest_assets import resume
 from harvest_assets.errors import HarvestError
 from harvest_assets.folding import fold
 from harvest_assets.lease import LeaseHeldError, check_held, hold_lease
@@ -56,6 +58,27 @@ def test_a_signal_saves_and_the_rest_is_harvested_later(tmp_path: Path, number: 
     harvest.merge()
     assert contents(harvest.paths) == contents(whole.paths)
     assert same_sums(state_of(harvest), state_of(whole))
+
+
+def test_saving_takes_at_most_a_twentieth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    harvest = SmallHarvest(tmp_path / "h", n_shards=1, saving_share=0.05)
+    harvest.prepare()
+    saves: list[tuple[float, float]] = []
+    real = resume.commit_directory
+
+    def timed(*args):
+        begun = time.monotonic()
+        real(*args)
+        time.sleep(0.01)
+        saves.append((begun, time.monotonic()))
+
+    monkeypatch.setattr(resume, "commit_directory", timed)
+    harvest.shard("00", lambda _: time.sleep(0.03))
+    assert len(saves) > 1
+    for (begun, ended), (next_begun, _) in itertools.pairwise(saves):
+        assert (ended - begun) / (next_begun - begun) < 0.05
 
 
 def test_a_damaged_saved_state_is_not_used(tmp_path: Path):

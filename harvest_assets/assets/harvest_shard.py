@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.footprint import least_disk
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.lease import check_held
 from harvest_assets.orchestration.failures import one_owner
@@ -17,7 +18,7 @@ from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, sta
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResult, Work
 from harvest_assets.shared_rows import SharedTokenRows
-from harvest_assets.space import estimated_bytes, require_free
+from harvest_assets.space import require_free
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
@@ -57,7 +58,7 @@ def harvest_shard(
     if standing is not None:
         share = dataclasses.replace(share, state=standing.open(), stands=True)
     elif share.rows:
-        needed = estimated_bytes(run_checkpoint.layers, run_checkpoint.vocab_size, 1)
+        needed = least_disk(run_checkpoint.layers, run_checkpoint.vocab_size, 1)
         require_free(paths.root, needed)
         state = harvest_share(
             harvest_plan, run_checkpoint, token_rows, share, paths, context.log.info

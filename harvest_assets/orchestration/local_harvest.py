@@ -20,6 +20,7 @@ import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
+from harvest_assets.footprint import least_disk
 from harvest_assets.manifest import disagreements
 from harvest_assets.orchestration.instance import (
     add_run,
@@ -32,7 +33,7 @@ from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
 from harvest_assets.shards import SHARD_KEYS, Work
 from harvest_assets.shared_rows import SharedTokenRows
-from harvest_assets.space import estimated_bytes, require_free
+from harvest_assets.space import require_free
 
 _POLL_SECONDS = 0.2
 
@@ -116,7 +117,7 @@ def _harvest_shards(registration: Registration, plan: HarvestPlan, watch: Watche
     names = [name for name in shares if work.standing(paths, plan, name) is None]
     before = work.n_rows - sum(len(work.share(name)) for name in names)
     checkpoint = RunCheckpoint.open(paths.root)
-    require_free(paths.root, estimated_bytes(checkpoint.layers, checkpoint.vocab_size, len(names)))
+    require_free(paths.root, least_disk(checkpoint.layers, checkpoint.vocab_size, len(names)))
     for name in names:
         paths.shard_progress(name).unlink(missing_ok=True)
 

@@ -74,7 +74,7 @@ class Killer:
         self._old = SmallHarvest(folder / "old", OLD_SEED)
         fresh = SmallHarvest(folder / "new", NEW_SEED)
         for harvest in (self._old, fresh):
-            _in_child(harvest.run)
+            in_child(harvest.run)
         self._versions = {
             SmallHarvest(folder, seed).plan.digest: contents(harvest.paths)
             for seed, harvest in ((OLD_SEED, self._old), (NEW_SEED, fresh))
@@ -111,7 +111,7 @@ class Killer:
             self._look(harvest, stage, over_old=over_old)
         self.tally.rounds += 1
         try:
-            _in_child(harvest.run)
+            in_child(harvest.run)
         except RuntimeError as error:
             self.tally.losses.append(f"{last}: the rerun failed: {error}")
             return
@@ -139,18 +139,19 @@ class Killer:
             self.tally.losses.append(f"{stage}: a mix of harvests was not named")
 
 
-def _in_child(work: Callable[[], None]) -> None:
+def in_child(work: Callable[[], None]) -> None:
     """Run to the end in a process of its own."""
     pid = os.fork()
     if pid == 0:
-        _be_child(work)
+        be_child(work)
     _, status = os.waitpid(pid, 0)
     if status:
         msg = f"status {status}"
         raise RuntimeError(msg)
 
 
-def _be_child(work: Callable[[], None]) -> None:
+def be_child(work: Callable[[], None]) -> None:
+    """Do the work and end this forked process, with status 1 if it raised."""
     try:
         signal.alarm(int(_CHILD_SECONDS))
         work()
@@ -175,7 +176,7 @@ def _kill_in(work: Callable[[], None], stage: str, nth: int, delay: float) -> bo
                 os.write(writing, b"!")
 
         _watch(note)
-        _be_child(work)
+        be_child(work)
     os.close(writing)
     reached = os.read(reading, 1)  # empty when the process ended before
     os.close(reading)
@@ -193,7 +194,7 @@ def _count_stages(harvest: SmallHarvest) -> dict[str, int]:
     if pid == 0:
         os.close(reading)
         _watch(lambda stage: os.write(writing, bytes([STAGES.index(stage)])) and None)
-        _be_child(harvest.run)
+        be_child(harvest.run)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         seen = Counter(pipe.read())

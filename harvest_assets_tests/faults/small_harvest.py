@@ -72,6 +72,7 @@ class SmallHarvest:
         n_batches: of 8 rows.
         n_shards: shards.
         told: what else config.json tells.
+        saving_share: of the time that may go into saving.
     """
 
     root: Path
@@ -79,6 +80,7 @@ class SmallHarvest:
     n_batches: int = 12
     n_shards: int = 2
     told: tuple[tuple[str, str], ...] = ()
+    saving_share: float = 0.9
 
     @property
     def paths(self) -> HarvestLayout:
@@ -122,7 +124,7 @@ class SmallHarvest:
                 rows_per_forward=3,
                 on_progress=enough,
                 may_write=lambda: check_held(lease),
-                saving_share=0.9,
+                saving_share=self.saving_share,
                 least_seconds=0.0,
             )
             state = harvester.build_results()

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.footprint import least_disk
 from harvest_assets.manifest import disagreements
-from harvest_assets.space import estimated_bytes, require_free
+from harvest_assets.space import require_free
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
 
 
@@ -51,6 +52,7 @@ def seen_by_readers(harvest: SmallHarvest, *versions: dict[str, object]) -> None
         assert any(value == version[name] for version in versions), name
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(tmp_path: Path, old: SmallHarvest, right: dict[str, object]):
     before = contents(old.paths)
     place, failed = tmp_path / "disk", 0
@@ -140,4 +142,4 @@ def test_an_error_at_each_call(
 def test_no_room_is_said_before_work_starts(tmp_path: Path):
     with pytest.raises(HarvestError, match=r"GiB free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
-    require_free(tmp_path, estimated_bytes(LAYERS, VOCAB, 2))
+    require_free(tmp_path, least_disk(LAYERS, VOCAB, 2))

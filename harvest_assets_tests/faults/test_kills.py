@@ -3,7 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_forty_kills_lose_nothing():
     """The short form; the long one: python -m harvest_assets_tests.faults --kills 1000."""
     command = [sys.executable, "-m", "harvest_assets_tests.faults", "--kills", "40", "--seed", "0"]
