@@ -201,7 +201,7 @@ def demo(*, debug: bool) -> None:
 def _after_the_demo(out_name: str) -> str:
     return f"""\
 Next:
-  python -m harvest_assets view {out_name}            its components in a browser
+  python -m harvest_assets view {out_name:<26} its components in a browser
   python -m harvest_assets ui                              the harvest in Dagster's own UI
   python -m harvest_assets entity/project/run_id --dry-run what a run of yours would take
   python -m harvest_assets entity/project/run_id           and its harvest

@@ -10,7 +10,7 @@ from typing import Any
 def percent(value: float) -> str:
     """A share in percent; very small ones as a power."""
     if value == 0:
-        return "0"
+        return "0%"
     if value < 1e-5:  # noqa: PLR2004
         return f"{value:.1e}"
     digits = 1 if value >= 0.1 else 2 if value >= 0.001 else 3  # noqa: PLR2004

@@ -237,7 +237,7 @@ def _svg(draw: Callable[..., str], *data: Any) -> Markup:
 
 
 def _download(content: bytes, media: str, name: str) -> Response:
-    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
     return Response(content, media_type=media, headers=headers)
 
@@ -294,6 +294,8 @@ def _alike(one: Harvest, place: int, other: Harvest, k: int = 5) -> list[str]:
     """Components of another run's same layer that tell of most of the same tokens."""
     import polars as pl
 
+    if one.config.get("tokenizer_name") != other.config.get("tokenizer_name"):
+        return []  # the same id is another token
     reads, predicts = (set(ids) for ids in one.told(place))
     layer = one.frame["layer"][place]
     rows = other.frame.filter((pl.col("layer") == layer) & (pl.col("firing_count") > 0))

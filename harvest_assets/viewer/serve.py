@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 
 import uvicorn
 
@@ -15,8 +17,11 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.layout import harvest_root
 from harvest_assets.registry import registration_of
 from harvest_assets.viewer.app import make_app
-from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.view_query import component_path
+
+# Left to the browser's first page.
+_FIRST_PAGE_SECONDS = 1.0
 
 
 def folder_of(run: str) -> str:
@@ -55,7 +60,10 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         if browser:
             # The socket listens already: the browser waits for the server to accept.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        threading.Thread(target=_warm_up, args=(harvest,), daemon=True).start()
+        first = component_path(name, harvest.frame["component_key"][0])
+        warm_up = threading.Timer(_FIRST_PAGE_SECONDS, _warm_up, args=(host, port, first))
+        warm_up.daemon = True
+        warm_up.start()
         with suppress(KeyboardInterrupt):  # the way to end it
             uvicorn.Server(config).run(sockets=[listener])
 
@@ -78,10 +86,13 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _warm_up(harvest: Harvest) -> None:
-    """Open what the first component needs and the overview does not."""
-    with suppress(HarvestError, OSError):
-        harvest.together(0)
-        harvest.input_counts(0)
-        harvest.examples(0, "sample")
-        harvest.examples(0, "ci")
+def _warm_up(host: str, port: int, path: str) -> None:
+    """Ask for a component before anybody does: the first opens what all others need."""
+    connection = HTTPConnection(host, port)
+    with suppress(OSError, HTTPException):
+        connection.request("GET", path)
+        connection.getresponse().read()
+    connection.close()
+    # What is there now stays: a collection that looked through it all would hold up a page.
+    gc.collect()
+    gc.freeze()

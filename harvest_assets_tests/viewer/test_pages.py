@@ -224,6 +224,39 @@ def test_tables_are_exported_whole(client, paths: HarvestLayout):
     assert [row["component_key"] for row in csv.DictReader(io.StringIO(chosen))] == [KEY]
 
 
+def test_a_run_with_a_name_that_no_header_takes(paths: HarvestLayout, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    shutil.copytree(paths.root, HarvestLayout.of('é"; x=1').root)
+    client = TestClient(make_app(Library(), 'é"; x=1'), base_url="http://localhost")
+    assert client.get("/").status_code == 200
+    answer = client.get("/run/é%22%3B x=1/table.csv")
+    assert answer.headers["content-disposition"] == 'attachment; filename="____x_1.csv"'
+
+
+def test_another_runs_counterparts_share_tokens(client, paths: HarvestLayout):
+    address = f"/compare?run_a=hostile&a={KEY}&run_b=other"
+    other = HarvestLayout.of("other")
+    config = json.loads(other.config.read_text())
+    mine, good = FinishedHarvest(paths), other.config.read_text()
+    assert "most tokens are shared" not in client.get(address).text  # other tokenizers
+    try:
+        same = {**config, "tokenizer_name": mine.config["tokenizer_name"]}
+        other.config.write_text(json.dumps(same))
+        page = client.get(address).text
+    finally:
+        other.config.write_text(good)
+    named = re.findall(r"h\.\d+\.mlp\.c_fc:\d+", page[page.index("most tokens are shared") :])[:1]
+    reads, predicts = (set(ids) for ids in mine.told(mine.places[KEY]))
+    theirs = FinishedHarvest(other)
+
+    def shared(row) -> int:
+        return len(reads & set(row["reads"])) + len(predicts & set(row["predicts"]))
+
+    rows = theirs.frame.filter(pl.col("layer") == KEY.partition(":")[0]).to_dicts()
+    best = max((row for row in rows if row["firing_count"]), key=shared)
+    assert named == [best["component_key"]]
+
+
 def test_a_harvest_without_index_is_read_once(paths: HarvestLayout, tmp_path, monkeypatch):
     monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
     old = HarvestLayout.of("old")
