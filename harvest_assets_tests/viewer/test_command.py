@@ -26,10 +26,20 @@ def view(*arguments: str):
     [
         ("entity/project/aaaaaaaa", "has not been harvested"),
         ("no name", "no name"),
-        ("../../etc", "has not been harvested"),
+        ("../nowhere", "is no run"),
+        ("../elsewhere", "has not been harvested"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_a_sentence(out_dir: Path, run: str, told: str):  # noqa: ARG001
+def test_what_cannot_be_shown_is_said_in_a_sentence(
+    out_dir: Path,  # noqa: ARG001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: str,
+    told: str,
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     done = view(run)
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
