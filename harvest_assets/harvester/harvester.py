@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch.profiler import record_function
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.counters import narrowest, pack_upper
@@ -38,6 +39,8 @@ from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, Harvest
 _CHUNK_ELEMENTS = 1 << 24
 # Firings listed together, about 150 bytes each while they are looked at.
 _LISTED_FIRINGS = 1 << 19
+# What a profiler sees, and a benchmark tells.
+PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
 _INT32_MAX = torch.iinfo(torch.int32).max
 
 
@@ -158,7 +161,8 @@ class Harvester:
                 when a state is asked for, and no state is given).
         """
         batch = self._on_device(tokens, ci, output_probs, component_acts, first_row)
-        ci_sums, prob_totals = self._checked_sums(batch)
+        with record_function("firing statistics"):
+            ci_sums, prob_totals = self._checked_sums(batch)
         n_positions = batch.tokens.numel()
         self._make_room(n_positions)
         self._ci_sums += ci_sums
@@ -312,8 +316,10 @@ class Harvester:
         ci = batch.ci.flatten(0, 1)[start:stop]
         firing = ci > self.settings.ci_threshold
         probs = batch.output_probs.flatten(0, 1)[start:stop]
-        add_firing_products(self._count_ij, firing, firing, torch.float32)
-        add_firing_products(self._output_mass, firing, probs, torch.float64)
+        with record_function("co-occurrence"):
+            add_firing_products(self._count_ij, firing, firing, torch.float32)
+        with record_function("output tokens"):
+            add_firing_products(self._output_mass, firing, probs, torch.float64)
         for listed in _blocks_of_firings(firing):
             self._add_firings(
                 batch, self._firings(batch, firing[listed], ci[listed], start + listed.start)
@@ -322,14 +328,17 @@ class Harvester:
     def _add_firings(self, batch: _Batch, firings: _Firings) -> None:
         """Add what is known firing by firing."""
         n = self.settings.n_components
-        self._ci_histogram += count_bins(firings.ci, firings.component, n)
-        tokens = batch.tokens.flatten()[firings.position]
-        cells = firings.component * self.settings.vocab_size + tokens
-        one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
-        self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
-        self._add_examples(self._sample, batch, firings, firings.priority)
-        highest = highest_first(firings.ci, firings.priority)
-        self._add_examples(self._highest, batch, firings, highest)
+        with record_function("firing statistics"):
+            self._ci_histogram += count_bins(firings.ci, firings.component, n)
+        with record_function("input tokens"):
+            tokens = batch.tokens.flatten()[firings.position]
+            cells = firings.component * self.settings.vocab_size + tokens
+            one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
+            self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
+        with record_function("examples"):
+            self._add_examples(self._sample, batch, firings, firings.priority)
+            highest = highest_first(firings.ci, firings.priority)
+            self._add_examples(self._highest, batch, firings, highest)
 
     def _firings(
         self, batch: _Batch, firing: torch.Tensor, ci: torch.Tensor, start: int

@@ -1,0 +1,1 @@
+"""What a harvest costs; `python -m benchmarks --help`."""

@@ -1,0 +1,57 @@
+"""The command: tables on the screen, and a picture where one is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.accumulate import Measured, measure
+from benchmarks.batches import SIZES
+from benchmarks.report import accumulation_table
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure what a harvest costs, beside a plain dense program."""
+
+
+@main.command()
+@click.option("--size", "names", multiple=True, type=click.Choice(list(SIZES)), default=["middle"])
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--repeats", default=4, show_default=True, help="Timed batches.")
+@click.option("--dense/--no-dense", default=True, help="Time the dense yardstick too.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Write the table there as SVG.")
+def accumulate(
+    names: tuple[str, ...], device: str, repeats: int, dense: bool, picture: Path | None
+) -> None:
+    """Time a batch of the accumulator, cold (k = 1000) and in the steady state (k = 100)."""
+    measured: list[Measured] = []
+    for name in names:
+        for k, warm_up, state in ((1000, 0, "cold, k = 1000"), (100, 8, "steady, k = 100")):
+            measured.append(
+                measure(
+                    SIZES[name],
+                    k,
+                    warm_up=warm_up,
+                    repeats=repeats,
+                    device=device,
+                    with_dense=dense,
+                    what=f"{name}, {state}",
+                )
+            )
+    show([accumulation_table(m) for m in measured], picture)
+
+
+def show(tables: list[object], picture: Path | None) -> None:
+    """Print tables; write them as a picture too."""
+    console = Console(record=True, width=100)
+    for table in tables:
+        console.print(table)
+    if picture is not None:
+        console.save_svg(str(picture), title="python -m benchmarks")
+
+
+if __name__ == "__main__":
+    main()

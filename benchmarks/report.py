@@ -1,0 +1,37 @@
+"""Tables with bars."""
+
+from __future__ import annotations
+
+from rich.bar import Bar
+from rich.table import Table
+
+from benchmarks.accumulate import Measured
+
+_COLOURS = {"dense": "red", "ours": "green"}
+
+
+def accumulation_table(measured: Measured) -> Table:
+    """Seconds by phase, ours beside the yardstick."""
+    table = Table(
+        title=f"{measured.what}: milliseconds a batch of {measured.n_tokens:,} tokens",
+        title_justify="left",
+        caption=f"peak memory {measured.peak_bytes / 2**30:.1f} GiB",
+    )
+    for name in ("phase", "dense", "ours", "ratio"):
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    table.add_column("", width=36)
+    longest = max([*measured.ours.values(), *measured.dense.values()])
+    for phase in dict.fromkeys([*measured.dense, *measured.ours]):
+        found = {"dense": measured.dense.get(phase), "ours": measured.ours.get(phase)}
+        dense, ours = found["dense"], found["ours"]
+        ratio = f"{dense / ours:.1f}x" if dense and ours else ""
+        bars = Table.grid()
+        for who, seconds in found.items():
+            if seconds is not None:
+                bars.add_row(Bar(longest, 0, seconds, width=36, color=_COLOURS[who]))
+        table.add_row(phase, *(_milliseconds(seconds) for seconds in found.values()), ratio, bars)
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:,.1f}"
