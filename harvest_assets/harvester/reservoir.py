@@ -14,8 +14,10 @@ from typing import NamedTuple
 import torch
 
 _NOT_FULL = torch.iinfo(torch.int64).max
-# Below this many rows a compaction costs more in calls than in work.
+# Below this many rows a sorting costs more in calls than in work.
 _MIN_PENDING = 1 << 16
+# A gigabyte of windows of 21 tokens.
+_FIRST_SLOTS = 1 << 22
 
 
 class ExampleTable(NamedTuple):
@@ -69,10 +71,25 @@ def lowest(table: ExampleTable, k: int) -> ExampleTable:
     return table.select(order[_rank_in_group(table.component[order]) < k])
 
 
-def _sorted_order(component: torch.Tensor, *keys: torch.Tensor) -> torch.Tensor:
-    """Order by component, then by the keys; stable sorts from the last key to the first."""
-    order = torch.arange(len(component), device=component.device)
-    for key in (*reversed(keys), component):
+def _sorted_order(
+    component: torch.Tensor, priority: torch.Tensor, *ties: torch.Tensor
+) -> torch.Tensor:
+    """Order by component, then by priority; what is equal in both by the further keys."""
+    order = _stable_order(component, priority)
+    if ties:
+        component_there, priority_there = component[order], priority[order]
+        equal = (component_there[1:] == component_there[:-1]) & (
+            priority_there[1:] == priority_there[:-1]
+        )
+        if equal.any():
+            order = _stable_order(component, priority, *ties)
+    return order
+
+
+def _stable_order(*keys: torch.Tensor) -> torch.Tensor:
+    """Order by the first key, then by the next; stable sorts from the last key to the first."""
+    order = torch.argsort(keys[-1], stable=True)
+    for key in reversed(keys[:-1]):
         order = order[torch.argsort(key[order], stable=True)]
     return order
 
@@ -89,6 +106,9 @@ def _rank_in_group(sorted_groups: torch.Tensor) -> torch.Tensor:
 class ReservoirSampler:
     """At most `k` firings for each component, those of lowest priority.
 
+    A firing that is kept lies in a slot until it loses; only priorities and places are sorted, and
+    windows never move before the sample is asked for.
+
     Args:
         n_components: flat component indices are below this.
         k: firings kept of each component.
@@ -100,8 +120,12 @@ class ReservoirSampler:
         self, n_components: int, k: int, width: int, device: torch.device | str = "cpu"
     ) -> None:
         self.k = k
-        self._kept = ExampleTable.empty(width, device)
-        self._pending: list[ExampleTable] = []
+        # What is kept, and behind it what came since the last sorting.
+        self._held: list[_Held] = []
+        self._n_sorted = 0
+        self._n_held = 0
+        self._windows = _Windows(width, min(n_components * k + _MIN_PENDING, _FIRST_SLOTS), device)
+        self._n_of = torch.zeros(n_components, dtype=torch.int64, device=device)
         # A firing above its component's bound can never be among the k lowest.
         self._bound = torch.full((n_components,), _NOT_FULL if k else -1, device=device)
 
@@ -111,8 +135,10 @@ class ReservoirSampler:
     ) -> ReservoirSampler:
         """A sampler that goes on from a table."""
         sampler = cls(n_components, k, table.token_ids.shape[1], device)
-        sampler._pending = [table.to(device)]
-        sampler._compact()
+        # A block at a time: tables that lie in files are not read into memory as a whole.
+        for start in range(0, len(table.row), _MIN_PENDING):
+            sampler._hold(table.select(slice(start, start + _MIN_PENDING)).to(device))
+        sampler._drop_losers()
         return sampler
 
     def add(
@@ -133,27 +159,120 @@ class ReservoirSampler:
         if len(candidates) == 0:
             return
         component, priority = component[candidates], priority[candidates]
-        order = _sorted_order(component, priority)
-        within_k = _rank_in_group(component[order]) < self.k
-        self._pending.append(gather(candidates[order[within_k]]))
-        if sum(len(t.row) for t in self._pending) > max(_MIN_PENDING, len(self._kept.row) // 4):
-            self._compact()
+        if int(torch.bincount(component).max()) > self.k:
+            order = _sorted_order(component, priority)
+            candidates = candidates[order[_rank_in_group(component[order]) < self.k]]
+        self._hold(gather(candidates))
+        pending = self._n_held - self._n_sorted
+        if pending > max(_MIN_PENDING, self._n_sorted // 4) and int(self._n_of.max()) > self.k:
+            self._drop_losers()
 
     def table(self) -> ExampleTable:
         """The sample, by component and priority."""
-        self._compact()
-        return self._kept
+        return ExampleTable(*(column.clone() for column in self.borrowed_table()))
+
+    def borrowed_table(self) -> ExampleTable:
+        """The sample without a copy, as it is until firings are offered again."""
+        self._drop_losers()
+        if not self._held:
+            return ExampleTable.empty(self._windows.width, self._bound.device)
+        held = self._held[0]
+        self._windows.settle(held.slot)
+        self._held = [held._replace(slot=torch.arange(self._n_held, device=held.slot.device))]
+        return ExampleTable(*held[:-1], *self._windows.first(self._n_held))
 
     @staticmethod
     def merge(tables: Iterable[ExampleTable], k: int) -> ExampleTable:
         """The sample of everything that the samples were drawn from."""
         return lowest(ExampleTable.concatenate(list(tables)), k)
 
-    def _compact(self) -> None:
-        if not self._pending:
+    def _hold(self, rows: ExampleTable) -> None:
+        slot = self._windows.put(rows.token_ids, rows.ci_values, rows.component_acts)
+        self._held.append(_Held(rows.component, rows.priority, rows.row, rows.position, slot))
+        self._n_of += torch.bincount(rows.component, minlength=len(self._n_of))
+        self._n_held += len(slot)
+
+    def _drop_losers(self) -> None:
+        if self._n_sorted == self._n_held:
             return
-        self._kept = self.merge([self._kept, *self._pending], self.k)
-        self._pending = []
-        component = self._kept.component
-        full = _rank_in_group(component) == self.k - 1
-        self._bound[component[full]] = self._kept.priority[full]
+        held = _Held(*(torch.cat(columns) for columns in zip(*self._held, strict=True)))
+        order = _sorted_order(held.component, held.priority, held.row, held.position)
+        rank = _rank_in_group(held.component[order])
+        self._windows.free(held.slot[order[rank >= self.k]])
+        kept = rank < self.k
+        order, rank = order[kept], rank[kept]
+        held = _Held(*(column[order] for column in held))
+        full = rank == self.k - 1
+        self._bound[held.component[full]] = held.priority[full]
+        self._n_of = torch.bincount(held.component, minlength=len(self._n_of))
+        self._held, self._n_held = [held], len(held.slot)
+        self._n_sorted = self._n_held
+
+
+class _Held(NamedTuple):
+    """Firings that may be among the k lowest; columns as in `ExampleTable`."""
+
+    component: torch.Tensor
+    priority: torch.Tensor
+    row: torch.Tensor
+    position: torch.Tensor
+    slot: torch.Tensor  # int64 [n], where its window lies
+
+
+class _Windows:
+    """Windows in slots: those of firings that lost are filled again.
+
+    Args:
+        width: tokens of a window.
+        n_slots: how many to begin with; a CPU's memory is taken only as they are filled.
+        device: where they lie.
+    """
+
+    def __init__(self, width: int, n_slots: int, device: torch.device | str) -> None:
+        self.width = width
+        self._used = 0
+        self._free = torch.empty(0, dtype=torch.int64, device=device)
+        self._columns = [
+            torch.empty((n_slots, width), dtype=dtype, device=device)
+            for dtype in (torch.int32, torch.float32, torch.float32)
+        ]
+
+    def put(self, *columns: torch.Tensor) -> torch.Tensor:
+        """Store windows; tells their slots, int64 [n]."""
+        n = len(columns[0])
+        reused = min(n, len(self._free))
+        slots, self._free = self._free[:reused], self._free[reused:]
+        start, self._used = self._used, self._used + n - reused
+        if self._used > len(self._columns[0]):
+            self._grow()
+        for stored, column in zip(self._columns, columns, strict=True):
+            stored[slots] = column[:reused]
+            stored[start : self._used] = column[reused:]
+        return torch.cat([slots, torch.arange(start, self._used, device=slots.device)])
+
+    def free(self, slots: torch.Tensor) -> None:
+        """What lies in these slots is needed no more."""
+        self._free = torch.cat([self._free, slots])
+
+    def settle(self, slots: torch.Tensor) -> None:
+        """Move what lies in `slots` to the first ones, in this order; nothing else is kept.
+
+        Column by column: no more than a third of the memory is taken twice.
+        """
+        if len(self._free) == 0 and bool((slots[1:] > slots[:-1]).all()):
+            return
+        for place, column in enumerate(self._columns):
+            settled = torch.empty_like(column)
+            torch.index_select(column, 0, slots, out=settled[: len(slots)])
+            self._columns[place] = settled
+        self._used, self._free = len(slots), self._free[:0]
+
+    def first(self, n: int) -> list[torch.Tensor]:
+        """The first n slots."""
+        return [column[:n] for column in self._columns]
+
+    def _grow(self) -> None:
+        for place, column in enumerate(self._columns):
+            grown = column.new_empty((max(self._used, 2 * len(column)), self.width))
+            grown[: len(column)] = column
+            self._columns[place] = grown
