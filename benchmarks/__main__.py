@@ -9,7 +9,8 @@ from rich.console import Console
 
 from benchmarks.accumulate import Measured, measure
 from benchmarks.batches import SIZES
-from benchmarks.report import accumulation_table
+from benchmarks.merging import MergeSize, measure_merge
+from benchmarks.report import accumulation_table, merge_table
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +43,28 @@ def accumulate(
                 )
             )
     show([accumulation_table(m) for m in measured], picture)
+
+
+@main.command()
+@click.option("--shards", default=4, show_default=True)
+@click.option("--components", default=4000, show_default=True)
+@click.option("--vocabulary", default=4019, show_default=True)
+@click.option("--examples", default=1000, show_default=True, help="Of each component and shard.")
+@click.option(
+    "--states", type=click.Path(path_type=Path), help="Folder for the states, kept for next time."
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Write the table there as SVG.")
+def merge(
+    shards: int,
+    components: int,
+    vocabulary: int,
+    examples: int,
+    states: Path | None,
+    picture: Path | None,
+) -> None:
+    """Time merging full shards, writing the files, and reading one component."""
+    size = MergeSize(shards, components, vocabulary, examples)
+    show([merge_table(measure_merge(size, states))], picture)
 
 
 def show(tables: list[object], picture: Path | None) -> None:

@@ -6,7 +6,9 @@ from rich.bar import Bar
 from rich.table import Table
 
 from benchmarks.accumulate import Measured
+from benchmarks.merging import MergeMeasured
 
+_MEGA = 1e6
 _COLOURS = {"dense": "red", "ours": "green"}
 
 
@@ -30,6 +32,29 @@ def accumulation_table(measured: Measured) -> Table:
             if seconds is not None:
                 bars.add_row(Bar(longest, 0, seconds, width=36, color=_COLOURS[who]))
         table.add_row(phase, *(_milliseconds(seconds) for seconds in found.values()), ratio, bars)
+    return table
+
+
+def merge_table(measured: MergeMeasured) -> Table:
+    """Seconds, speed and memory of each step."""
+    size = measured.size
+    table = Table(
+        title=f"merge of {size.n_shards} shards: {size.n_components:,} components, "
+        f"{size.k:,} examples of each, vocabulary {size.vocab_size:,}",
+        title_justify="left",
+    )
+    for name in ("step", "seconds", "MB", "MB/s", "memory, MB"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for step, seconds in measured.seconds.items():
+        written = measured.written.get(step)
+        peak = measured.peak_bytes.get(step)
+        table.add_row(
+            step,
+            f"{seconds:,.4f}" if seconds < 1 else f"{seconds:,.1f}",
+            "" if written is None else f"{written / _MEGA:,.0f}",
+            "" if written is None else f"{written / _MEGA / seconds:,.0f}",
+            "" if peak is None else f"{peak / _MEGA:,.0f}",
+        )
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -180,7 +181,8 @@ class ComponentIndex:
     def open(cls, paths: HarvestLayout) -> Self | None:
         """The index, if it is whole and belongs to the file that lies there."""
         try:
-            entries = pq.read_table(paths.component_index, columns=_ENTRY, **_READ)
+            stat = paths.component_index.stat()
+            entries = _entries(paths.component_index, stat.st_ino, stat.st_mtime_ns, stat.st_size)
             size = paths.components.stat().st_size
         except (OSError, pa.ArrowException):
             return None
@@ -216,6 +218,15 @@ class ComponentIndex:
     def _entry(self, component_key: str) -> dict[str, Any] | None:
         place = pc.index(self._entries["component_key"], component_key).as_py()
         return None if place < 0 else self._entries.slice(place, 1).to_pylist()[0]
+
+
+@lru_cache(maxsize=8)
+def _entries(path: Path, *stamp: int) -> pa.Table:  # noqa: ARG001
+    """The index at a path, kept for who asks for one component after the other.
+
+    The stamp is what changes when the file does.
+    """
+    return pq.read_table(path, columns=_ENTRY, **_READ)
 
 
 def read_index(paths: HarvestLayout) -> pa.Table:

@@ -22,6 +22,7 @@ from harvest_assets.footprint import Footprint, footprint
 from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
+from harvest_assets.space import require_counts
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         raise HarvestError(msg)
     gpus = torch.cuda.device_count()
     device = torch.device("cuda" if gpus else "cpu")
+    require_counts(device, checkpoint.layers, checkpoint.vocab_size)
     at_once = min(plan.n_shards, gpus) if gpus else 1
     n_tokens = (plan.n_rows_wanted or sample.n_rows or 0) * plan.context_length
     return DryRun(

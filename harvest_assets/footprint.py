@@ -70,3 +70,14 @@ def least_disk(layers: Sequence[tuple[str, int]], vocab_size: int, n_shards: int
     state = n * vocab_size * (8 + 1) + n * n // 2
     results = n * vocab_size * (8 + 4) + n * n * 8
     return (n_shards + 1) * state + results
+
+
+def least_memory(layers: Sequence[tuple[str, int]], vocab_size: int) -> int:
+    """Bytes that the counts of a shard at work take, without examples, model and batch.
+
+    Args:
+        layers: names and numbers of components.
+        vocab_size: width of the logits.
+    """
+    n = sum(c for _, c in layers)
+    return n * vocab_size * (8 + 4) + n * n * 4

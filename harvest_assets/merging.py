@@ -7,11 +7,12 @@ are mapped into memory and saved from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +26,11 @@ from harvest_assets.pmi import telling, top_bottom_pmi
 from harvest_assets.schemas import ComponentTokenPMI
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 
-_BLOCK_ENTRIES = 1 << 22
-_BLOCK_EXAMPLE_BYTES = 1 << 28
+# What a block holds of a matrix, and in memory of examples.
+_BLOCK_ENTRIES = 1 << 20
+_BLOCK_EXAMPLE_BYTES = 1 << 26
+# Of each sampled firing its keys, its place in the order, and what sorting them takes.
+_SORTED_BYTES = 100
 _TELLING_TOKENS = 5
 
 
@@ -174,7 +178,7 @@ def merge_correlations(states: Sequence[HarvesterState], path: Path) -> None:
     with scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
         for block in _blocks(n, _BLOCK_ENTRIES // n):
             count_ij[block] = total_sum(
-                [unpack_rows(s.cooccurrence, n, block.start, block.stop) for s in states]
+                unpack_rows(s.cooccurrence, n, block.start, block.stop) for s in states
             )
         mirror(count_ij)
         CorrelationStorage(
@@ -250,7 +254,9 @@ def merged_components(
     histogram = total_sum([s.ci_histogram for s in states]).numpy()
     ci_sums = torch.stack([s.ci_sums for s in states]).sum(dim=0).tolist()
     places = [(layer, index) for layer, c in settings.layers for index in range(c)]
-    example_bytes = settings.max_examples_per_component * settings.window * 12 * len(states)
+    kept, offered = (settings.max_examples_per_component * n for n in (1, len(states)))
+    # Windows are of 12 bytes a token, and held twice while they are gathered.
+    example_bytes = kept * settings.window * 12 * 2 + offered * _SORTED_BYTES
     step = min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
 
     def pmi(counts: np.ndarray, flat: int, totals: np.ndarray) -> ComponentTokenPMI:
@@ -259,11 +265,18 @@ def merged_components(
     def told(counts: np.ndarray, flat: int, totals: np.ndarray) -> tuple[list[int], float]:
         return telling(counts, firings[flat], totals, n_positions, _TELLING_TOKENS, token_limit)
 
-    for block in _blocks(settings.n_components, step):
-        input_counts = total_sum([s.input_counts[block] for s in states]).numpy()
-        output_mass = sum_rows(states, block).numpy()
-        sample = _Examples([s.sample for s in states], block, settings.max_examples_per_component)
-        highest = _Examples([s.highest for s in states], block, N_HIGHEST)
+    def merged(block: slice) -> _MergedBlock:
+        return _MergedBlock(
+            block,
+            total_sum(s.input_counts[block] for s in states).numpy(),
+            sum_rows(states, block).numpy(),
+            _Examples([s.sample for s in states], block, settings.max_examples_per_component),
+            _Examples([s.highest for s in states], block, N_HIGHEST),
+        )
+
+    for block, input_counts, output_mass, sample, highest in _one_ahead(
+        merged, _blocks(settings.n_components, step)
+    ):
         for flat in range(block.start, block.stop):
             here = flat - block.start
             layer, index = places[flat]
@@ -285,6 +298,30 @@ def merged_components(
                 telling_input_tokens=reads,
                 telling_output_tokens=predicts,
             )
+
+
+class _MergedBlock(NamedTuple):
+    """What is merged of a block of components."""
+
+    block: slice
+    input_counts: np.ndarray  # int64 [block, V]
+    output_mass: np.ndarray  # float64 [block, V]
+    sample: _Examples
+    highest: _Examples
+
+
+def _one_ahead(
+    merge: Callable[[slice], _MergedBlock], blocks: Iterable[slice]
+) -> Iterator[_MergedBlock]:
+    """The merged blocks; while one is used the next is made."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        coming: Future[_MergedBlock] | None = None
+        for block in blocks:
+            ready, coming = coming, worker.submit(merge, block)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 class _Examples:

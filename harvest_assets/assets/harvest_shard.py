@@ -18,7 +18,7 @@ from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, sta
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResult, Work
 from harvest_assets.shared_rows import SharedTokenRows
-from harvest_assets.space import require_free
+from harvest_assets.space import require_counts, require_free
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
@@ -91,6 +91,7 @@ def harvest_share(
     from harvest_assets.resume import harvest_saving, resume_or_begin
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    require_counts(device, checkpoint.layers, checkpoint.vocab_size)
 
     def begin() -> Harvester:
         return Harvester(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 # From narrow to wide.
@@ -15,10 +17,11 @@ def narrowest(counts: torch.Tensor) -> torch.Tensor:
     return counts.to(dtype)
 
 
-def total_sum(parts: list[torch.Tensor]) -> torch.Tensor:
-    """The sum of integer tensors of equal shape, int64."""
-    total = parts[0].to(torch.int64, copy=True)
-    for part in parts[1:]:
+def total_sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of integer tensors of equal shape, at least one, int64."""
+    rest = iter(parts)
+    total = next(rest).to(torch.int64, copy=True)
+    for part in rest:
         total += part
     return total
 

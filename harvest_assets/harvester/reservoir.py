@@ -56,20 +56,6 @@ class ExampleTable(NamedTuple):
         """The same table on a device."""
         return ExampleTable(*(column.to(device) for column in self))
 
-    @staticmethod
-    def concatenate(tables: list[ExampleTable]) -> ExampleTable:
-        """The rows of all tables."""
-        return ExampleTable(*(torch.cat(columns) for columns in zip(*tables, strict=True)))
-
-
-def lowest(table: ExampleTable, k: int) -> ExampleTable:
-    """The k rows of lowest priority of each component, by component and priority.
-
-    Equal priorities are told apart by row and position, so the order is total.
-    """
-    order = _sorted_order(table.component, table.priority, table.row, table.position)
-    return table.select(order[_rank_in_group(table.component[order]) < k])
-
 
 def _sorted_order(
     component: torch.Tensor, priority: torch.Tensor, *ties: torch.Tensor
@@ -101,6 +87,18 @@ def _rank_in_group(sorted_groups: torch.Tensor) -> torch.Tensor:
     starts = torch.ones(n, dtype=torch.bool, device=sorted_groups.device)
     starts[1:] = sorted_groups[1:] != sorted_groups[:-1]
     return place - torch.where(starts, place, 0).cummax(0).values if n else place
+
+
+def _select_across(columns: list[list[torch.Tensor]], index: torch.Tensor) -> list[torch.Tensor]:
+    """`torch.cat(parts)[index]` of each column, without putting its parts together."""
+    selected = [parts[0].new_empty((len(index), *parts[0].shape[1:])) for parts in columns]
+    start = 0
+    for number, part in enumerate(columns[0]):
+        place = ((index >= start) & (index < start + len(part))).nonzero().squeeze(1)
+        for parts, into in zip(columns, selected, strict=True):
+            into[place] = parts[number][index[place] - start]
+        start += len(part)
+    return selected
 
 
 class ReservoirSampler:
@@ -183,8 +181,24 @@ class ReservoirSampler:
 
     @staticmethod
     def merge(tables: Iterable[ExampleTable], k: int) -> ExampleTable:
-        """The sample of everything that the samples were drawn from."""
-        return lowest(ExampleTable.concatenate(list(tables)), k)
+        """The sample of everything that the samples were drawn from.
+
+        Of the windows only those that are kept are read.
+
+        Args:
+            tables: of any order; at least one.
+            k: rows kept of each component: those of lowest priority. Equal priorities are told
+                apart by row and position.
+
+        Returns:
+            The rows kept, by component and priority.
+        """
+        columns = [list(column) for column in zip(*tables, strict=True)]
+        component, priority, row, position = (torch.cat(parts) for parts in columns[:4])
+        order = _sorted_order(component, priority, row, position)
+        order = order[_rank_in_group(component[order]) < k]
+        keys = (component[order], priority[order], row[order], position[order])
+        return ExampleTable(*keys, *_select_across(columns[4:], order))
 
     def _hold(self, rows: ExampleTable) -> None:
         slot = self._windows.put(rows.token_ids, rows.ci_values, rows.component_acts)

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.footprint import least_disk
 from harvest_assets.manifest import disagreements
-from harvest_assets.space import require_free
+from harvest_assets.space import require_counts, require_free
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
 
 
@@ -143,3 +144,9 @@ def test_no_room_is_said_before_work_starts(tmp_path: Path):
     with pytest.raises(HarvestError, match=r"GiB free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
     require_free(tmp_path, least_disk(LAYERS, VOCAB, 2))
+
+
+def test_counts_that_no_memory_holds_are_refused_with_the_numbers():
+    with pytest.raises(HarvestError, match=r"4,000,000 components and 50,000 tokens take .* GiB"):
+        require_counts(torch.device("cpu"), [("a", 1_000_000), ("b", 3_000_000)], 50_000)
+    require_counts(torch.device("cpu"), LAYERS, VOCAB)

@@ -1,0 +1,150 @@
+"""What merging, writing and reading one component cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Self
+
+from benchmarks.states import write_states
+
+_SAMPLED_EVERY = 0.005
+_READS = 50
+
+
+@dataclass(frozen=True)
+class MergeSize:
+    """What is merged.
+
+    Args:
+        n_shards: states.
+        n_components: C.
+        vocab_size: V.
+        k: examples of each component in each state.
+    """
+
+    n_shards: int
+    n_components: int
+    vocab_size: int
+    k: int
+
+
+@dataclass(frozen=True)
+class MergeMeasured:
+    """Seconds, bytes and bytes.
+
+    Args:
+        size: what was merged.
+        seconds: of each step, of reads the median.
+        written: bytes of each file.
+        peak_bytes: most memory that was neither a mapped file nor shared with one, by step.
+    """
+
+    size: MergeSize
+    seconds: dict[str, float]
+    written: dict[str, int]
+    peak_bytes: dict[str, int]
+
+
+def measure_merge(size: MergeSize, folder: Path | None = None) -> MergeMeasured:
+    """Merge and write in a process of its own, then read.
+
+    Args:
+        size: what is merged.
+        folder: where the states lie, or are made; None for one that goes.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place = folder or Path(temporary)
+        states = write_states(place, **asdict(size))
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.merging"],
+            input=json.dumps([[str(s) for s in states], str(place / "merged")]),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return MergeMeasured(size, *json.loads(done.stdout.splitlines()[-1]))
+
+
+class _Peak:
+    """The most memory of this process while a block runs, mapped files left out."""
+
+    def __enter__(self) -> Self:
+        self.bytes = _taken()
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(_SAMPLED_EVERY):
+            self.bytes = max(self.bytes, _taken())
+
+
+def _taken() -> int:
+    """Bytes of anonymous and shared memory."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return sum(
+        int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem"))
+    )
+
+
+def _merge(
+    states: list[Path], out: Path
+) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
+    from harvest_assets.contexts import read_component
+    from harvest_assets.harvester.state import HarvesterState
+    from harvest_assets.layout import HarvestLayout
+    from harvest_assets.merging import MergedContexts, MergedCorrelations, MergedTokenStats
+    from harvest_assets.storage import CorrelationStorage
+
+    seconds: dict[str, float] = {}
+    peaks: dict[str, int] = {}
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        with _Peak() as peak:
+            start = time.perf_counter()
+            result = work()
+            seconds[what] = time.perf_counter() - start
+        peaks[what] = peak.bytes
+        return result
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = HarvestLayout(out)
+    opened = timed("open, all bytes checked", lambda: [HarvesterState.load(s) for s in states])
+    v = opened[0].settings.vocab_size
+    for what, value in {
+        "component_correlations.pt": MergedCorrelations(opened, ""),
+        "token_stats.pt": MergedTokenStats(opened, ""),
+        "components.jsonl": MergedContexts(opened, "", {}, 40, v),
+    }.items():
+        timed(what, partial(value.write, out))
+    keys = opened[0].settings.component_keys
+    reads = []
+    for key in keys[:: max(1, len(keys) // _READS)]:
+        start = time.perf_counter()
+        if read_component(paths, key) is None:
+            raise LookupError(key)
+        reads.append(time.perf_counter() - start)
+    seconds["read one component"] = median(reads)
+    timed("open correlations", lambda: CorrelationStorage.load(paths.component_correlations))
+    files = (paths.component_correlations, paths.token_stats, paths.components)
+    return seconds, {file.name: file.stat().st_size for file in files}, peaks
+
+
+if __name__ == "__main__":
+    places, to = json.load(sys.stdin)
+    print(json.dumps(_merge([Path(place) for place in places], Path(to))))
