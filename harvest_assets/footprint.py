@@ -12,6 +12,8 @@ from harvest_assets.plan import HarvestPlan
 
 # A token, a CI and an activation as JSON text.
 _TEXT_OF_A_TOKEN = 26
+# From here on three digits are 1,000 of the unit.
+_NEXT_UNIT = 999.5
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,13 @@ def least_disk(layers: Sequence[tuple[str, int]], vocab_size: int, n_shards: int
     state = n * vocab_size * (8 + 1) + n * n // 2
     results = n * vocab_size * (8 + 4) + n * n * 8
     return (n_shards + 1) * state + results
+
+
+def size_text(n_bytes: int) -> str:
+    """Bytes as people read them: `1.5 GB`, three digits."""
+    size, unit = float(n_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < _NEXT_UNIT:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:,.3g} {unit}"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.footprint import size_text
 
 
 def require_free(folder: Path, n_bytes: int) -> None:
@@ -20,12 +21,8 @@ def require_free(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < n_bytes:
         msg = (
-            f"{folder} has {_gib(free)} free, but the harvest needs about "
-            f"{_gib(n_bytes)} at its peak; free some (python -m harvest_assets clean), or "
+            f"{folder} has {size_text(free)} free, but the harvest needs about "
+            f"{size_text(n_bytes)} at its peak; free some (python -m harvest_assets clean), or "
             "set SPD_OUT_DIR to a larger disk."
         )
         raise HarvestError(msg)
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:,.2f} GiB"

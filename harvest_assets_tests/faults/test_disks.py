@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.footprint import least_disk
+from harvest_assets.footprint import least_disk, size_text
 from harvest_assets.manifest import disagreements
 from harvest_assets.space import require_free
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
@@ -140,6 +140,14 @@ def test_an_error_at_each_call(
 
 
 def test_no_room_is_said_before_work_starts(tmp_path: Path):
-    with pytest.raises(HarvestError, match=r"GiB free.*clean"):
+    with pytest.raises(HarvestError, match=r"B free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
     require_free(tmp_path, least_disk(LAYERS, VOCAB, 2))
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (999_600, "1 MB"), (1_234_567, "1.23 MB")],
+)
+def test_sizes_are_told_in_three_digits(n_bytes: int, text: str):
+    assert size_text(n_bytes) == text
