@@ -7,8 +7,7 @@ from datetime import timedelta
 from rich.console import Console
 
 from harvest_assets.dry_run import DryRun
-
-_THOUSAND = 1000
+from harvest_assets.footprint import size_text
 
 
 def print_dry_run(result: DryRun, console: Console) -> None:
@@ -25,6 +24,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
     side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
     warning = config.threshold_warning(plan.ci_threshold)
+    peak = size_text(needs.peak_disk)
     return [
         ("run", f"{plan.run}{step}"),
         ("model", f"{config.pretrained_model_class} {config.target_name}"),
@@ -36,12 +36,9 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("batches", _batches(result)),
         ("shards", f"{plan.n_shards}{side_by_side}"),
         ("device", result.device),
-        ("memory", f"at most {_size(needs.memory)} a shard, and the model's weights"),
-        (
-            "disk",
-            f"at most {_size(needs.results)} of results, {_size(needs.peak_disk)} at the peak",
-        ),
-        ("", f"{_size(result.free_disk)} are free in {result.registration.layout.root.parent}"),
+        ("memory", f"at most {size_text(needs.memory)} a shard, and the model's weights"),
+        ("disk", f"at most {size_text(needs.results)} of results, {peak} at the peak"),
+        ("", f"{size_text(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
         *([("warning", warning)] if warning else []),
@@ -67,12 +64,3 @@ def _duration(result: DryRun) -> str:
     if result.seconds is None:
         return f"not known for a whole stream ({speed})"
     return f"about {timedelta(seconds=max(1, round(result.seconds)))} ({speed})"
-
-
-def _size(n_bytes: int) -> str:
-    size, unit = float(n_bytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < _THOUSAND:
-            break
-        size, unit = size / _THOUSAND, larger
-    return f"{size:,.3g} {unit}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.footprint import least_memory
+from harvest_assets.footprint import least_memory, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,8 @@ def require_free(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < n_bytes:
         msg = (
-            f"{folder} has {_gib(free)} free, but the harvest needs about "
-            f"{_gib(n_bytes)} at its peak; free some (python -m harvest_assets clean), or "
+            f"{folder} has {size_text(free)} free, but the harvest needs about "
+            f"{size_text(n_bytes)} at its peak; free some (python -m harvest_assets clean), or "
             "set SPD_OUT_DIR to a larger disk."
         )
         raise HarvestError(msg)
@@ -57,11 +57,7 @@ def require_counts(
         where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
         msg = (
             f"The counts of {sum(c for _, c in layers):,} components and {vocab_size:,} tokens "
-            f"take {_gib(needed)} of memory, but {where} has {_gib(free)} free; harvest on a "
-            "machine or GPU that has more."
+            f"take {size_text(needed)} of memory, but {where} has {size_text(free)} free; "
+            "harvest on a machine or GPU that has more."
         )
         raise HarvestError(msg)
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:,.2f} GiB"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.footprint import least_disk
+from harvest_assets.footprint import least_disk, size_text
 from harvest_assets.manifest import disagreements
 from harvest_assets.space import require_counts, require_free
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
@@ -141,12 +141,20 @@ def test_an_error_at_each_call(
 
 
 def test_no_room_is_said_before_work_starts(tmp_path: Path):
-    with pytest.raises(HarvestError, match=r"GiB free.*clean"):
+    with pytest.raises(HarvestError, match=r"B free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
     require_free(tmp_path, least_disk(LAYERS, VOCAB, 2))
 
 
 def test_counts_that_no_memory_holds_are_refused_with_the_numbers():
-    with pytest.raises(HarvestError, match=r"4,000,000 components and 50,000 tokens take .* GiB"):
+    with pytest.raises(HarvestError, match=r"4,000,000 components and 50,000 tokens take .* TB"):
         require_counts(torch.device("cpu"), [("a", 1_000_000), ("b", 3_000_000)], 50_000)
     require_counts(torch.device("cpu"), LAYERS, VOCAB)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (999_600, "1 MB"), (1_234_567, "1.23 MB")],
+)
+def test_sizes_are_told_in_three_digits(n_bytes: int, text: str):
+    assert size_text(n_bytes) == text
