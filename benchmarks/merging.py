@@ -109,6 +109,7 @@ def _merge(
     from harvest_assets.harvester.state import HarvesterState
     from harvest_assets.layout import HarvestLayout
     from harvest_assets.merging import MergedContexts, MergedCorrelations, MergedTokenStats
+    from harvest_assets.publication import Value
     from harvest_assets.storage import CorrelationStorage
 
     seconds: dict[str, float] = {}
@@ -126,11 +127,12 @@ def _merge(
     paths = HarvestLayout(out)
     opened = timed("open, all bytes checked", lambda: [HarvesterState.load(s) for s in states])
     v = opened[0].settings.vocab_size
-    for what, value in {
+    values: dict[str, Value] = {
         "component_correlations.pt": MergedCorrelations(opened, ""),
         "token_stats.pt": MergedTokenStats(opened, ""),
         "components.jsonl": MergedContexts(opened, "", {}, 40, v),
-    }.items():
+    }
+    for what, value in values.items():
         timed(what, partial(value.write, out))
     keys = opened[0].settings.component_keys
     reads = []
