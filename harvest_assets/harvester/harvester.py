@@ -25,18 +25,22 @@ from torch.profiler import record_function
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.counters import narrowest, pack_upper
+from harvest_assets.harvester.firing_list import FiringList
 from harvest_assets.harvester.histogram import N_BINS, count_bins
 from harvest_assets.harvester.priorities import (
     firing_priorities,
     highest_first,
     position_hashes,
 )
-from harvest_assets.harvester.products import add_firing_products
+from harvest_assets.harvester.products import add_cofirings, add_output_mass
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
 
 # Positions x components multiplied together: the bigger, the fewer passes over the sums.
-_CHUNK_ELEMENTS = 1 << 24
+_CHUNK_ELEMENTS = 1 << 25
+_GPU_CHUNK_ELEMENTS = 1 << 28
+# Rows that are summed in float64 together, so that what is converted stays in a CPU's cache.
+_SUMMED_ROWS = 256
 # Firings listed together, about 150 bytes each while they are looked at.
 _LISTED_FIRINGS = 1 << 19
 # What a profiler sees, and a benchmark tells.
@@ -169,7 +173,8 @@ class Harvester:
         self._output_totals += prob_totals
         flat_tokens = batch.tokens.flatten()
         self._input_totals += torch.bincount(flat_tokens, minlength=self.settings.vocab_size)
-        step = max(1, _CHUNK_ELEMENTS // self.settings.n_components)
+        chunk = _CHUNK_ELEMENTS if self.device.type == "cpu" else _GPU_CHUNK_ELEMENTS
+        step = max(1, chunk // self.settings.n_components)
         for start in range(0, n_positions, step):
             self._add_positions(batch, start, min(start + step, n_positions))
         self.total_tokens_processed += n_positions
@@ -284,15 +289,17 @@ class Harvester:
 
     def _checked_sums(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """CI and probability sums of the batch, after a look for what must not be counted."""
-        ci_sums = batch.ci.sum(dim=(0, 1), dtype=torch.float64)
-        prob_totals = batch.output_probs.sum(dim=(0, 1), dtype=torch.float64)
+        ci_sums = _column_sums(batch.ci.flatten(0, 1))
+        prob_totals = _column_sums(batch.output_probs.flatten(0, 1))
+        acts = batch.component_acts
         # A sum in float64 is finite if and only if all its float32 parts are.
         problems = {
             "a causal importance that is no finite number": ~ci_sums.float().sum().isfinite(),
             "a probability that is no finite number": ~prob_totals.sum().isfinite(),
-            "a component activation that is no finite number": ~batch.component_acts.sum(
-                dtype=torch.float64
-            ).isfinite(),
+            "a component activation that is no finite number": ~torch.stack(
+                [extreme.isfinite() for extreme in (acts.aminmax() if acts.numel() else ())]
+                or [torch.ones((), dtype=torch.bool, device=self.device)]
+            ).all(),
             f"a token outside the vocabulary of {self.settings.vocab_size}": batch.foreign_tokens,
         }
         if self.device.type == "cpu":
@@ -314,19 +321,41 @@ class Harvester:
     def _add_positions(self, batch: _Batch, start: int, stop: int) -> None:
         """Add the flat positions from `start` to `stop` of the batch."""
         ci = batch.ci.flatten(0, 1)[start:stop]
-        firing = ci > self.settings.ci_threshold
-        probs = batch.output_probs.flatten(0, 1)[start:stop]
+        with record_function("firing statistics"):
+            firing = ci > self.settings.ci_threshold
+            listed = FiringList.if_sparse(firing)
         with record_function("co-occurrence"):
-            add_firing_products(self._count_ij, firing, firing, torch.float32)
+            add_cofirings(self._count_ij, firing, listed)
         with record_function("output tokens"):
-            add_firing_products(self._output_mass, firing, probs, torch.float64)
-        for listed in _blocks_of_firings(firing):
-            self._add_firings(
-                batch, self._firings(batch, firing[listed], ci[listed], start + listed.start)
+            probs = batch.output_probs.flatten(0, 1)[start:stop]
+            add_output_mass(self._output_mass, firing, probs, listed)
+        if listed is not None:
+            self._add_listed(batch, listed, ci, start)
+        else:
+            for block in _blocks_of_firings(firing):
+                listed = FiringList.of(firing[block])
+                self._add_listed(batch, listed, ci[block], start + block.start)
+
+    def _add_listed(self, batch: _Batch, listed: FiringList, ci: torch.Tensor, start: int) -> None:
+        """Add what is known firing by firing, of positions from `start` on."""
+        with record_function("examples"):
+            width = batch.tokens.shape[1]
+            positions = torch.arange(start, start + len(ci), device=self.device)
+            hashes = position_hashes(
+                self.settings.seed, positions // width + batch.first_row, positions % width
             )
+        for first in range(0, len(listed.flat), _LISTED_FIRINGS):
+            part = slice(first, first + _LISTED_FIRINGS)
+            component, offset = listed.component[part], listed.position[part]
+            firings = _Firings(
+                component=component,
+                position=offset + start,
+                ci=ci.flatten()[listed.flat[part]].float(),
+                priority=firing_priorities(hashes[offset], component),
+            )
+            self._add_firings(batch, firings)
 
     def _add_firings(self, batch: _Batch, firings: _Firings) -> None:
-        """Add what is known firing by firing."""
         n = self.settings.n_components
         with record_function("firing statistics"):
             self._ci_histogram += count_bins(firings.ci, firings.component, n)
@@ -339,22 +368,6 @@ class Harvester:
             self._add_examples(self._sample, batch, firings, firings.priority)
             highest = highest_first(firings.ci, firings.priority)
             self._add_examples(self._highest, batch, firings, highest)
-
-    def _firings(
-        self, batch: _Batch, firing: torch.Tensor, ci: torch.Tensor, start: int
-    ) -> _Firings:
-        component, offset = firing.T.contiguous().nonzero(as_tuple=True)
-        width = batch.tokens.shape[1]
-        positions = torch.arange(start, start + len(firing), device=self.device)
-        hashes = position_hashes(
-            self.settings.seed, positions // width + batch.first_row, positions % width
-        )
-        return _Firings(
-            component=component,
-            position=offset + start,
-            ci=ci[offset, component].float(),
-            priority=firing_priorities(hashes[offset], component),
-        )
 
     def _add_examples(
         self,
@@ -394,6 +407,16 @@ class Harvester:
             ci_values=torch.where(inside, batch.ci[where], 0).float(),
             component_acts=torch.where(inside, batch.component_acts[where], 0).float(),
         )
+
+
+def _column_sums(values: torch.Tensor) -> torch.Tensor:
+    """Sums over the rows of [n, M], float64 [M]."""
+    if values.device.type != "cpu":
+        return values.sum(dim=0, dtype=torch.float64)
+    total = torch.zeros(values.shape[1], dtype=torch.float64)
+    for start in range(0, len(values), _SUMMED_ROWS):
+        total += values[start : start + _SUMMED_ROWS].double().sum(dim=0)
+    return total
 
 
 def _blocks_of_firings(firing: torch.Tensor) -> Iterator[slice]:
