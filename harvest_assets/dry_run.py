@@ -119,7 +119,7 @@ def _tokens_per_second(
 
     from harvest_assets.harvester import Harvester
 
-    model = checkpoint.open_model(device, ci_noise=plan.ci_noise)
+    model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
     harvester = Harvester(
         checkpoint.layers,
         checkpoint.vocab_size,

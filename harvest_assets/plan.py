@@ -13,7 +13,7 @@ from harvest_assets.atomic import write_json
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 MAX_SHARDS = 16
 # Rows are computed in groups of about this many tokens: enough for matrix products to run at full
 # speed, few enough for the outputs of a wide model to fit.
@@ -27,6 +27,7 @@ _ADD_UP = (
     "activation_context_tokens_per_side",
     "seed",
     "ci_noise",
+    "bf16",
 )
 
 
@@ -47,6 +48,7 @@ class HarvestPlan:
         seed: of the sample; the data's order follows the run's config.
         n_shards: shards that share the work, 1 to 16.
         ci_noise: causal importances have the noise of the run's training.
+        bf16: the model's matrix products are computed in bfloat16.
     """
 
     run: str
@@ -61,6 +63,7 @@ class HarvestPlan:
     seed: int
     n_shards: int
     ci_noise: bool = False
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         at_least_one = ["batch_size", "context_length", "n_shards"]

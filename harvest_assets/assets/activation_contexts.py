@@ -90,6 +90,7 @@ def _harvest_config(
         "sigmoid_type": config.sigmoid_type,
         "sampling": config.sampling,
         "ci_noise": plan.ci_noise,
+        "bf16": plan.bf16,
         "checkpoint": Path(checkpoint.checkpoint_path).name,
         "checkpoint_sha256": checkpoint.sha256,
         "plan": plan.digest,

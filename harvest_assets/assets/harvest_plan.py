@@ -75,6 +75,7 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
         seed=config.seed,
         n_shards=_visible_gpus() if config.n_shards is None else config.n_shards,
         ci_noise=config.ci_noise and checkpoint.config().sampling == "binomial",
+        bf16=config.bf16,
     )
 
 

@@ -109,7 +109,7 @@ def harvest_share(
     harvester, done = resume_or_begin(saved, share, begin, device, tell)
     harvest_saving(
         harvester,
-        checkpoint.open_model(device, ci_noise=plan.ci_noise),
+        checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16),
         shared_rows.rows(),
         share,
         saved,

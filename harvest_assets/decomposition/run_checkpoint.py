@@ -86,12 +86,15 @@ class RunCheckpoint:
         """The run's config."""
         return load_run_config(Path(self.config_path))
 
-    def open_model(self, device: str | torch.device, *, ci_noise: bool = False) -> DecomposedModel:
+    def open_model(
+        self, device: str | torch.device, *, ci_noise: bool = False, bf16: bool = False
+    ) -> DecomposedModel:
         """The model, ready to answer.
 
         Args:
             device: where to compute.
             ci_noise: as of `decomposition.model.open_model`.
+            bf16: as of the same.
 
         Raises:
             HarvestError: the files are not the ones that were verified.
@@ -105,7 +108,7 @@ class RunCheckpoint:
             )
             raise HarvestError(msg)
         config, path = self.config(), Path(self.checkpoint_path)
-        return open_model(config, path, device, ci_noise=ci_noise)
+        return open_model(config, path, device, ci_noise=ci_noise, bf16=bf16)
 
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""

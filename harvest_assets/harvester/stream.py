@@ -8,8 +8,8 @@ is what makes causal importances equal to the last bit however the work was cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -66,34 +66,29 @@ def harvest_rows(
         on_progress: told how many rows of the share are done, after each group.
 
     Raises:
-        HarvestError: a NaN, an infinity or a foreign token, named by its batch.
+        HarvestError: a NaN, an infinity or a foreign token, named by its batch; or memory was
+            short for half of a group, too.
     """
-    for group_start in range(
-        rows.start - rows.start % rows_per_forward, rows.stop, rows_per_forward
-    ):
-        group_stop = min(group_start + rows_per_forward, source.n_rows)
-        tokens = source.rows(group_start, group_stop)
-        first, last = max(rows.start, group_start), min(rows.stop, group_stop)
-        mine = slice(first - group_start, last - group_start)
-        batches = f"Batch {first // batch_size}"
-        if last - 1 >= (first // batch_size + 1) * batch_size:
-            batches = f"Batches {first // batch_size} to {(last - 1) // batch_size}"
+    groups = _groups(source, rows, rows_per_forward, harvester)
+    n_pieces = 1
+    for group in groups:
+        batches = f"Batch {group.first // batch_size}"
+        if group.last - 1 >= (group.first // batch_size + 1) * batch_size:
+            batches = f"Batches {group.first // batch_size} to {(group.last - 1) // batch_size}"
         try:
-            _check_tokens(tokens, harvester.settings.vocab_size, group_start)
-            padded = torch.nn.functional.pad(tokens, (0, 0, 0, rows_per_forward - len(tokens)))
-            answer = model(padded.to(harvester.device))
-            harvester.process_batch(
-                tokens[mine],
-                answer.ci[mine],
-                answer.output_probs[mine],
-                answer.component_acts[mine],
-                first,
-            )
+            _check_tokens(group.tokens, harvester.settings.vocab_size, group.start)
+            n_pieces = _add_group(harvester, model, group, n_pieces)
         except HarvestError as error:
             msg = f"{batches}: {error}"
             raise HarvestError(msg) from error
+        except torch.OutOfMemoryError as error:
+            msg = (
+                f"{batches}: {harvester.device} has not enough memory for the model and what is "
+                "counted, even with half of the rows at a time; use a larger GPU."
+            )
+            raise HarvestError(msg) from error
         if on_progress is not None:
-            on_progress(last - rows.start)
+            on_progress(group.last - rows.start)
     bad_row = harvester.first_bad_row()
     if bad_row is not None:
         msg = (
@@ -101,6 +96,74 @@ def harvest_rows(
             f"stands in the rows from {bad_row} on."
         )
         raise HarvestError(msg)
+
+
+class _Group(NamedTuple):
+    """Rows that the model computes together; those from `first` to `last` are of the share."""
+
+    start: int
+    first: int
+    last: int
+    tokens: torch.Tensor  # int64 [rows there are, S]
+    padded: torch.Tensor  # int64 [rows_per_forward, S], on the device
+
+
+def _groups(
+    source: RowSource, rows: range, rows_per_forward: int, harvester: Harvester
+) -> Iterator[_Group]:
+    """The groups of a share; while one is computed the next is copied to the device."""
+    coming: _Group | None = None
+    for start in range(rows.start - rows.start % rows_per_forward, rows.stop, rows_per_forward):
+        stop = min(start + rows_per_forward, source.n_rows)
+        tokens = source.rows(start, stop)
+        padded = torch.nn.functional.pad(tokens, (0, 0, 0, rows_per_forward - len(tokens)))
+        if harvester.device.type == "cuda":
+            padded = padded.pin_memory().to(harvester.device, non_blocking=True)
+        if coming is not None:
+            yield coming
+        coming = _Group(start, max(rows.start, start), min(rows.stop, stop), tokens, padded)
+    if coming is not None:
+        yield coming
+
+
+def _add_group(
+    harvester: Harvester,
+    model: Callable[[torch.Tensor], Activations],
+    group: _Group,
+    n_pieces: int,
+) -> int:
+    """Compute and add a group in one piece, or in two halves where memory is short.
+
+    Memory runs out, if it does, before anything of the group has been counted. Answers the pieces
+    that it took.
+    """
+    size = -(-len(group.padded) // n_pieces)
+    for start in range(0, len(group.padded), size):
+        answer = None
+        try:
+            answer = model(group.padded[start : start + size])
+        except torch.OutOfMemoryError:
+            if n_pieces > 1 or len(group.padded) == 1:
+                raise
+        if answer is None:
+            # Only here, where the error is gone, is what it held free.
+            torch.cuda.empty_cache()
+            return _add_group(harvester, model, group, 2)
+        first, last = (
+            max(group.first, group.start + start),
+            min(group.last, group.start + start + size),
+        )
+        if first < last:
+            mine = slice(first - group.start - start, last - group.start - start)
+            harvester.process_batch(
+                group.padded[start : start + size][mine],
+                answer.ci[mine],
+                answer.output_probs[mine],
+                answer.component_acts[mine],
+                first,
+            )
+        del answer
+    return n_pieces
 
 
 def _check_tokens(tokens: torch.Tensor, vocab_size: int, first_row: int) -> None:

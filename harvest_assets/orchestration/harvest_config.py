@@ -81,6 +81,13 @@ class HarvestConfig(dg.Config):
             "Of a run with sampling: binomial, add the noise of its training to causal importances."
         ),
     )
+    bf16: bool = Field(
+        default=_default("bf16", value=False),
+        description=(
+            "Compute the model's matrix products in bfloat16: faster on a GPU, less exact. What is "
+            "counted stays exact."
+        ),
+    )
 
 
 class CheckpointConfig(dg.Config):

@@ -186,6 +186,18 @@ def test_random_decompositions_are_the_formulas(
     np.testing.assert_allclose(answer.output_probs, random_runs.softmax(logits), atol=1e-5)
 
 
+def test_bfloat16_is_near_and_only_where_it_is_asked_for(tmp_path: Path):
+    _, config, _, checkpoint = _twin("llama", tmp_path)
+    tokens = torch.randint(VOCAB, (4, SEQUENCE), generator=torch.Generator().manual_seed(1))
+    exact = open_model(config, checkpoint, "cpu")(tokens)
+    rough = open_model(config, checkpoint, "cpu", bf16=True)(tokens)
+    for name in ("output_probs", "ci", "component_acts"):
+        one, other = getattr(exact, name), getattr(rough, name)
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(other, one, rtol=0.1, atol=0.05)
+
+
 def test_binomial_runs_are_harvested_without_noise_unless_asked(tmp_path: Path):
     _, config, _, checkpoint = _twin("llama", tmp_path)
     binomial = config.model_copy(update={"sampling": "binomial"})

@@ -95,3 +95,37 @@ def test_a_nan_is_named_by_its_batch():
 
     with pytest.raises(HarvestError, match=r"[Bb]atch 2\b"):
         harvested(range(16, N_ROWS), model=broken)
+
+
+@pytest.mark.parametrize("cut", [(), (5,), (6, 11)])
+def test_a_group_too_large_for_memory_is_halved_once(cut):
+    """And nothing of it is counted before."""
+    sizes = []
+
+    def narrow(tokens):
+        sizes.append(len(tokens))
+        if len(tokens) > GROUP // 2:
+            raise torch.OutOfMemoryError
+        values = torch.frac((tokens[..., None] * 31 + torch.arange(7)) * 0.618034)
+        return Answer(values, values[..., :6], -values[..., :6])
+
+    def wide(tokens):
+        halves = [_fields(narrow(half)) for half in tokens.split(GROUP // 2)]
+        return Answer(*(torch.cat(parts) for parts in zip(*halves, strict=True)))
+
+    ends = zip((0, *cut), (*cut, N_ROWS), strict=True)
+    states = [harvested(range(*pair), model=narrow) for pair in ends]
+    assert sizes.count(GROUP) == len(states)
+    assert_same(HarvesterState.merge(states), harvested(range(N_ROWS), model=wide), 6)
+
+
+def _fields(answer):
+    return answer.output_probs, answer.ci, answer.component_acts
+
+
+def test_too_little_memory_is_told():
+    def never(_tokens):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(HarvestError, match="Batch 0: cpu has not enough memory"):
+        harvested(range(N_ROWS), model=never)
