@@ -395,17 +395,24 @@ class Harvester:
         row, centre = position // width, position % width
         side = self.settings.context_tokens_per_side
         at = centre[:, None] + torch.arange(-side, side + 1, device=self.device)
-        inside = (at >= 0) & (at < width)
-        at = at.clamp(0, width - 1)
+        # Few windows reach over the ends of their row: only those are looked at token by token.
+        reaching = ((centre < side) | (centre >= width - side)).nonzero().squeeze(1)
+        outside = (at[reaching] < 0) | (at[reaching] >= width)
+        at.clamp_(0, width - 1)
+
+        def windows(values: torch.Tensor, nothing: int) -> torch.Tensor:
+            values[reaching] = values[reaching].masked_fill_(outside, nothing)
+            return values
+
         where = (row[:, None], at, component[:, None])
         return ExampleTable(
             component=component,
             priority=priority,
             row=row + batch.first_row,
             position=centre.int(),
-            token_ids=torch.where(inside, batch.tokens[row[:, None], at], -1).int(),
-            ci_values=torch.where(inside, batch.ci[where], 0).float(),
-            component_acts=torch.where(inside, batch.component_acts[where], 0).float(),
+            token_ids=windows(batch.tokens.int()[where[:2]], -1),
+            ci_values=windows(batch.ci[where].float(), 0),
+            component_acts=windows(batch.component_acts[where].float(), 0),
         )
 
 
