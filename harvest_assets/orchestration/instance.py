@@ -10,6 +10,7 @@ import dagster as dg
 from harvest_assets.atomic import atomic_path, host_name, process_is_alive
 from harvest_assets.lease import process_started
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
@@ -29,6 +30,23 @@ run_retries:
   max_retries: 3
   retry_on_asset_or_op_failure: false
 """
+# A run may wait in the cluster's queue for days before it starts.
+_CLUSTER_YAML = _DAGSTER_YAML.replace(
+    "run_monitoring:\n  enabled: true\n",
+    """\
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 0
+run_launcher:
+  module: harvest_assets.orchestration.slurm.launcher
+  class: SlurmRunLauncher
+run_coordinator:
+  module: harvest_assets.orchestration.slurm.launcher
+  class: SlurmRunCoordinator
+  config:
+    max_concurrent_runs: 100
+""",
+)
 
 
 def dagster_home() -> Path:
@@ -45,7 +63,8 @@ def dagster_home() -> Path:
         settings = home / "dagster.yaml"
         if not settings.exists():
             with atomic_path(settings) as temporary:
-                temporary.write_text(_DAGSTER_YAML, encoding="utf-8")
+                text = _CLUSTER_YAML if slurm_is_here() else _DAGSTER_YAML
+                temporary.write_text(text, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
