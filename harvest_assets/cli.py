@@ -188,7 +188,7 @@ def _cluster_work() -> Callable[..., HarvestPlan]:
     from harvest_assets.orchestration.slurm.settings import SlurmSettings, slurm_is_here
 
     if SlurmSettings.from_environment().cluster == "slurm" and not slurm_is_here():
-        msg = "There is no sbatch on PATH, so no SLURM to submit jobs to; use --local."
+        msg = "No SLURM is set up on this machine (sbatch and its configuration); use --local."
         raise HarvestError(msg)
     return harvest_on_cluster
 

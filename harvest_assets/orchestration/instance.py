@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 import dagster as dg
 
 from harvest_assets.atomic import atomic_path, host_name, process_is_alive
+from harvest_assets.filesystems import network_filesystem
 from harvest_assets.lease import process_started
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
@@ -70,9 +72,30 @@ def dagster_home() -> Path:
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The instance in `dagster_home`."""
-    dagster_home()
-    return dg.DagsterInstance.get()
+    """The instance in `dagster_home`; warns on stderr where its databases may be damaged."""
+    home = dagster_home()
+    instance = dg.DagsterInstance.get()
+    warning = database_warning(home, type(instance.run_storage).__name__)
+    if warning:
+        click.echo(f"Warning: {warning}", err=True)
+    return instance
+
+
+def database_warning(home: Path, storage: str) -> str | None:
+    """What is to be feared of an instance's databases; None if nothing.
+
+    Args:
+        home: of the instance.
+        storage: name of the class that keeps its runs.
+    """
+    kind = network_filesystem(home)
+    if kind is None or "sqlite" not in storage.lower():
+        return None
+    return (
+        f"{home} is on {kind}, and Dagster keeps SQLite databases there: several machines that "
+        "write to them will find them locked or damage them. Use PostgreSQL (docs/production.md), "
+        "or set DAGSTER_HOME to a folder on a disk of this machine if no other needs it."
+    )
 
 
 def add_run(instance: dg.DagsterInstance, key: str) -> None:

@@ -86,7 +86,7 @@ def wait_until(what: Callable[[], object], seconds: float, *, poll: float = 0.1)
 
 
 def memory_of_tree(pid: int) -> int:
-    """Bytes that a process and its descendants have for themselves (shared pages by their share)."""
+    """Bytes that a process and its descendants have for themselves (of shared pages a share)."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
@@ -19,9 +21,22 @@ _TIME = re.compile(
 )
 
 
+@functools.cache
 def slurm_is_here() -> bool:
-    """Can jobs be submitted from this machine?"""
-    return shutil.which("sbatch") is not None
+    """Is this machine one of a cluster? Its programs alone, without a configuration, say nothing.
+
+    A controller that does not answer belongs to a cluster, too.
+    """
+    scontrol = shutil.which("scontrol")
+    if shutil.which("sbatch") is None or scontrol is None:
+        return False
+    try:
+        ping = subprocess.run(
+            [scontrol, "ping"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    return ping.returncode == 0 or "configuration source" not in ping.stderr
 
 
 @dataclass(frozen=True)
