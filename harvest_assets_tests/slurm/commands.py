@@ -85,6 +85,20 @@ def wait_until(what: Callable[[], object], seconds: float, *, poll: float = 0.1)
         time.sleep(poll)
 
 
+def process_of(job: str) -> int | None:
+    """The process that works on a job: its own, not srun's."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = path.read_bytes().split(b"\0")
+            command = (path.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        ours = b"submitit.core._submit" in command and b"srun" not in command.split(b"\0")[0]
+        if ours and f"SLURM_JOB_ID={job}".encode() in environment:
+            return int(path.parent.name)
+    return None
+
+
 def memory_of_tree(pid: int) -> int:
     """Bytes that a process and its descendants have for themselves (of shared pages a share)."""
     children: dict[int, list[int]] = {}

@@ -11,27 +11,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from harvest_assets_tests.slurm.commands import Place, memory_of_tree, wait_until
+from harvest_assets_tests.slurm.commands import Place, memory_of_tree, process_of, wait_until
 from harvest_assets_tests.slurm.one_node import OneNode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(560)]
 
 RUN = "local/spd/s-0ddd38e5"
-OPTIONS = ["--n_batches", "500", "--batch_size", "16", "--activation_examples_per_component", "50"]
-
-
-def process_of(job: str) -> int | None:
-    """The process that works on a job: its own, not srun's."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            environment = path.read_bytes().split(b"\0")
-            command = (path.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        ours = b"submitit.core._submit" in command and b"srun" not in command.split(b"\0")[0]
-        if ours and f"SLURM_JOB_ID={job}".encode() in environment:
-            return int(path.parent.name)
-    return None
+OPTIONS = ["--n_batches", "360", "--batch_size", "16", "--activation_examples_per_component", "50"]
 
 
 def reference(reference_runs: Path, folder: Path, **env: str) -> Place:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 
 from harvest_assets.orchestration.slurm import jobs
@@ -14,6 +16,7 @@ _UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _CLUSTERS = ["slurm", "local"]
+_LATELY = timedelta(hours=1)
 
 
 def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
@@ -23,7 +26,7 @@ def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def look_after(instance: dg.DagsterInstance) -> list[str]:
-    """End the runs whose jobs are gone, cancel the jobs of runs that are being cancelled.
+    """End the runs whose jobs are gone, cancel the jobs of runs that were cancelled.
 
     Answers what was done, in sentences.
 
@@ -31,9 +34,23 @@ def look_after(instance: dg.DagsterInstance) -> list[str]:
         ClusterSilentError: SLURM does not answer.
     """
     runs = unfinished_runs(instance)
-    states = jobs.states_of(runs)
+    cancelled = _cancelled_lately(instance)
+    states = jobs.states_of([*runs, *cancelled])
     told = [_settle(instance, run, states[run.run_id]) for run in runs]
+    left = [run for run in cancelled if meaning(states[run.run_id]) is JobState.ACTIVE]
+    jobs.cancel_jobs(left)
+    told += [f"Job {run.tags[jobs.JOB_TAG]} was cancelled after its run." for run in left]
     return [sentence for sentence in told if sentence]
+
+
+def _cancelled_lately(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Of a run that waits for its job the UI can only note that it is cancelled."""
+    filters = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.CANCELED],
+        tags={jobs.CLUSTER_TAG: _CLUSTERS},
+        updated_after=datetime.now(tz=UTC) - _LATELY,
+    )
+    return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
 
 
 def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str | None:
@@ -61,7 +78,7 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
     name="jobs_of_the_cluster",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description=look_after.__doc__,
+    description="Ends runs whose jobs are gone, cancels jobs whose runs were cancelled.",
 )
 def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """See `look_after`."""
