@@ -36,7 +36,9 @@ _RUNS = """{ runsOrError { ... on Runs { results {
   assetSelection { path }
 } } } }"""
 _TERMINATE = """mutation($id: String!, $how: TerminateRunPolicy!) {
-  terminateRun(runId: $id, terminatePolicy: $how) { __typename ... on TerminateRunFailure { message } }
+  terminateRun(runId: $id, terminatePolicy: $how) {
+    __typename ... on TerminateRunFailure { message }
+  }
 }"""
 
 

@@ -151,7 +151,10 @@ class SlurmSettings:
             gpu: does it need one?
         """
         if self.cluster == "local":
-            return {"timeout_min": self.minutes, "slurm_signal_delay_s": self.save_seconds}
+            import torch
+
+            # Without a number all GPUs would be hidden; each shard takes one that is free.
+            return {"timeout_min": self.minutes, "gpus_per_node": torch.cuda.device_count()}
         options = {"requeue": True, **_options("args", self.args)}
         given = {
             "slurm_partition": self.partition,
@@ -197,11 +200,12 @@ def _options(field: str, text: str) -> dict[str, str | bool]:
     Raises:
         HarvestError: they are no long options.
     """
+    expected = "options such as --constraint=a100 --exclusive"
     options: dict[str, str | bool] = {}
     try:
         words = shlex.split(text)
-    except ValueError:
-        words = [text]
+    except ValueError:  # a quotation mark without its partner
+        _refuse(field, text, expected)
     name = None
     for word in words:
         if word.startswith("--") and len(word) > len("--"):
@@ -210,5 +214,5 @@ def _options(field: str, text: str) -> dict[str, str | bool]:
         elif name is not None and options[name] is True:
             options[name] = word
         else:
-            _refuse(field, text, "options such as --constraint=a100 --exclusive")
+            _refuse(field, text, expected)
     return options
