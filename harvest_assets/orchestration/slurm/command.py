@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import click
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
@@ -89,7 +90,9 @@ class ClusterWork:
             self._cancel(working)
             raise
         if reasons:
-            raise HarvestError(" ".join(dict.fromkeys(reasons)))
+            told = " ".join(dict.fromkeys(reasons))
+            msg = f"{told} The same command goes on with what is left."
+            raise HarvestError(msg)
 
     def _has_room(self) -> bool:
         return len(unfinished_runs(self._instance)) < self._settings.max_jobs
@@ -102,22 +105,26 @@ class ClusterWork:
                 and jobs.stage_of(run) == task.stage.job
             ):
                 task.run_id = run.run_id
+                _tell(f"{task.stage.partition} has job {run.tags[jobs.JOB_TAG]} already.")
                 return
         stage = task.stage
         run = jobs.create_run(self._instance, stage.job, stage.partition, stage.run_config, _TAGS)
         task.run_id = run.run_id
         task.tries += 1
         try:
-            jobs.submit(self._instance, run, self._settings)
+            job = jobs.submit(self._instance, run, self._settings)
         except HarvestError as error:
             self._instance.report_run_failed(run, str(error))
             raise
+        _tell(f"{stage.partition} waits as job {job}.")
 
     def _look_after(self) -> None:
         try:
-            look_after(self._instance)
+            told = look_after(self._instance)
         except ClusterSilentError:
             return  # Whoever asks every other second may go unanswered now and then.
+        for sentence in told:
+            _tell(sentence)
 
     def _ended(self, working: list[_Task], reasons: list[str]) -> tuple[list[_Task], list[_Task]]:
         """Those that still work, and those that are to be tried again; failures are told."""
@@ -145,6 +152,10 @@ class ClusterWork:
             run = self._instance.get_run_by_id(task.run_id)
             if run is not None and not run.is_finished:
                 cancel_run(self._instance, run)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 class _Task:
