@@ -39,6 +39,7 @@ _CLUSTER_YAML = _DAGSTER_YAML.replace(
 run_monitoring:
   enabled: true
   start_timeout_seconds: 0
+  cancel_timeout_seconds: 600
 run_launcher:
   module: harvest_assets.orchestration.slurm.launcher
   class: SlurmRunLauncher

@@ -25,8 +25,13 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def failure_of(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | None:
+def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
     """Why a run failed, or who else does its work, in a sentence; None if it was done."""
+    return failure_in(result.all_events, success=result.success)
+
+
+def failure_in(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | None:
+    """The same for the events of a run that another process has executed."""
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
             told = event.asset_observation_data.asset_observation.metadata.get(SKIPPED)
@@ -64,7 +69,7 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | 
             tags=owner_tags(),
             raise_on_error=False,
         )
-        return failure_of(result.all_events, success=result.success)
+        return failure_of(result)
 
 
 def main() -> None:

@@ -23,11 +23,12 @@ from harvest_assets.orchestration.slurm.cluster import ClusterSilentError
 from harvest_assets.orchestration.slurm.launcher import cancel_run
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.orchestration.slurm.watch import look_after, unfinished_runs
-from harvest_assets.orchestration.worker import failure_of
+from harvest_assets.orchestration.worker import failure_in
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
+_SECONDS_BETWEEN_QUESTIONS = 5.0
 _MOST_TRIES = 4
 # The command tries again by itself: the daemon must not do so, too.
 _TAGS = {"dagster/max_retries": "0"}
@@ -56,6 +57,7 @@ class ClusterWork:
     def __init__(self, instance: dg.DagsterInstance, settings: SlurmSettings) -> None:
         self._instance = instance
         self._settings = settings
+        self._asked = 0.0
 
     def __call__(
         self, registration: Registration, stages: Sequence[Stage], look: Callable[[], None]
@@ -119,6 +121,10 @@ class ClusterWork:
         _tell(f"{stage.partition} waits as job {job}.")
 
     def _look_after(self) -> None:
+        """Ask SLURM now and then what became of the jobs."""
+        if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS:
+            return
+        self._asked = time.monotonic()
         try:
             told = look_after(self._instance)
         except ClusterSilentError:
@@ -142,7 +148,7 @@ class ClusterWork:
             if run is not None and run.is_failure and not failed_step and task.tries < _MOST_TRIES:
                 again.append(task)
                 continue
-            reason = failure_of(events, success=success)
+            reason = failure_in(events, success=success)
             if reason is not None:
                 reasons.append(reason)
         return still, again

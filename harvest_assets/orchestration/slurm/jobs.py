@@ -25,6 +25,8 @@ from harvest_assets.registry import Registration, registration_of
 
 JOB_TAG = "harvest_assets/job"
 CLUSTER_TAG = "harvest_assets/cluster"
+# SLURM may tell and cancel nobody else's jobs.
+USER_TAG = "harvest_assets/user"
 
 _ASSETS_OF_STAGES = {
     "prepare": {"run_checkpoint", "harvest_plan", "token_rows"},
@@ -103,20 +105,20 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
 
     _lift_pool(instance)
     owner = _owner(run)
-    executor = submitit.AutoExecutor(_folder(owner), cluster=settings.cluster)
-    executor.update_parameters(
-        **settings.parameters(
-            name=job_name(run, owner),
-            comment=_comment(run, owner),
-            gpu=stage_of(run) in (SHARD_STAGE, None),
-        )
+    parameters = settings.parameters(
+        name=job_name(run, owner),
+        comment=_comment(run, owner),
+        gpu=stage_of(run) in (SHARD_STAGE, None),
     )
     try:
+        executor = submitit.AutoExecutor(_folder(owner), cluster=settings.cluster)
+        executor.update_parameters(**parameters)
         job = executor.submit(execute, run.run_id, _environment(settings))
-    except (FailedJobError, FailedSubmissionError, OSError) as error:
+    except (FailedJobError, FailedSubmissionError, OSError, RuntimeError) as error:
         msg = f"{job_name(run, owner)} was not accepted by the cluster: {_last_line(error)}"
         raise HarvestError(msg) from error
-    instance.add_run_tags(run.run_id, {JOB_TAG: job.job_id, CLUSTER_TAG: settings.cluster})
+    tags = {JOB_TAG: job.job_id, CLUSTER_TAG: settings.cluster, USER_TAG: str(os.getuid())}
+    instance.add_run_tags(run.run_id, tags)
     instance.report_engine_event(
         f"Waits as job {job.job_id} of {settings.cluster}.",
         run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -15,14 +16,17 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_CLUSTERS = ["slurm", "local"]
 _LATELY = timedelta(hours=1)
 
 
 def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs that wait or work as jobs."""
-    filters = dg.RunsFilter(statuses=_UNFINISHED, tags={jobs.CLUSTER_TAG: _CLUSTERS})
+    """The runs that wait or work as jobs of this user."""
+    filters = dg.RunsFilter(statuses=_UNFINISHED, tags=_mine())
     return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
+
+
+def _mine() -> dict[str, str]:
+    return {jobs.USER_TAG: str(os.getuid())}
 
 
 def look_after(instance: dg.DagsterInstance) -> list[str]:
@@ -47,7 +51,7 @@ def _cancelled_lately(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Of a run that waits for its job the UI can only note that it is cancelled."""
     filters = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.CANCELED],
-        tags={jobs.CLUSTER_TAG: _CLUSTERS},
+        tags=_mine(),
         updated_after=datetime.now(tz=UTC) - _LATELY,
     )
     return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
