@@ -104,11 +104,24 @@ def test_sixteen_waiting_shards_cost_the_login_node_little(
     place = Place(tmp_path, tmp_path, **node.env)
     blocker = node.occupy(2, 500)
     wait_until(lambda: node.jobs(state="RUNNING"), 30)
-    command = place.start(
-        str(tiny_run), "--n_batches", "16", "--batch_size", "4", "--n_shards", "16"
-    )
+    options = [str(tiny_run), "--n_batches", "16", "--batch_size", "4", "--n_shards", "16"]
+    command = place.start(*options)
     wait_until(lambda: len(node.jobs(state="PENDING")) == 16, 90)
+    time.sleep(2)
+    # The command dies; its jobs do not, and the same command finds them.
+    jobs = node.jobs(state="PENDING")
+    command.kill()
+    command.communicate()
+    command = place.start(*options)
+    lines: list[str] = []
+    assert command.stdout is not None
+    while len(lines) < 16:
+        line = command.stdout.readline()
+        assert line, lines
+        if "already" in line:
+            lines.append(line)
     time.sleep(3)
+    assert node.jobs(state="PENDING") == jobs
     memory = memory_of_tree(command.pid)
     print(f"\nsixteen waiting shards: {memory / 1e6:.0f} MB on the login node")
     assert memory < 2e9

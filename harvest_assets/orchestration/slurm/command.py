@@ -64,8 +64,8 @@ class ClusterWork:
     ) -> None:
         """Work on stages side by side.
 
-        A job that dies is submitted again, three times. When one fails or is cancelled the others
-        end first: their turn in the queue is worth something.
+        A job that dies is submitted again, three times. When one fails or is cancelled, the others
+        that were submitted end first: their turn in the queue is worth something.
 
         Raises:
             HarvestError: a stage failed, in as many sentences as there are reasons.
@@ -73,16 +73,16 @@ class ClusterWork:
         here = [stage for stage in stages if stage.job not in self._settings.submitted_stages]
         if here:
             work_here(registration, here, look)
-        waiting = [_Task(stage) for stage in stages if stage not in here]
-        working: list[_Task] = []
+        tasks = [_Task(stage) for stage in stages if stage not in here]
+        working = [task for task in tasks if self._has_a_job(task)]
+        waiting = [task for task in tasks if task not in working]
         reasons: list[str] = []
         try:
             with _sigterm_interrupts():
                 while waiting or working:
                     while waiting and self._has_room():
-                        task = waiting.pop(0)
-                        self._start(task)
-                        working.append(task)
+                        working.append(waiting.pop(0))
+                        self._start(working[-1])
                     self._look_after()
                     working, again = self._ended(working, reasons)
                     waiting = [] if reasons else again + waiting
@@ -99,16 +99,17 @@ class ClusterWork:
     def _has_room(self) -> bool:
         return len(unfinished_runs(self._instance)) < self._settings.max_jobs
 
-    def _start(self, task: _Task) -> None:
-        """Submit a stage, or follow the job that works on it already."""
+    def _has_a_job(self, task: _Task) -> bool:
+        """Does the job of a command that died work on it? Then it is followed."""
         for run in unfinished_runs(self._instance):
-            if (
-                run.tags.get("dagster/partition") == task.stage.partition
-                and jobs.stage_of(run) == task.stage.job
-            ):
+            same = run.tags.get("dagster/partition") == task.stage.partition
+            if same and jobs.stage_of(run) == task.stage.job:
                 task.run_id = run.run_id
                 _tell(f"{task.stage.partition} has job {run.tags[jobs.JOB_TAG]} already.")
-                return
+                return True
+        return False
+
+    def _start(self, task: _Task) -> None:
         stage = task.stage
         run = jobs.create_run(self._instance, stage.job, stage.partition, stage.run_config, _TAGS)
         task.run_id = run.run_id

@@ -111,7 +111,7 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
         gpu=stage_of(run) in (SHARD_STAGE, None),
     )
     try:
-        executor = submitit.AutoExecutor(_folder(owner), cluster=settings.cluster)
+        executor = submitit.AutoExecutor(folder_of(run), cluster=settings.cluster)
         executor.update_parameters(**parameters)
         job = executor.submit(execute, run.run_id, _environment(settings))
     except (FailedJobError, FailedSubmissionError, OSError, RuntimeError) as error:
@@ -139,6 +139,14 @@ def job_name(run: dg.DagsterRun, owner: Registration | None) -> str:
     shard = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}")
     parts = ["harvest", owner.out_name if owner else run.run_id, shard or stage_of(run)]
     return "-".join(part for part in parts if part)
+
+
+def folder_of(run: dg.DagsterRun) -> Path:
+    """Where scripts and output of a run's job lie; every node sees it."""
+    owner = _owner(run)
+    if owner is not None:
+        return owner.layout.log("jobs").with_suffix("")
+    return Path(os.environ["DAGSTER_HOME"]) / "jobs"
 
 
 def jobs_of(harvests: Iterable[dg.DagsterRun]) -> dict[str, list[str]]:
@@ -172,13 +180,6 @@ def cancel_jobs(harvests: Iterable[dg.DagsterRun]) -> None:
 def _owner(run: dg.DagsterRun) -> Registration | None:
     key = run.tags.get(f"dagster/partition/{RUN_DIMENSION}") or run.tags.get("dagster/partition")
     return registration_of(key) if key else None
-
-
-def _folder(owner: Registration | None) -> Path:
-    """Where scripts and output of the jobs lie; every node sees it."""
-    if owner is not None:
-        return owner.layout.log("jobs").with_suffix("")
-    return Path(os.environ["DAGSTER_HOME"]) / "jobs"
 
 
 def _comment(run: dg.DagsterRun, owner: Registration | None) -> str:

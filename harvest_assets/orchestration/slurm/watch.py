@@ -73,7 +73,10 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
         sentence = f"Job {job}, which worked on {partition}, was cancelled."
         instance.report_run_canceled(now, sentence)
     else:
-        sentence = f"Job {job}, which worked on {partition}, died (state {word})."
+        sentence = (
+            f"Job {job}, which worked on {partition}, died (state {word}); "
+            f"what it printed is in {jobs.folder_of(run)}."
+        )
         instance.report_run_failed(now, sentence)
     return sentence
 
