@@ -19,6 +19,7 @@ from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
     from harvest_assets.decomposition.run_name import RunReference
+    from harvest_assets.plan import HarvestPlan
     from harvest_assets.registry import Registration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +124,12 @@ Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and
     is_flag=True,
     help="Print model, data, memory, disk and time of the harvest; write nothing of it.",
 )
+@click.option(
+    "--slurm/--local",
+    "on_cluster",
+    default=False,
+    help="Jobs of the cluster, or processes here. spd-harvest takes SLURM where there is one.",
+)
 @_debug_option
 def harvest(
     run: str,
@@ -130,6 +137,7 @@ def harvest(
     out_name: str | None,
     *,
     dry_run: bool,
+    on_cluster: bool,
     debug: bool,
     **settings: float | None,
 ) -> None:
@@ -137,27 +145,52 @@ def harvest(
     with _told_in_one_sentence(debug=debug):
         from harvest_assets.decomposition.run_name import parse_run
 
+        if click.get_current_context().command_path == "spd-harvest":
+            where = "as jobs of the cluster" if on_cluster else "on this machine"
+            click.echo(f"Harvesting {where}.", err=True)
         reference = parse_run(run)
         given = {name: value for name, value in settings.items() if value is not None}
         if dry_run:
             _tell_dry_run(reference, out_name, given, step)
         else:
-            _harvest(reference, out_name, given, step)
+            _harvest(reference, out_name, given, step, on_cluster=on_cluster)
 
 
 def _harvest(
-    reference: RunReference, out_name: str | None, settings: dict[str, float], step: int | None
+    reference: RunReference,
+    out_name: str | None,
+    settings: dict[str, float],
+    step: int | None,
+    *,
+    on_cluster: bool = False,
 ) -> Registration:
     from harvest_assets.display import HarvestDisplay
     from harvest_assets.orchestration.instance import open_instance
-    from harvest_assets.orchestration.local_harvest import harvest_locally
     from harvest_assets.registry import register as register_run
 
+    work = _cluster_work() if on_cluster else _local_work()
     registration = register_run(reference, out_name)
     with open_instance() as instance, HarvestDisplay(registration.key) as display:
-        plan = harvest_locally(registration, instance, settings, step, display.show)
+        plan = work(registration, instance, settings, step, display.show)
     display.finish(registration.layout, plan)
     return registration
+
+
+def _local_work() -> Callable[..., HarvestPlan]:
+    from harvest_assets.orchestration.local_harvest import harvest_locally
+
+    return harvest_locally
+
+
+def _cluster_work() -> Callable[..., HarvestPlan]:
+    """Work on the cluster, whose settings are looked at before anything is begun."""
+    from harvest_assets.orchestration.slurm.command import harvest_on_cluster
+    from harvest_assets.orchestration.slurm.settings import SlurmSettings, slurm_is_here
+
+    if SlurmSettings.from_environment().cluster == "slurm" and not slurm_is_here():
+        msg = "No SLURM is set up on this machine (sbatch and its configuration); use --local."
+        raise HarvestError(msg)
+    return harvest_on_cluster
 
 
 def _tell_dry_run(
@@ -382,6 +415,7 @@ def main() -> None:
 
 
 def spd_harvest() -> None:
-    """`spd-harvest RUN`: harvest one run; says where."""
-    click.echo("Harvesting on this machine.", err=True)
-    harvest(prog_name="spd-harvest")
+    """`spd-harvest RUN`: harvest one run on the cluster, else here; says where."""
+    from harvest_assets.orchestration.slurm.settings import slurm_is_here
+
+    harvest(prog_name="spd-harvest", default_map={"on_cluster": slurm_is_here()})

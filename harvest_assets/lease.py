@@ -36,7 +36,7 @@ def check_held(path: Path) -> None:
     Raises:
         HarvestError: it has not; nothing must be published.
     """
-    if path not in _held or _read(path).get("token") != _held[path]:
+    if path not in _held or holder_of(path).get("token") != _held[path]:
         msg = f"{path} was taken over by another process while this one stood still."
         raise HarvestError(msg)
 
@@ -55,7 +55,13 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     token = temporary_beside(path).name
-    owner = {"host": host_name(), "pid": os.getpid(), "started": process_started(os.getpid())}
+    owner = {
+        "host": host_name(),
+        "pid": os.getpid(),
+        "started": process_started(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "job_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
+    }
     _take(path, {**owner, "token": token}, what)
     stop = threading.Event()
     thread = threading.Thread(target=_renew, args=(path, stop), daemon=True)
@@ -67,7 +73,7 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
         del _held[path]
         stop.set()
         thread.join()
-        if _read(path).get("token") == token:
+        if holder_of(path).get("token") == token:
             path.unlink(missing_ok=True)
 
 
@@ -75,11 +81,11 @@ def _take(path: Path, mine: dict[str, Any], what: str) -> None:
     for _ in range(2):
         if _create(path, mine):
             return
-        holder = _read(path)
+        holder = holder_of(path)
         if not _is_stale(path, holder):
             break
-        _remove_stale(path, holder)
-    holder = _read(path)
+        remove_lease(path, holder)
+    holder = holder_of(path)
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     msg = f"{what} is being worked on by {who} ({path}); nothing was done here."
     raise LeaseHeldError(msg)
@@ -116,15 +122,15 @@ def _create_in_place(path: Path, content: dict[str, Any]) -> bool:
     return True
 
 
-def _remove_stale(path: Path, holder: dict[str, Any]) -> None:
-    """Move the stale lease away; of several that try, one has success.
+def remove_lease(path: Path, holder: dict[str, Any]) -> None:
+    """Move the lease of a holder that is gone away; of several that try, one has success.
 
     Between the look and the rename somebody may have taken the lease anew: it is put back.
     """
     aside = temporary_beside(path)
     try:
         path.rename(aside)
-        if _read(aside).get("token") != holder.get("token"):
+        if holder_of(aside).get("token") != holder.get("token"):
             with suppress(FileExistsError):
                 os.link(aside, path)
     except FileNotFoundError:
@@ -155,7 +161,8 @@ def process_started(pid: int) -> str:
         return ""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def holder_of(path: Path) -> dict[str, Any]:
+    """What the owner wrote into a lease; empty where nobody has it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

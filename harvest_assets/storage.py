@@ -26,8 +26,9 @@ class _Storage:
         import torch
 
         fields = {name: getattr(self, name) for name in self._names()}
-        with atomic_path(Path(path)) as temporary:
-            torch.save(fields, temporary)
+        # Given a name, torch writes it into the file: equal contents would be different bytes.
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(fields, file)
 
     @classmethod
     def load(cls, path: Path) -> Self:

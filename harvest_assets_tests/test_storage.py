@@ -116,3 +116,9 @@ def test_loaded_tensors_are_mapped_and_saved_from_there(tmp_path: Path):
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_equal_contents_are_equal_bytes(tmp_path: Path):
+    correlations().save(tmp_path / "first" / "a.pt")
+    correlations().save(tmp_path / "second" / "a.pt")
+    assert (tmp_path / "first/a.pt").read_bytes() == (tmp_path / "second/a.pt").read_bytes()

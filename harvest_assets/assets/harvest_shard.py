@@ -9,6 +9,7 @@ import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.footprint import least_disk
+from harvest_assets.gpus import lease_device
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.lease import check_held
 from harvest_assets.orchestration.failures import one_owner
@@ -21,6 +22,8 @@ from harvest_assets.shared_rows import SharedTokenRows
 from harvest_assets.space import require_counts, require_free
 
 if TYPE_CHECKING:
+    import torch
+
     from harvest_assets.harvester import HarvesterState
 
 # Of the state's format on disk and of what is counted in it.
@@ -81,16 +84,26 @@ def harvest_share(
     paths: HarvestLayout,
     tell: Callable[[str], None],
 ) -> "HarvesterState":
-    """Harvest a share on this process's GPU, or on the CPU where there is none.
+    """Harvest a share on a GPU that nobody else uses, or on the CPU where there is none.
 
     What was saved of it before is not harvested again; the lease of the shard must be held.
     """
-    import torch
+    with lease_device(tell) as device:
+        return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, tell)
 
+
+def _harvest_share_on(
+    device: "torch.device",
+    plan: HarvestPlan,
+    checkpoint: RunCheckpoint,
+    shared_rows: SharedTokenRows,
+    share: ShardResult,
+    paths: HarvestLayout,
+    tell: Callable[[str], None],
+) -> "HarvesterState":
     from harvest_assets.harvester import Harvester
     from harvest_assets.resume import harvest_saving, resume_or_begin
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     require_counts(device, checkpoint.layers, checkpoint.vocab_size)
 
     def begin() -> Harvester:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.lease import LeaseHeldError, check_held, hold_lease
+from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def one_owner(
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
             context = kwargs.get("context", args[0] if args else None)
             assert isinstance(context, dg.AssetExecutionContext)  # noqa: S101
-            with bad_input_is_final():
+            with requeued_when_interrupted(), bad_input_is_final():
                 path, what = work_of(context)
                 try:
                     with hold_lease(path, what):

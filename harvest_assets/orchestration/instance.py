@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 import dagster as dg
 
 from harvest_assets.atomic import atomic_path, host_name, process_is_alive
+from harvest_assets.filesystems import network_filesystem
 from harvest_assets.lease import process_started
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
@@ -29,6 +32,24 @@ run_retries:
   max_retries: 3
   retry_on_asset_or_op_failure: false
 """
+# A run may wait in the cluster's queue for days before it starts.
+_CLUSTER_YAML = _DAGSTER_YAML.replace(
+    "run_monitoring:\n  enabled: true\n",
+    """\
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 0
+  cancel_timeout_seconds: 600
+run_launcher:
+  module: harvest_assets.orchestration.slurm.launcher
+  class: SlurmRunLauncher
+run_coordinator:
+  module: harvest_assets.orchestration.slurm.launcher
+  class: SlurmRunCoordinator
+  config:
+    max_concurrent_runs: 100
+""",
+)
 
 
 def dagster_home() -> Path:
@@ -45,15 +66,37 @@ def dagster_home() -> Path:
         settings = home / "dagster.yaml"
         if not settings.exists():
             with atomic_path(settings) as temporary:
-                temporary.write_text(_DAGSTER_YAML, encoding="utf-8")
+                text = _CLUSTER_YAML if slurm_is_here() else _DAGSTER_YAML
+                temporary.write_text(text, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The instance in `dagster_home`."""
-    dagster_home()
-    return dg.DagsterInstance.get()
+    """The instance in `dagster_home`; warns on stderr where its databases may be damaged."""
+    home = dagster_home()
+    instance = dg.DagsterInstance.get()
+    warning = database_warning(home, type(instance.run_storage).__name__)
+    if warning:
+        click.echo(f"Warning: {warning}", err=True)
+    return instance
+
+
+def database_warning(home: Path, storage: str) -> str | None:
+    """What is to be feared of an instance's databases; None if nothing.
+
+    Args:
+        home: of the instance.
+        storage: name of the class that keeps its runs.
+    """
+    kind = network_filesystem(home)
+    if kind is None or "sqlite" not in storage.lower():
+        return None
+    return (
+        f"{home} is on {kind}, and Dagster keeps SQLite databases there: several machines that "
+        "write to them will find them locked or damage them. Use PostgreSQL (docs/production.md), "
+        "or set DAGSTER_HOME to a folder on a disk of this machine if no other needs it."
+    )
 
 
 def add_run(instance: dg.DagsterInstance, key: str) -> None:

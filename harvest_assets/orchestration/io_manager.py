@@ -14,6 +14,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.failures import bad_input_is_final
 from harvest_assets.orchestration.partitions import registration, run_of
+from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 from harvest_assets.orchestration.told import top_components
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.publication import publish_files
@@ -39,7 +40,7 @@ class HarvestIOManager(dg.IOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write a value where nobody looks, then move it into place."""
-        with bad_input_is_final():
+        with requeued_when_interrupted(), bad_input_is_final():
             started = time.monotonic()
             owner = registration(context.partition_key)
             check_owner(owner)

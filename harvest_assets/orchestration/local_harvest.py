@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,40 @@ class StageStatus:
 Watcher = Callable[[StageStatus], None]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What one Dagster run does.
+
+    Args:
+        job: `prepare`, `harvest` or `merge`.
+        partition: of the run, or of one of its shards.
+        run_config: of the Dagster run.
+    """
+
+    job: str
+    partition: str
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Works on stages side by side until all are done, and calls the function now and then; raises a
+# `HarvestError` if one failed.
+WorkOn = Callable[[Registration, Sequence[Stage], Callable[[], None]], None]
+
+
 def harvest_locally(
+    registration: Registration,
+    instance: dg.DagsterInstance,
+    settings: Mapping[str, Any],
+    step: int | None,
+    watch: Watcher,
+) -> HarvestPlan:
+    """Harvest one run on this machine; see `harvest_with`."""
+    make_room_for_shards(instance)
+    return harvest_with(work_here, registration, instance, settings, step, watch)
+
+
+def harvest_with(
+    work_on: WorkOn,
     registration: Registration,
     instance: dg.DagsterInstance,
     settings: Mapping[str, Any],
@@ -70,6 +103,7 @@ def harvest_locally(
     """Harvest one run.
 
     Args:
+        work_on: works on the stages.
         registration: the run and its folder.
         instance: where runs and materializations are recorded.
         settings: of `HarvestConfig`, those that are not the default.
@@ -83,7 +117,6 @@ def harvest_locally(
         HarvestError: a stage failed.
     """
     add_run(instance, registration.key)
-    make_room_for_shards(instance)
     end_dead_runs(instance)
     run_config = {
         "ops": {
@@ -92,20 +125,24 @@ def harvest_locally(
         }
     }
     watch(StageStatus("prepare"))
-    with _processes() as start:
-        _wait([start(registration, "prepare", registration.key, run_config)])
+    work_on(registration, [Stage("prepare", registration.key, run_config)], _nothing)
     plan = HarvestPlan.open(registration.layout.root)
     rows = SharedTokenRows.open(registration.layout.root)
-    _harvest_shards(registration, plan, watch)
+    _harvest_shards(work_on, registration, plan, watch)
     total = plan.batches_seen(rows.n_rows) * plan.batch_size
     watch(StageStatus("merge", total, total, plan.context_length))
-    with _processes() as start:
-        _wait([start(registration, "merge", registration.key, {})])
+    work_on(registration, [Stage("merge", registration.key)], _nothing)
     _check_files(registration)
     return plan
 
 
-def _harvest_shards(registration: Registration, plan: HarvestPlan, watch: Watcher) -> None:
+def _nothing() -> None:
+    """Of a stage that does not tell how far it is."""
+
+
+def _harvest_shards(
+    work_on: WorkOn, registration: Registration, plan: HarvestPlan, watch: Watcher
+) -> None:
     """Harvest what is not there yet: neither merged nor finished by an earlier attempt."""
     paths = registration.layout
     work = Work.of(paths, plan)
@@ -128,30 +165,39 @@ def _harvest_shards(registration: Registration, plan: HarvestPlan, watch: Watche
         speed = sum(part.tokens_per_second for part in parts if part.rows_done < part.rows)
         watch(StageStatus("harvest", done, work.n_rows, plan.context_length, speed))
 
-    at_once = max(1, min(len(names), shards_at_once()))
+    work_on(registration, [Stage("harvest", f"{registration.key}|{name}") for name in names], look)
+
+
+def work_here(
+    registration: Registration, stages: Sequence[Stage], look: Callable[[], None]
+) -> None:
+    """Work on stages in processes of this machine, as many at once as suit it.
+
+    Raises:
+        HarvestError: a stage failed; the others were stopped.
+    """
+    at_once = min(len(stages), shards_at_once()) if len(stages) > 1 else 1
+    environment = _share_of_machine(at_once) if stages and stages[0].job == "harvest" else {}
     with _processes() as start:
-        waiting = list(enumerate(names))
+        waiting = list(stages)
         working: list[_Process] = []
         while waiting or working:
             while waiting and len(working) < at_once:
-                number, name = waiting.pop(0)
-                environment = _share_of_machine(number, at_once)
-                partition = f"{registration.key}|{name}"
-                working.append(start(registration, "harvest", partition, {}, environment))
+                stage = waiting.pop(0)
+                working.append(
+                    start(registration, stage.job, stage.partition, stage.run_config, environment)
+                )
             working = _still_working(working)
             look()
             time.sleep(_POLL_SECONDS)
 
 
-def _share_of_machine(number: int, at_once: int) -> dict[str, str]:
-    """The GPU, or the cores, that one of the shards working side by side gets."""
+def _share_of_machine(at_once: int) -> dict[str, str]:
+    """The cores of each shard, where there is no GPU; of GPUs each takes one that is free."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    if gpus:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        visible = given.split(",") if given else [str(gpu) for gpu in range(gpus)]
-        return {"CUDA_VISIBLE_DEVICES": visible[number % gpus]}
+    if torch.cuda.device_count():
+        return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
 
 
@@ -230,12 +276,6 @@ def _still_working(processes: Sequence[_Process]) -> list[_Process]:
         else:
             process.check()
     return working
-
-
-def _wait(processes: list[_Process]) -> None:
-    while processes:
-        processes = _still_working(processes)
-        time.sleep(_POLL_SECONDS)
 
 
 def _check_files(registration: Registration) -> None:

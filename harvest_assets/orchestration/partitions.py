@@ -17,6 +17,13 @@ shards = dg.StaticPartitionsDefinition(list(SHARD_KEYS))
 run_shards = dg.MultiPartitionsDefinition({RUN_DIMENSION: runs, SHARD_DIMENSION: shards})
 
 
+def partition_key(text: str) -> str:
+    """The partition key of a run, or of one of its shards: `run|shard`."""
+    if "|" not in text:
+        return text
+    return run_shards.get_partition_key_from_str(text)
+
+
 def run_of(partition_key: str) -> str:
     """The run's part of a partition key of either kind."""
     if isinstance(partition_key, dg.MultiPartitionKey):

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import dagster as dg
 
 from harvest_assets.orchestration.failures import SKIPPED
+from harvest_assets.orchestration.partitions import partition_key
+
+_ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED)
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
@@ -23,21 +27,27 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
     """Why a run failed, or who else does its work, in a sentence; None if it was done."""
-    for event in result.all_events:
+    return failure_in(result.all_events, success=result.success)
+
+
+def failure_in(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | None:
+    """The same for the events of a run that another process has executed."""
+    for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
             told = event.asset_observation_data.asset_observation.metadata.get(SKIPPED)
             if told is not None:
                 return str(told.value)
-    if result.success:
+    if success:
         return None
-    for event in result.all_events:
+    for event in events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data is not None and data.user_failure_data.description:
                 return str(data.user_failure_data.description)
             if data.error is not None:
                 return _innermost(data.error)
-    return "The run failed; its log says why."
+    ends = [event.message for event in events if event.event_type in _ENDS and event.message]
+    return ends[-1] if ends else "The run failed; its log says why."
 
 
 def _innermost(error: Any) -> str:
@@ -50,15 +60,11 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> str | 
     """Execute a job for a partition; answers the sentence that says why it failed, if it did."""
     from harvest_assets.definitions import defs
     from harvest_assets.orchestration.instance import owner_tags
-    from harvest_assets.orchestration.partitions import run_shards
 
-    key: str = partition
-    if "|" in partition:
-        key = run_shards.get_partition_key_from_str(partition)
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def(job_name).execute_in_process(
             instance=instance,
-            partition_key=key,
+            partition_key=partition_key(partition),
             run_config=run_config,
             tags=owner_tags(),
             raise_on_error=False,

@@ -1,0 +1,52 @@
+"""Which kind of file system a path is on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_MOUNTS = Path("/proc/self/mounts")
+# Their locks are not what SQLite takes them for.
+_NETWORK = (
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "fuse.cephfs",
+    "fuse.glusterfs",
+    "fuse.sshfs",
+    "gfs2",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "orangefs",
+    "panfs",
+    "smb3",
+    "wekafs",
+)
+
+
+def network_filesystem(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The kind of network file system that a path is on; None where it is on a disk of ours.
+
+    Args:
+        path: need not be there yet.
+        mounts: the system's table of what is mounted where.
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    resolved = path.resolve()
+    kind, deepest = "", -1
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:  # noqa: PLR2004
+            continue
+        # Blanks in the table are written as their octal number.
+        point = Path(fields[1].replace("\\040", " ").replace("\\011", "\t"))
+        # What was mounted later covers what was there before.
+        if resolved.is_relative_to(point) and len(point.parts) >= deepest:
+            kind, deepest = fields[2], len(point.parts)
+    return kind if kind in _NETWORK else None

@@ -1,0 +1,136 @@
+"""What becomes of jobs: asked of `squeue`, then of `sacct`; and how they are cancelled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from harvest_assets.errors import HarvestError
+
+_SECONDS = 60
+# What a job ends as; the other words of SLURM mean that it waits, works or is being ended.
+_CANCELLED = ("CANCELLED", "REVOKED")
+_DIED = (
+    "BOOT_FAIL",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+)
+_COMPLETED = "COMPLETED"
+UNKNOWN = "UNKNOWN"
+
+
+class JobState(Enum):
+    """Where a job is, as far as it matters here."""
+
+    ACTIVE = "waits or works"
+    COMPLETED = "ended by itself"
+    CANCELLED = "was cancelled"
+    DIED = "died"
+
+
+class ClusterSilentError(HarvestError):
+    """SLURM does not answer; nothing is known about any job."""
+
+
+def meaning(word: str) -> JobState:
+    """What one of SLURM's words (or `UNKNOWN`, for a job that SLURM has forgotten) means."""
+    if word == _COMPLETED:
+        return JobState.COMPLETED
+    if word in _CANCELLED:
+        return JobState.CANCELLED
+    return JobState.DIED if word in (*_DIED, UNKNOWN) else JobState.ACTIVE
+
+
+def states_of(jobs: Collection[str]) -> dict[str, str]:
+    """SLURM's word for the state of each job; `UNKNOWN` for those that it has forgotten.
+
+    `squeue` knows jobs for some minutes after their end and answers at once; `sacct` knows them
+    for ever, where a cluster keeps accounts.
+
+    Raises:
+        ClusterSilentError: `squeue` does not answer.
+    """
+    if not jobs:
+        return {}
+    listed = _run(["squeue", "--noheader", "--states=all", "--user", _user(), "-o", "%i|%T"])
+    if listed is None:
+        msg = "squeue does not answer; nothing is known about the jobs of the cluster."
+        raise ClusterSilentError(msg)
+    found = _pairs(listed, jobs)
+    forgotten = sorted(set(jobs) - set(found))
+    if forgotten:
+        told = _run(["sacct", "-XnP", "-o", "JobID,State", "-j", ",".join(forgotten)])
+        found |= _pairs(told or "", forgotten)
+    return {job: found.get(job, UNKNOWN) for job in jobs}
+
+
+def is_running(job: str) -> bool:
+    """Does SLURM hold a job for running, and not for one that is being ended?"""
+    return (_run(["squeue", "--noheader", "--jobs", job, "-o", "%T"]) or "").strip() == "RUNNING"
+
+
+def requeue(job: str) -> bool:
+    """Put a running job back into the queue; False if SLURM refuses."""
+    return _run(["scontrol", "requeue", job]) is not None
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs; those that have ended do not mind."""
+    ids = sorted(jobs)
+    if ids:
+        _run(["scancel", *ids])
+
+
+def local_states_of(jobs: Collection[str]) -> dict[str, str]:
+    """The same as `states_of` for jobs that are processes of this machine."""
+    return {job: "RUNNING" if _lives(int(job)) else UNKNOWN for job in jobs}
+
+
+def cancel_local(jobs: Iterable[str]) -> None:
+    """The same as `cancel` for jobs that are processes of this machine."""
+    for job in jobs:
+        with suppress(ProcessLookupError):
+            os.kill(int(job), signal.SIGTERM)
+
+
+def _lives(pid: int) -> bool:
+    """A process that has ended, and whose parent has not noticed yet, does not live."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
+    except OSError:
+        return False
+    return status.split()[0] != "Z"
+
+
+def _user() -> str:
+    return str(os.getuid())
+
+
+def _pairs(text: str, jobs: Collection[str]) -> dict[str, str]:
+    """`12|CANCELLED by 0` means that job 12 is CANCELLED."""
+    found = {}
+    for line in text.splitlines():
+        job, _, words = line.strip().partition("|")
+        if job in jobs and words:
+            found[job] = words.split()[0]
+    return found
+
+
+def _run(command: list[str]) -> str | None:
+    """What a command of SLURM prints; None if it fails or is not there."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

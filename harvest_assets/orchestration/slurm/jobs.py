@@ -1,0 +1,218 @@
+"""Which runs become jobs, and how they are handed to submitit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.dagster_private import EngineEventData, ReconstructableRepository
+from harvest_assets.orchestration.instance import GPU_POOL
+from harvest_assets.orchestration.partitions import (
+    RUN_DIMENSION,
+    SHARD_DIMENSION,
+    partition_key,
+    run_shards,
+    runs,
+)
+from harvest_assets.orchestration.slurm import cluster
+from harvest_assets.orchestration.slurm.settings import SHARD_STAGE, SlurmSettings
+from harvest_assets.registry import Registration, registration_of
+
+JOB_TAG = "harvest_assets/job"
+CLUSTER_TAG = "harvest_assets/cluster"
+# SLURM may tell and cancel nobody else's jobs.
+USER_TAG = "harvest_assets/user"
+
+_ASSETS_OF_STAGES = {
+    "prepare": {"run_checkpoint", "harvest_plan", "token_rows"},
+    SHARD_STAGE: {"harvest_shard"},
+    "merge": {"component_correlations", "token_stats", "activation_contexts", "merged_state"},
+}
+_MOST_SLOTS = 1000
+_FORWARDED = ("SPD_OUT_DIR", "DAGSTER_HOME")
+
+
+def stage_of(run: dg.DagsterRun) -> str | None:
+    """The stage that a run belongs to, however it was started; None if it is of several."""
+    if run.job_name in _ASSETS_OF_STAGES:
+        return run.job_name
+    names = {key.path[-1] for key in run.asset_selection or ()}
+    names |= {key.asset_key.path[-1] for key in run.asset_check_selection or ()}
+    for stage, assets in _ASSETS_OF_STAGES.items():
+        if names and names <= assets:
+            return stage
+    return None
+
+
+def becomes_a_job(run: dg.DagsterRun, settings: SlurmSettings) -> bool:
+    """Is a run submitted? Else it works where the daemon or the command does.
+
+    A run with shards in it is, always: only the cluster has GPUs.
+    """
+    stage = stage_of(run)
+    shards = any(key.path[-1] == "harvest_shard" for key in run.asset_selection or ())
+    return shards or stage in settings.submitted_stages
+
+
+def create_run(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    partition: str,
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> dg.DagsterRun:
+    """A run of a stage that waits to be submitted, and that the UI shows at once."""
+    from harvest_assets.definitions import defs
+
+    key = partition_key(partition)
+    over = run_shards if "|" in partition else runs
+    repository = ReconstructableRepository.for_module("harvest_assets.definitions", "defs")
+    run = instance.create_run_for_job(
+        defs.resolve_job_def(job_name),
+        run_config=run_config,
+        tags={**over.get_tags_for_partition_key(key), **tags},
+        job_code_origin=repository.get_reconstructable_job(job_name).get_python_origin(),
+    )
+    starting = dg.DagsterEvent(dg.DagsterEventType.RUN_STARTING.value, run.job_name)
+    instance.report_dagster_event(starting, run.run_id)
+    return run
+
+
+def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSettings) -> str:
+    """Submit a run as a job of its own and write into its log where that is to be found.
+
+    Args:
+        instance: of the run.
+        run: that has not been started.
+        settings: of the cluster.
+
+    Returns:
+        The job's number.
+
+    Raises:
+        HarvestError: the job was not accepted; the message is SLURM's.
+    """
+    # In this process alone is it needed, and the daemon holds the module all day.
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    from harvest_assets.orchestration.slurm.worker import execute
+
+    _lift_pool(instance)
+    owner = _owner(run)
+    parameters = settings.parameters(
+        name=job_name(run, owner),
+        comment=_comment(run, owner),
+        gpu=stage_of(run) in (SHARD_STAGE, None),
+    )
+    try:
+        executor = submitit.AutoExecutor(folder_of(run), cluster=settings.cluster)
+        executor.update_parameters(**parameters)
+        job = executor.submit(execute, run.run_id, _environment(settings))
+    except (FailedJobError, FailedSubmissionError, OSError, RuntimeError) as error:
+        msg = f"{job_name(run, owner)} was not accepted by the cluster: {_last_line(error)}"
+        raise HarvestError(msg) from error
+    tags = {JOB_TAG: job.job_id, CLUSTER_TAG: settings.cluster, USER_TAG: str(os.getuid())}
+    instance.add_run_tags(run.run_id, tags)
+    instance.report_engine_event(
+        f"Waits as job {job.job_id} of {settings.cluster}.",
+        run,
+        EngineEventData(
+            {
+                "job": dg.MetadataValue.text(job.job_id),
+                "stdout": dg.MetadataValue.path(str(job.paths.stdout)),
+                "stderr": dg.MetadataValue.path(str(job.paths.stderr)),
+                "script": dg.MetadataValue.path(str(job.paths.submission_file)),
+            }
+        ),
+    )
+    return str(job.job_id)
+
+
+def job_name(run: dg.DagsterRun, owner: Registration | None) -> str:
+    """Tells run and shard in `squeue`."""
+    shard = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}")
+    parts = ["harvest", owner.out_name if owner else run.run_id, shard or stage_of(run)]
+    return "-".join(part for part in parts if part)
+
+
+def folder_of(run: dg.DagsterRun) -> Path:
+    """Where scripts and output of a run's job lie; every node sees it."""
+    owner = _owner(run)
+    if owner is not None:
+        return owner.layout.log("jobs").with_suffix("")
+    return Path(os.environ["DAGSTER_HOME"]) / "jobs"
+
+
+def jobs_of(harvests: Iterable[dg.DagsterRun]) -> dict[str, list[str]]:
+    """The numbers of the jobs of runs, by the kind of cluster."""
+    found: dict[str, list[str]] = {}
+    for run in harvests:
+        if JOB_TAG in run.tags:
+            found.setdefault(run.tags.get(CLUSTER_TAG, "slurm"), []).append(run.tags[JOB_TAG])
+    return found
+
+
+def states_of(harvests: Collection[dg.DagsterRun]) -> dict[str, str]:
+    """SLURM's word for the state of the job of each run, by the run's id.
+
+    Raises:
+        ClusterSilentError: SLURM does not answer.
+    """
+    by_kind = jobs_of(harvests)
+    states = cluster.states_of(by_kind.get("slurm", []))
+    states |= cluster.local_states_of(by_kind.get("local", []))
+    return {run.run_id: states[run.tags[JOB_TAG]] for run in harvests if JOB_TAG in run.tags}
+
+
+def cancel_jobs(harvests: Iterable[dg.DagsterRun]) -> None:
+    """Cancel the jobs of runs."""
+    by_kind = jobs_of(harvests)
+    cluster.cancel(by_kind.get("slurm", []))
+    cluster.cancel_local(by_kind.get("local", []))
+
+
+def _owner(run: dg.DagsterRun) -> Registration | None:
+    key = run.tags.get(f"dagster/partition/{RUN_DIMENSION}") or run.tags.get("dagster/partition")
+    return registration_of(key) if key else None
+
+
+def _comment(run: dg.DagsterRun, owner: Registration | None) -> str:
+    if owner is None:
+        return f"dagster run {run.run_id}"
+    partition = run.tags.get("dagster/partition", owner.key)
+    where = owner.reference.path or owner.reference.name.url
+    return f"{partition} {where} dagster run {run.run_id}"
+
+
+def _environment(settings: SlurmSettings) -> dict[str, str]:
+    """What a job must know, also where a cluster does not hand the environment on.
+
+    No secret is among it: it is written to a file.
+    """
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _FORWARDED or name.startswith("HARVEST_")
+    }
+    return {"OMP_NUM_THREADS": str(settings.cpus), **ours}
+
+
+def _lift_pool(instance: dg.DagsterInstance) -> None:
+    """The pool counts the GPUs of one machine; on a cluster SLURM does, and nobody may wait here.
+
+    A job that waited for a place in the pool would hold its GPU and do nothing.
+    """
+    limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    if limits.get(GPU_POOL, 0) < _MOST_SLOTS:
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, _MOST_SLOTS)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

@@ -1,0 +1,101 @@
+"""Runs whose jobs have ended without telling Dagster are ended there, too."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from harvest_assets.orchestration.slurm import jobs
+from harvest_assets.orchestration.slurm.cluster import ClusterSilentError, JobState, meaning
+from harvest_assets.orchestration.slurm.settings import slurm_is_here
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_LATELY = timedelta(hours=1)
+
+
+def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs that wait or work as jobs of this user."""
+    filters = dg.RunsFilter(statuses=_UNFINISHED, tags=_mine())
+    return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
+
+
+def _mine() -> dict[str, str]:
+    return {jobs.USER_TAG: str(os.getuid())}
+
+
+def look_after(instance: dg.DagsterInstance) -> list[str]:
+    """End the runs whose jobs are gone, cancel the jobs of runs that were cancelled.
+
+    Answers what was done, in sentences.
+
+    Raises:
+        ClusterSilentError: SLURM does not answer.
+    """
+    runs = unfinished_runs(instance)
+    cancelled = _cancelled_lately(instance)
+    states = jobs.states_of([*runs, *cancelled])
+    told = [_settle(instance, run, states[run.run_id]) for run in runs]
+    left = [run for run in cancelled if meaning(states[run.run_id]) is JobState.ACTIVE]
+    jobs.cancel_jobs(left)
+    told += [f"Job {run.tags[jobs.JOB_TAG]} was cancelled after its run." for run in left]
+    return [sentence for sentence in told if sentence]
+
+
+def _cancelled_lately(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Of a run that waits for its job the UI can only note that it is cancelled."""
+    filters = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.CANCELED],
+        tags=_mine(),
+        updated_after=datetime.now(tz=UTC) - _LATELY,
+    )
+    return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
+
+
+def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str | None:
+    job = run.tags[jobs.JOB_TAG]
+    if meaning(word) is JobState.ACTIVE:
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            jobs.cancel_jobs([run])
+        return None
+    # The job may have told Dagster of its end after the runs were listed.
+    now = instance.get_run_by_id(run.run_id)
+    if now is None or now.is_finished:
+        return None
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    partition = run.tags.get("dagster/partition", run.run_id)
+    if meaning(word) is JobState.CANCELLED or now.status == dg.DagsterRunStatus.CANCELING:
+        sentence = f"Job {job}, which worked on {partition}, was cancelled."
+        instance.report_run_canceled(now, sentence)
+    else:
+        sentence = (
+            f"Job {job}, which worked on {partition}, died (state {word}); "
+            f"what it printed is in {jobs.folder_of(run)}."
+        )
+        instance.report_run_failed(now, sentence)
+    return sentence
+
+
+@dg.sensor(
+    name="jobs_of_the_cluster",
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends runs whose jobs are gone, cancels jobs whose runs were cancelled.",
+)
+def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """See `look_after`."""
+    try:
+        done = look_after(context.instance)
+    except ClusterSilentError as error:
+        return dg.SkipReason(str(error))
+    return dg.SkipReason(" ".join(done) or "All jobs wait or work.")
+
+
+def sensors() -> list[dg.SensorDefinition]:
+    """The sensor that looks after jobs, on a machine that can submit some."""
+    return [jobs_of_the_cluster] if slurm_is_here() else []
