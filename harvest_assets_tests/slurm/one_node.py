@@ -21,8 +21,8 @@ SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# The second: how long a requeued job waits before it may start again.
-AuthInfo=socket={folder}/munge.sock,cred_expire=3
+# The second: how long a requeued job waits before it may start; below 5 it is 120.
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
