@@ -10,7 +10,10 @@ from rich.console import Console
 from benchmarks.accumulate import Measured, measure
 from benchmarks.batches import SIZES
 from benchmarks.merging import MergeSize, measure_merge
-from benchmarks.report import accumulation_table, merge_table
+from benchmarks.report import accumulation_table, merge_table, whole_table
+from benchmarks.whole import measure_whole
+from harvest_assets.decomposition.run_name import parse_run
+from harvest_assets.demo.built_in import lay_out_demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,6 +68,18 @@ def merge(
     """Time merging full shards, writing the files, and reading one component."""
     size = MergeSize(shards, components, vocabulary, examples)
     show([merge_table(measure_merge(size, states))], picture)
+
+
+@main.command()
+@click.argument("run", default="demo")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--repeats", default=10, show_default=True, help="Timed groups of rows.")
+@click.option("--bf16", is_flag=True, help="Matrix products of the model in bfloat16.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Write the table there as SVG.")
+def harvest(run: str, device: str, repeats: int, bf16: bool, picture: Path | None) -> None:
+    """Time the harvest of a run (default: the built-in one) beside its bare forward and CI pass."""
+    reference = parse_run(str(lay_out_demo()) if run == "demo" else run)
+    show([whole_table(measure_whole(reference, device, repeats, bf16=bf16))], picture)
 
 
 def show(tables: list[object], picture: Path | None) -> None:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from benchmarks.accumulate import Measured
 from benchmarks.merging import MergeMeasured
+from benchmarks.whole import WholeMeasured
 
 _MEGA = 1e6
 _COLOURS = {"dense": "red", "ours": "green"}
@@ -54,6 +55,24 @@ def merge_table(measured: MergeMeasured) -> Table:
             "" if written is None else f"{written / _MEGA:,.0f}",
             "" if written is None else f"{written / _MEGA / seconds:,.0f}",
             "" if peak is None else f"{peak / _MEGA:,.0f}",
+        )
+    return table
+
+
+def whole_table(measured: WholeMeasured) -> Table:
+    """Milliseconds and speed, with and without counting."""
+    table = Table(title=measured.what, title_justify="left")
+    for name in ("", "ms a group", "tokens/s", "ratio"):
+        table.add_column(name, justify="right" if name else "left")
+    for what, seconds in (
+        ("forward and CI alone", measured.forward),
+        ("the harvest", measured.harvest),
+    ):
+        table.add_row(
+            what,
+            f"{seconds * 1000:,.1f}",
+            f"{measured.n_tokens / seconds:,.0f}",
+            f"{seconds / measured.forward:.2f}",
         )
     return table
 

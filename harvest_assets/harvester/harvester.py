@@ -38,6 +38,7 @@ from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, Harvest
 
 # Positions x components multiplied together: the bigger, the fewer passes over the sums.
 _CHUNK_ELEMENTS = 1 << 25
+_CHUNK_POSITIONS = 8192
 _GPU_CHUNK_ELEMENTS = 1 << 28
 # Rows that are summed in float64 together, so that what is converted stays in a CPU's cache.
 _SUMMED_ROWS = 256
@@ -173,8 +174,11 @@ class Harvester:
         self._output_totals += prob_totals
         flat_tokens = batch.tokens.flatten()
         self._input_totals += torch.bincount(flat_tokens, minlength=self.settings.vocab_size)
-        chunk = _CHUNK_ELEMENTS if self.device.type == "cpu" else _GPU_CHUNK_ELEMENTS
-        step = max(1, chunk // self.settings.n_components)
+        on_cpu = self.device.type == "cpu"
+        elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
+        step = max(1, elements // self.settings.n_components)
+        if on_cpu:
+            step = min(step, _CHUNK_POSITIONS)
         for start in range(0, n_positions, step):
             self._add_positions(batch, start, min(start + step, n_positions))
         self.total_tokens_processed += n_positions

@@ -15,11 +15,11 @@ import torch
 from torch.nn.functional import pad
 
 from harvest_assets.harvester.firing_list import FiringList
+from harvest_assets.harvester.listed_mass import add_listed_mass
 
 # Measured on CPUs: adding up one pair of firings takes as long as so many int8 multiply-adds.
 _MULTIPLY_ADDS_PER_PAIR = 1000
-# Columns whose block of float64 probabilities stays in a CPU's cache.
-_SPARSE_COLUMNS = 256
+# Columns that are converted together.
 _DENSE_COLUMNS = 4096
 # Co-firings are counted in blocks of so many components, from the diagonal on.
 _TRIANGLE_ROWS = 1024
@@ -117,10 +117,12 @@ def add_output_mass(
     if mass.device.type != "cpu":
         add_split_product(mass, firing, probs)
         return
-    left = firing.T.double() if listed is None else _by_component(listed, torch.float64)
-    step = _DENSE_COLUMNS if listed is None else _SPARSE_COLUMNS
-    for start in range(0, probs.shape[1], step):
-        columns = slice(start, start + step)
+    if listed is not None:
+        add_listed_mass(mass, probs, listed)
+        return
+    left = firing.T.double()
+    for start in range(0, probs.shape[1], _DENSE_COLUMNS):
+        columns = slice(start, start + _DENSE_COLUMNS)
         _addmm(mass[:, columns], left, probs[:, columns].double())
 
 
@@ -157,12 +159,6 @@ def _float32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
-
-
-def _by_component(listed: FiringList, dtype: torch.dtype) -> torch.Tensor:
-    """The transposed firings as a sparse matrix [C, n]."""
-    positions_of = listed.position[listed.by_component]
-    return _csr(listed.per_component, positions_of, listed.n_positions, dtype)
 
 
 def _csr(
