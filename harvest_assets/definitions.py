@@ -25,6 +25,7 @@ from harvest_assets.assets.run_checkpoint import run_checkpoint
 from harvest_assets.assets.token_rows import token_rows
 from harvest_assets.assets.token_stats import token_stats
 from harvest_assets.orchestration.checks import counts_are_consistent, files_agree
+from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.io_manager import HarvestIOManager
 from harvest_assets.orchestration.jobs import harvest, merge, prepare
 from harvest_assets.orchestration.quality_checks import (
@@ -55,7 +56,7 @@ defs = dg.Definitions(
         probabilities_sum_to_one,
     ],
     jobs=[prepare, harvest, merge],
-    sensors=[new_wandb_runs],
+    sensors=[new_wandb_runs, harvest_automation],
     resources={"io_manager": HarvestIOManager()},
     # A run is one stage of one partition; its steps need no processes of their own.
     executor=dg.in_process_executor,

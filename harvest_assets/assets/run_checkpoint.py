@@ -6,7 +6,8 @@ import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.decomposition.run_files import fetch_run
-from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.conditions import BEGIN
+from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import CheckpointConfig
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.resumed import newer_step
@@ -21,6 +22,8 @@ from harvest_assets.registry import check_owner
     partitions_def=runs,
     kinds={"wandb", "torch"},
     code_version="1",
+    automation_condition=BEGIN,
+    retry_policy=RETRIES,
 )
 @refuses_bad_input
 def run_checkpoint(

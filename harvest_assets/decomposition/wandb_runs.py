@@ -99,7 +99,7 @@ def list_runs(
             project, filters=dict(filters), order=order, per_page=per_page, lazy=True
         )
         total = len(found)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise _told(project, error) from error
 
     def runs() -> Iterator[ListedRun]:
@@ -108,7 +108,7 @@ def list_runs(
                 run = next(found)
             except StopIteration:
                 return
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 raise _told(project, error) from error
             created = run.created_at
             yield ListedRun(

@@ -22,6 +22,7 @@ from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.footprint import least_disk
 from harvest_assets.manifest import disagreements
+from harvest_assets.orchestration.failures import MAX_RETRIES
 from harvest_assets.orchestration.instance import (
     add_run,
     end_dead_runs,
@@ -206,7 +207,7 @@ def _processes() -> Iterator[Start]:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, MAX_RETRIES: "0", **(environment or {})},
             )
         process = _Process(popen, partition, log)
         started.append(process)

@@ -50,7 +50,7 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     looks = []
     with WandbAside(SECONDS_FOR_A_LOOK) as asked:
         # Who came to nothing because time was up is first the next time.
-        for project in sorted(settings.projects, key=lambda project: places.turn(project)):
+        for project in sorted(settings.projects, key=places.turn):
             place = places.of(project)
             watch = ProjectWatch(project, settings, place, known, asked, datetime.now(UTC))
             looks.append(watch.look())

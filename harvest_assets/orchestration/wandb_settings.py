@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 
 from harvest_assets.decomposition.wandb_runs import ListedRun
 from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.environment import number_from, yes_or_no
 
 AUTOMATION = "HARVEST_AUTOMATION"
-_ON, _OFF = ("1", "true", "yes"), ("", "0", "false", "no")
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,6 @@ def parse_since(text: str, source: str) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def number_from(variable: str, default: int, least: int = 1) -> int:
-    """A whole number of the environment.
-
-    Raises:
-        HarvestError: it is none, or below `least`.
-    """
-    text = os.environ.get(variable, "").strip()
-    try:
-        number = int(text) if text else default
-    except ValueError:
-        number = least - 1
-    if number < least:
-        msg = f"{variable} is {text!r}; it must be a whole number from {least} on."
-        raise HarvestError(msg)
-    return number
-
-
 def max_active_runs() -> int:
     """Unfinished harvests up to which automation starts new ones; `HARVEST_MAX_ACTIVE_RUNS`."""
     return number_from("HARVEST_MAX_ACTIVE_RUNS", 4)
@@ -126,11 +109,7 @@ def automation_from_the_start() -> bool:
     Raises:
         HarvestError: `HARVEST_AUTOMATION` is neither yes nor no.
     """
-    text = os.environ.get(AUTOMATION, "").strip().lower()
-    if text not in (*_ON, *_OFF):
-        msg = f"{AUTOMATION} is {text!r}; it must be 1 or 0."
-        raise HarvestError(msg)
-    return text in _ON
+    return yes_or_no(AUTOMATION)
 
 
 def _listed(variable: str) -> tuple[str, ...]:
