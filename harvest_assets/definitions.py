@@ -34,6 +34,7 @@ from harvest_assets.orchestration.quality_checks import (
     probabilities_sum_to_one,
     tokens_occurred_often_enough,
 )
+from harvest_assets.orchestration.schedules import backfill_new_runs
 from harvest_assets.orchestration.sensors import new_wandb_runs
 
 defs = dg.Definitions(
@@ -57,6 +58,7 @@ defs = dg.Definitions(
     ],
     jobs=[prepare, harvest, merge],
     sensors=[new_wandb_runs, harvest_automation],
+    schedules=[backfill_new_runs],
     resources={"io_manager": HarvestIOManager()},
     # A run is one stage of one partition; its steps need no processes of their own.
     executor=dg.in_process_executor,

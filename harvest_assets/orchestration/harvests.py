@@ -121,21 +121,36 @@ def look_at_harvests(
     return found
 
 
-def missing_parts(instance: dg.DagsterInstance, key: str) -> list[tuple[str, str]] | None:
-    """The assets and partitions that a run with a plan still lacks; None if it is not prepared."""
+def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list[tuple[str, str]]:
+    """The assets and partitions that are to be made for the harvest of a run.
+
+    Of a run with a plan, what is missing; if nothing is, all that follows from the plan. Of others,
+    and of one that was trained on, everything.
+
+    Args:
+        instance: where runs are recorded.
+        key: the run.
+        n_shards: of the plan, if it is still to be made.
+    """
     lacking = [
         asset
         for asset in (*PREPARED, *MERGED)
         if not _is(instance.get_status_by_partition(dg.AssetKey(asset), [key], runs) or {}, key)
     ]
-    if set(lacking) & set(PREPARED):
-        return None
+    if set(lacking) & set(PREPARED) or key in resumed_runs(instance):
+        return all_parts(key, n_shards)
     plan = HarvestPlan.open(registration(key).layout.root)
     shards = [shard_partition(key, name) for name in SHARD_KEYS[: plan.n_shards]]
     asset = dg.AssetKey(SHARD_ASSET)
     statuses = instance.get_status_by_partition(asset, shards, run_shards) or {}
-    missing = [(SHARD_ASSET, str(shard)) for shard in shards if not _is(statuses, shard)]
-    return [*missing, *((name, key) for name in lacking)]
+    missing = [shard for shard in shards if not lacking or not _is(statuses, shard)]
+    return [*((SHARD_ASSET, shard) for shard in missing), *((it, key) for it in lacking or MERGED)]
+
+
+def all_parts(key: str, n_shards: int) -> list[tuple[str, str]]:
+    """All assets and partitions of the harvest of a run in so many shards."""
+    shards = [(SHARD_ASSET, shard_partition(key, name)) for name in SHARD_KEYS[:n_shards]]
+    return [*((asset, key) for asset in (*PREPARED, *MERGED)), *shards]
 
 
 def _status(

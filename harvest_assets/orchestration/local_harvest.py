@@ -21,6 +21,7 @@ import dagster as dg
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.footprint import least_disk
+from harvest_assets.lease import hold_lease
 from harvest_assets.manifest import disagreements
 from harvest_assets.orchestration.failures import MAX_RETRIES
 from harvest_assets.orchestration.instance import (
@@ -29,6 +30,7 @@ from harvest_assets.orchestration.instance import (
     make_room_for_shards,
     shards_at_once,
 )
+from harvest_assets.orchestration.partitions import harvest_lease
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
@@ -81,9 +83,20 @@ def harvest_locally(
         The plan that was carried out; all five files stand complete.
 
     Raises:
-        HarvestError: a stage failed.
+        HarvestError: a stage failed, or another command harvests the run now.
     """
     add_run(instance, registration.key)
+    with hold_lease(harvest_lease(registration), f"The harvest of {registration.key}"):
+        return _harvest(registration, instance, settings, step, watch)
+
+
+def _harvest(
+    registration: Registration,
+    instance: dg.DagsterInstance,
+    settings: Mapping[str, Any],
+    step: int | None,
+    watch: Watcher,
+) -> HarvestPlan:
     make_room_for_shards(instance)
     end_dead_runs(instance)
     run_config = {

@@ -37,8 +37,8 @@ class WatchSettings:
     since: datetime | None = None
 
     @classmethod
-    def from_environment(cls) -> WatchSettings:
-        """The deployment's settings.
+    def from_environment(cls, since: datetime | None = None) -> WatchSettings:
+        """The deployment's settings; a date that is given counts in place of the deployment's.
 
         Raises:
             HarvestError: a variable holds what it cannot.
@@ -49,7 +49,8 @@ class WatchSettings:
             states=_listed("HARVEST_WANDB_STATES") or ("finished",),
             tags=_listed("HARVEST_WANDB_TAGS"),
             names=_listed("HARVEST_WANDB_NAMES"),
-            since=parse_since(os.environ.get("HARVEST_WANDB_SINCE", ""), "HARVEST_WANDB_SINCE"),
+            since=since
+            or parse_since(os.environ.get("HARVEST_WANDB_SINCE", ""), "HARVEST_WANDB_SINCE"),
         )
 
     def wants(self, run: ListedRun) -> bool:
