@@ -15,6 +15,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import number_from, yes_or_no
 
 AUTOMATION = "HARVEST_AUTOMATION"
+_SINCE = "HARVEST_WANDB_SINCE"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class WatchSettings:
             HarvestError: a variable holds what it cannot.
         """
         projects = tuple(map(check_project, _listed("HARVEST_WANDB_PROJECTS")))
+        if since is None:
+            since = parse_since(os.environ.get(_SINCE, ""), _SINCE)
         return cls(
             projects=tuple(dict.fromkeys(projects)),
             states=_listed("HARVEST_WANDB_STATES") or ("finished",),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
 
 from harvest_assets.decomposition import wandb_aside
+from harvest_assets.definitions import defs
 from harvest_assets.orchestration import sensors, wandb_watch
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.orchestration.resumed import newer_step
 from harvest_assets.orchestration.sensors import new_wandb_runs
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 
@@ -335,4 +338,32 @@ def test_a_key_that_does_not_hold_ends_the_look_and_loses_nothing(
     assert "s3cret" not in told
     monkeypatch.setenv("WANDB_API_KEY", server.environment["WANDB_API_KEY"])
     tick()
+    assert tick.registered == {key(0)}
+
+
+def test_a_run_that_was_trained_on_is_told_once(
+    tick: Ticks, server: LoopbackWandb, tiny_run: Path, instance: dg.DagsterInstance
+):
+    files = {file.name: file.read_bytes() for file in tiny_run.iterdir()}
+    run = add(server, 0, files)
+    tick()
+    prepare = defs.resolve_job_def("prepare")
+
+    def open_run() -> str:
+        made = prepare.execute_in_process(instance=instance, partition_key=key(0))
+        told = made.asset_materializations_for_node("run_checkpoint")[0].metadata
+        return told["checkpoint"].path
+
+    assert open_run().endswith("model_100.pth")
+    # It went on without a newer checkpoint; then with one.
+    run.heartbeat_at = just_ended()
+    assert tick() == "No new runs."
+    run.files["model_200.pth"] = files["model_100.pth"]
+    run.heartbeat_at = just_ended(seconds=60)
+    assert f"{key(0)} was trained on to step 200" in tick()
+    (event,) = tick.events
+    instance.report_runless_asset_event(event)
+    assert tick() == "No new runs."
+    assert open_run().endswith("model_200.pth"), "what is newer is taken, also beside a cached one"
+    assert newer_step(instance, key(0)) is None
     assert tick.registered == {key(0)}
