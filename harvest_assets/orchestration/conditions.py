@@ -83,6 +83,26 @@ class Admitted(_Selecting):
 
 
 @dataclass(frozen=True)
+class StillMissing(_Selecting):
+    """Nothing was made of it until now.
+
+    What Dagster knows of partitions at a tick is not of one moment: one that is just being
+    finished may look as if it were neither there nor in progress.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the UI calls it."""
+        return "it is still missing"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """Those without a materialization."""
+        instance = context.asset_graph_view.instance
+        event = dg.DagsterEventType.ASSET_MATERIALIZATION
+        return keys - set(instance.get_latest_storage_id_by_partition(context.key, event, keys))
+
+
+@dataclass(frozen=True)
 class ShardRedone(_Selecting):
     """A shard was made after this, and all shards of the plan are there to be summed."""
 
@@ -141,7 +161,7 @@ def _is_worked_on(key: str, *, is_shard: bool) -> bool:
         return False
 
 
-def _when(due: _Condition) -> _Condition:
+def _when(due: _Condition, still_due: _Condition) -> _Condition:
     failed = dg.AutomationCondition.execution_failed()
     renewed = dg.AutomationCondition.any_deps_updated().since(failed.newly_true())
     return (
@@ -151,12 +171,14 @@ def _when(due: _Condition) -> _Condition:
         & ~dg.AutomationCondition.in_progress()
         & ~(failed & ~renewed.with_label("something it needs was made since it failed"))
         & ~WorkedOnElsewhere()
+        & still_due
     )
 
 
-BEGIN = _when(dg.AutomationCondition.missing()) & Admitted()
-FOLLOW = _when(dg.AutomationCondition.missing())
-MERGE = _when(dg.AutomationCondition.missing() | ShardRedone())
+_MISSING = dg.AutomationCondition.missing()
+FOLLOW = _when(_MISSING, StillMissing())
+BEGIN = FOLLOW & Admitted()
+MERGE = _when(_MISSING | ShardRedone(), StillMissing() | ShardRedone())
 
 harvest_automation = dg.AutomationConditionSensorDefinition(
     "harvest_automation",
