@@ -18,6 +18,8 @@ from harvest_assets import __version__
 from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from harvest_assets.decomposition.run_name import RunReference
     from harvest_assets.plan import HarvestPlan
     from harvest_assets.registry import Registration
@@ -67,6 +69,7 @@ def cli() -> None:
       python -m harvest_assets RUN --dry-run       what that would do, take and need
       python -m harvest_assets RUN --n_batches 50  a first look at a few batches
       python -m harvest_assets register RUN        let the Dagster UI know the run
+      python -m harvest_assets backfill            harvest what is registered and not harvested
       python -m harvest_assets ui                  watch, start and inspect harvests in a browser
       python -m harvest_assets view RUN            look at its components in a browser
       python -m harvest_assets verify RUN          check everything on disk against itself
@@ -128,7 +131,7 @@ Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and
     "--slurm/--local",
     "on_cluster",
     default=False,
-    help="Jobs of the cluster, or processes here. spd-harvest takes SLURM where there is one.",
+    help="As jobs of the cluster, or on this machine (the default).",
 )
 @_debug_option
 def harvest(
@@ -145,9 +148,6 @@ def harvest(
     with _told_in_one_sentence(debug=debug):
         from harvest_assets.decomposition.run_name import parse_run
 
-        if click.get_current_context().command_path == "spd-harvest":
-            where = "as jobs of the cluster" if on_cluster else "on this machine"
-            click.echo(f"Harvesting {where}.", err=True)
         reference = parse_run(run)
         given = {name: value for name, value in settings.items() if value is not None}
         if dry_run:
@@ -250,10 +250,14 @@ them. Prints the commands that harvest them step by step.
 {_RUN_HELP}
 """,
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="RUN...")
 @click.option("--out-name", help="Folder below harvest/, if the run id is taken by another run.")
+@click.option("--project", help="Add all finished runs of a W&B project: entity/project.")
+@click.option("--since", default="", help="Of the project, runs created from this date on.")
 @_debug_option
-def register(runs: tuple[str, ...], out_name: str | None, *, debug: bool) -> None:
+def register(
+    runs: tuple[str, ...], out_name: str | None, project: str | None, since: str, *, debug: bool
+) -> None:
     """Add runs as partitions."""
     with _told_in_one_sentence(debug=debug):
         from harvest_assets.decomposition.run_name import parse_run
@@ -263,12 +267,68 @@ def register(runs: tuple[str, ...], out_name: str | None, *, debug: bool) -> Non
         if out_name and len(runs) > 1:
             msg = "--out_name names the folder of one run; register the others by themselves."
             raise HarvestError(msg)
+        if not runs and not project:
+            msg = "Name the runs to be registered, or a --project."
+            raise HarvestError(msg)
         references = [parse_run(run) for run in runs]
         with open_instance() as instance:
             for reference in references:
                 registration = register_run(reference, out_name)
                 add_run(instance, registration.key)
                 click.echo(_materialize_lines(registration.key, str(dagster_home())))
+            if project:
+                _register_project(instance, project, since)
+
+
+def _register_project(instance: DagsterInstance, project: str, since: str) -> None:
+    from harvest_assets.orchestration.instance import add_run
+    from harvest_assets.orchestration.wandb_project import harvestable_runs
+
+    n_added = n_left = 0
+    for key, reason in harvestable_runs(instance, project, since):
+        if reason is None:
+            add_run(instance, key)
+            n_added += 1
+            click.echo(f"{key} is registered.")
+        else:
+            n_left += 1
+            click.echo(f"Left out: {reason}")
+    click.echo(
+        f"{n_added} runs of {project} were registered, {n_left} left out. They are harvested by "
+        "harvest_automation, where it is on, or by: python -m harvest_assets backfill"
+    )
+
+
+@cli.command()
+@click.option(
+    "--include-changed",
+    is_flag=True,
+    help="Also runs whose plan or checkpoint has changed since they were harvested.",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell where the harvest of each run stands.")
+@_debug_option
+def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
+    """Harvest all registered runs whose harvest is missing.
+
+    \b
+    The Dagster daemon does it, where one is running; else this command, run after run.
+    What is queued, in progress or has failed is left out; harvest a failed run by its name.
+    """
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.definitions import defs
+        from harvest_assets.orchestration.harvests import look_at_harvests, unharvested
+        from harvest_assets.orchestration.instance import open_instance
+        from harvest_assets.registry import registration_of
+
+        with open_instance() as instance:
+            graph = defs.resolve_asset_graph()
+            if dry_run:
+                for it in look_at_harvests(instance, graph):
+                    click.echo(f"{it.key}: {it.status.value}")
+            keys = unharvested(instance, graph, include_changed=include_changed)
+            click.echo(f"{len(keys)} runs {'would be' if dry_run else 'are to be'} harvested.")
+            if keys and not dry_run:
+                _harvest_all([registration_of(key) for key in keys], {}, None, anew=False)
 
 
 def _materialize_lines(key: str, home: str) -> str:
@@ -414,8 +474,143 @@ def main() -> None:
     cli(prog_name="python -m harvest_assets")
 
 
-def spd_harvest() -> None:
-    """`spd-harvest RUN`: harvest one run on the cluster, else here; says where."""
+@click.command(
+    context_settings={
+        "token_normalize_func": _either_spelling,
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+    help=f"""Harvest runs: on the cluster's SLURM, where there is one, else on this machine.
+
+Where a Dagster daemon is running on this machine's instance, it does the work.
+
+{_RUN_HELP}
+
+\b
+Examples:
+  spd-harvest goodfire/spd/s-d2ec3bfe
+  spd-harvest goodfire/spd/s-d2ec3bfe goodfire/spd/s-1a2b3c4d --n_batches 1000
+  spd-harvest ./runs/my-run --local
+
+Ctrl-C ends this command. What the daemon does goes on; what is done here is saved, and the same
+command goes on from there.
+""",
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@_settings_options
+@click.option("--step", type=int, help="Training step of the checkpoint; omitted: the newest.")
+@click.option("--out-name", help="Folder below harvest/, if the run id is taken by another run.")
+@click.option(
+    "--slurm/--local",
+    "on_cluster",
+    default=None,
+    help="As jobs of the cluster, or by this command on this machine; omitted: SLURM where it is, "
+    "else the Dagster daemon where one is running, else on this machine.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print model, data, memory, disk and time of the harvests; write nothing of them.",
+)
+@_debug_option
+def spd_harvest_command(
+    runs: tuple[str, ...],
+    step: int | None,
+    out_name: str | None,
+    *,
+    on_cluster: bool | None,
+    dry_run: bool,
+    debug: bool,
+    **settings: float | None,
+) -> None:
+    """Harvest runs, and say where."""
+    with _told_in_one_sentence(debug=debug):
+        from harvest_assets.decomposition.run_name import parse_run
+        from harvest_assets.registry import register as register_run
+
+        if out_name and len(runs) > 1:
+            msg = "--out_name names the folder of one run; harvest the others by themselves."
+            raise HarvestError(msg)
+        references = [parse_run(run) for run in dict.fromkeys(runs)]
+        given = {name: value for name, value in settings.items() if value is not None}
+        if dry_run:
+            for reference in references:
+                _tell_dry_run(reference, out_name, given, step)
+            return
+        registrations = [register_run(reference, out_name) for reference in references]
+        _harvest_all(registrations, given, step, on_cluster=on_cluster)
+
+
+def _harvest_all(
+    registrations: list[Registration],
+    settings: dict[str, float],
+    step: int | None,
+    *,
+    on_cluster: bool | None = None,
+    anew: bool = True,
+) -> None:
+    """Harvest runs by SLURM, by the daemon or here; one that fails stops no other.
+
+    Raises:
+        HarvestError: some of them failed.
+    """
+    from harvest_assets.orchestration.backfills import daemon_is_alive
+    from harvest_assets.orchestration.instance import open_instance
     from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
-    harvest(prog_name="spd-harvest", default_map={"on_cluster": slurm_is_here()})
+    by_slurm = slurm_is_here() if on_cluster is None else on_cluster
+    with open_instance() as instance:
+        if on_cluster is None and not by_slurm and daemon_is_alive(instance):
+            failed = _harvest_by_daemon(instance, registrations, settings, step, anew=anew)
+        else:
+            where = "as jobs of the cluster" if by_slurm else "on this machine"
+            click.echo(f"Harvesting {where}.", err=True)
+            failed = {}
+            for owner in registrations:
+                try:
+                    _harvest(owner.reference, owner.out_name, settings, step, on_cluster=by_slurm)
+                except HarvestError as error:
+                    if len(registrations) == 1:
+                        raise
+                    failed[owner.key] = str(error)
+                    click.echo(f"{owner.key}: {error}", err=True)
+    if failed:
+        told = "\n       ".join(f"{key}: {reason}" for key, reason in failed.items())
+        raise HarvestError(told)
+
+
+def _harvest_by_daemon(
+    instance: DagsterInstance,
+    registrations: list[Registration],
+    settings: dict[str, float],
+    step: int | None,
+    *,
+    anew: bool,
+) -> dict[str, str]:
+    from harvest_assets.definitions import defs
+    from harvest_assets.display import BackfillDisplay
+    from harvest_assets.orchestration.harvest_runs import hand_over, wait_for
+
+    graph = defs.resolve_asset_graph()
+    number = hand_over(registrations, instance, graph, settings, step, anew=anew)
+    click.echo(f"The Dagster daemon harvests: backfill {number}.", err=True)
+    try:
+        with BackfillDisplay(len(registrations)) as display:
+            failed = wait_for(registrations, instance, graph, number, display.show)
+    except KeyboardInterrupt:
+        click.echo(
+            f"Stopped watching; the daemon goes on with backfill {number}.\n"
+            "  python -m harvest_assets ui                  shows it, and can end it\n"
+            "  python -m harvest_assets backfill --dry-run  tells where each run stands",
+            err=True,
+        )
+        sys.exit(_EXIT_INTERRUPTED)
+    for owner in registrations:
+        if owner.key not in failed:
+            click.echo(f"{owner.key} is harvested: {owner.layout.root}")
+    return failed
+
+
+def spd_harvest() -> None:
+    """`spd-harvest RUN...`."""
+    spd_harvest_command(prog_name="spd-harvest")

@@ -25,6 +25,7 @@ from harvest_assets.assets.run_checkpoint import run_checkpoint
 from harvest_assets.assets.token_rows import token_rows
 from harvest_assets.assets.token_stats import token_stats
 from harvest_assets.orchestration.checks import counts_are_consistent, files_agree
+from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.io_manager import HarvestIOManager
 from harvest_assets.orchestration.jobs import harvest, merge, prepare
 from harvest_assets.orchestration.quality_checks import (
@@ -33,7 +34,9 @@ from harvest_assets.orchestration.quality_checks import (
     probabilities_sum_to_one,
     tokens_occurred_often_enough,
 )
-from harvest_assets.orchestration.slurm.watch import sensors
+from harvest_assets.orchestration.schedules import backfill_new_runs
+from harvest_assets.orchestration.sensors import new_wandb_runs
+from harvest_assets.orchestration.slurm.watch import sensors as sensors_of_the_cluster
 
 defs = dg.Definitions(
     assets=[
@@ -55,7 +58,8 @@ defs = dg.Definitions(
         probabilities_sum_to_one,
     ],
     jobs=[prepare, harvest, merge],
-    sensors=sensors(),
+    sensors=[new_wandb_runs, harvest_automation, *sensors_of_the_cluster()],
+    schedules=[backfill_new_runs],
     resources={"io_manager": HarvestIOManager()},
     # A run is one stage of one partition; its steps need no processes of their own.
     executor=dg.in_process_executor,

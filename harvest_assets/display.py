@@ -19,6 +19,7 @@ from rich.progress import (
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.orchestration.backfills import BackfillStatus
 from harvest_assets.orchestration.local_harvest import StageStatus
 from harvest_assets.plan import HarvestPlan
 
@@ -110,3 +111,60 @@ class HarvestDisplay:
         warning = config.threshold_warning(plan.ci_threshold)
         if warning:
             self._console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
+
+
+class BackfillDisplay:
+    """The same of harvests that the daemon makes: one bar for all of them.
+
+    Args:
+        n_runs: runs of the backfill.
+    """
+
+    def __init__(self, n_runs: int) -> None:
+        self._n_runs = n_runs
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[pace]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("queued", total=None, pace="")
+        self._printed = ""
+        self._printed_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, status: BackfillStatus) -> None:
+        """Show where the backfill is."""
+        runs = f"{len(status.harvested)} of {self._n_runs} runs harvested"
+        pace = f"{status.tokens_per_second:,.0f} tokens/s" if status.tokens_per_second else ""
+        self._bar.update(
+            self._task,
+            description=runs,
+            completed=status.rows_done,
+            total=status.rows or None,
+            pace=pace,
+        )
+        if self._console.is_terminal:
+            return
+        now = time.monotonic()
+        if runs != self._printed or now - self._printed_at > _SECONDS_BETWEEN_LINES:
+            self._printed, self._printed_at = runs, now
+            rows = f"{status.rows_done:,} of {status.rows:,} rows at work" if status.rows else ""
+            told = ", ".join(part for part in (runs, rows, pace) if part)
+            self._console.print(told, highlight=False)

@@ -7,3 +7,10 @@ class HarvestError(Exception):
     The command prints the sentence and exits with a status that is not 0; an asset fails with it
     and is not retried.
     """
+
+
+class TransientError(HarvestError):
+    """What is wrong may pass by itself, and nothing need be changed: W&B does not answer, say.
+
+    Unattended, an asset that fails with it is tried again a few times.
+    """

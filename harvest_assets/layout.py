@@ -5,7 +5,9 @@ $SPD_OUT_DIR/
 ├── runs/<project>-<run_id>/            files of SPD runs and of target models
 ├── pretrain_cache/<project>-<id>/      files of target models, older place
 ├── data/<fingerprint>/                 token rows, shared by harvests of equal data
-├── registered/<entity>/<project>/<run_id>.json   where a run that is no W&B run lies
+├── registered/<entity>/<project>/
+│   ├── <run_id>.json                   where a run that is no W&B run lies
+│   └── watched.json                    which runs of a watched project were left out, and why
 └── harvest/<run_id>/
     ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
     ├── correlations/                   component_correlations.pt, token_stats.pt
@@ -49,6 +51,11 @@ def data_dir(fingerprint: str) -> Path:
 def registration_path(entity: str, project: str, run_id: str) -> Path:
     """Where it is written down that a run lies elsewhere or is harvested under another name."""
     return out_dir() / "registered" / entity / project / f"{run_id}.json"
+
+
+def watched_path(entity: str, project: str) -> Path:
+    """What is remembered of the runs of a W&B project that is watched."""
+    return out_dir() / "registered" / entity / project / "watched.json"
 
 
 def harvest_root() -> Path:

@@ -41,6 +41,12 @@ def check_held(path: Path) -> None:
         raise HarvestError(msg)
 
 
+def is_held(path: Path) -> bool:
+    """Does somebody who lives have this lease?"""
+    holder = holder_of(path)
+    return bool(holder) and not _is_stale(path, holder)
+
+
 @contextmanager
 def hold_lease(path: Path, what: str) -> Iterator[None]:
     """Hold a lease while the block runs.

@@ -219,6 +219,24 @@ class ShardResults:
                 states.append(stored.open())
         return states
 
+    def are_complete(self, plan: HarvestPlan) -> bool:
+        """Is the harvest of a plan there, shard by shard? The states are not opened.
+
+        Raises:
+            HarvestError: the token rows are not there.
+        """
+        work = Work.of(self.paths, plan)
+        shares = zip(SHARD_KEYS, work.shares, strict=False)
+        states = ((rows, _find_sound(self.paths.shard_current(name))) for name, rows in shares)
+        return all(
+            not rows
+            or (
+                stored is not None
+                and (stored.plan_digest, stored.sums, stored.rows) == (plan.digest, work.sums, rows)
+            )
+            for rows, stored in states
+        )
+
     def saved_so_far(self, plan: HarvestPlan) -> dict[str, StoredState]:
         """The states that are there of a plan's harvest, by shard; `merged` is the first rows'.
 

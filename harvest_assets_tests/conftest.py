@@ -12,6 +12,7 @@ import pytest
 _caches = tempfile.TemporaryDirectory(prefix="harvest-tests-")
 os.environ.update(HF_HOME=_caches.name, HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
 os.environ.pop("HF_DATASETS_CACHE", None)
+os.environ["HARVEST_MAX_RETRIES"] = "0"  # nobody waits for a second attempt
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import quote, unquote
@@ -45,6 +48,10 @@ class LoopbackWandb:
         operations: name and variables of each GraphQL operation asked for, in order.
         downloads: `entity/project/run_id/file` of each download begun, in order.
         gate: downloads wait before the second half of a file while this is not set.
+        status: of every answer to a GraphQL question; other than 200, nothing is answered.
+        delay: seconds before each answer.
+        on_operation: called with the name of each operation before it is answered; where it
+            answers a status, that is sent instead.
     """
 
     def __init__(self) -> None:
@@ -54,23 +61,35 @@ class LoopbackWandb:
         self.gate = threading.Event()
         self.gate.set()
         self.download_begun = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.status = 200
+        self.delay = 0.0
+        self.on_operation: Callable[[str], int | None] = lambda _operation: None
+        self._port = 0
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.come()
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.gate.set()
+        self.go_away()
+
+    def come(self) -> None:
+        """Begin to answer, at the same address as before."""
+        self._server = _Server(("127.0.0.1", self._port), self._handler())
+        self._port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def go_away(self) -> None:
+        """Refuse connections."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -90,8 +109,7 @@ class LoopbackWandb:
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The `data` of a GraphQL answer."""
-        match = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
-        operation = match[1] if match else ""
+        operation = _operation(query)
         self.operations.append((operation, variables))
         if operation in ("Run", "RunFiles"):
             return {"project": self._project_with_run(operation, variables)}
@@ -114,14 +132,17 @@ class LoopbackWandb:
         return {"internalId": "1", "run": {"fileCount": len(nodes), "files": page}}
 
     def _project_with_runs(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """All runs of the project; the filters are only remembered in `operations`."""
+        """The runs of the project that pass the filters, which are on state and date."""
+        filters = json.loads(variables.get("filters") or "{}")
         found = [
             run
-            for run in self.runs.values()
+            for run in list(self.runs.values())
             if (run.entity, run.project) == (variables["entity"], variables["project"])
+            and _passes(run, filters)
         ]
-        newest_first = (variables.get("order") or "").startswith("-")
-        found.sort(key=lambda run: run.created_at, reverse=newest_first)
+        order = variables.get("order") or "+created_at"
+        field_name = order.lstrip("+-")
+        found.sort(key=lambda run: _time(getattr(run, field_name)), reverse=order[0] == "-")
         nodes = [_run_node(run) for run in found]
         page = _page(nodes, variables.get("cursor"), variables.get("perPage") or 50)
         return {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": page}
@@ -148,7 +169,13 @@ class LoopbackWandb:
             def do_POST(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 asked = json.loads(self.rfile.read(length) or b"{}")
-                data = loopback.answer(asked.get("query", ""), asked.get("variables") or {})
+                query = asked.get("query", "")
+                time.sleep(loopback.delay)
+                status = loopback.on_operation(_operation(query)) or loopback.status
+                if status != 200:
+                    self._send(status, b'{"errors": []}', "application/json")
+                    return
+                data = loopback.answer(query, asked.get("variables") or {})
                 self._send(200, json.dumps({"data": data}).encode(), "application/json")
 
             def do_GET(self) -> None:
@@ -186,6 +213,29 @@ class LoopbackWandb:
                     self.close_connection = True
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+
+def _operation(query: str) -> str:
+    match = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
+    return match[1] if match else ""
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _passes(run: LoopbackRun, filters: dict[str, Any]) -> bool:
+    created = filters.get("createdAt", {})
+    return (
+        run.state in filters.get("state", {}).get("$in", [run.state])
+        and _time(created.get("$gte", run.created_at)) <= _time(run.created_at)
+        and _time(created.get("$lte", run.created_at)) >= _time(run.created_at)
+    )
 
 
 def _run_node(run: LoopbackRun) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 
 from harvest_assets.definitions import defs
+from harvest_assets.orchestration import dagster_private
 from harvest_assets.orchestration.harvest_config import HarvestConfig
 
 HEAVY = ("torch", "transformers", "datasets", "wandb")
@@ -68,3 +71,28 @@ def test_the_settings_are_told_in_the_launchpad():
     settings = HarvestConfig.to_config_schema().as_field().config_type.fields
     assert {"n_batches", "batch_size", "ci_threshold", "seed"} <= set(settings)
     assert all(field.description for field in settings.values())
+
+
+def test_what_is_taken_from_dagsters_private_modules_is_there():
+    for name in dagster_private.__all__:
+        assert getattr(dagster_private, name).__module__.startswith("dagster.")
+    folder = Path(dagster_private.__file__).parents[1]
+    users = {file for file in folder.rglob("*.py") if "dagster._" in file.read_text()}
+    assert users == {Path(dagster_private.__file__)}
+
+
+def test_what_harvests_by_itself_is_off_until_it_is_wanted():
+    for variable, on in (("", False), ("1", True)):
+        program = (
+            "from harvest_assets.definitions import defs\n"
+            "print([s.default_status.value for s in (*defs.sensors, *defs.schedules)])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "HARVEST_AUTOMATION": variable},
+        )
+        assert done.stdout.count("RUNNING") == (2 if on else 0)
+        assert done.stdout.count("STOPPED") == (1 if on else 3)

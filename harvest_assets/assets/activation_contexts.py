@@ -7,7 +7,8 @@ import dagster as dg
 
 from harvest_assets import __version__
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.conditions import MERGE
+from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, paths_of, stage_tags
 from harvest_assets.plan import HarvestPlan
@@ -23,6 +24,8 @@ from harvest_assets.shared_rows import SharedTokenRows
     partitions_def=runs,
     kinds={"json", "parquet"},
     code_version="1",
+    automation_condition=MERGE,
+    retry_policy=RETRIES,
     output_required=False,
     deps=["component_correlations", "token_stats"],
 )

@@ -4,7 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.conditions import MERGE
+from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import (
     GROUP,
@@ -24,6 +25,8 @@ from harvest_assets.shards import ShardResults
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
+    automation_condition=MERGE,
+    retry_policy=RETRIES,
     output_required=False,
 )
 @one_owner(merge_work)

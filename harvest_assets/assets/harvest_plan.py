@@ -8,7 +8,8 @@ import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.conditions import FOLLOW
+from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.orchestration.partitions import runs, shard_partition
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
@@ -23,6 +24,8 @@ from harvest_assets.shards import SHARD_KEYS
     partitions_def=runs,
     kinds={"json"},
     code_version="1",
+    automation_condition=FOLLOW,
+    retry_policy=RETRIES,
 )
 @refuses_bad_input
 def harvest_plan(

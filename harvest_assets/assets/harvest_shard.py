@@ -12,7 +12,8 @@ from harvest_assets.footprint import least_disk
 from harvest_assets.gpus import lease_device
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.lease import check_held
-from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.conditions import FOLLOW
+from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, stage_tags
@@ -37,6 +38,8 @@ STATE_VERSION = "2"
     partitions_def=run_shards,
     kinds={"torch"},
     code_version=STATE_VERSION,
+    automation_condition=FOLLOW,
+    retry_policy=RETRIES,
     pool="gpu",
     output_required=False,
 )

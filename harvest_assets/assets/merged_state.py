@@ -7,7 +7,8 @@ import dagster as dg
 from harvest_assets.errors import HarvestError
 from harvest_assets.lease import check_held
 from harvest_assets.manifest import disagreements, read
-from harvest_assets.orchestration.failures import one_owner
+from harvest_assets.orchestration.conditions import MERGE
+from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
@@ -20,6 +21,8 @@ from harvest_assets.plan import HarvestPlan
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
+    automation_condition=MERGE,
+    retry_policy=RETRIES,
     deps=["component_correlations", "token_stats", "activation_contexts"],
     output_required=False,
 )

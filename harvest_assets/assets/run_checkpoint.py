@@ -6,9 +6,11 @@ import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.decomposition.run_files import fetch_run
-from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.conditions import BEGIN
+from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import CheckpointConfig
 from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.orchestration.resumed import newer_step
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.registry import check_owner
 
@@ -20,6 +22,8 @@ from harvest_assets.registry import check_owner
     partitions_def=runs,
     kinds={"wandb", "torch"},
     code_version="1",
+    automation_condition=BEGIN,
+    retry_policy=RETRIES,
 )
 @refuses_bad_input
 def run_checkpoint(
@@ -31,7 +35,10 @@ def run_checkpoint(
     """
     owner = registration(context.partition_key)
     check_owner(owner)
-    checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, config.step))
+    step = config.step
+    if step is None:
+        step = newer_step(context.instance, context.partition_key)
+    checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, step))
     layers = "\n".join(f"| {layer} | {c:,} |" for layer, c in checkpoint.layers)
     return dg.MaterializeResult(
         value=checkpoint,

@@ -7,7 +7,8 @@ import dagster as dg
 from harvest_assets.decomposition.data import DataSpec
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.conditions import FOLLOW
+from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.partitions import runs
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
@@ -21,6 +22,8 @@ from harvest_assets.shared_rows import SharedTokenRows
     partitions_def=runs,
     kinds={"huggingface", "arrow"},
     code_version="1",
+    automation_condition=FOLLOW,
+    retry_policy=RETRIES,
 )
 @refuses_bad_input
 def token_rows(

@@ -16,23 +16,27 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from harvest_assets.decomposition.run_name import LOCAL_ENTITY, RunName
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, TransientError
 
 logger = logging.getLogger(__name__)
 
 _FILES_PER_REQUEST = 500
 _SECONDS_TO_ANSWER = 20.0
+# 0 is no answer at all.
+_PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def list_files(name: RunName) -> dict[str, Any]:
     """The files of a W&B run, as `wandb.apis.public.File` by name.
 
     Raises:
-        HarvestError: W&B knows no such run, has no valid API key from us, or cannot be reached.
+        TransientError: W&B cannot be reached, or does not answer now.
+        HarvestError: W&B knows no such run, or has no valid API key from us.
     """
     if name.entity == LOCAL_ENTITY:
         msg = (
@@ -43,7 +47,7 @@ def list_files(name: RunName) -> dict[str, Any]:
     with _told_in_one_sentence(name):
         import wandb
 
-        _check_reachable(wandb.setup().settings)
+        check_reachable(wandb.setup().settings)
         run = wandb.Api().run(name.key)
         return {file.name: file for file in run.files(per_page=_FILES_PER_REQUEST)}
 
@@ -60,7 +64,7 @@ def download_files(
         folder: made if it is not there.
 
     Raises:
-        HarvestError: a download failed or came out with another size than W&B tells.
+        TransientError: a download failed or came out with another size than W&B tells.
     """
     scratch_prefix = f".{folder.name}.download-"
     with _told_in_one_sentence(name):
@@ -83,11 +87,11 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
             f"{file.name} of {name.key} came from W&B with {size} bytes instead of {file.size}: "
             "try again."
         )
-        raise HarvestError(msg)
+        raise TransientError(msg)
     _sync(path)
 
 
-def _check_reachable(settings: Any) -> None:
+def check_reachable(settings: Any) -> None:
     """Raise OSError when nobody answers at W&B's address.
 
     The client tries such an address for long, and its service process sometimes never ends then.
@@ -117,24 +121,39 @@ def _sync(path: Path) -> None:
 def _told_in_one_sentence(name: RunName) -> Iterator[None]:
     """Turn what the W&B client raises into a HarvestError that holds no API key."""
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     try:
         yield
     except wandb.errors.UsageError as error:
         msg = (
             f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
-            f"`wandb login` or set WANDB_API_KEY ({_text(error)})."
+            f"`wandb login` or set WANDB_API_KEY ({in_one_line(error)})."
         )
         raise HarvestError(msg) from error
-    except (wandb.errors.Error, OSError, ValueError, TimeoutError) as error:
+    except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
         msg = (
             f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
-            f"network, or give a path to the run's files: {_text(error)}"
+            f"network, or give a path to the run's files: {in_one_line(error)}"
         )
-        raise HarvestError(msg) from error
+        raise (TransientError if may_pass(error) else HarvestError)(msg) from error
 
 
-def _text(error: Exception) -> str:
+def may_pass(error: BaseException | None) -> bool:
+    """Is an error of the W&B client one that may not come again: no answer, 429, 5xx?"""
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    while error is not None:
+        if isinstance(error, WandbApiFailedError):
+            status = error.response.http_status if error.response is not None else 0
+            return status in _PASSING_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(error, OSError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def in_one_line(error: BaseException) -> str:
     """The first line of an error, without the API key should it stand there."""
     text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     key = os.environ.get("WANDB_API_KEY")

@@ -1,17 +1,37 @@
-"""What is taken from Dagster's private modules, all of it; another version may not have it."""
+"""Everything that is taken from Dagster's private modules, in one place: they may move.
 
+A test sees that each name is there.
+"""
+
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.events import EngineEventData
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
+from dagster._core.utils import make_new_backfill_id
 from dagster._grpc.impl import core_execute_run
 from dagster._utils.hosted_user_process import recon_job_from_origin
 
 __all__ = [
+    "AssetGraphSubset",
+    "AssetKeyPartitionKey",
+    "AssetPartitionStatus",
+    "BaseAssetGraph",
+    "BulkActionStatus",
+    "BulkActionsFilter",
     "EngineEventData",
+    "InstigatorStatus",
+    "InstigatorType",
     "LaunchRunContext",
+    "PartitionBackfill",
     "ReconstructableRepository",
     "RunQueueConfig",
     "core_execute_run",
+    "make_new_backfill_id",
     "recon_job_from_origin",
 ]

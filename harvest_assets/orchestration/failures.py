@@ -1,4 +1,9 @@
-"""Bad input fails an asset at once, with one sentence, and is never retried."""
+"""Bad input fails an asset at once, with one sentence, and is never retried.
+
+Other errors, and those that may pass by themselves, are tried again three times, after 1, 3 and 7
+minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command at which somebody waits tells them
+at once: it sets `HARVEST_MAX_RETRIES` to 0.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,20 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.lease import LeaseHeldError, check_held, hold_lease
+from harvest_assets.orchestration.environment import number_from
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+MAX_RETRIES = "HARVEST_MAX_RETRIES"
+RETRIES = dg.RetryPolicy(
+    max_retries=number_from(MAX_RETRIES, 3, least=0),
+    delay=number_from("HARVEST_RETRY_SECONDS", 60, least=0),
+    backoff=dg.Backoff.EXPONENTIAL,
+)
 
 # Metadata of the observation of an asset that another process works on.
 SKIPPED = "skipped"
@@ -23,9 +36,14 @@ SKIPPED = "skipped"
 
 @contextmanager
 def bad_input_is_final() -> Iterator[None]:
-    """Turn a `HarvestError` into a Dagster failure that no retry policy repeats."""
+    """Turn a `HarvestError` into a Dagster failure that no retry policy repeats.
+
+    One that may pass by itself is left to the retry policy.
+    """
     try:
         yield
+    except TransientError as error:
+        raise dg.Failure(description=str(error), allow_retries=True) from error
     except HarvestError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 

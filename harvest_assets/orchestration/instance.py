@@ -11,6 +11,7 @@ import dagster as dg
 from harvest_assets.atomic import atomic_path, host_name, process_is_alive
 from harvest_assets.filesystems import network_filesystem
 from harvest_assets.lease import process_started
+from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
@@ -139,3 +140,11 @@ def end_dead_runs(instance: dg.DagsterInstance) -> None:
         if not (process_is_alive(pid) and same):
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             instance.report_run_failed(run, "The process that executed the run is gone.")
+
+
+def sensor_is_on(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:
+    """Is a sensor running? `default` is its status where nobody has switched it."""
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        if state.name == name and state.status != InstigatorStatus.DECLARED_IN_CODE:
+            return state.status == InstigatorStatus.RUNNING
+    return default

@@ -21,13 +21,16 @@ import dagster as dg
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.footprint import least_disk
+from harvest_assets.lease import hold_lease
 from harvest_assets.manifest import disagreements
+from harvest_assets.orchestration.failures import MAX_RETRIES
 from harvest_assets.orchestration.instance import (
     add_run,
     end_dead_runs,
     make_room_for_shards,
     shards_at_once,
 )
+from harvest_assets.orchestration.partitions import harvest_lease
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
@@ -114,9 +117,21 @@ def harvest_with(
         The plan that was carried out; all five files stand complete.
 
     Raises:
-        HarvestError: a stage failed.
+        HarvestError: a stage failed, or another command harvests the run now.
     """
     add_run(instance, registration.key)
+    with hold_lease(harvest_lease(registration), f"The harvest of {registration.key}"):
+        return _harvest(work_on, registration, instance, settings, step, watch)
+
+
+def _harvest(
+    work_on: WorkOn,
+    registration: Registration,
+    instance: dg.DagsterInstance,
+    settings: Mapping[str, Any],
+    step: int | None,
+    watch: Watcher,
+) -> HarvestPlan:
     end_dead_runs(instance)
     run_config = {
         "ops": {
@@ -252,7 +267,7 @@ def _processes() -> Iterator[Start]:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, MAX_RETRIES: "0", **(environment or {})},
             )
         process = _Process(popen, partition, log)
         started.append(process)

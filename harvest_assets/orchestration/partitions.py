@@ -47,6 +47,11 @@ def registration(partition_key: str) -> Registration:
     return registration_of(run_of(partition_key))
 
 
+def harvest_lease(owner: Registration) -> Path:
+    """Held by a command while it drives the whole harvest of a run."""
+    return owner.layout.lease("harvest")
+
+
 def shard_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
     """The lease of a shard, and what it is about."""
     shard = shard_of(context.partition_key)

@@ -1,0 +1,219 @@
+"""Harvests handed to the Dagster daemon as one backfill, and followed from outside."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.dagster_private import (
+    AssetGraphSubset,
+    AssetKeyPartitionKey,
+    BaseAssetGraph,
+    BulkActionStatus,
+    PartitionBackfill,
+    make_new_backfill_id,
+)
+from harvest_assets.orchestration.harvest_config import HarvestConfig
+from harvest_assets.orchestration.harvests import MERGED, all_parts, missing_parts
+from harvest_assets.orchestration.partitions import registration
+from harvest_assets.orchestration.progress import read_progress
+from harvest_assets.plan import MAX_SHARDS
+from harvest_assets.shards import SHARD_KEYS
+
+_POLL_SECONDS = 1.0
+# The daemon tells every thirty seconds that it lives.
+_ALIVE_SECONDS = 90.0
+_OVER = (
+    BulkActionStatus.COMPLETED,
+    BulkActionStatus.COMPLETED_SUCCESS,
+    BulkActionStatus.COMPLETED_FAILED,
+    BulkActionStatus.FAILED,
+    BulkActionStatus.CANCELED,
+)
+
+
+def daemon_is_alive(instance: dg.DagsterInstance) -> bool:
+    """Does a Dagster daemon work on backfills of this instance?"""
+    heartbeat = instance.get_daemon_heartbeats().get("BACKFILL")
+    return heartbeat is not None and time.time() - heartbeat.timestamp < _ALIVE_SECONDS
+
+
+def submit(
+    instance: dg.DagsterInstance,
+    graph: BaseAssetGraph[Any],
+    keys: Sequence[str],
+    *,
+    title: str,
+    settings: Mapping[str, Any] | None = None,
+    step: int | None = None,
+    anew: bool = False,
+) -> str:
+    """Hand the harvests of registered runs to the daemon.
+
+    Args:
+        instance: where it is recorded.
+        graph: the asset graph.
+        keys: the runs.
+        title: what people see.
+        settings: of `HarvestConfig`, those that are not the default.
+        step: of the checkpoint; None is the newest.
+        anew: everything, beginning with the plan; else what is missing.
+
+    Returns:
+        The id of the backfill.
+    """
+    plan = dict(settings or {})
+    # How many shards there are must be known before the plan is made.
+    plan["n_shards"] = plan.get("n_shards") or HarvestConfig().n_shards or _visible_gpus()
+    parts = set()
+    for key in keys:
+        n_shards = plan["n_shards"]
+        parts |= set(all_parts(key, n_shards) if anew else missing_parts(instance, key, n_shards))
+    backfill = PartitionBackfill.from_asset_graph_subset(
+        backfill_id=make_new_backfill_id(),
+        backfill_timestamp=time.time(),
+        tags={},
+        dynamic_partitions_store=instance,
+        asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
+            {AssetKeyPartitionKey(dg.AssetKey(asset), part) for asset, part in parts}, graph
+        ),
+        title=title,
+        description="\n".join(keys),
+        run_config={
+            "ops": {
+                "harvest_plan": {"config": plan},
+                "run_checkpoint": {"config": {} if step is None else {"step": step}},
+            }
+        },
+    )
+    instance.add_backfill(backfill)
+    return str(backfill.backfill_id)
+
+
+@dataclass(frozen=True)
+class BackfillStatus:
+    """Where a backfill is.
+
+    Args:
+        over: nothing more happens.
+        harvested: runs that are finished.
+        failed: why the others failed, by run.
+        rows_done, rows: of the shards at work.
+        tokens_per_second: of all of them.
+    """
+
+    over: bool
+    harvested: frozenset[str] = frozenset()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    rows_done: int = 0
+    rows: int = 0
+    tokens_per_second: float = 0.0
+
+
+def follow(
+    instance: dg.DagsterInstance,
+    graph: BaseAssetGraph[Any],
+    backfill_id: str,
+    keys: Sequence[str],
+    watch: Callable[[BackfillStatus], None],
+) -> BackfillStatus:
+    """Watch a backfill until it is over.
+
+    Raises:
+        HarvestError: the daemon is gone, so nothing goes on.
+    """
+    while True:
+        status = look_at(instance, graph, backfill_id, keys)
+        watch(status)
+        if status.over:
+            return status
+        if not daemon_is_alive(instance):
+            msg = (
+                f"The Dagster daemon is gone; backfill {backfill_id} goes on when it is started "
+                "again: python -m harvest_assets ui"
+            )
+            raise HarvestError(msg)
+        time.sleep(_POLL_SECONDS)
+
+
+def look_at(
+    instance: dg.DagsterInstance,
+    graph: BaseAssetGraph[Any],
+    backfill_id: str,
+    keys: Sequence[str],
+) -> BackfillStatus:
+    """Where a backfill is now."""
+    backfill = instance.get_backfill(backfill_id)
+    if backfill is None:
+        msg = f"Backfill {backfill_id} is not there any more."
+        raise HarvestError(msg)
+    data = backfill.get_asset_backfill_data(graph)
+    last = dg.AssetKey(MERGED[-1])
+    harvested = {
+        part.partition_key
+        for part in data.materialized_subset.iterate_asset_partitions()
+        if part.asset_key == last and part.partition_key is not None
+    }
+    over = backfill.status in _OVER
+    failed = {}
+    if over:
+        reasons = _reasons(instance, backfill_id)
+        other = f"backfill {backfill_id} ended as {backfill.status.value}"
+        failed = {key: reasons.get(key, other) for key in keys if key not in harvested}
+    working = [key for key in keys if key not in harvested]
+    done, rows, speed = _progress(working, backfill.backfill_timestamp)
+    return BackfillStatus(over, frozenset(harvested), failed, done, rows, speed)
+
+
+def _visible_gpus() -> int:
+    """GPUs of this machine, counted without loading torch; at least 1."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        found = len([device for device in given.split(",") if device.strip() not in ("", "-1")])
+    else:
+        found = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return min(MAX_SHARDS, max(1, found))
+
+
+def _progress(keys: Sequence[str], since: float) -> tuple[int, int, float]:
+    """Rows done, rows and tokens per second of the shards that have worked since then."""
+    done, rows, speed = 0, 0, 0.0
+    for key in keys:
+        for name in SHARD_KEYS:
+            path = registration(key).layout.shard_progress(name)
+            try:
+                fresh = path.stat().st_mtime >= since
+            except OSError:
+                continue
+            part = read_progress(path) if fresh else None
+            if part is not None:
+                done, rows = done + part.rows_done, rows + part.rows
+                speed += part.tokens_per_second if part.rows_done < part.rows else 0.0
+    return done, rows, speed
+
+
+def _reasons(instance: dg.DagsterInstance, backfill_id: str) -> dict[str, str]:
+    """Why runs of a backfill failed, in a sentence, by the key of the SPD run."""
+    filters = dg.RunsFilter(
+        tags={"dagster/backfill": backfill_id}, statuses=[dg.DagsterRunStatus.FAILURE]
+    )
+    reasons = {}
+    for run in instance.get_runs(filters):
+        key = run.tags.get("dagster/partition", "").partition("|")[0]
+        key = key or run.tags.get("dagster/partition/run", "")
+        for record in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+            event = record.dagster_event
+            data = event.step_failure_data if event is not None else None
+            if data is not None and data.user_failure_data is not None:
+                reasons[key] = str(data.user_failure_data.description)
+            elif data is not None and data.error is not None:
+                reasons.setdefault(key, str(data.error.message).strip())
+        reasons.setdefault(key, f"run {run.run_id} failed; its log says why")
+    return reasons

@@ -1,0 +1,196 @@
+"""When an asset is made by itself.
+
+An asset is made when it is missing and everything it needs is there; that is true at every look
+until it has been made, so nothing is lost when the daemon was away. Two things more:
+
+- `run_checkpoint`, where a harvest begins, waits while as many harvests are under way as
+  `HARVEST_MAX_ACTIVE_RUNS` says;
+- what is merged is made again when a shard was.
+
+What failed stays as it is until somebody starts it, or makes anew something that it needs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.lease import is_held
+from harvest_assets.orchestration.harvests import (
+    SHARD_ASSET,
+    HarvestStatus,
+    is_driven,
+    look_at_harvests,
+)
+from harvest_assets.orchestration.partitions import registration, run_of, shard_of
+from harvest_assets.orchestration.wandb_settings import (
+    automation_from_the_start,
+    max_active_runs,
+)
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shards import SHARD_KEYS, ShardResults
+
+# That code servers evaluate conditions is new in Dagster: nobody need be told each time.
+warnings.filterwarnings(
+    "ignore", message="Parameter `use_user_code_server`", category=dg.BetaWarning
+)
+
+_Context = dg.AutomationContext[dg.AssetKey]
+_Condition = dg.AutomationCondition[Any]
+
+
+@dataclass(frozen=True)
+class _Selecting(dg.AutomationCondition[dg.AssetKey]):
+    """True for those of the candidates that `select` answers."""
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """Of these partition keys, those for which it is true."""
+        raise NotImplementedError
+
+    def evaluate(self, context: _Context) -> dg.AutomationResult[dg.AssetKey]:
+        """See the base class."""
+        candidates = context.candidate_subset
+        keys = set(candidates.expensively_compute_partition_keys())
+        chosen = set(self.select(context, keys)) if keys else set()
+        return dg.AutomationResult(
+            context, candidates.compute_intersection_with_partition_keys(chosen)
+        )
+
+
+@dataclass(frozen=True)
+class Admitted(_Selecting):
+    """There is room for one more harvest; the run that was registered first is first."""
+
+    @property
+    def name(self) -> str:
+        """What the UI calls it."""
+        return "fewer than HARVEST_MAX_ACTIVE_RUNS harvests are under way"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """The first so many."""
+        view = context.asset_graph_view
+        harvests = look_at_harvests(view.instance, view.asset_graph)
+        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.UNDER_WAY)
+        active = [it for it in harvests if it.begun and not it.backfilled and it.status in open_]
+        room = max(0, max_active_runs() - len(active))
+        waiting = [it.key for it in harvests if it.key in keys]
+        return waiting[:room]
+
+
+@dataclass(frozen=True)
+class StillMissing(_Selecting):
+    """Nothing was made of it until now.
+
+    What Dagster knows of partitions at a tick is not of one moment: one that is just being
+    finished may look as if it were neither there nor in progress.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the UI calls it."""
+        return "it is still missing"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """Those without a materialization."""
+        instance = context.asset_graph_view.instance
+        event = dg.DagsterEventType.ASSET_MATERIALIZATION
+        return keys - set(instance.get_latest_storage_id_by_partition(context.key, event, keys))
+
+
+@dataclass(frozen=True)
+class ShardRedone(_Selecting):
+    """A shard was made after this, and all shards of the plan are there to be summed."""
+
+    @property
+    def name(self) -> str:
+        """What the UI calls it."""
+        return "a shard was made again"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """Those whose shards are newer, and complete."""
+        instance = context.asset_graph_view.instance
+        event = dg.DagsterEventType.ASSET_MATERIALIZATION
+        made = instance.get_latest_storage_id_by_partition(context.key, event, keys)
+        shards = instance.get_latest_storage_id_by_partition(dg.AssetKey(SHARD_ASSET), event)
+        newer: dict[str, set[str]] = {}
+        for partition, number in shards.items():
+            run, _, shard = partition.partition("|")
+            if run in keys and number > made.get(run, number):
+                newer.setdefault(run, set()).add(shard)
+        return [key for key, names in newer.items() if _are_to_be_summed(key, names)]
+
+
+@dataclass(frozen=True)
+class WorkedOnElsewhere(_Selecting):
+    """A command harvests the run, or some process has the lease of this very work."""
+
+    @property
+    def name(self) -> str:
+        """What the UI calls it."""
+        return "another process works on it"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """Those whose leases are held."""
+        is_shard = context.key.path[-1] == SHARD_ASSET
+        return [key for key in keys if _is_worked_on(key, is_shard=is_shard)]
+
+
+def _are_to_be_summed(key: str, made_later: set[str]) -> bool:
+    """Has one of these shards a share, and are all shards of the plan there?"""
+    try:
+        paths = registration(key).layout
+        plan = HarvestPlan.open(paths.root)
+        with_share = set(SHARD_KEYS[: plan.n_shards])
+        return bool(with_share & made_later) and ShardResults(paths).are_complete(plan)
+    except HarvestError:
+        return False
+
+
+def _is_worked_on(key: str, *, is_shard: bool) -> bool:
+    if is_driven(run_of(key)):
+        return True
+    try:
+        work = f"shard-{shard_of(key)}" if is_shard else "merge"
+        return is_held(registration(key).layout.lease(work))
+    except HarvestError:
+        return False
+
+
+def _when(due: _Condition, still_due: _Condition) -> _Condition:
+    failed = dg.AutomationCondition.execution_failed()
+    renewed = dg.AutomationCondition.any_deps_updated().since(failed.newly_true())
+    return (
+        due
+        & ~dg.AutomationCondition.any_deps_missing()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+        & ~(failed & ~renewed.with_label("something it needs was made since it failed"))
+        & ~WorkedOnElsewhere()
+        & still_due
+    )
+
+
+_MISSING = dg.AutomationCondition.missing()
+FOLLOW = _when(_MISSING, StillMissing())
+BEGIN = FOLLOW & Admitted()
+MERGE = _when(_MISSING | ShardRedone(), StillMissing() | ShardRedone())
+
+harvest_automation = dg.AutomationConditionSensorDefinition(
+    "harvest_automation",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING
+    if automation_from_the_start()
+    else dg.DefaultSensorStatus.STOPPED,
+    description=(
+        "Harvests registered runs: makes what is missing as soon as all it needs is there, "
+        "HARVEST_MAX_ACTIVE_RUNS harvests at a time."
+    ),
+    # One run a partition, as everywhere; conditions of our own are evaluated where they are.
+    emit_backfills=False,
+    use_user_code_server=True,
+)

@@ -1,0 +1,232 @@
+"""Which registered runs are harvested, under way, failed, or waiting to be harvested.
+
+The one place that decides what is unharvested: the schedule, the commands and the automation all
+ask here, so that what one of them has started no other starts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.lease import is_held
+from harvest_assets.manifest import read
+from harvest_assets.orchestration.dagster_private import (
+    AssetPartitionStatus,
+    BaseAssetGraph,
+    BulkActionsFilter,
+    BulkActionStatus,
+)
+from harvest_assets.orchestration.partitions import (
+    RUN_DIMENSION,
+    harvest_lease,
+    registration,
+    run_of,
+    run_shards,
+    runs,
+    shard_partition,
+)
+from harvest_assets.orchestration.resumed import resumed_runs
+from harvest_assets.plan import HarvestPlan
+from harvest_assets.shards import SHARD_KEYS
+
+PREPARED = ("run_checkpoint", "harvest_plan", "token_rows")
+SHARD_ASSET = "harvest_shard"
+MERGED = ("component_correlations", "token_stats", "activation_contexts", "merged_state")
+
+_AT_WORK = (BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING)
+_Statuses = Mapping[str, AssetPartitionStatus | None]
+
+
+class HarvestStatus(Enum):
+    """Where the harvest of a run stands."""
+
+    UNHARVESTED = "to be harvested"
+    UNDER_WAY = "queued or in progress"
+    FAILED = "failed; it starts again when somebody starts it"
+    CHANGED = "harvested; its plan or its checkpoint has changed since"
+    HARVESTED = "harvested"
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """The harvest of one run.
+
+    Args:
+        key: the partition key.
+        status: where it stands.
+        begun: something of it is there or being made.
+        backfilled: a backfill that is not finished has it.
+    """
+
+    key: str
+    status: HarvestStatus
+    begun: bool
+    backfilled: bool
+
+
+def unharvested(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], *, include_changed: bool = False
+) -> list[str]:
+    """The registered runs whose harvest is missing and that nobody has started, oldest first.
+
+    What is queued, in progress or failed for good is left out.
+
+    Args:
+        instance: where runs are recorded.
+        graph: the asset graph.
+        include_changed: also those whose plan or checkpoint has changed since the harvest.
+    """
+    wanted = {HarvestStatus.UNHARVESTED}
+    if include_changed:
+        wanted.add(HarvestStatus.CHANGED)
+    return [it.key for it in look_at_harvests(instance, graph) if it.status in wanted]
+
+
+def look_at_harvests(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], keys: Iterable[str] | None = None
+) -> list[Harvest]:
+    """Where the harvests of registered runs stand, in the order of their registration.
+
+    Args:
+        instance: where runs are recorded.
+        graph: the asset graph.
+        keys: only these; None is all.
+    """
+    there = instance.get_dynamic_partitions(RUN_DIMENSION)
+    if keys is not None:
+        wanted = set(keys)
+        there = [key for key in there if key in wanted]
+    by_asset = {
+        asset: instance.get_status_by_partition(dg.AssetKey(asset), there, runs) or {}
+        for asset in (*PREPARED, *MERGED)
+    }
+    backfilled, changed = _in_backfills(instance, graph), _changed(instance)
+    harvested = by_asset["activation_contexts"]
+    # Of runs that have not been begun, and of finished ones, sixteen shards each need no look.
+    shards = _of_shards(
+        instance,
+        (key for key in there if by_asset["harvest_plan"].get(key) and not _is(harvested, key)),
+    )
+    found = []
+    for key in there:
+        statuses = {by_asset[asset].get(key) for asset in by_asset} | shards.get(key, set())
+        status = _status(key, statuses, backfilled, harvested, changed)
+        found.append(Harvest(key, status, bool(statuses - {None}), key in backfilled))
+    return found
+
+
+def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list[tuple[str, str]]:
+    """The assets and partitions that are to be made for the harvest of a run.
+
+    Of a run with a plan, what is missing; if nothing is, all that follows from the plan. Of others,
+    and of one that was trained on, everything.
+
+    Args:
+        instance: where runs are recorded.
+        key: the run.
+        n_shards: of the plan, if it is still to be made.
+    """
+    lacking = [
+        asset
+        for asset in (*PREPARED, *MERGED)
+        if not _is(instance.get_status_by_partition(dg.AssetKey(asset), [key], runs) or {}, key)
+    ]
+    if set(lacking) & set(PREPARED) or key in resumed_runs(instance):
+        return all_parts(key, n_shards)
+    plan = HarvestPlan.open(registration(key).layout.root)
+    shards = [shard_partition(key, name) for name in SHARD_KEYS[: plan.n_shards]]
+    asset = dg.AssetKey(SHARD_ASSET)
+    statuses = instance.get_status_by_partition(asset, shards, run_shards) or {}
+    missing = [shard for shard in shards if not lacking or not _is(statuses, shard)]
+    return [*((SHARD_ASSET, shard) for shard in missing), *((it, key) for it in lacking or MERGED)]
+
+
+def all_parts(key: str, n_shards: int) -> list[tuple[str, str]]:
+    """All assets and partitions of the harvest of a run in so many shards."""
+    shards = [(SHARD_ASSET, shard_partition(key, name)) for name in SHARD_KEYS[:n_shards]]
+    return [*((asset, key) for asset in (*PREPARED, *MERGED)), *shards]
+
+
+def _status(
+    key: str,
+    statuses: set[AssetPartitionStatus | None],
+    backfilled: set[str],
+    harvested: _Statuses,
+    changed: set[str],
+) -> HarvestStatus:
+    if AssetPartitionStatus.IN_PROGRESS in statuses:
+        return HarvestStatus.UNDER_WAY
+    if AssetPartitionStatus.FAILED in statuses:
+        return HarvestStatus.FAILED
+    if key in backfilled or is_driven(key):
+        return HarvestStatus.UNDER_WAY
+    if not _is(harvested, key):
+        return HarvestStatus.UNHARVESTED
+    return HarvestStatus.CHANGED if key in changed else HarvestStatus.HARVESTED
+
+
+def is_driven(key: str) -> bool:
+    """Does a command drive the whole harvest of a run now?"""
+    try:
+        return is_held(harvest_lease(registration(key)))
+    except HarvestError:
+        return False
+
+
+def _is(statuses: _Statuses, key: str) -> bool:
+    return statuses.get(key) == AssetPartitionStatus.MATERIALIZED
+
+
+def _of_shards(
+    instance: dg.DagsterInstance, keys: Iterable[str]
+) -> dict[str, set[AssetPartitionStatus | None]]:
+    """The statuses of the shards of each run, all in one set."""
+    partitions = [shard_partition(key, name) for key in keys for name in SHARD_KEYS]
+    if not partitions:
+        return {}
+    asset = dg.AssetKey(SHARD_ASSET)
+    found: dict[str, set[AssetPartitionStatus | None]] = {}
+    statuses = instance.get_status_by_partition(asset, partitions, run_shards) or {}
+    for partition in partitions:
+        found.setdefault(run_of(partition), set()).add(statuses.get(partition))
+    return found
+
+
+def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> set[str]:
+    """The runs of which a backfill that is not finished has a part."""
+    found = set()
+    for backfill in instance.get_backfills(BulkActionsFilter(statuses=_AT_WORK)):
+        if not backfill.is_asset_backfill:
+            continue
+        target = backfill.get_asset_backfill_data(graph).target_subset
+        for part in target.iterate_asset_partitions():
+            if part.partition_key is not None:
+                found.add(part.partition_key.partition("|")[0])
+    return found
+
+
+def _changed(instance: dg.DagsterInstance) -> set[str]:
+    """Runs that were trained on, or got another plan, since they were harvested."""
+    planned, harvested = (
+        instance.get_latest_storage_id_by_partition(
+            dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        for asset in ("harvest_plan", "activation_contexts")
+    )
+    planned_later = {key for key, number in harvested.items() if planned.get(key, 0) > number}
+    return resumed_runs(instance) | {key for key in planned_later if _has_another_plan(key)}
+
+
+def _has_another_plan(key: str) -> bool:
+    try:
+        paths = registration(key).layout
+        digest = HarvestPlan.open(paths.root).digest
+    except HarvestError:
+        return False
+    return any(entry.get("plan") != digest for entry in read(paths).values())

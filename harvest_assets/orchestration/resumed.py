@@ -1,0 +1,49 @@
+"""Runs that were trained on after they had been harvested: written down as observations.
+
+The sensor observes that there is a newer checkpoint; the next time `run_checkpoint` is
+materialized, it takes that one, also where an older one lies in the run cache.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+_STEP = "newer checkpoint"
+_ASSET = dg.AssetKey("run_checkpoint")
+
+
+def resumed_event(key: str, step: int) -> dg.AssetObservation:
+    """The observation that a run has a checkpoint newer than the one that was harvested."""
+    return dg.AssetObservation(
+        _ASSET,
+        partition=key,
+        metadata={_STEP: step},
+        description=(
+            f"The run was trained on to step {step}; materialize run_checkpoint and what follows "
+            "to harvest it."
+        ),
+    )
+
+
+def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
+    """The runs of which a newer checkpoint was seen since they were opened last."""
+    seen, opened = (
+        instance.get_latest_storage_id_by_partition(_ASSET, kind)
+        for kind in (
+            dg.DagsterEventType.ASSET_OBSERVATION,
+            dg.DagsterEventType.ASSET_MATERIALIZATION,
+        )
+    )
+    return {key for key, number in seen.items() if number > opened.get(key, number)}
+
+
+def newer_step(instance: dg.DagsterInstance, key: str) -> int | None:
+    """The step of the newer checkpoint of a run, if one was seen since it was opened last."""
+    if key not in resumed_runs(instance):
+        return None
+    of_run = dg.AssetRecordsFilter(_ASSET, asset_partitions=[key])
+    for record in instance.fetch_observations(of_run, limit=1).records:
+        event = record.asset_observation
+        if event is not None and _STEP in event.metadata:
+            return int(str(event.metadata[_STEP].value))
+    return None

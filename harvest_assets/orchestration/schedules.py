@@ -1,0 +1,43 @@
+"""The schedule that catches up on registered runs whose harvest is missing."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from harvest_assets.orchestration.backfills import submit
+from harvest_assets.orchestration.conditions import harvest_automation
+from harvest_assets.orchestration.environment import yes_or_no
+from harvest_assets.orchestration.harvests import unharvested
+from harvest_assets.orchestration.instance import sensor_is_on
+from harvest_assets.orchestration.jobs import prepare
+from harvest_assets.orchestration.wandb_settings import automation_from_the_start
+
+BY_SCHEDULE = "Harvests that were missing"
+_CRON = "HARVEST_BACKFILL_CRON"
+_CHANGED = "HARVEST_BACKFILL_CHANGED"
+
+
+@dg.schedule(
+    job=prepare,
+    cron_schedule=os.environ.get(_CRON) or "0 3 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
+    """Submits one backfill of all registered runs whose harvest is missing.
+
+    What is queued, in progress or failed is left out, and everything while `harvest_automation` is
+    on. `HARVEST_BACKFILL_CRON` says when; with `HARVEST_BACKFILL_CHANGED=1` runs whose plan or
+    checkpoint has changed are harvested again.
+    """
+    instance = context.instance
+    if sensor_is_on(instance, harvest_automation.name, default=automation_from_the_start()):
+        return dg.SkipReason("harvest_automation is on and harvests what is missing.")
+    graph = context.repository_def.asset_graph
+    keys = unharvested(instance, graph, include_changed=yes_or_no(_CHANGED))
+    if not keys:
+        return dg.SkipReason("No registered run waits to be harvested.")
+    backfill = submit(instance, graph, keys, title=BY_SCHEDULE)
+    runs = ", ".join(keys)
+    return dg.SkipReason(f"Backfill {backfill} harvests {len(keys)} runs: {runs}.")

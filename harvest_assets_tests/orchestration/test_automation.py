@@ -1,0 +1,190 @@
+"""What is started by itself: the conditions are evaluated, and what they ask for is executed."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from harvest_assets.definitions import defs
+from harvest_assets.lease import hold_lease
+from harvest_assets.orchestration.harvests import HarvestStatus, look_at_harvests, unharvested
+from harvest_assets.orchestration.instance import add_run
+from harvest_assets.orchestration.partitions import registration, run_shards
+from harvest_assets.orchestration.resumed import resumed_event
+from harvest_assets_tests.tiny_harvest import TinyHarvest
+
+GRAPH = defs.resolve_asset_graph()
+PREPARE = {"run_checkpoint", "harvest_plan", "token_rows"}
+MERGE = {"component_correlations", "token_stats", "activation_contexts", "merged_state"}
+SETTINGS = {"n_batches": 4, "batch_size": 8, "n_shards": 2}
+Requests = dict[str, set[str]]
+
+
+class Daemon:
+    """Evaluates the conditions, as the daemon does, and executes what is requested."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor = None
+
+    def ask(self) -> Requests:
+        """The assets that are requested, by partition."""
+        result = dg.evaluate_automation_conditions(defs, self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        requested: Requests = defaultdict(set)
+        for evaluation in result.results:
+            subset = evaluation.true_subset
+            for partition in subset.expensively_compute_partition_keys():
+                requested[partition].add(evaluation.key.to_user_string())
+        return dict(requested)
+
+    def execute(self, requested: Requests) -> None:
+        job = defs.resolve_implicit_global_asset_job_def()
+        for partition, assets in requested.items():
+            key = partition
+            if "|" in partition:
+                key = run_shards.get_partition_key_from_str(partition)
+            part = job.get_subset(asset_selection={dg.AssetKey(asset) for asset in assets})
+            part.execute_in_process(
+                instance=self.instance,
+                partition_key=key,
+                run_config={"ops": {"harvest_plan": {"config": SETTINGS}}},
+                raise_on_error=False,
+            )
+
+    def step(self) -> Requests:
+        requested = self.ask()
+        self.execute(requested)
+        return requested
+
+
+@pytest.fixture
+def daemon(instance: dg.DagsterInstance) -> Daemon:
+    return Daemon(instance)
+
+
+def statuses(instance: dg.DagsterInstance) -> dict[str, HarvestStatus]:
+    return {it.key: it.status for it in look_at_harvests(instance, GRAPH)}
+
+
+def some_runs(tiny_run: Path, out_dir: Path, instance: dg.DagsterInstance, n: int) -> list[str]:
+    """The tiny run several times in the run cache, registered in order."""
+    keys = [f"local/tiny/s-0000000{i}" for i in range(n)]
+    for key in keys:
+        shutil.copytree(tiny_run, out_dir / "runs" / f"tiny-{key.rpartition('/')[2]}")
+        add_run(instance, key)
+    return keys
+
+
+def test_a_registered_run_is_harvested_to_its_end(tiny: TinyHarvest, daemon: Daemon):
+    assert unharvested(daemon.instance, GRAPH) == [tiny.key]
+    assert daemon.step() == {tiny.key: PREPARE}
+    assert daemon.step() == {f"{tiny.key}|{n}": {"harvest_shard"} for n in ("00", "01")}
+    assert daemon.step() == {tiny.key: MERGE}
+    assert tiny.layout.components.exists()
+    assert daemon.step() == {}
+    assert statuses(daemon.instance) == {tiny.key: HarvestStatus.HARVESTED}
+    assert unharvested(daemon.instance, GRAPH, include_changed=True) == []
+
+
+def test_a_daemon_that_was_away_goes_on(tiny: TinyHarvest, daemon: Daemon):
+    for _ in range(4):
+        daemon.cursor = None  # nothing is remembered
+        daemon.step()
+    assert tiny.layout.merged_current.exists()
+    daemon.cursor = None
+    assert daemon.step() == {}
+
+
+def test_a_shard_that_is_made_again_is_merged_again(
+    tiny: TinyHarvest, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HARVEST_KEEP", "all")
+    for _ in range(3):
+        daemon.step()
+    assert tiny.stage("harvest", shard="01").success
+    assert daemon.step() == {tiny.key: MERGE}
+    assert daemon.step() == {}
+
+
+def test_another_plan_is_left_to_people(tiny: TinyHarvest, daemon: Daemon):
+    for _ in range(3):
+        daemon.step()
+    assert tiny.stage("prepare", **SETTINGS).success
+    assert statuses(daemon.instance)[tiny.key] == HarvestStatus.HARVESTED, "the plan is the same"
+    assert daemon.step() == {}
+    assert tiny.stage("prepare", **{**SETTINGS, "n_batches": 5}).success
+    assert daemon.step() == {}
+    assert statuses(daemon.instance)[tiny.key] == HarvestStatus.CHANGED
+    assert unharvested(daemon.instance, GRAPH) == []
+    assert unharvested(daemon.instance, GRAPH, include_changed=True) == [tiny.key]
+
+
+def test_a_run_that_was_trained_on_shows_as_changed(
+    tiny_run: Path, out_dir: Path, instance: dg.DagsterInstance, daemon: Daemon
+):
+    (key,) = some_runs(tiny_run, out_dir, instance, 1)
+    for _ in range(3):
+        daemon.step()
+    assert statuses(instance)[key] == HarvestStatus.HARVESTED
+    instance.report_runless_asset_event(resumed_event(key, 200))
+    assert statuses(instance)[key] == HarvestStatus.CHANGED
+    assert daemon.step() == {}
+    cache = out_dir / "runs/tiny-s-00000000"
+    shutil.copy(cache / "model_100.pth", cache / "model_200.pth")
+    daemon.execute({key: PREPARE})
+    assert "model_200.pth" in registration(key).layout.run_checkpoint.read_text()
+
+
+def test_what_failed_stays_until_somebody_mends_it(
+    tiny_run: Path, out_dir: Path, instance: dg.DagsterInstance, daemon: Daemon
+):
+    broken, sound = some_runs(tiny_run, out_dir, instance, 2)
+    weights = out_dir / "runs/tiny-s-00000000/model_100.pth"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:1000])
+    assert daemon.step() == {broken: PREPARE, sound: PREPARE}
+    for _ in range(4):
+        assert broken not in daemon.step()
+    assert statuses(instance) == {broken: HarvestStatus.FAILED, sound: HarvestStatus.HARVESTED}
+    assert unharvested(instance, GRAPH, include_changed=True) == []
+    weights.write_bytes(kept)
+    daemon.execute({broken: {"run_checkpoint"}})
+    assert statuses(instance)[broken] == HarvestStatus.FAILED, "the plan was skipped then"
+    assert daemon.step() == {broken: {"harvest_plan", "token_rows"}}
+    assert set(daemon.step()) == {f"{broken}|00", f"{broken}|01"}
+    assert daemon.step() == {broken: MERGE}
+
+
+def test_so_many_harvests_at_a_time(
+    tiny_run: Path,
+    out_dir: Path,
+    instance: dg.DagsterInstance,
+    daemon: Daemon,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("HARVEST_MAX_ACTIVE_RUNS", "2")
+    keys = some_runs(tiny_run, out_dir, instance, 5)
+    assert set(daemon.step()) == set(keys[:2])
+    begun = {partition.partition("|")[0] for partition in daemon.ask()}
+    assert begun == set(keys[:2])
+    monkeypatch.setenv("HARVEST_MAX_ACTIVE_RUNS", "3")
+    daemon.cursor = None
+    assert keys[2] in daemon.ask()
+
+
+def test_what_another_process_works_on_is_let_alone(tiny: TinyHarvest, daemon: Daemon):
+    with hold_lease(tiny.layout.lease("harvest"), "It"):
+        assert daemon.ask() == {}
+        assert statuses(daemon.instance)[tiny.key] == HarvestStatus.UNDER_WAY
+    daemon.step()
+    with hold_lease(tiny.layout.lease("shard-00"), "It"):
+        assert daemon.step() == {f"{tiny.key}|01": {"harvest_shard"}}
+    assert daemon.step() == {f"{tiny.key}|00": {"harvest_shard"}}
+    with hold_lease(tiny.layout.lease("merge"), "It"):
+        assert daemon.step() == {}
+    assert daemon.step() == {tiny.key: MERGE}
