@@ -286,6 +286,7 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
     """
     with _told_in_one_sentence(debug=debug):
         from harvest_assets.definitions import defs
+        from harvest_assets.orchestration.backfills import daemon_is_alive
         from harvest_assets.orchestration.harvests import look_at_harvests, unharvested
         from harvest_assets.orchestration.instance import open_instance
         from harvest_assets.registry import registration_of
@@ -296,9 +297,11 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
                 for it in look_at_harvests(instance, graph):
                     click.echo(f"{it.key}: {it.status.value}")
             keys = unharvested(instance, graph, include_changed=include_changed)
-            click.echo(f"{len(keys)} runs {'would be' if dry_run else 'are to be'} harvested.")
+            runs = f"{len(keys)} run{'s' * (len(keys) > 1)}" if keys else "No registered run"
+            click.echo(f"{runs} {'would' if dry_run else 'will'} be harvested.")
             if keys and not dry_run:
-                _harvest_all([registration_of(key) for key in keys], {}, None, anew=False)
+                owners = [registration_of(key) for key in keys]
+                _harvest_all(owners, {}, None, local=not daemon_is_alive(instance), anew=False)
 
 
 def _materialize_lines(key: str, home: str) -> str:
@@ -493,6 +496,9 @@ def spd_harvest_command(
         if out_name and len(runs) > 1:
             msg = "--out_name names the folder of one run; harvest the others by themselves."
             raise HarvestError(msg)
+        local = local or not _daemon_is_alive()
+        where = "on this machine" if local else "by the Dagster daemon"
+        click.echo(f"Harvesting {where}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
         given = {name: value for name, value in settings.items() if value is not None}
         if dry_run:
@@ -503,12 +509,20 @@ def spd_harvest_command(
         _harvest_all(registrations, given, step, local=local)
 
 
+def _daemon_is_alive() -> bool:
+    from harvest_assets.orchestration.backfills import daemon_is_alive
+    from harvest_assets.orchestration.instance import open_instance
+
+    with open_instance() as instance:
+        return daemon_is_alive(instance)
+
+
 def _harvest_all(
     registrations: list[Registration],
     settings: dict[str, float],
     step: int | None,
     *,
-    local: bool = False,
+    local: bool,
     anew: bool = True,
 ) -> None:
     """Harvest runs by the daemon, or one after another here; one that fails stops no other.
@@ -516,14 +530,12 @@ def _harvest_all(
     Raises:
         HarvestError: some of them failed.
     """
-    from harvest_assets.orchestration.backfills import daemon_is_alive
     from harvest_assets.orchestration.instance import open_instance
 
     with open_instance() as instance:
-        if not local and daemon_is_alive(instance):
+        if not local:
             failed = _harvest_by_daemon(instance, registrations, settings, step, anew=anew)
         else:
-            click.echo("Harvesting on this machine.", err=True)
             failed = {}
             for owner in registrations:
                 try:
@@ -552,7 +564,7 @@ def _harvest_by_daemon(
 
     graph = defs.resolve_asset_graph()
     number = hand_over(registrations, instance, graph, settings, step, anew=anew)
-    click.echo(f"The Dagster daemon harvests: backfill {number}.", err=True)
+    click.echo(f"This is backfill {number}; python -m harvest_assets ui shows it.", err=True)
     try:
         with BackfillDisplay(len(registrations)) as display:
             failed = wait_for(registrations, instance, graph, number, display.show)
