@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from harvest_assets.registry import Registration
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Where = Literal["slurm", "daemon", "here"]
+_PLACES: dict[_Where, str] = {
+    "slurm": "as jobs of the cluster",
+    "daemon": "by the Dagster daemon",
+    "here": "on this machine",
+}
 
 _EXIT_BAD_INPUT = 1
 _EXIT_INTERRUPTED = 130
@@ -326,9 +332,11 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
                 for it in look_at_harvests(instance, graph):
                     click.echo(f"{it.key}: {it.status.value}")
             keys = unharvested(instance, graph, include_changed=include_changed)
-            click.echo(f"{len(keys)} runs {'would be' if dry_run else 'are to be'} harvested.")
+            runs = f"{len(keys)} run{'s' * (len(keys) > 1)}" if keys else "No registered run"
+            click.echo(f"{runs} {'would' if dry_run else 'will'} be harvested.")
             if keys and not dry_run:
-                _harvest_all([registration_of(key) for key in keys], {}, None, anew=False)
+                owners = [registration_of(key) for key in keys]
+                _harvest_all(owners, {}, None, _where(None), anew=False)
 
 
 def _materialize_lines(key: str, home: str) -> str:
@@ -531,6 +539,8 @@ def spd_harvest_command(
         if out_name and len(runs) > 1:
             msg = "--out_name names the folder of one run; harvest the others by themselves."
             raise HarvestError(msg)
+        where = _where(on_cluster)
+        click.echo(f"Harvesting {_PLACES[where]}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
         given = {name: value for name, value in settings.items() if value is not None}
         if dry_run:
@@ -538,15 +548,27 @@ def spd_harvest_command(
                 _tell_dry_run(reference, out_name, given, step)
             return
         registrations = [register_run(reference, out_name) for reference in references]
-        _harvest_all(registrations, given, step, on_cluster=on_cluster)
+        _harvest_all(registrations, given, step, where)
+
+
+def _where(on_cluster: bool | None) -> _Where:
+    """Who works; None: SLURM where it is set up, else a daemon that lives, else this command."""
+    from harvest_assets.orchestration.backfills import daemon_is_alive
+    from harvest_assets.orchestration.instance import open_instance
+    from harvest_assets.orchestration.slurm.settings import slurm_is_here
+
+    if on_cluster is None and not slurm_is_here():
+        with open_instance() as instance:
+            return "daemon" if daemon_is_alive(instance) else "here"
+    return "here" if on_cluster is False else "slurm"
 
 
 def _harvest_all(
     registrations: list[Registration],
     settings: dict[str, float],
     step: int | None,
+    where: _Where,
     *,
-    on_cluster: bool | None = None,
     anew: bool = True,
 ) -> None:
     """Harvest runs by SLURM, by the daemon or here; one that fails stops no other.
@@ -554,21 +576,18 @@ def _harvest_all(
     Raises:
         HarvestError: some of them failed.
     """
-    from harvest_assets.orchestration.backfills import daemon_is_alive
     from harvest_assets.orchestration.instance import open_instance
-    from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
-    by_slurm = slurm_is_here() if on_cluster is None else on_cluster
     with open_instance() as instance:
-        if on_cluster is None and not by_slurm and daemon_is_alive(instance):
+        if where == "daemon":
             failed = _harvest_by_daemon(instance, registrations, settings, step, anew=anew)
         else:
-            where = "as jobs of the cluster" if by_slurm else "on this machine"
-            click.echo(f"Harvesting {where}.", err=True)
             failed = {}
             for owner in registrations:
                 try:
-                    _harvest(owner.reference, owner.out_name, settings, step, on_cluster=by_slurm)
+                    _harvest(
+                        owner.reference, owner.out_name, settings, step, on_cluster=where == "slurm"
+                    )
                 except HarvestError as error:
                     if len(registrations) == 1:
                         raise
@@ -593,7 +612,7 @@ def _harvest_by_daemon(
 
     graph = defs.resolve_asset_graph()
     number = hand_over(registrations, instance, graph, settings, step, anew=anew)
-    click.echo(f"The Dagster daemon harvests: backfill {number}.", err=True)
+    click.echo(f"This is backfill {number}; python -m harvest_assets ui shows it.", err=True)
     try:
         with BackfillDisplay(len(registrations)) as display:
             failed = wait_for(registrations, instance, graph, number, display.show)

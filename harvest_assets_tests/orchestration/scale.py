@@ -1,0 +1,113 @@
+"""How long the unattended parts take with many runs.
+
+`python -m harvest_assets_tests.orchestration.scale [RUNS]` makes an instance with so many runs, all
+but ten of them harvested in sixteen shards, and measures a tick of the conditions, the decision
+what is unharvested, a tick of the sensor with what it asks W&B, and the partition grid of the UI.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import dagster as dg
+
+from harvest_assets.definitions import defs
+from harvest_assets.orchestration.conditions import harvest_automation
+from harvest_assets.orchestration.harvests import MERGED, PREPARED, unharvested
+from harvest_assets.orchestration.instance import open_instance
+from harvest_assets.orchestration.partitions import RUN_DIMENSION, shard_partition
+from harvest_assets.orchestration.sensors import new_wandb_runs
+from harvest_assets.shards import SHARD_KEYS
+from harvest_assets_tests.dagster_dev import dagster_dev, graphql
+from harvest_assets_tests.loopback_wandb import LoopbackWandb
+
+T = TypeVar("T")
+
+GRID = """
+query Grid($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  partitionKeysByDimension { name partitionKeys }
+  assetPartitionStatuses { ... on MultiPartitionStatuses {
+    primaryDimensionName
+    ranges { primaryDimStartKey primaryDimEndKey secondaryDim { ... on DefaultPartitionStatuses
+      { materializedPartitions failedPartitions materializingPartitions } } }
+} } } } }
+"""
+
+
+def timed(what: str, function: Callable[[], T]) -> T:
+    started = time.perf_counter()
+    answer = function()
+    print(f"{what:60}{time.perf_counter() - started:8.2f} s", flush=True)
+    return answer
+
+
+def fill(instance: dg.DagsterInstance, keys: list[str], n_open: int) -> None:
+    instance.add_dynamic_partitions(RUN_DIMENSION, keys)
+    for key in keys[: len(keys) - n_open]:
+        parts = [(asset, key) for asset in (*PREPARED, *MERGED)]
+        parts += [("harvest_shard", shard_partition(key, name)) for name in SHARD_KEYS]
+        for asset, partition in parts:
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
+
+
+def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> None:
+    os.environ.update(
+        server.environment,
+        HOME=str(folder),
+        SPD_OUT_DIR=str(folder / "out"),
+        HARVEST_WANDB_PROJECTS="ent/proj",
+        HARVEST_WANDB_SINCE="2000-01-01",
+    )
+    os.environ.pop("DAGSTER_HOME", None)
+    keys = [f"ent/proj/s-{n:08d}" for n in range(n_runs)]
+    for n, key in enumerate(keys):
+        created = datetime.now(UTC) - timedelta(hours=2 * (n_runs - n))
+        times = {"created_at": created.isoformat(), "heartbeat_at": created.isoformat()}
+        server.add_run(key, {}, **times)
+    graph = defs.resolve_asset_graph()
+    with open_instance() as instance:
+        timed(f"filling an instance with {n_runs} runs", lambda: fill(instance, keys, 10))
+        cursor = None
+        repository = defs.get_repository_def()
+        for which in ("first", "next"):
+            with dg.build_sensor_context(
+                instance, cursor=cursor, repository_def=repository
+            ) as context:
+                asked_for = timed(
+                    f"{which} tick of the conditions",
+                    lambda context=context: harvest_automation.evaluate_tick(context),
+                )
+            cursor = asked_for.cursor
+            print(f"{'':4}asks for {len(asked_for.run_requests)} runs")
+        for which in ("first", "next"):
+            open_ = timed(f"{which} look what is unharvested", lambda: unharvested(instance, graph))
+            print(f"{'':4}finds {len(open_)} runs")
+        place = None
+        for which in ("first", "next"):
+            asked = len(server.operations)
+            with dg.build_sensor_context(instance, cursor=place) as context:
+                answer = timed(
+                    f"{which} tick of the sensor", lambda context=context: new_wandb_runs(context)
+                )
+            place = answer.cursor
+            print(f"{'':4}asks W&B {len(server.operations) - asked} times")
+    with dagster_dev(dict(os.environ), folder) as address:
+        wait = time.monotonic() + 60
+        while "repo" not in str(graphql(address, "{ repositoriesOrError { __typename } }")).lower():
+            assert time.monotonic() < wait
+        variables = {"key": {"path": ["harvest_shard"]}}
+        for which in ("first", "next"):
+            timed(f"{which} partition grid", lambda: graphql(address, GRID, variables))
+
+
+if __name__ == "__main__":
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    with tempfile.TemporaryDirectory() as scratch, LoopbackWandb() as loopback:
+        measure(number, Path(scratch), loopback)
