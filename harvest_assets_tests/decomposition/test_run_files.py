@@ -254,7 +254,7 @@ def test_a_server_out_of_reach() -> None:
         timeout=60,
     )
     told = done.stderr.decode()
-    assert f"HarvestError: {KEY} could not be downloaded from W&B" in told
+    assert f"Error: {KEY} could not be downloaded from W&B" in told
     assert "http://127.0.0.1:9 does not answer" in told
     assert API_KEY not in told
 
