@@ -44,6 +44,7 @@ def lines(home: dict[str, str], key: str) -> Path:
     return folder / "activation_contexts/components.jsonl"
 
 
+@pytest.mark.slow
 def test_one_that_fails_stops_no_other(home: dict[str, str]):
     done = run([*SPD_HARVEST, BROKEN, SOUND, *OPTIONS], home)
     assert done.returncode == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ RUN_ASSETS = (
     "activation_contexts",
     "merged_state",
 )
+LOCATION = "locations/harvest_assets.definitions"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -182,16 +185,46 @@ def test_automation_harvests_what_comes(
         wait_until(lambda: statuses()[key(1)] == HarvestStatus.FAILED, "one failed", tmp_path)
         time.sleep(40)  # whoever starts something twice does it now
         check_nothing_lost_nothing_twice(sound, 1)
-        location = "locations/__repository__@harvest_assets.definitions"
         shown(
             address,
             {
-                f"{location}/sensors/new_wandb_runs": ("new_wandb_runs", "Skipped"),
-                f"{location}/sensors/harvest_automation": ("harvest_automation",),
-                "assets/harvest_shard?view=partitions": (key(0), "Materialized"),
-                "assets/activation_contexts?view=partitions": (key(0), "Failed"),
+                f"{LOCATION}/sensors/new_wandb_runs": ("HARVEST_WANDB_PROJECTS", PROJECT),
+                f"{LOCATION}/sensors/harvest_automation": ("materializations requested",),
+                "assets/harvest_shard?view=partitions": (key(0), "Materialized (80)"),
+                "assets/run_checkpoint?view=partitions": (key(0), "Failed (1)"),
             },
         )
+
+
+def test_a_process_that_dies_is_started_again(
+    server: LoopbackWandb, files: dict[str, bytes], environment: dict[str, str], tmp_path: Path
+):
+    add(server, 0, files)
+    with dagster_dev({**environment, "HARVEST_AUTOMATION": "1"}, tmp_path):
+        killed = kill_a_shard(tmp_path)
+        wait_until(harvested(0), "it is harvested", tmp_path)
+        with dg.DagsterInstance.get() as instance:
+            failures = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+            assert [run.run_id for run in failures] == [killed]
+            made = times_made(instance, "harvest_shard")
+            assert {made[f"{key(0)}|{shard:02d}"] for shard in range(16)} == {1}
+
+
+def kill_a_shard(folder: Path) -> str:
+    """Kill the process of a shard as soon as there is one; answers the id of its Dagster run."""
+    deadline = time.monotonic() + 300
+    with dg.DagsterInstance.get() as instance:
+        while True:
+            assert time.monotonic() < deadline, (folder / "ui.log").read_text()[-5000:]
+            for run in instance.get_runs():
+                if dg.AssetKey("harvest_shard") not in (run.asset_selection or ()):
+                    continue
+                for record in instance.all_logs(run.run_id):
+                    started = re.search(r"Started process for run \(pid: (\d+)\)", record.message)
+                    if started:
+                        os.kill(int(started[1]), signal.SIGKILL)
+                        return run.run_id
+            time.sleep(0.3)
 
 
 def test_the_schedule_harvests_what_comes(
@@ -217,11 +250,10 @@ def test_the_schedule_harvests_what_comes(
         wait_until(lambda: statuses()[key(1)] == HarvestStatus.FAILED, "one failed", tmp_path)
         time.sleep(70)  # one more tick
         check_nothing_lost_nothing_twice([0, 2, 3], 1)
-        location = "locations/__repository__@harvest_assets.definitions"
         shown(
             address,
             {
-                f"{location}/schedules/backfill_new_runs": ("backfill_new_runs", "Skipped"),
-                "runs/?view=backfills": ("Harvests that were missing",),
+                f"{LOCATION}/schedules/backfill_new_runs": ("Submits one backfill", "Every minute"),
+                "runs?view=backfills": ("backfill_new_runs", "Success"),
             },
         )

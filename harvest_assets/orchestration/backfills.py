@@ -54,6 +54,7 @@ def submit(
     settings: Mapping[str, Any] | None = None,
     step: int | None = None,
     anew: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """Hand the harvests of registered runs to the daemon.
 
@@ -65,6 +66,7 @@ def submit(
         settings: of `HarvestConfig`, those that are not the default.
         step: of the checkpoint; None is the newest.
         anew: everything, beginning with the plan; else what is missing.
+        tags: of the backfill and of its runs.
 
     Returns:
         The id of the backfill.
@@ -79,7 +81,7 @@ def submit(
     backfill = PartitionBackfill.from_asset_graph_subset(
         backfill_id=make_new_backfill_id(),
         backfill_timestamp=time.time(),
-        tags={},
+        tags=dict(tags or {}),
         dynamic_partitions_store=instance,
         asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
             {AssetKeyPartitionKey(dg.AssetKey(asset), part) for asset, part in parts}, graph

@@ -21,6 +21,10 @@ _CHANGED = "HARVEST_BACKFILL_CHANGED"
 
 @dg.schedule(
     job=prepare,
+    description=(
+        "Submits one backfill of all registered runs whose harvest is missing and that nobody has "
+        "started. It has nothing to do while harvest_automation is on."
+    ),
     cron_schedule=os.environ.get(_CRON) or "0 3 * * *",
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
@@ -38,6 +42,7 @@ def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     keys = unharvested(instance, graph, include_changed=yes_or_no(_CHANGED))
     if not keys:
         return dg.SkipReason("No registered run waits to be harvested.")
-    backfill = submit(instance, graph, keys, title=BY_SCHEDULE)
+    tags = {"dagster/schedule_name": backfill_new_runs.name}
+    backfill = submit(instance, graph, keys, title=BY_SCHEDULE, tags=tags)
     runs = ", ".join(keys)
     return dg.SkipReason(f"Backfill {backfill} harvests {len(keys)} runs: {runs}.")

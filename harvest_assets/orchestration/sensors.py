@@ -26,6 +26,10 @@ _MOST_SENTENCES = 30
 
 
 @dg.sensor(
+    description=(
+        "Registers finished runs of the W&B projects in HARVEST_WANDB_PROJECTS as partitions. A "
+        "tick tells which runs it left out, and why: click on its result."
+    ),
     minimum_interval_seconds=seconds_between_looks(),
     default_status=dg.DefaultSensorStatus.RUNNING
     if automation_from_the_start()

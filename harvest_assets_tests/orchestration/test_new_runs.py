@@ -186,7 +186,7 @@ def test_a_run_without_a_checkpoint_is_looked_at_again_but_not_for_ever(
     later(minutes=2)
     tick()
     assert tick.registered == {key(0)}
-    for _ in range(6):
+    for _ in range(5):
         later(days=3)
         tick()
     looks = looked_into(server)
@@ -293,14 +293,16 @@ def test_a_run_that_is_deleted_between_two_questions(tick: Ticks, server: Loopba
     assert tick.registered == {key(0), key(3)}
 
 
-@pytest.mark.parametrize("trouble", ["away", "limited", "slow"])
+@pytest.mark.parametrize(
+    "trouble", ["away", "limited", pytest.param("slow", marks=pytest.mark.slow)]
+)
 def test_when_w_and_b_does_not_answer(
     tick: Ticks, server: LoopbackWandb, monkeypatch: pytest.MonkeyPatch, trouble: str
 ):
     add(server, 0)
     tick()
     add(server, 1, days_ago=0, heartbeat_at=just_ended())
-    monkeypatch.setattr(sensors, "SECONDS_FOR_A_LOOK", 6.0)
+    monkeypatch.setattr(sensors, "SECONDS_FOR_A_LOOK", 5.0)
     if trouble == "away":
         server.go_away()
     elif trouble == "limited":
