@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{32}\.tmp")
 # What another machine left cannot be asked whether it is still written to.
 _FOREIGN_SECONDS = 24 * 3600.0
@@ -30,14 +32,16 @@ def temporary_beside(path: Path) -> Path:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Is there a process of this number on this machine?"""
+    """Is a process of this number at work on this machine?
+
+    One that has ended is not, even where nobody takes note of it: process 1 of a container may not.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def abandoned(folder: Path) -> list[Path]:

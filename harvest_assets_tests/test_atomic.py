@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from harvest_assets.atomic import atomic_path, write_json
+from harvest_assets.atomic import atomic_path, sweep, write_json
 
 
 def test_a_file_appears_whole(tmp_path: Path):
@@ -31,3 +34,30 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path):
         write_json(path, float("nan"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_process_left_is_swept_when_it_has_ended(tmp_path: Path):
+    """Also where nobody takes note of its end, as in a container whose process 1 does not."""
+    code = """
+import os, sys
+from pathlib import Path
+from harvest_assets.atomic import temporary_beside
+temporary_beside(Path(sys.argv[1])).touch()
+sys.stdin.readline()
+os.kill(os.getpid(), 9)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "file")], stdin=subprocess.PIPE
+    )
+    try:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir())
+    finally:
+        assert process.stdin
+        process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+    process.wait()

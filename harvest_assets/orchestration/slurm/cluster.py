@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
 
+from harvest_assets.atomic import process_is_alive
 from harvest_assets.errors import HarvestError
 
 _SECONDS = 60
@@ -92,7 +92,7 @@ def cancel(jobs: Iterable[str]) -> None:
 
 def local_states_of(jobs: Collection[str]) -> dict[str, str]:
     """The same as `states_of` for jobs that are processes of this machine."""
-    return {job: "RUNNING" if _lives(int(job)) else UNKNOWN for job in jobs}
+    return {job: "RUNNING" if process_is_alive(int(job)) else UNKNOWN for job in jobs}
 
 
 def cancel_local(jobs: Iterable[str]) -> None:
@@ -100,15 +100,6 @@ def cancel_local(jobs: Iterable[str]) -> None:
     for job in jobs:
         with suppress(ProcessLookupError):
             os.kill(int(job), signal.SIGTERM)
-
-
-def _lives(pid: int) -> bool:
-    """A process that has ended, and whose parent has not noticed yet, does not live."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
-    except OSError:
-        return False
-    return status.split()[0] != "Z"
 
 
 def _user() -> str:
