@@ -26,6 +26,7 @@ from harvest_assets.loaders import (
     load_token_stats,
     load_tokenizer_of,
 )
+from harvest_assets.plain_text import plain_text
 
 _TOKENS = 8
 _NEIGHBOURS = 4
@@ -101,7 +102,7 @@ def _listed(scored: Scored, *, percent: bool = True) -> Text:
 
 def _quoted(token: str) -> str:
     """A token that may be blank, or hold what a terminal would act on."""
-    return json.dumps(token, ensure_ascii=False)
+    return plain_text(json.dumps(token, ensure_ascii=False))
 
 
 def _context(example: DecodedExample, *, coloured: bool) -> Text:

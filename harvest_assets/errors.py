@@ -1,12 +1,27 @@
 """The one exception that means: the input is wrong, and here is what to do about it."""
 
+from __future__ import annotations
+
+from harvest_assets.plain_text import plain_text, without_secrets
+
+_MOST_CHARACTERS = 10_000
+
 
 class HarvestError(Exception):
     """Bad input, told in one clear sentence that names the file or the value.
 
     The command prints the sentence and exits with a status that is not 0; an asset fails with it
-    and is not retried.
+    and is not retried. What strangers wrote may stand in the sentence: secrets are taken out of it,
+    nothing in it can act on a terminal, and it is cut where it would fill pages.
+
+    Args:
+        message: the sentence.
     """
+
+    def __init__(self, message: str) -> None:
+        told = plain_text(without_secrets(message))
+        more = len(told) > _MOST_CHARACTERS
+        super().__init__(f"{told[:_MOST_CHARACTERS]}..." if more else told)
 
 
 class TransientError(HarvestError):

@@ -11,6 +11,7 @@ from harvest_assets.atomic import write_json
 from harvest_assets.decomposition.run_name import RunName, RunReference, parse_run
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.plain_text import is_plain_name
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _owner(paths: HarvestLayout) -> str | None:
 
 
 def _check_out_name(out_name: str) -> None:
-    if not out_name or out_name.startswith(".") or Path(out_name).name != out_name:
+    if not is_plain_name(out_name):
         msg = f"{out_name!r} is no plain folder name for --out_name."
         raise HarvestError(msg)
 

@@ -13,6 +13,7 @@ from harvest_assets import layout
 from harvest_assets.decomposition.run_name import RunName, RunReference
 from harvest_assets.decomposition.wandb_files import download_files, list_files
 from harvest_assets.errors import HarvestError
+from harvest_assets.plain_text import is_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ CONFIG = "final_config.yaml"
 TARGET_CONFIG = "model_config.yaml"
 TARGET_EXTRAS = ("tokenizer.json", "ln-stds.json")
 
-_NUMBERED = re.compile(r"model_([0-9]+)\.pth")
-_TARGET_NUMBERED = re.compile(r"model_step_([0-9]+)\.pt")
+_NUMBERED = re.compile(r"model_([0-9]{1,18})\.pth")
+_TARGET_NUMBERED = re.compile(r"model_step_([0-9]{1,18})\.pt")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def choose_checkpoint(names: Iterable[str], step: int | None = None) -> str | No
     The highest `model_<integer>.pth`, compared as numbers, or the one with the number `step`. Where
     no name is numbered and no step asked for, another `model*.pth` counts if it is the only one.
     """
-    candidates = [name for name in names if name.startswith("model") and name.endswith(".pth")]
+    # W&B also tells of files in folders.
+    named = (name for name in names if name.startswith("model") and name.endswith(".pth"))
+    candidates = [name for name in named if is_plain_name(name)]
     if step is not None:
         candidates = [name for name in candidates if checkpoint_step(name) == step]
     numbered = _highest(_NUMBERED, candidates)

@@ -20,13 +20,18 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from harvest_assets.decomposition.run_name import LOCAL_ENTITY, RunName
+from harvest_assets.decomposition.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
 from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.footprint import size_text
+from harvest_assets.plain_text import is_plain_name
+from harvest_assets.space import require_free
 
 logger = logging.getLogger(__name__)
 
 _FILES_PER_REQUEST = 500
 _SECONDS_TO_ANSWER = 20.0
+# Of a file that is no checkpoint; tokenizers have some 20 MB.
+_MOST_BYTES = 200_000_000
 # 0 is no answer at all.
 _PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -65,7 +70,12 @@ def download_files(
 
     Raises:
         TransientError: a download failed or came out with another size than W&B tells.
+        HarvestError: a file is too large, for what it is or for the disk, or its name leads to
+            another folder.
     """
+    for file_name in wanted:
+        _check_file(name, file_name, files[file_name].size)
+    require_free(folder, sum(files[file_name].size for file_name in wanted))
     scratch_prefix = f".{folder.name}.download-"
     with _told_in_one_sentence(name):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +85,18 @@ def download_files(
             for file_name in wanted:
                 (Path(scratch) / file_name).replace(folder / file_name)
                 _sync(folder)
+
+
+def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
+    if not is_plain_name(file_name):
+        msg = f"{name.key} has a file {file_name!r} on W&B, which is no plain file name."
+        raise HarvestError(msg)
+    if n_bytes > _MOST_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):
+        msg = (
+            f"{file_name} of {name.key} has {size_text(n_bytes)} on W&B; such a file has "
+            f"{size_text(_MOST_BYTES)} at most."
+        )
+        raise HarvestError(msg)
 
 
 def _download(name: RunName, file: Any, folder: Path) -> None:
@@ -119,7 +141,10 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _told_in_one_sentence(name: RunName) -> Iterator[None]:
-    """Turn what the W&B client raises into a HarvestError that holds no API key."""
+    """Turn what the W&B client raises into a HarvestError.
+
+    That is the end of the client's own error, which may hold the API key and would be logged.
+    """
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
@@ -130,13 +155,13 @@ def _told_in_one_sentence(name: RunName) -> Iterator[None]:
             f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
             f"`wandb login` or set WANDB_API_KEY ({in_one_line(error)})."
         )
-        raise HarvestError(msg) from error
+        raise HarvestError(msg) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
         msg = (
             f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
             f"network, or give a path to the run's files: {in_one_line(error)}"
         )
-        raise (TransientError if may_pass(error) else HarvestError)(msg) from error
+        raise (TransientError if may_pass(error) else HarvestError)(msg) from None
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -154,7 +179,5 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def in_one_line(error: BaseException) -> str:
-    """The first line of an error, without the API key should it stand there."""
-    text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "***") if key else text
+    """The first line of an error."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -99,8 +99,8 @@ def list_runs(
             project, filters=dict(filters), order=order, per_page=per_page, lazy=True
         )
         total = len(found)
-    except Exception as error:
-        raise _told(project, error) from error
+    except Exception as error:  # noqa: BLE001  (the kinds are the client's own)
+        raise _told(project, error) from None
 
     def runs() -> Iterator[ListedRun]:
         while True:
@@ -108,8 +108,8 @@ def list_runs(
                 run = next(found)
             except StopIteration:
                 return
-            except Exception as error:
-                raise _told(project, error) from error
+            except Exception as error:  # noqa: BLE001  (the kinds are the client's own)
+                raise _told(project, error) from None
             created = run.created_at
             yield ListedRun(
                 run_id=run.id,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -21,6 +22,7 @@ from harvest_assets.orchestration.partitions import (
 )
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.settings import SHARD_STAGE, SlurmSettings
+from harvest_assets.plain_text import plain_text
 from harvest_assets.registry import Registration, registration_of
 
 JOB_TAG = "harvest_assets/job"
@@ -34,6 +36,9 @@ _ASSETS_OF_STAGES = {
     "merge": {"component_correlations", "token_stats", "activation_contexts", "merged_state"},
 }
 _MOST_SLOTS = 1000
+_MOST_TEXT = 500
+# What SLURM replaces, or takes for something else, in the names of output files.
+_OF_PATTERNS = "%\\"
 _FORWARDED = ("SPD_OUT_DIR", "DAGSTER_HOME")
 
 
@@ -95,7 +100,8 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
         The job's number.
 
     Raises:
-        HarvestError: the job was not accepted; the message is SLURM's.
+        HarvestError: the job was not accepted; the message is SLURM's. Or the script would not hold
+            the name of its folder.
     """
     # In this process alone is it needed, and the daemon holds the module all day.
     import submitit
@@ -110,8 +116,12 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
         comment=_comment(run, owner),
         gpu=stage_of(run) in (SHARD_STAGE, None),
     )
+    folder = folder_of(run)
+    if not str(folder).isprintable() or set(str(folder)) & set(_OF_PATTERNS):
+        msg = f"{str(folder)!r} cannot stand in a job's script; it must hold no % and no \\."
+        raise HarvestError(msg)
     try:
-        executor = submitit.AutoExecutor(folder_of(run), cluster=settings.cluster)
+        executor = submitit.AutoExecutor(folder, cluster=settings.cluster)
         executor.update_parameters(**parameters)
         job = executor.submit(execute, run.run_id, _environment(settings))
     except (FailedJobError, FailedSubmissionError, OSError, RuntimeError) as error:
@@ -138,7 +148,7 @@ def job_name(run: dg.DagsterRun, owner: Registration | None) -> str:
     """Tells run and shard in `squeue`."""
     shard = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}")
     parts = ["harvest", owner.out_name if owner else run.run_id, shard or stage_of(run)]
-    return "-".join(part for part in parts if part)
+    return _inert("-".join(part for part in parts if part))
 
 
 def folder_of(run: dg.DagsterRun) -> Path:
@@ -187,7 +197,12 @@ def _comment(run: dg.DagsterRun, owner: Registration | None) -> str:
         return f"dagster run {run.run_id}"
     partition = run.tags.get("dagster/partition", owner.key)
     where = owner.reference.path or owner.reference.name.url
-    return f"{partition} {where} dagster run {run.run_id}"
+    return _inert(f"{partition} {where} dagster run {run.run_id}")
+
+
+def _inert(text: str) -> str:
+    """Text that neither a shell nor `sbatch` reads anything into; the rest is percent-encoded."""
+    return quote(plain_text(text)[:_MOST_TEXT], safe=" /:|=+,@.")
 
 
 def _environment(settings: SlurmSettings) -> dict[str, str]:
