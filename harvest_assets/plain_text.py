@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import netrc
 import os
 import re
 
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 # A shorter one would be found in words that mean something else.
-_LEAST_SECRET = 8
+_LEAST_SECRET = 6
 # File systems take 255; temporary files add to the name.
 _MOST_BYTES = 200
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
@@ -52,7 +53,13 @@ def without_secrets(text: str) -> str:
 def _known_secrets() -> set[str]:
     known = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     known |= _netrc_passwords()
-    return {secret for secret in known if len(secret) >= _LEAST_SECRET}
+    known = {secret for secret in known if len(secret) >= _LEAST_SECRET}
+    return known | {_in_a_header(secret) for secret in known}
+
+
+def _in_a_header(key: str) -> str:
+    """As the W&B client sends it, and as a server may say it back."""
+    return base64.b64encode(b"api:" + os.fsencode(key)).decode()
 
 
 def _netrc_passwords() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -50,6 +51,7 @@ class LoopbackWandb:
         gate: downloads wait before the second half of a file while this is not set.
         status: of every answer to a GraphQL question; other than 200, nothing is answered.
         delay: seconds before each answer.
+        echoes: an answer that is none holds what the request said of who asks.
         on_operation: called with the name of each operation before it is answered; where it
             answers a status, that is sent instead.
     """
@@ -63,6 +65,7 @@ class LoopbackWandb:
         self.download_begun = threading.Event()
         self.status = 200
         self.delay = 0.0
+        self.echoes = False
         self.on_operation: Callable[[str], int | None] = lambda _operation: None
         self._port = 0
 
@@ -173,7 +176,9 @@ class LoopbackWandb:
                 time.sleep(loopback.delay)
                 status = loopback.on_operation(_operation(query)) or loopback.status
                 if status != 200:
-                    self._send(status, b'{"errors": []}', "application/json")
+                    said = [{"message": self._who_asks()}] if loopback.echoes else []
+                    body = json.dumps({"errors": said}).encode()
+                    self._send(status, body, "application/json")
                     return
                 data = loopback.answer(query, asked.get("variables") or {})
                 self._send(200, json.dumps({"data": data}).encode(), "application/json")
@@ -190,6 +195,10 @@ class LoopbackWandb:
 
             def log_message(self, *_arguments: Any) -> None:
                 pass
+
+            def _who_asks(self) -> str:
+                told = self.headers.get("Authorization", "")
+                return f"{told} {base64.b64decode(told.rpartition(' ')[2]).decode()} is unknown"
 
             def _send(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)

@@ -228,6 +228,41 @@ def test_a_short_download_is_not_kept(server: LoopbackWandb, out_dir: Path) -> N
     assert [path for path in out_dir.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model/../../../../pwned.pth",
+        "model/x.pth",
+        "model\\..\\pwned.pth",
+        "model_\n.pth",
+        f"model_{'9' * 5000}.pth",
+        "model" + "x" * 300 + ".pth",
+    ],
+)
+def test_a_file_whose_name_leads_elsewhere_is_no_checkpoint(
+    server: LoopbackWandb, out_dir: Path, name: str
+) -> None:
+    server.add_run(KEY, {"final_config.yaml": b"seed: 0\n", name: BIG})
+    with pytest.raises(HarvestError, match="has no checkpoint"):
+        fetch_run(parse_run(KEY))
+    assert server.downloads == []
+    assert [path for path in out_dir.parent.rglob("*.pth") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("final_config.yaml", "200 MB at most"), ("model_1000.pth", "free some")],
+)
+def test_what_is_too_large_is_not_downloaded(
+    server: LoopbackWandb, out_dir: Path, name: str, told: str
+) -> None:
+    server.add_run(KEY, FILES, told_sizes={name: 10**15})
+    with pytest.raises(HarvestError, match=told):
+        fetch_run(parse_run(KEY))
+    assert server.downloads == []
+    assert not list(out_dir.rglob("*.pth"))
+
+
 @pytest.mark.usefixtures("out_dir", "server")
 def test_without_a_key_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
