@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -341,15 +342,16 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
 
 def _materialize_lines(key: str, home: str) -> str:
     base = "dagster asset materialize -m harvest_assets.definitions"
+    run, first_shard = shlex.quote(key), shlex.quote(f"{key}|00")
     return f"""\
 {key} is registered. In the UI it is a partition; on the command line:
 
-  export DAGSTER_HOME={home}
-  {base} --partition '{key}' \\
+  export DAGSTER_HOME={shlex.quote(home)}
+  {base} --partition {run} \\
       --select run_checkpoint,harvest_plan,token_rows
-  {base} --partition '{key}|00' \\
+  {base} --partition {first_shard} \\
       --select harvest_shard        # and '|01' ... for each shard of the plan
-  {base} --partition '{key}' \\
+  {base} --partition {run} \\
       --select component_correlations,token_stats,activation_contexts
 
 Settings go to the plan, with the first command:

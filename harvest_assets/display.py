@@ -110,7 +110,9 @@ class HarvestDisplay:
         config = RunCheckpoint.open(paths.root).config()
         warning = config.threshold_warning(plan.ci_threshold)
         if warning:
-            self._console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True
+            )
 
 
 class BackfillDisplay:

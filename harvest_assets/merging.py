@@ -22,6 +22,7 @@ from harvest_assets.harvester.counters import mirror, total_sum, unpack_rows
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterState, common_settings, rows_between
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.plain_text import markdown_cell
 from harvest_assets.pmi import telling, top_bottom_pmi
 from harvest_assets.schemas import ComponentTokenPMI
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
@@ -119,7 +120,8 @@ class FiringOverview:
         """The layers as a Markdown table."""
         lines = ["| layer | C | alive | L0 |", "|---|---|---|---|"]
         lines += [
-            f"| {name} | {c:,} | {alive:,} | {l0:.3f} |" for name, c, alive, l0 in self.layers
+            f"| {markdown_cell(name)} | {c:,} | {alive:,} | {l0:.3f} |"
+            for name, c, alive, l0 in self.layers
         ]
         return "\n".join(lines)
 

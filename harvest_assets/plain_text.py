@@ -12,6 +12,7 @@ _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECAS
 _LEAST_SECRET = 6
 # File systems take 255; temporary files add to the name.
 _MOST_BYTES = 200
+_MARKUP = re.compile(r"[^\w .,:/-]")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 
 
@@ -37,6 +38,12 @@ def plain_text(text: str) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def markdown_cell(value: object) -> str:
+    """A value as text in a cell of a Markdown table, where nothing of it is markup."""
+    text = plain_text(str(value)).replace("\n", " ")
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
 
 
 def without_secrets(text: str) -> str:

@@ -13,6 +13,7 @@ from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.orchestration.partitions import runs, shard_partition
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
+from harvest_assets.plain_text import markdown_cell
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
 
@@ -37,7 +38,9 @@ def harvest_plan(
     if warning:
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
-    settings = "\n".join(f"| {k} | {v} |" for k, v in dataclasses.asdict(plan).items())
+    settings = "\n".join(
+        f"| {k} | {markdown_cell(v)} |" for k, v in dataclasses.asdict(plan).items()
+    )
     return dg.MaterializeResult(
         value=plan,
         data_version=dg.DataVersion(plan.digest),

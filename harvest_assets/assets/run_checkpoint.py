@@ -12,6 +12,7 @@ from harvest_assets.orchestration.harvest_config import CheckpointConfig
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.resumed import newer_step
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
+from harvest_assets.plain_text import markdown_cell
 from harvest_assets.registry import check_owner
 
 
@@ -39,7 +40,7 @@ def run_checkpoint(
     if step is None:
         step = newer_step(context.instance, context.partition_key)
     checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, step))
-    layers = "\n".join(f"| {layer} | {c:,} |" for layer, c in checkpoint.layers)
+    layers = "\n".join(f"| {markdown_cell(layer)} | {c:,} |" for layer, c in checkpoint.layers)
     return dg.MaterializeResult(
         value=checkpoint,
         data_version=dg.DataVersion(checkpoint.sha256),

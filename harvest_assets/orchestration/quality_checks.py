@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.plain_text import markdown_cell
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 
 MOST_DEAD = 0.5
@@ -65,7 +66,7 @@ def judge_alive(keys: list[str], firings: NDArray[np.int64]) -> dg.AssetCheckRes
         layer: sum(c == 0 for c in counts) / len(counts) for layer, counts in layers.items()
     }
     worst = sorted(by_layer.items(), key=lambda item: -item[1])[:10]
-    table = "\n".join(f"| {layer} | {share:.1%} |" for layer, share in worst)
+    table = "\n".join(f"| {markdown_cell(layer)} | {share:.1%} |" for layer, share in worst)
     dead = float((firings == 0).mean()) if len(firings) else 0.0
     return _warns(
         dead <= MOST_DEAD,
