@@ -35,7 +35,7 @@ BLOCKING = ("counts_are_consistent", "files_agree")
 KEYS = [f"{layer}:{c}" for layer, count in LAYERS for c in range(count)]
 
 
-def independent_forward(run: Path, tokens: torch.Tensor):
+def independent_forward(run: Path, tokens: torch.Tensor, layers=LAYERS):
     """CI, probabilities and activations from the formulas and `transformers` alone."""
     state = torch.load(run / "model_100.pth", weights_only=True)
     config = yaml.safe_load((run / "final_config.yaml").read_text())
@@ -44,14 +44,14 @@ def independent_forward(run: Path, tokens: torch.Tensor):
         {k.removeprefix("target_model."): v for k, v in state.items() if k.startswith("target")}
     )
     inputs = {}
-    for layer, _ in LAYERS:
+    for layer, _ in layers:
         target.get_submodule(layer).register_forward_hook(
             lambda _module, args, _out, layer=layer: inputs.__setitem__(layer, args[0])
         )
     with torch.no_grad():
         probs = target(tokens).logits.softmax(-1)
     ci, acts = [], []
-    for layer, _ in LAYERS:
+    for layer, _ in layers:
         key = layer.replace(".", "-")
         w = {n: state[f"_ci_fns.{key}.layers.{n}"] for n in ("0.W", "0.b", "2.W", "2.b")}
         hidden = torch.nn.functional.gelu(inputs[layer] @ w["0.W"] + w["0.b"])
