@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from harvest_assets.layout import HarvestLayout
 
 
+Counts = TypeVar("Counts", CorrelationStorage, TokenStatsStorage)
+
+
 class FinishedHarvest(Harvest):
     """The result files of a harvest.
 
@@ -55,7 +58,7 @@ class FinishedHarvest(Harvest):
         else:
             frame = _indexed(paths)
         self._index = index
-        n_tokens = config.get("n_tokens") or self.correlations.count_total
+        n_tokens = config.get("n_tokens") or _counts(paths).count_total
         warnings = disagreements(paths) if paths.manifest.exists() else []
         super().__init__(
             paths.root.name,
@@ -69,12 +72,19 @@ class FinishedHarvest(Harvest):
     @cached_property
     def correlations(self) -> CorrelationStorage:
         """Co-firing counts, memory-mapped."""
-        return CorrelationStorage.load(self._paths.component_correlations)
+        return self._of_these(_counts(self._paths))
 
     @cached_property
     def token_stats(self) -> TokenStatsStorage:
         """Token counts, memory-mapped."""
-        return TokenStatsStorage.load(self._paths.token_stats)
+        return self._of_these(TokenStatsStorage.load(self._paths.token_stats))
+
+    def _of_these(self, counts: Counts) -> Counts:
+        """Counts that were opened later than the table, if they are of the same components."""
+        if counts.component_keys != self.frame["component_key"].to_list():
+            msg = f"The files in {self._paths.root} are being replaced; load the page again."
+            raise HarvestError(msg)
+        return counts
 
     @cached_property
     def _positions(self) -> ComponentRows | None:
@@ -89,7 +99,7 @@ class FinishedHarvest(Harvest):
         import polars as pl
 
         index, tokens = scan_lines(self._paths)
-        summary, counts = read_summary(self._paths), self.correlations
+        summary, counts = read_summary(self._paths), _counts(self._paths)
         rows = []
         for place, key in enumerate(counts.component_keys):
             layer, _, number = key.rpartition(":")
@@ -142,6 +152,10 @@ class FinishedHarvest(Harvest):
         if order == "ci":
             found.sort(key=lambda e: -e.example.ci_values[len(e.example.ci_values) // 2])
         return found
+
+
+def _counts(paths: HarvestLayout) -> CorrelationStorage:
+    return CorrelationStorage.load(paths.component_correlations)
 
 
 def _indexed(paths: HarvestLayout) -> pl.DataFrame:

@@ -56,7 +56,10 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         address = f"http://{shown}:{port}/"
         tell(f"{address} (Ctrl-C ends it)")
         app = make_app(library, name, host)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        # h11, unlike uvicorn's other parser, bounds the head of a request.
+        config = uvicorn.Config(
+            app, http="h11", log_level="warning", access_log=False, server_header=False
+        )
         if browser:
             # The socket listens already: the browser waits for the server to accept.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

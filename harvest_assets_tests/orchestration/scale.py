@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 
 T = TypeVar("T")
+N_OPEN = 10
 
 GRID = """
 query Grid($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
@@ -57,7 +59,17 @@ def fill(instance: dg.DagsterInstance, keys: list[str], n_open: int) -> None:
             instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
 
 
-def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> None:
+@dataclass(frozen=True)
+class Found:
+    """What the parts found: runs that the conditions ask for, the keys that are unharvested, and
+    questions to W&B, of each tick."""
+
+    asked_for: list[int]
+    open: list[set[str]]
+    questions: list[int]
+
+
+def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> Found:
     os.environ.update(
         server.environment,
         HOME=str(folder),
@@ -72,8 +84,9 @@ def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> None:
         times = {"created_at": created.isoformat(), "heartbeat_at": created.isoformat()}
         server.add_run(key, {}, **times)
     graph = defs.resolve_asset_graph()
+    found = Found([], [], [])
     with open_instance() as instance:
-        timed(f"filling an instance with {n_runs} runs", lambda: fill(instance, keys, 10))
+        timed(f"filling an instance with {n_runs} runs", lambda: fill(instance, keys, N_OPEN))
         cursor = None
         repository = defs.get_repository_def()
         for which in ("first", "next"):
@@ -85,10 +98,10 @@ def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> None:
                     lambda context=context: harvest_automation.evaluate_tick(context),
                 )
             cursor = asked_for.cursor
-            print(f"{'':4}asks for {len(asked_for.run_requests)} runs")
+            found.asked_for.append(len(asked_for.run_requests))
         for which in ("first", "next"):
             open_ = timed(f"{which} look what is unharvested", lambda: unharvested(instance, graph))
-            print(f"{'':4}finds {len(open_)} runs")
+            found.open.append(set(open_))
         place = None
         for which in ("first", "next"):
             asked = len(server.operations)
@@ -97,7 +110,11 @@ def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> None:
                     f"{which} tick of the sensor", lambda context=context: new_wandb_runs(context)
                 )
             place = answer.cursor
-            print(f"{'':4}asks W&B {len(server.operations) - asked} times")
+            found.questions.append(len(server.operations) - asked)
+    return found
+
+
+def measure_grid(folder: Path) -> None:
     with dagster_dev(dict(os.environ), folder) as address:
         variables = {"key": {"path": ["harvest_shard"]}}
         for which in ("first", "next"):
@@ -108,4 +125,5 @@ def measure(n_runs: int, folder: Path, server: LoopbackWandb) -> None:
 if __name__ == "__main__":
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as scratch, LoopbackWandb() as loopback:
-        measure(number, Path(scratch), loopback)
+        print(measure(number, Path(scratch), loopback))
+        measure_grid(Path(scratch))

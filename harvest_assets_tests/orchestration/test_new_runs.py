@@ -267,6 +267,22 @@ def test_thousands_are_paged_over_ticks(
     assert pages < 3000 / 100 * 1.5
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_hundred_runs_come_between_two_ticks(tick: Ticks, server: LoopbackWandb):
+    """Each is downloaded from and looked at; what one tick has no time for, the next does."""
+    add(server, 0)
+    tick()
+    for n in range(1, 201):
+        add(server, n, heartbeat_at=just_ended(seconds=n / 1000))
+    for _ in range(5):
+        tick()
+        if len(tick.registered) == 201:
+            break
+    assert tick.registered == {key(n) for n in range(201)}
+    assert sorted(looked_into(server)) == sorted(f"s-{n:08d}" for n in range(201))
+
+
 def test_a_run_that_is_deleted_between_two_questions(tick: Ticks, server: LoopbackWandb):
     add(server, 0)
     add(server, 1)

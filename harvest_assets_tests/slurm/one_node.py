@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from harvest_assets.atomic import process_is_alive
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 CPUS = 4
 
@@ -173,11 +175,7 @@ def _free_port() -> int:
 
 def _wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
+    while process_is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     with suppress(ProcessLookupError):
         os.kill(pid, 9)
