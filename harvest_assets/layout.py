@@ -27,6 +27,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+_MOST_NAME_BYTES = 200  # of the 255 of a file's name; temporary files beside it have longer ones
+
+
+def is_folder_name(name: str) -> bool:
+    """Can a harvest or a run have a folder of this name, which lies where it is expected?"""
+    return (
+        name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & {"/", "\\"}
+        and 0 < len(name.encode(errors="replace")) <= _MOST_NAME_BYTES
+    )
+
 
 def out_dir() -> Path:
     """`$SPD_OUT_DIR`, else `~/spd_out`; always absolute."""

@@ -18,8 +18,10 @@ from typing import Any
 
 from harvest_assets.atomic import host_name, process_is_alive, sweep, temporary_beside
 from harvest_assets.errors import HarvestError
+from harvest_assets.outside import read_json
 
 STALE_SECONDS = 120.0
+_MOST_BYTES = 1 << 16
 _HEARTBEAT_SECONDS = 10.0
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # The leases of this process and their tokens.
@@ -170,10 +172,11 @@ def process_started(pid: int) -> str:
 def holder_of(path: Path) -> dict[str, Any]:
     """What the owner wrote into a lease; empty where nobody has it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, _MOST_BYTES)
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    known = isinstance(value, dict) and type(value.get("pid")) is int and value["pid"] > 0
+    return value if known and isinstance(value.get("host"), str) else {}
 
 
 def _renew(path: Path, stop: threading.Event) -> None:

@@ -20,8 +20,10 @@ CONFIG = "final_config.yaml"
 TARGET_CONFIG = "model_config.yaml"
 TARGET_EXTRAS = ("tokenizer.json", "ln-stds.json")
 
-_NUMBERED = re.compile(r"model_([0-9]+)\.pth")
-_TARGET_NUMBERED = re.compile(r"model_step_([0-9]+)\.pt")
+# On W&B a file's name may be a path, which would lead out of the folder that it is fetched into.
+_CHECKPOINT = re.compile(r"model[^/\\\0]{0,200}\.pth")
+_NUMBERED = re.compile(r"model_([0-9]{1,18})\.pth")
+_TARGET_NUMBERED = re.compile(r"model_step_([0-9]{1,18})\.pt")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def choose_checkpoint(names: Iterable[str], step: int | None = None) -> str | No
     The highest `model_<integer>.pth`, compared as numbers, or the one with the number `step`. Where
     no name is numbered and no step asked for, another `model*.pth` counts if it is the only one.
     """
-    candidates = [name for name in names if name.startswith("model") and name.endswith(".pth")]
+    candidates = [name for name in names if _CHECKPOINT.fullmatch(name)]
     if step is not None:
         candidates = [name for name in candidates if checkpoint_step(name) == step]
     numbered = _highest(_NUMBERED, candidates)
