@@ -18,6 +18,7 @@ from typing import Any
 
 from harvest_assets.atomic import host_name, process_is_alive, sweep, temporary_beside
 from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
 from harvest_assets.outside import read_json
 
 STALE_SECONDS = 120.0
@@ -59,7 +60,9 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
 
     Raises:
         LeaseHeldError: another process that lives has it.
+        HarvestError: a folder of the harvest is a link.
     """
+    HarvestLayout(path.parent.parent).check_links()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     token = temporary_beside(path).name

@@ -46,6 +46,7 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
     left is swept away first. Answers the bytes written.
     """
     written = 0
+    paths.check_links()
     for folder in (paths.root, paths.activation_contexts, paths.correlations):
         sweep(folder)
     with _staging(paths.root) as staging:

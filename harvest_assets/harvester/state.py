@@ -37,6 +37,7 @@ N_HIGHEST = 20
 _MOST = (1 << 31) - 1
 _MOST_SEED = (1 << 64) - 1
 _MOST_ROWS = 1 << 62
+_LARGEST = 1e300
 
 _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
@@ -280,8 +281,9 @@ class HarvesterState:
         """Which values no harvest has; what goes on to count with them would go wrong unseen."""
         for name in _STATISTICS:
             values = getattr(self, name)
-            # NaN is neither above nor below anything.
-            if values.numel() and not (values.min() >= 0 and values.max() < math.inf):
+            # Some sigmoids overshoot, to below 0 too. NaN is neither above nor below anything.
+            least = -_LARGEST if name == "ci_sums" else 0
+            if values.numel() and not (values.min() >= least and values.max() <= _LARGEST):
                 yield f"{name} has a value that is negative or no finite number"
         for table, name in ((self.sample, _SAMPLE_FILE), (self.highest, _HIGHEST_FILE)):
             bounds = {
