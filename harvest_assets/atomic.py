@@ -38,7 +38,7 @@ def process_is_alive(pid: int) -> bool:
     """
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # no number of a process
         return False
     except psutil.AccessDenied:
         return True

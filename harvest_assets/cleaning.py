@@ -94,6 +94,10 @@ def _of_harvests() -> Iterator[Removable]:
     root = layout.harvest_root()
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         paths = HarvestLayout(folder)
+        try:
+            paths.check_links()
+        except HarvestError:
+            continue  # what is behind a link is not ours
         for place in (folder, paths.activation_contexts, paths.correlations, folder / "leases"):
             yield from _temporary(place)
         folded = _is_folded(paths)

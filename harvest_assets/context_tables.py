@@ -37,6 +37,7 @@ INDEX_SCHEMA = pa.schema(
         ("telling_output_tokens", pa.list_(pa.int32())),
     ]
 )
+_NEVER_NULL = ("component_key", "layer", "component_idx", "flat_index", "firing_count", "mean_ci")
 # Null in the index of a harvest that was merged before there were such columns.
 _YOUNGER = 3
 _PLACE = [
@@ -59,9 +60,11 @@ HIGHEST_SCHEMA = pa.schema(
 _SIZE_KEY = b"components_size"
 _DIGEST_KEY = b"components_sha256"
 _ENTRY = ["component_key", "flat_index", "offset", "length"]
+_ENTRY_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in _ENTRY])
 _VALUES_PER_GROUP = 1 << 18
+# How much smaller a file may be than what it holds; ours are up to 100 times.
+_MOST_TIMES, _MOST_BESIDE = 1000, 64 << 20
 _WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
-_READ: dict[str, Any] = {"page_checksum_verification": True, "use_threads": False}
 
 
 class _TableWriter:
@@ -184,10 +187,10 @@ class ComponentIndex:
             stat = paths.component_index.stat()
             entries = _entries(paths.component_index, stat.st_ino, stat.st_mtime_ns, stat.st_size)
             size = paths.components.stat().st_size
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, pa.ArrowException):
             return None
-        fits = entries.column_names == _ENTRY and cls(entries).lines[0] == str(size).encode()
-        return cls(entries) if fits else None
+        fits = entries is not None and cls(entries).lines[0] == str(size).encode()
+        return cls(entries) if fits and entries is not None else None
 
     @property
     def lines(self) -> tuple[bytes | None, bytes | None]:
@@ -200,8 +203,7 @@ class ComponentIndex:
         columns = [list(column) for column in zip(*places, strict=True)] or [[], [], []]
         keys, offsets, lengths = columns
         entries = [keys, list(range(len(keys))), offsets, lengths]
-        schema = pa.schema([INDEX_SCHEMA.field(name) for name in _ENTRY])
-        return cls(pa.table(entries, schema=schema))
+        return cls(pa.table(entries, schema=_ENTRY_SCHEMA))
 
     def line_place(self, component_key: str) -> tuple[int, int] | None:
         """Offset and length of a component's line; None if it has none."""
@@ -221,12 +223,39 @@ class ComponentIndex:
 
 
 @lru_cache(maxsize=8)
-def _entries(path: Path, *stamp: int) -> pa.Table:  # noqa: ARG001
+def _entries(path: Path, *stamp: int) -> pa.Table | None:  # noqa: ARG001
     """The index at a path, kept for who asks for one component after the other.
 
-    The stamp is what changes when the file does.
+    The stamp is what changes when the file does. None where it is no such table.
     """
-    return pq.read_table(path, columns=_ENTRY, **_READ)
+    table = _read(path, _ENTRY)
+    if table.column_names != _ENTRY or table.schema.types != _ENTRY_SCHEMA.types:
+        return None
+    return table
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table, or some columns of it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it claims more than such a table has.
+        pyarrow.ArrowException: it is damaged.
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_claims(file, path.stat().st_size)
+        return file.read(columns=columns, use_threads=False)
+
+
+def _check_claims(file: pq.ParquetFile, size: int) -> None:
+    """See that a file does not claim to hold more than its bytes can."""
+    told = file.metadata
+    groups = [told.row_group(g) for g in range(told.num_row_groups)]
+    n_bytes = sum(group.total_byte_size for group in groups)
+    rows = sum(group.num_rows for group in groups)
+    if not 0 <= n_bytes <= size * _MOST_TIMES + _MOST_BESIDE or not rows == told.num_rows < 1 << 31:
+        msg = f"it claims {rows:,} rows of {n_bytes:,} bytes"
+        raise ValueError(msg)
 
 
 def read_index(paths: HarvestLayout) -> pa.Table:
@@ -236,13 +265,29 @@ def read_index(paths: HarvestLayout) -> pa.Table:
         HarvestError: the file is damaged.
     """
     try:
-        table = pq.read_table(paths.component_index, **_READ)
+        table = _read(paths.component_index)
         for field in list(INDEX_SCHEMA)[table.num_columns :][-_YOUNGER:]:
             table = table.append_column(field, pa.nulls(len(table), field.type))
-        return table.cast(INDEX_SCHEMA)
+        table = table.cast(INDEX_SCHEMA)
+        _check_index(table)
+        return table
     except (OSError, ValueError, pa.ArrowException) as error:
         msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
         raise HarvestError(msg) from error
+
+
+def _check_index(table: pa.Table) -> None:
+    """See that each component stands there once, in flat order, with its counts."""
+    if any(table[name].null_count for name in _NEVER_NULL):
+        msg = "a component lacks a value"
+        raise ValueError(msg)
+    in_order = np.array_equal(table["flat_index"].to_numpy(), np.arange(len(table)))
+    if not in_order or pc.count_distinct(table["component_key"]).as_py() != len(table):
+        msg = "its components are not in order, each once"
+        raise ValueError(msg)
+    if len(table) and pc.min(table["firing_count"]).as_py() < 0:
+        msg = "a component fired less than never"
+        raise ValueError(msg)
 
 
 def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
@@ -273,6 +318,9 @@ class ComponentRows:
         self._file = file
         self._schema = schema
         self._lock = threading.Lock()
+        if file.schema_arrow.names != schema.names:
+            msg = f"it has the columns {file.schema_arrow.names}"
+            raise ValueError(msg)
         groups = [file.metadata.row_group(g).column(0) for g in range(file.num_row_groups)]
         self._first = np.array([group.statistics.min for group in groups], dtype=np.int64)
         self._last = np.array([group.statistics.max for group in groups], dtype=np.int64)
@@ -287,8 +335,9 @@ class ComponentRows:
             file = pq.ParquetFile(path, page_checksum_verification=True)
             if _lines_of(file.metadata.metadata) != index.lines:
                 return None
+            _check_claims(file, path.stat().st_size)
             return cls(file, schema)
-        except (OSError, ValueError, AttributeError, pa.ArrowException):
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, pa.ArrowException):
             return None
 
     def of(self, flat_index: int) -> list[dict[str, Any]] | None:
@@ -301,7 +350,10 @@ class ComponentRows:
             table = table.filter(pc.equal(table["flat_index"], flat_index)).cast(self._schema)
         except (OSError, ValueError, KeyError, pa.ArrowException):
             return None
-        return sorted(table.to_pylist(), key=lambda row: row["rank"])
+        rows = table.to_pylist()
+        if any(value is None for row in rows for value in row.values()):
+            return None
+        return sorted(rows, key=lambda row: row["rank"])
 
 
 def _lines_of(metadata: dict[bytes, bytes] | None) -> tuple[bytes | None, bytes | None]:

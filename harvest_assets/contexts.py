@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -27,6 +28,7 @@ from harvest_assets.context_tables import (
 )
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.outside import read_bytes, text_of
 from harvest_assets.schemas import (
     ActivationExample,
     ComponentData,
@@ -36,6 +38,10 @@ from harvest_assets.schemas import (
 
 _PREFIX = b'{"component_key": '
 _SCANNED_TOKENS = 5
+# A hundred thousand examples.
+_LONGEST_LINE = 256 << 20
+_LAST_TOKEN = (1 << 31) - 1
+_MOST_SUMMARY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -215,12 +221,14 @@ def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
         HarvestError: the file is damaged.
     """
     try:
-        entries = orjson.loads(paths.summary.read_bytes())
+        entries = orjson.loads(read_bytes(paths.summary, _MOST_SUMMARY_BYTES))
         return {
             key: ComponentSummary(
-                layer=entry["layer"],
-                component_idx=entry["component_idx"] if "component_idx" in entry else entry["idx"],
-                mean_ci=entry["mean_ci"],
+                layer=text_of(entry["layer"]),
+                component_idx=_index(
+                    entry["component_idx"] if "component_idx" in entry else entry["idx"]
+                ),
+                mean_ci=_finite(entry["mean_ci"]),
             )
             for key, entry in entries.items()
         }
@@ -242,10 +250,10 @@ def scan_lines(
     """
     places, tokens, offset = [], {}, 0
     try:
-        with paths.components.open("rb", buffering=1 << 20) as lines:
-            for line in lines:
+        with paths.components.open("rb", buffering=1 << 20) as file:
+            for line in lines_of(paths.components, file):
                 value = _light(paths.components, line)
-                key = value["component_key"]
+                key = text_of(value["component_key"])
                 places.append((key, offset, len(line)))
                 reads, predicts = (
                     [int(token) for token, _ in value[name]["top"][:_SCANNED_TOKENS]]
@@ -253,7 +261,7 @@ def scan_lines(
                 )
                 tokens[key] = (reads, predicts)
                 offset += len(line)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         msg = f"{paths.components} cannot be read: {error!r}."
         raise HarvestError(msg) from error
     return ComponentIndex.of_lines(places), tokens
@@ -320,6 +328,8 @@ def _line_at(paths: HarvestLayout, place: tuple[int, int], component_key: str) -
     """The line at an offset, if it is the component's."""
     offset, length = place
     with paths.components.open("rb") as file:
+        if not 0 <= offset <= offset + length <= file.seek(0, os.SEEK_END) or length < 1:
+            return None
         file.seek(offset)
         line = file.read(length)
     whole = line.find(b"\n") == length - 1
@@ -329,14 +339,27 @@ def _line_at(paths: HarvestLayout, place: tuple[int, int], component_key: str) -
 def _line_by_scan(paths: HarvestLayout, component_key: str) -> bytes | None:
     """The first line of the component; keys may stand in any order."""
     quoted = orjson.dumps(component_key)
-    with paths.components.open("rb", buffering=1 << 20) as lines:
-        for line in lines:
+    with paths.components.open("rb", buffering=1 << 20) as file:
+        for line in lines_of(paths.components, file):
             if _starts_with_key(line, component_key):
                 return line
             foreign = not line.startswith(_PREFIX) and quoted in line
             if foreign and _key_of(paths.components, line) == component_key:
                 return line
     return None
+
+
+def lines_of(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, none longer than what one component can have.
+
+    Raises:
+        HarvestError: one is.
+    """
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            msg = f"{path} has a damaged line: it is longer than {_LONGEST_LINE:,} bytes."
+            raise HarvestError(msg)
+        yield line
 
 
 def _key_of(path: Path, line: bytes) -> str | None:
@@ -361,15 +384,15 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
     value = _loads(path, line)
     try:
         return ComponentData(
-            component_key=value["component_key"],
-            layer=value["layer"],
-            component_idx=value["component_idx"],
-            mean_ci=value["mean_ci"],
+            component_key=text_of(value["component_key"]),
+            layer=text_of(value["layer"]),
+            component_idx=_index(value["component_idx"]),
+            mean_ci=_finite(value["mean_ci"]),
             activation_examples=[_example(e) for e in value["activation_examples"]],
             input_token_pmi=_pmi(value["input_token_pmi"]),
             output_token_pmi=_pmi(value["output_token_pmi"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} has a line that is no component: {error!r}."
         raise HarvestError(msg) from error
 
@@ -378,10 +401,46 @@ def _example(value: dict[str, Any]) -> ActivationExample:
     tokens = value["token_ids"]
     # Older writers kept no activations: zeros, as outside the sequence.
     acts = value.get("component_acts") or [0.0] * len(tokens)
-    return ActivationExample(tokens, value["ci_values"], acts)
+    example = ActivationExample(tokens, value["ci_values"], acts)
+    _check_lists(example)
+    return example
+
+
+def _check_lists(example: ActivationExample) -> None:
+    """See that an example has a token id, a CI and an activation at each place."""
+    lists: list[Any] = [example.token_ids, example.ci_values, example.component_acts]
+    if {*map(type, lists)} != {list} or len({*map(len, lists)}) != 1:
+        msg = "an example whose lists are of different lengths"
+        raise ValueError(msg)
+    tokens, ci, acts = lists
+    if not {*map(type, tokens)} <= {int} or not {*map(type, ci), *map(type, acts)} <= {int, float}:
+        msg = "an example with what is no number"
+        raise ValueError(msg)
+    if tokens and not (min(tokens) >= -1 and max(tokens) <= _LAST_TOKEN):
+        msg = "an example with what is no token id"
+        raise ValueError(msg)
+    if not all(map(math.isfinite, ci)) or not all(map(math.isfinite, acts)):
+        msg = "an example with what is no finite number"
+        raise ValueError(msg)
 
 
 def _pmi(value: dict[str, Any]) -> ComponentTokenPMI:
     return ComponentTokenPMI(
-        *([(int(token), float(x)) for token, x in value[end]] for end in ("top", "bottom"))
+        *([(_index(token), _finite(x)) for token, x in value[end]] for end in ("top", "bottom"))
     )
+
+
+def _index(value: Any) -> int:
+    """An index or a token id."""
+    if type(value) is not int or not 0 <= value <= _LAST_TOKEN:
+        msg = f"{str(value)[:50]} is no index"
+        raise ValueError(msg)
+    return value
+
+
+def _finite(value: Any) -> float:
+    """A number, as it was written."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        msg = f"{str(value)[:50]} is no finite number"
+        raise ValueError(msg)
+    return value  # type: ignore[no-any-return]

@@ -27,6 +27,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from harvest_assets.errors import HarvestError
+
+_MOST_NAME_BYTES = 200  # of the 255 of a file's name; temporary files beside it have longer ones
+
+
+def is_folder_name(name: str) -> bool:
+    """Can a harvest or a run have a folder of this name, which lies where it is expected?"""
+    return (
+        name.isprintable()
+        and name.strip() == name
+        and not name.startswith(".")
+        and not set(name) & {"/", "\\"}
+        and 0 < len(name.encode(errors="replace")) <= _MOST_NAME_BYTES
+    )
+
 
 def out_dir() -> Path:
     """`$SPD_OUT_DIR`, else `~/spd_out`; always absolute."""
@@ -77,6 +92,24 @@ class HarvestLayout:
     def of(cls, name: str) -> HarvestLayout:
         """The harvest in a folder below `harvest/`: a run id, or what `--out_name` says."""
         return cls(harvest_root() / name)
+
+    def check_links(self) -> None:
+        """See that no folder of this harvest is a link: nothing is written or removed through one.
+
+        The harvest's own folder may be one; whoever made it chose the disk.
+
+        Raises:
+            HarvestError: one is.
+        """
+        shards = self.root / "shards"
+        folders = [self.activation_contexts, self.correlations, self.merged, shards]
+        folders += [self.root / "leases", self.root / "logs"]
+        if shards.is_dir() and not shards.is_symlink():
+            folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
+        for folder in folders:
+            if folder.is_symlink():
+                msg = f"{folder} is a link, and nothing is written through one; remove it."
+                raise HarvestError(msg)
 
     @property
     def activation_contexts(self) -> Path:

@@ -18,8 +18,11 @@ from typing import Any
 
 from harvest_assets.atomic import host_name, process_is_alive, sweep, temporary_beside
 from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.outside import read_json
 
 STALE_SECONDS = 120.0
+_MOST_BYTES = 1 << 16
 _HEARTBEAT_SECONDS = 10.0
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # The leases of this process and their tokens.
@@ -57,7 +60,9 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
 
     Raises:
         LeaseHeldError: another process that lives has it.
+        HarvestError: a folder of the harvest is a link.
     """
+    HarvestLayout(path.parent.parent).check_links()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     token = temporary_beside(path).name
@@ -170,10 +175,11 @@ def process_started(pid: int) -> str:
 def holder_of(path: Path) -> dict[str, Any]:
     """What the owner wrote into a lease; empty where nobody has it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, _MOST_BYTES)
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    known = isinstance(value, dict) and type(value.get("pid")) is int and value["pid"] > 0
+    return value if known and isinstance(value.get("host"), str) else {}
 
 
 def _renew(path: Path, stop: threading.Event) -> None:

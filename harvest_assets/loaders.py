@@ -5,14 +5,14 @@ Importing this module loads neither torch nor polars: they are imported where th
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout, run_cache_dir
+from harvest_assets.layout import HarvestLayout, is_folder_name, run_cache_dir
+from harvest_assets.outside import read_json, text_of
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
 
 if TYPE_CHECKING:
@@ -191,10 +191,10 @@ def tokenizer_name(paths: HarvestLayout) -> str:
         HarvestError: neither tells.
     """
     try:
-        config = json.loads(paths.config.read_text(encoding="utf-8"))
+        config = read_json(paths.config)
         if "tokenizer_name" not in config:
             config = _run_config(config["wandb_path"])
-        return str(config["tokenizer_name"])
+        return text_of(config["tokenizer_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{paths.config} does not tell the tokenizer."
         raise HarvestError(msg) from error
@@ -220,8 +220,8 @@ def _harvest(run_id: str) -> HarvestLayout:
     from harvest_assets.manifest import disagreements
 
     name = run_id.rpartition("/")[2]
-    if not name or name.startswith(".") or "\0" in name or "\\" in name:
-        msg = f"{run_id!r} is no run id."
+    if not is_folder_name(name):
+        msg = f"{run_id[:200]!r} is no run id."
         raise HarvestError(msg)
     paths = HarvestLayout.of(name)
     if paths.manifest.exists():

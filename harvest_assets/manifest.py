@@ -6,12 +6,12 @@ different harvests.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from harvest_assets.atomic import write_json
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.outside import read_json
 from harvest_assets.sealed import sha256_of
 
 
@@ -32,14 +32,20 @@ def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
 def read(paths: HarvestLayout) -> dict[str, dict[str, Any]]:
     """The entries by path below the harvest's folder; empty where there is no manifest."""
     try:
-        files = json.loads(paths.manifest.read_text(encoding="utf-8"))["files"]
+        files = read_json(paths.manifest)["files"]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError):
         files = None
-    if not isinstance(files, dict) or not all(isinstance(e, dict) for e in files.values()):
+    if not isinstance(files, dict) or not all(_is_entry(*item) for item in files.items()):
         return {}
     return files
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    """Does it tell of a file below the harvest's folder?"""
+    inside = not name.startswith("/") and not set(name.split("/")) & {"", ".", ".."}
+    return inside and isinstance(entry, dict) and isinstance(entry.get("plan"), str | None)
 
 
 def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:

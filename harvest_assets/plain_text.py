@@ -10,24 +10,8 @@ import re
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 # A shorter one would be found in words that mean something else.
 _LEAST_SECRET = 6
-# File systems take 255; temporary files add to the name.
-_MOST_BYTES = 200
 _MARKUP = re.compile(r"[^\w .,:/-]")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
-
-
-def is_plain_name(name: str) -> bool:
-    """Is it the name of a file in a folder, and of nothing elsewhere, on every file system?
-
-    It has 1 to 200 bytes, all of them printable, no slash, no blanks around it and no leading dot.
-    """
-    return (
-        name.isprintable()
-        and name.strip() == name
-        and not name.startswith(".")
-        and not set(name) & set("/\\")
-        and 0 < len(os.fsencode(name)) <= _MOST_BYTES
-    )
 
 
 def plain_text(text: str) -> str:

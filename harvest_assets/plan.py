@@ -7,11 +7,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harvest_assets.atomic import write_json
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.outside import as_record, read_json
 
 PLAN_VERSION = 3
 MAX_SHARDS = 16
@@ -151,9 +151,9 @@ class HarvestPlan:
         """
         path = HarvestLayout(directory).plan
         try:
-            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            value = read_json(path)
             version, digest = value.pop("plan_version"), value.pop("digest")
-            plan = cls(**value) if version == PLAN_VERSION else None
+            plan = as_record(value, cls) if version == PLAN_VERSION else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             msg = f"{path} is not the plan of a harvest: {error}."
             raise HarvestError(msg) from error

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from harvest_assets.atomic import fsync_path, remove, rename_into_place, sweep, temporary_beside
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.layout import HarvestLayout, is_folder_name
 from harvest_assets.manifest import record
 from harvest_assets.sealed import read_sealed, write_sealed
 
@@ -46,6 +46,7 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
     left is swept away first. Answers the bytes written.
     """
     written = 0
+    paths.check_links()
     for folder in (paths.root, paths.activation_contexts, paths.correlations):
         sweep(folder)
     with _staging(paths.root) as staging:
@@ -89,8 +90,8 @@ def committed_directory(current: Path) -> Path | None:
     if not current.exists():
         return None
     folder = str(read_sealed(current).get("directory"))
-    if Path(folder).name != folder:
-        msg = f"{current} points out of its folder: {folder!r}."
+    if not is_folder_name(folder) or folder == SAVED:
+        msg = f"{current} points out of its folder: {folder[:200]!r}."
         raise HarvestError(msg)
     return current.parent / folder
 

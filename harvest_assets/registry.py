@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,15 @@ from harvest_assets.atomic import write_json
 from harvest_assets.decomposition.run_name import RunName, RunReference, parse_run
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
-from harvest_assets.plain_text import is_plain_name
+from harvest_assets.outside import as_record, read_json
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a registration's file holds."""
+
+    path: str | None
+    out_name: str
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,14 @@ def registration_of(key: str) -> Registration:
     if not file.exists():
         return Registration(RunReference(name, None), name.run_id)
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        path, out_name = value["path"], str(value["out_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = as_record(read_json(file), _Entry)
+    except (OSError, ValueError) as error:
         msg = f"{file} is damaged; register {key} again. ({error})"
         raise HarvestError(msg) from error
-    _check_out_name(out_name)
-    return Registration(RunReference(name, Path(path) if path else None), out_name)
+    _check_out_name(value.out_name)
+    return Registration(
+        RunReference(name, Path(value.path) if value.path else None), value.out_name
+    )
 
 
 def check_owner(registration: Registration) -> None:
@@ -107,7 +115,7 @@ def _owner(paths: HarvestLayout) -> str | None:
     """The run whose harvest a folder holds; None if that is not told."""
     for file, field in ((paths.run_checkpoint, "run"), (paths.config, "wandb_path")):
         try:
-            text = json.loads(file.read_text(encoding="utf-8"))[field]
+            text = read_json(file)[field]
             return parse_run(text).name.key
         except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
             continue
@@ -115,8 +123,8 @@ def _owner(paths: HarvestLayout) -> str | None:
 
 
 def _check_out_name(out_name: str) -> None:
-    if not is_plain_name(out_name):
-        msg = f"{out_name!r} is no plain folder name for --out_name."
+    if not layout.is_folder_name(out_name):
+        msg = f"{out_name[:200]!r} is no plain folder name for --out_name."
         raise HarvestError(msg)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from harvest_assets.atomic import write_json
 from harvest_assets.errors import HarvestError
+from harvest_assets.outside import read_json
 
 _SEAL = "digest"
 
@@ -31,7 +32,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         HarvestError: the file is not there, or does not hold what was written.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         found = value.pop(_SEAL)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} is missing or damaged. ({error!r})"
@@ -57,10 +58,9 @@ def damage(directory: Path, files: dict[str, dict[str, Any]]) -> list[str]:
         path = directory / name
         if not path.is_file():
             problems.append(f"{path} is missing.")
-        elif path.stat().st_size != told["size"]:
-            size = path.stat().st_size
-            problems.append(f"{path} has {size} bytes instead of {told['size']}.")
-        elif sha256_of(path) != told["sha256"]:
+        elif (size := path.stat().st_size) != told.get("size"):
+            problems.append(f"{path} has {size} bytes instead of {told.get('size')}.")
+        elif sha256_of(path) != told.get("sha256"):
             problems.append(f"{path} is damaged: its digest is not the one that was written down.")
     return problems
 

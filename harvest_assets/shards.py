@@ -99,12 +99,12 @@ class StoredState:
             version = meta.get("format_version")
             msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
             raise HarvestError(msg)
-        return cls(
-            directory,
-            str(meta["plan_digest"]),
-            str(meta["sums"]),
-            range(meta["first_row"], meta["last_row"]),
-        )
+        first, last = meta.get("first_row"), meta.get("last_row")
+        if type(first) is not int or type(last) is not int or not 0 <= first <= last < 1 << 62:
+            msg = f"{path} does not tell which rows were harvested."
+            raise HarvestError(msg)
+        digests = str(meta.get("plan_digest")), str(meta.get("sums"))
+        return cls(directory, *digests, range(first, last))
 
     def open(self, *, trusted: bool = False) -> HarvesterState:
         """The statistics, memory-mapped, all bytes compared with their digests.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,9 @@ from harvest_assets import layout
 from harvest_assets.atomic import fsync_path, sweep, temporary_beside, write_json
 from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
 from harvest_assets.errors import HarvestError
+from harvest_assets.outside import as_record, read_json
+
+_FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class SharedTokenRows:
         """
         path = layout.HarvestLayout(directory).token_rows
         try:
-            value = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            value = as_record(read_json(path), cls)
+        except (OSError, ValueError) as error:
             msg = f"{path} does not tell where the token rows are: {error}."
             raise HarvestError(msg) from error
-        if not value.fingerprint.isalnum():
-            msg = f"{path} names no folder of token rows: {value.fingerprint!r}."
+        if not _FINGERPRINT.fullmatch(value.fingerprint) or min(value.n_rows, value.n_ctx - 1) < 0:
+            msg = f"{path} names no folder of token rows: {value.fingerprint[:200]!r}."
             raise HarvestError(msg)
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -37,10 +38,10 @@ class _Storage:
         Raises:
             HarvestError: it is damaged, or holds something else.
         """
-        import torch
+        from harvest_assets.torch_files import open_torch_file
 
         try:
-            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            value = open_torch_file(Path(path))
         except FileNotFoundError as error:
             msg = f"{path} is not there."
             raise HarvestError(msg) from error
@@ -49,7 +50,7 @@ class _Storage:
             raise HarvestError(msg) from error
         names = set(cls._names())
         if not isinstance(value, dict) or not names <= set(value):
-            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            found = reprlib.repr(list(value)) if isinstance(value, dict) else type(value).__name__
             msg = f"{path} does not hold {', '.join(sorted(names))}, but {found}."
             raise HarvestError(msg)
         storage = cls(**{name: value[name] for name in names})
@@ -125,15 +126,19 @@ class TokenStatsStorage(_Storage):
 
 
 def _check_keys(path: Path, keys: Any) -> int:
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        msg = f"{path}: component_keys is no list of names."
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or len(set(keys)) < len(keys)
+    ):
+        msg = f"{path}: component_keys is no list of names, each once."
         raise HarvestError(msg)
     return len(keys)
 
 
 def _check_number(path: Path, name: str, value: Any) -> None:
     if type(value) is not int or value < 0:
-        msg = f"{path}: {name} is {value!r}, not a count."
+        msg = f"{path}: {name} is {reprlib.repr(value)}, not a count."
         raise HarvestError(msg)
 
 

@@ -8,15 +8,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from harvest_assets.context_tables import ComponentIndex, read_index
-from harvest_assets.contexts import parse_component, read_summary
+from harvest_assets.contexts import lines_of, parse_component, read_summary
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.manifest import disagreements
+from harvest_assets.outside import read_json
 from harvest_assets.shards import SHARD_KEYS, StoredState
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 
@@ -47,7 +47,7 @@ def problems_of(
             problems += look(paths)
         except HarvestError as error:
             problems.append(str(error))
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"The {what} in {paths.root} cannot be read: {error!r}.")
     return list(dict.fromkeys(problems))
 
@@ -120,7 +120,7 @@ def _close(sums: torch.Tensor, expected: Any) -> bool:
 
 
 def _lines(paths: HarvestLayout) -> Iterator[str]:
-    config = json.loads(paths.config.read_text(encoding="utf-8"))
+    config = read_json(paths.config)
     summary = read_summary(paths)
     firings = _firings(paths)
     alive = [key for key, count in firings.items() if count]
@@ -141,8 +141,8 @@ def _lines(paths: HarvestLayout) -> Iterator[str]:
         return
     wanted = config.get("activation_examples_per_component")
     offset = 0
-    with paths.components.open("rb") as lines:
-        for row, line in zip(placed, lines, strict=False):
+    with paths.components.open("rb") as file:
+        for row, line in zip(placed, lines_of(paths.components, file), strict=False):
             key, told = row["component_key"], (row["offset"], row["length"])
             component = parse_component(paths.components, line)
             if told != (offset, len(line)) or component.component_key != key:

@@ -8,6 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harvest_assets.errors import HarvestError
+from harvest_assets.outside import read_bytes
+
+_MOST_BYTES = 256 << 20  # of a `tokenizer.json`
 # Longer texts are cut where they are shown.
 _MOST_CHARACTERS = 60
 _SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -70,9 +74,7 @@ class Vocabulary:
         """
         file = _tokenizer_file(name)
         if file is not None:
-            from tokenizers import Tokenizer
-
-            fast = Tokenizer.from_file(str(file))
+            fast = _fast(name, file)
             added = fast.get_added_tokens_decoder()
             special = frozenset(i for i, token in added.items() if token.special)
             return cls(fast, fast.get_vocab_size(with_added_tokens=True), special)
@@ -146,13 +148,28 @@ def _look(character: str) -> tuple[str, str]:
     return "text", character
 
 
+def _fast(name: str, file: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_buffer(read_bytes(file, _MOST_BYTES))
+    except Exception as error:  # the library raises nothing more special
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        msg = f"The tokenizer {name!r} cannot be loaded: {reason[:500]}."
+        raise HarvestError(msg) from error
+
+
 def _tokenizer_file(name: str) -> Path | None:
     """The `tokenizer.json` on this machine, which opens at once; None where there is none."""
     local = Path(name) / "tokenizer.json"
-    if local.is_file():
-        return local
-    if Path(name).exists() or name.count("/") > 1:
-        return None
+    try:
+        if local.is_file():
+            return local
+        if Path(name).exists() or name.count("/") > 1:
+            return None
+    except OSError as error:
+        msg = f"The tokenizer {name[:200]!r} cannot be loaded: {error.strerror}."
+        raise HarvestError(msg) from error
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

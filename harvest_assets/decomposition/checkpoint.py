@@ -16,6 +16,7 @@ import torch
 
 from harvest_assets.decomposition.old_spellings import current_state
 from harvest_assets.errors import HarvestError
+from harvest_assets.torch_files import UnsafeFileError, open_torch_file
 
 TARGET = "target_model."
 _COMPONENTS = "_components."
@@ -43,11 +44,11 @@ class Checkpoint:
                 of them in two spellings.
         """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = open_torch_file(path)
         except FileNotFoundError as error:
             msg = f"The checkpoint {path} is not there."
             raise HarvestError(msg) from error
-        except pickle.UnpicklingError as error:
+        except (UnsafeFileError, pickle.UnpicklingError) as error:
             msg = f"{path} holds more than tensors, which is not safe to open, or is damaged."
             raise HarvestError(msg) from error
         except Exception as error:  # a damaged pickle raises what it likes
@@ -106,12 +107,9 @@ class Checkpoint:
         if key not in self.state:
             msg = f"{self.path} lacks {key}: it is no checkpoint of this config."
             raise HarvestError(msg)
-        value = self.state[key]
         self.check_shape(key, shape)
-        if not value.is_floating_point():
-            msg = f"{self.path}: {key} is {value.dtype}; weights are floating-point numbers."
-            raise HarvestError(msg)
-        return value
+        self.check_floating(key)
+        return self.state[key]
 
     def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
         """See that a tensor has the shape that config and target ask for.
@@ -122,6 +120,17 @@ class Checkpoint:
         found = tuple(self.state[key].shape)
         if found != shape:
             msg = f"{self.path}: {key} has the shape {list(found)}, not {list(shape)}."
+            raise HarvestError(msg)
+
+    def check_floating(self, key: str) -> None:
+        """See that a tensor holds floating-point numbers.
+
+        Raises:
+            HarvestError: it does not.
+        """
+        dtype = self.state[key].dtype
+        if not dtype.is_floating_point:
+            msg = f"{self.path}: {key} is {dtype}; weights are floating-point numbers."
             raise HarvestError(msg)
 
     def check_layers(self, layers: Collection[str]) -> None:

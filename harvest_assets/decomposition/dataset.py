@@ -33,8 +33,10 @@ def open_dataset(name: str, split: str, column: str, *, streaming: bool) -> Any:
     """
     import datasets
 
+    what = f"The split {split!r} of the dataset {name!r}"
+    _check_inside(name, what)
     dataset = _loaded(
-        f"The split {split!r} of the dataset {name!r}",
+        what,
         lambda: datasets.load_dataset(**_source(name), split=split, streaming=streaming),
     )
     there = dataset.column_names
@@ -57,9 +59,9 @@ def dataset_digest(name: str, split: str) -> str:
     """
     import datasets
 
-    builder = _loaded(
-        f"The dataset {name!r}", lambda: datasets.load_dataset_builder(**_source(name))
-    )
+    what = f"The dataset {name!r}"
+    _check_inside(name, what)
+    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
     if not Path(name).exists():
         return f"{builder.config.name} {builder.hash}"
     of_splits = builder.config.data_files or {}
@@ -71,6 +73,26 @@ def dataset_digest(name: str, split: str) -> str:
                 content = hashlib.file_digest(opened, "sha256").hexdigest()
             digest.update(f"{key}\0{os.path.relpath(file, name)}\0{content}\0".encode())
     return digest.hexdigest()
+
+
+def _check_inside(name: str, what: str) -> None:
+    """See that the data files of a local folder lie in it, whatever its README tells.
+
+    Raises:
+        HarvestError: one lies elsewhere, or the folder is no dataset.
+    """
+    import datasets
+
+    if not Path(name).is_dir():
+        return
+    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
+    for files in (builder.config.data_files or {}).values():
+        for file in files:
+            path = os.path.normpath(str(file))
+            if not path.startswith(root + os.sep):
+                msg = f"The dataset {name!r} asks for {str(file)!r}, which lies outside of it."
+                raise HarvestError(msg)
 
 
 def _source(name: str) -> dict[str, str]:

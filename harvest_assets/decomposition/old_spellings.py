@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +59,10 @@ def _layerwise(path: Path, ci_config: Any) -> dict[str, Any]:
     """Kind and hidden sizes of the CI functions, as newer configs tell them."""
     mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
     if mode != _LAYERWISE:
-        msg = f"{path}: ci_config of mode {mode!r} cannot be harvested; known is {_LAYERWISE}."
+        msg = (
+            f"{path}: ci_config of mode {reprlib.repr(mode)} cannot be harvested; known is "
+            f"{_LAYERWISE}."
+        )
         raise HarvestError(msg)
     return {new: ci_config[key] for key, new in _CI_CONFIG.items() if key in ci_config}
 

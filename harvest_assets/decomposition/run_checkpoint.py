@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harvest_assets.atomic import write_json
 from harvest_assets.decomposition.run_config import RunConfig, load_run_config
 from harvest_assets.decomposition.run_files import RunFiles
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
+from harvest_assets.outside import as_record, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -123,10 +123,8 @@ class RunCheckpoint:
         """
         path = HarvestLayout(directory).run_checkpoint
         try:
-            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            layers = tuple((str(layer), int(c)) for layer, c in value.pop("layers"))
-            return cls(layers=layers, **value)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return as_record(read_json(path), cls)
+        except (OSError, ValueError) as error:
             msg = f"{path} is not the description of a run's checkpoint: {error}."
             raise HarvestError(msg) from error
 

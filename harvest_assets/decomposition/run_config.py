@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -15,28 +16,35 @@ PRE_IDENTITY = "pre_identity"  # an identity layer is `<module>.pre_identity`
 
 _LEAST_THRESHOLD_OF_NORMAL = 0.01
 
+# Wider than any model's, and yet nothing to wait for.
+_MOST_WIDTH = 1 << 24
+_MOST_PATTERNS = 4096
+_Width = Annotated[int, pydantic.Field(gt=0, le=_MOST_WIDTH)]
+
 SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
 
 
 class _Section(pydantic.BaseModel):
     """A part of the config; keys that do not matter to a harvest are ignored."""
 
-    model_config = pydantic.ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        extra="ignore", frozen=True, protected_namespaces=(), str_max_length=1000
+    )
 
 
 class ModuleInfo(_Section):
     """Which modules of the target are decomposed, and into how many components each."""
 
     module_pattern: str
-    C: int = pydantic.Field(gt=0)
+    C: int = pydantic.Field(gt=0, le=_MOST_WIDTH)
 
 
 class DataConfig(_Section):
     """`task_config`: the data that the run was trained on."""
 
     task_name: str
-    max_seq_len: int = pydantic.Field(default=512, gt=0)
-    buffer_size: int = pydantic.Field(default=1000, gt=0)
+    max_seq_len: int = pydantic.Field(default=512, gt=0, le=_MOST_WIDTH)
+    buffer_size: int = pydantic.Field(default=1000, gt=0, le=_MOST_WIDTH)
     dataset_name: str = "lennart-finke/SimpleStories"
     column_name: str = "story"
     train_data_split: str = "train"
@@ -48,11 +56,13 @@ class DataConfig(_Section):
 class RunConfig(_Section):
     """What a harvest needs to know of the run."""
 
-    seed: int = 0
-    module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1)
-    identity_module_info: tuple[ModuleInfo, ...] | None = None
+    seed: int = pydantic.Field(default=0, ge=0, lt=1 << 63)
+    module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1, max_length=_MOST_PATTERNS)
+    identity_module_info: tuple[ModuleInfo, ...] | None = pydantic.Field(
+        default=None, max_length=_MOST_PATTERNS
+    )
     ci_fn_type: str = "vector_mlp"
-    ci_fn_hidden_dims: tuple[pydantic.PositiveInt, ...] = (8,)
+    ci_fn_hidden_dims: tuple[_Width, ...] = pydantic.Field(default=(8,), max_length=100)
     sigmoid_type: SigmoidType = "leaky_hard"
     sampling: Literal["continuous", "binomial"] = "continuous"
     pretrained_model_class: str
@@ -98,7 +108,7 @@ def load_run_config(path: Path) -> RunConfig:
     task = raw.get("task_config")
     task_name = task.get("task_name") if isinstance(task, dict) else None
     if task_name != "lm":
-        msg = f"{path}: task_name is {task_name!r}; only 'lm' runs can be harvested."
+        msg = f"{path}: task_name is {reprlib.repr(task_name)}; only 'lm' runs can be harvested."
         raise HarvestError(msg)
     config = validated(path, raw, RunConfig)
     if not (config.pretrained_model_name or config.pretrained_model_path):

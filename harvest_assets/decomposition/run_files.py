@@ -13,7 +13,6 @@ from harvest_assets import layout
 from harvest_assets.decomposition.run_name import RunName, RunReference
 from harvest_assets.decomposition.wandb_files import download_files, list_files
 from harvest_assets.errors import HarvestError
-from harvest_assets.plain_text import is_plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def choose_checkpoint(names: Iterable[str], step: int | None = None) -> str | No
     """
     # W&B also tells of files in folders.
     named = (name for name in names if name.startswith("model") and name.endswith(".pth"))
-    candidates = [name for name in named if is_plain_name(name)]
+    candidates = [name for name in named if layout.is_folder_name(name)]
     if step is not None:
         candidates = [name for name in candidates if checkpoint_step(name) == step]
     numbered = _highest(_NUMBERED, candidates)

@@ -18,6 +18,7 @@ _RUN_ID = re.compile(r"(?:[A-Za-z0-9]-)?[a-z0-9]{8}")
 _PREFIX = re.compile(r"(?:\s*wandb:)*")
 _PAGE = re.compile(r"https://wandb\.ai/([^/?#]+)/([^/?#]+)/runs/([^/?#]+)(?:[/?#].*)?", re.DOTALL)
 _REFUSED = re.compile(r"[|,\[\]/\\]|\.\.\.")  # the first four and `...` mean something to Dagster
+_MOST_BYTES = 200  # it names files and folders
 _ACCEPTED = (
     "entity/project/run_id, entity/project/runs/run_id, wandb:entity/project/runs/run_id, "
     "https://wandb.ai/entity/project/runs/run_id, or a path to a run directory or a checkpoint "
@@ -32,7 +33,8 @@ class RunName:
 
     Raises:
         HarvestError: a part is empty, `.` or `..`, has blanks around it, or holds `|`, `,`, `[`,
-            `]`, `...`, a slash or a character that cannot be printed; or `run_id` is no run id.
+            `]`, `...`, a slash or a character that cannot be printed, or is longer than 200 bytes;
+            or `run_id` is no run id.
     """
 
     entity: str
@@ -104,7 +106,7 @@ def parse_run(text: str) -> RunReference:
         return RunReference(name=RunName(*parts), path=None)
     path = _existing_path(stripped)
     if path is None:
-        msg = f"{text!r} is no run: accepted are {_ACCEPTED}."
+        msg = f"{text[:500]!r} is no run: accepted are {_ACCEPTED}."
         raise HarvestError(msg)
     return RunReference(name=_path_name(path), path=path)
 
@@ -149,11 +151,16 @@ def _path_name(path: Path) -> RunName:
 
 
 def _check_part(part: str) -> None:
-    usable = part.strip() == part and part.isprintable() and part not in ("", ".", "..")
+    usable = (
+        part.strip() == part
+        and part.isprintable()
+        and part not in ("", ".", "..")
+        and len(part.encode()) <= _MOST_BYTES
+    )
     if not usable or _REFUSED.search(part):
         msg = (
-            f"{part!r} cannot be part of a run's name: it must not be empty, '.' or '..', have "
-            "blanks around it, or hold '|', ',', '[', ']', '...', a slash or a character that "
-            "cannot be printed."
+            f"{part[:_MOST_BYTES]!r} cannot be part of a run's name: it must not be empty, '.' or "
+            "'..', have blanks around it, hold '|', ',', '[', ']', '...', a slash or a character "
+            f"that cannot be printed, or be longer than {_MOST_BYTES} bytes."
         )
         raise HarvestError(msg)

@@ -32,7 +32,7 @@ def load_target_weights(target: nn.Module, checkpoint: Checkpoint, device: torch
     for name, value in own.items():
         tied_names.setdefault(id(value), []).append(name)
     for names in tied_names.values():
-        weight = _weight(names, tuple(own[names[0]].shape), checkpoint).to(device)
+        weight = _weight(names, own[names[0]], checkpoint).to(device)
         if weight.is_floating_point():
             weight = weight.float()
         if isinstance(own[names[0]], nn.Parameter):
@@ -47,14 +47,16 @@ def load_target_weights(target: nn.Module, checkpoint: Checkpoint, device: torch
     target.to(device)
 
 
-def _weight(names: list[str], shape: tuple[int, ...], checkpoint: Checkpoint) -> torch.Tensor:
-    """The one weight that has these names in the target."""
+def _weight(names: list[str], own: torch.Tensor, checkpoint: Checkpoint) -> torch.Tensor:
+    """The one weight that has these names in the target, where it is like `own`."""
     keys = [TARGET + name for name in names if TARGET + name in checkpoint.state]
     if not keys:
         msg = f"{checkpoint.path} lacks {TARGET}{names[0]}, which the target model has."
         raise HarvestError(msg)
     for key in keys:
-        checkpoint.check_shape(key, shape)
+        checkpoint.check_shape(key, tuple(own.shape))
+        if own.is_floating_point():
+            checkpoint.check_floating(key)
     first, *others = (checkpoint.state[key] for key in keys)
     for key, other in zip(keys[1:], others, strict=True):
         if other.data_ptr() != first.data_ptr() and not torch.equal(first, other):

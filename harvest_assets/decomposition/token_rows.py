@@ -19,11 +19,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.outside import as_record, read_json
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT_VERSION = 1
+_MOST_BYTES = 64 << 20  # a dataset may have very many files
 MANIFEST = "rows.json"
 ORDER = "order.npy"
 TOKENS = "tokens.arrow"
@@ -140,10 +142,13 @@ class TokenRows:
         """
         path = directory / MANIFEST
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = read_json(path, _MOST_BYTES)
             version = manifest["format_version"]
-            n_rows, n_ctx = int(manifest["n_rows"]), int(manifest["n_ctx"])
-            files = [ArrowRows(**file) for file in manifest["files"]]
+            n_rows, n_ctx = manifest["n_rows"], manifest["n_ctx"]
+            if type(n_rows) is not int or type(n_ctx) is not int or n_ctx < 1:
+                msg = f"it tells of {n_rows!r} rows of {n_ctx!r} tokens"
+                raise ValueError(msg)
+            files = [as_record(file, ArrowRows) for file in manifest["files"]]
             order_name = manifest["order"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
@@ -187,6 +192,7 @@ def _map_file(directory: Path, file: ArrowRows, n_ctx: int) -> list[NDArray[Any]
         source = pa.memory_map(str(path))
         opened = pa.ipc.open_file(source) if file.form == "file" else pa.ipc.open_stream(source)
         column = opened.read_all().column(file.column)
+        column.validate(full=True)  # an offset outside the file would be followed
         blocks = [chunk_rows(chunk, n_ctx) for chunk in column.chunks if len(chunk)]
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, str(error)) from error
@@ -232,7 +238,7 @@ def _lengths(chunk: pa.Array) -> NDArray[Any]:
 def _map_order(path: Path, n_rows: int) -> NDArray[np.int64]:
     try:
         order = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # the reader of a damaged header raises what it runs into
         raise _damaged(path, str(error)) from error
     if order.dtype != np.int64 or order.shape != (n_rows,):
         raise _damaged(path, f"it is no int64 array of {n_rows} places")

@@ -83,7 +83,7 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # loaders of many kinds: each raises what it likes
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         msg = f"The tokenizer {name!r} cannot be loaded: {reason}."

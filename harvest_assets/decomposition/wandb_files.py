@@ -23,7 +23,7 @@ from typing import Any
 from harvest_assets.decomposition.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.footprint import size_text
-from harvest_assets.plain_text import is_plain_name
+from harvest_assets.layout import is_folder_name
 from harvest_assets.space import require_free
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def download_files(
 
 
 def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
-    if not is_plain_name(file_name):
+    if not is_folder_name(file_name):
         msg = f"{name.key} has a file {file_name!r} on W&B, which is no plain file name."
         raise HarvestError(msg)
     if n_bytes > _MOST_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,12 +25,19 @@ from harvest_assets.harvester.counters import (
 )
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
+from harvest_assets.outside import as_record
 from harvest_assets.schemas import ActivationExample
 from harvest_assets.sealed import damage, describe_files, read_sealed, write_sealed
 
 FORMAT_VERSION = 2
 # Beside the uniform sample, this many examples of highest causal importance are kept.
 N_HIGHEST = 20
+
+# Of components, tokens, examples and tokens around them: more is no harvest, and overflows.
+_MOST = (1 << 31) - 1
+_MOST_SEED = (1 << 64) - 1
+_MOST_ROWS = 1 << 62
+_LARGEST = 1e300
 
 _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
@@ -73,6 +80,13 @@ class HarvesterSettings:
                 raise HarvestError(msg)
         if not math.isfinite(self.ci_threshold):
             msg = f"ci_threshold is {self.ci_threshold}; it must be a finite number."
+            raise HarvestError(msg)
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int) and value > (_MOST if name != "seed" else _MOST_SEED):
+                msg = f"{name} is {value}; that is too large."
+                raise HarvestError(msg)
+        if self.n_components > _MOST:
+            msg = f"{self.n_components} components are too many."
             raise HarvestError(msg)
         names = [layer for layer, _ in self.layers]
         if len(set(names)) < len(names):
@@ -229,7 +243,7 @@ class HarvesterState:
         problems = [] if trusted else state_damage(directory)
         if problems:
             raise HarvestError(" ".join(problems))
-        settings, total_tokens = _load_meta(directory / _META_FILE)
+        settings, total_tokens, _ = _load_meta(directory / _META_FILE)
         n, v, window = settings.n_components, settings.vocab_size, settings.window
         statistics = _load_tensors(
             directory / _STATISTICS_FILE,
@@ -251,13 +265,41 @@ class HarvesterState:
             ExampleTable(**_load_tensors(directory / file, columns))
             for file in (_SAMPLE_FILE, _HIGHEST_FILE)
         ]
-        return cls(
+        state = cls(
             settings=settings,
             total_tokens_processed=total_tokens,
             sample=tables[0],
             highest=tables[1],
             **statistics,
         )
+        for problem in () if trusted else state._impossible():
+            msg = f"{directory} is no state: {problem}."
+            raise HarvestError(msg)
+        return state
+
+    def _impossible(self) -> Iterator[str]:
+        """Which values no harvest has; what goes on to count with them would go wrong unseen."""
+        for name in _STATISTICS:
+            values = getattr(self, name)
+            # Some sigmoids overshoot, to below 0 too. NaN is neither above nor below anything.
+            least = -_LARGEST if name == "ci_sums" else 0
+            if values.numel() and not (values.min() >= least and values.max() <= _LARGEST):
+                yield f"{name} has a value that is negative or no finite number"
+        for table, name in ((self.sample, _SAMPLE_FILE), (self.highest, _HIGHEST_FILE)):
+            bounds = {
+                "component": (0, self.settings.n_components),
+                "row": (0, _MOST_ROWS),
+                "position": (0, _MOST),
+                "token_ids": (-1, self.settings.vocab_size),
+            }
+            for column, (least, end) in bounds.items():
+                values = getattr(table, column)
+                if values.numel() and not (least <= int(values.min()) <= int(values.max()) < end):
+                    yield f"{column} of {name} has a value out of range"
+            if len({len(column) for column in table}) > 1:
+                yield f"the columns of {name} are of different lengths"
+            if (table.component[1:] < table.component[:-1]).any():
+                yield f"{name} is not in order"
 
 
 _STATISTICS = (
@@ -301,21 +343,27 @@ def state_damage(directory: Path) -> list[str]:
     Raises:
         HarvestError: its description is damaged, or of another format version.
     """
-    path = directory / _META_FILE
-    _load_meta(path)
-    return damage(directory, read_sealed(path).get("files", {}))
+    _, _, files = _load_meta(directory / _META_FILE)
+    return damage(directory, files)
 
 
-def _load_meta(path: Path) -> tuple[HarvesterSettings, int]:
+def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, dict[str, Any]]]:
+    """Settings, tokens that were seen, and what the other files must be."""
     try:
         meta = read_sealed(path)
         version = meta["format_version"]
         if version != FORMAT_VERSION:
             msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
             raise HarvestError(msg)
-        fields = meta["settings"]
-        layers = tuple((str(layer), int(c)) for layer, c in fields.pop("layers"))
-        return HarvesterSettings(layers=layers, **fields), int(meta["total_tokens_processed"])
+        settings = as_record(meta["settings"], HarvesterSettings)
+        n_tokens, files = meta["total_tokens_processed"], meta["files"]
+        if type(n_tokens) is not int or not 0 <= n_tokens < 1 << 62:
+            msg = f"it tells of {n_tokens!r} tokens"
+            raise ValueError(msg)
+        if set(files) != set(_TENSOR_FILES) or not all(isinstance(f, dict) for f in files.values()):
+            msg = f"it does not tell of {', '.join(_TENSOR_FILES)}"
+            raise ValueError(msg)
+        return settings, n_tokens, files
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} is not the description of a harvester state: {error}."
         raise HarvestError(msg) from error

@@ -260,6 +260,7 @@ def _processes() -> Iterator[Start]:
         stage = f"{job}-{partition.partition('|')[2]}" if "|" in partition else job
         log = registration.layout.log(stage)
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # were it a link, what it leads to would be overwritten
         command = [sys.executable, "-m", "harvest_assets.orchestration.worker", job, partition]
         with log.open("w", encoding="utf-8") as stderr:
             popen = subprocess.Popen(

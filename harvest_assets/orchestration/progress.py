@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harvest_assets.atomic import write_json
+from harvest_assets.outside import as_record, read_json
 
 _SECONDS_BETWEEN_FILES = 0.5
 _SECONDS_BETWEEN_LINES = 60.0
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,6 @@ class ProgressWriter:
 def read_progress(path: Path) -> Progress | None:
     """What the file tells; None while there is none."""
     try:
-        return Progress(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return as_record(read_json(path, _MOST_BYTES), Progress)
+    except (OSError, ValueError):
         return None

@@ -54,5 +54,7 @@ def make_app(library: Library, first: str, host: str = "127.0.0.1") -> Starlette
             Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1),
         ],
         lifespan=_few_at_once,
-        exception_handlers=dict.fromkeys((HTTPException, HarvestError, OSError), pages.error),
+        exception_handlers=dict.fromkeys(
+            (HTTPException, HarvestError, OSError, UnicodeDecodeError), pages.error
+        ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,6 +25,7 @@ from harvest_assets.contexts import (
 from harvest_assets.errors import HarvestError
 from harvest_assets.loaders import tokenizer_name
 from harvest_assets.manifest import disagreements
+from harvest_assets.outside import read_json
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
 from harvest_assets.vocabulary import Vocabulary
@@ -59,6 +59,9 @@ class FinishedHarvest(Harvest):
             frame = _indexed(paths)
         self._index = index
         n_tokens = config.get("n_tokens") or _counts(paths).count_total
+        if type(n_tokens) is not int or not 0 < n_tokens < 1 << 62:
+            msg = f"{paths.config} tells of {str(n_tokens)[:50]} tokens, which is no count."
+            raise HarvestError(msg)
         warnings = disagreements(paths) if paths.manifest.exists() else []
         super().__init__(
             paths.root.name,
@@ -168,7 +171,7 @@ def _indexed(paths: HarvestLayout) -> pl.DataFrame:
 
 def _read_config(paths: HarvestLayout) -> dict[str, Any]:
     try:
-        config = json.loads(paths.config.read_text(encoding="utf-8"))
+        config = read_json(paths.config)
     except (OSError, ValueError) as error:
         msg = f"{paths.config} is missing or damaged: {error}."
         raise HarvestError(msg) from error

@@ -198,6 +198,8 @@ class Pages:
         """What is wrong, as a page."""
         status = error.status_code if isinstance(error, HTTPException) else 404
         told = error.detail if isinstance(error, HTTPException) else str(error)
+        if isinstance(error, UnicodeDecodeError):
+            status, told = 400, "The address is no text in UTF-8."
         return self._html("error.html", status, told=told, harvest=None)
 
     def _harvest(self, request: Request) -> Harvest:

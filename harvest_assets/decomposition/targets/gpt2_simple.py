@@ -18,6 +18,7 @@ from harvest_assets.decomposition.targets.weightless import build_weightless
 from harvest_assets.errors import HarvestError
 
 _EPS = 1e-5
+_MOST = 1 << 26  # of anything in a config
 
 
 class GPT2SimpleConfig(pydantic.BaseModel):
@@ -25,11 +26,11 @@ class GPT2SimpleConfig(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    block_size: int = Field(1024, gt=0)
-    vocab_size: int = Field(50257, gt=0)
-    n_layer: int = Field(12, ge=0)
-    n_head: int = Field(12, gt=0)
-    n_embd: int = Field(768, gt=0)
+    block_size: int = Field(1024, gt=0, le=_MOST)
+    vocab_size: int = Field(50257, gt=0, le=_MOST)
+    n_layer: int = Field(12, ge=0, le=_MOST)
+    n_head: int = Field(12, gt=0, le=_MOST)
+    n_embd: int = Field(768, gt=0, le=_MOST)
 
     @pydantic.model_validator(mode="after")
     def _heads_divide(self) -> Self:

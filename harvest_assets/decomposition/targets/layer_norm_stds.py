@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from harvest_assets.decomposition.targets.pretrain_config import target_folder
 from harvest_assets.decomposition.yaml_file import read_mapping
 from harvest_assets.errors import HarvestError
+from harvest_assets.outside import read_json
 
 _FILE = "ln-stds.json"
 _CONFIG = "final_config.yaml"
@@ -38,7 +38,7 @@ def read_fixed_stds(source: str) -> dict[str, float] | None:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        stds = json.loads(path.read_text(encoding="utf-8"))
+        stds = read_json(path)
     except FileNotFoundError as error:
         msg = f"{path.parent / _CONFIG} has {_SWITCH}: true, but {path} is missing."
         raise HarvestError(msg) from error

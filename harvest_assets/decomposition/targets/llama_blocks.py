@@ -11,6 +11,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+MOST = 1 << 26  # of anything in a config: the tables of the largest are still built fast
+
 
 class LlamaConfig(pydantic.BaseModel):
     """`model_config.yaml` of the Llama families; other keys are ignored.
@@ -20,20 +22,20 @@ class LlamaConfig(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    block_size: int = Field(1024, gt=0)
-    vocab_size: int = Field(50257, gt=0)
-    n_layer: int = Field(12, ge=0)
-    n_head: int = Field(12, gt=0)
-    n_embd: int = Field(768, gt=0)
-    n_intermediate: int = Field(gt=0)
+    block_size: int = Field(1024, gt=0, le=MOST)
+    vocab_size: int = Field(50257, gt=0, le=MOST)
+    n_layer: int = Field(12, ge=0, le=MOST)
+    n_head: int = Field(12, gt=0, le=MOST)
+    n_embd: int = Field(768, gt=0, le=MOST)
+    n_intermediate: int = Field(gt=0, le=MOST)
     mlp_bias: bool = False
     attn_bias: bool = False
-    rotary_base: float = Field(10000, gt=0)
+    rotary_base: float = Field(10000, gt=0, allow_inf_nan=False)
     rotary_adjacent_pairs: bool = False
-    n_ctx: int = Field(1024, gt=0)
-    n_key_value_heads: int = Field(3, gt=0)
+    n_ctx: int = Field(1024, gt=0, le=MOST)
+    n_key_value_heads: int = Field(3, gt=0, le=MOST)
     use_grouped_query_attention: bool = True
-    rms_norm_eps: float = Field(1e-6, ge=0)
+    rms_norm_eps: float = Field(1e-6, ge=0, allow_inf_nan=False)
 
     @pydantic.model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from harvest_assets.decomposition.targets.llama_blocks import LlamaConfig, LlamaLM
+from harvest_assets.decomposition.targets.llama_blocks import MOST, LlamaConfig, LlamaLM
 from harvest_assets.decomposition.targets.pretrain_config import read_model_config
 from harvest_assets.decomposition.targets.weightless import build_weightless
 
@@ -15,7 +15,7 @@ from harvest_assets.decomposition.targets.weightless import build_weightless
 class LlamaSimpleConfig(LlamaConfig):
     """`model_config.yaml` of the family."""
 
-    n_intermediate: int = Field(2048, gt=0)
+    n_intermediate: int = Field(2048, gt=0, le=MOST)
 
 
 class GatedMLP(nn.Module):

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from harvest_assets.decomposition.targets.gelu_mlp import GeluMLP
-from harvest_assets.decomposition.targets.llama_blocks import LlamaConfig, LlamaLM
+from harvest_assets.decomposition.targets.llama_blocks import MOST, LlamaConfig, LlamaLM
 from harvest_assets.decomposition.targets.pretrain_config import read_model_config
 from harvest_assets.decomposition.targets.weightless import build_weightless
 
@@ -14,7 +14,7 @@ from harvest_assets.decomposition.targets.weightless import build_weightless
 class LlamaSimpleMLPConfig(LlamaConfig):
     """`model_config.yaml` of the family."""
 
-    n_intermediate: int = Field(768 * 4, gt=0)
+    n_intermediate: int = Field(768 * 4, gt=0, le=MOST)
 
 
 class LlamaSimpleMLP(LlamaLM):

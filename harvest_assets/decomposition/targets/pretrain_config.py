@@ -48,6 +48,6 @@ def read_model_config(class_path: str, source: str, schema: type[Schema]) -> Sch
     class_name = class_path.rpartition(".")[2]
     stated = raw.get("model_type")
     if stated is not None and stated != class_name:
-        msg = f"{path} is the config of a {stated}, not of a {class_name}."
+        msg = f"{path} is the config of a {str(stated)[:100]}, not of a {class_name}."
         raise HarvestError(msg)
     return validated(path, raw, schema)

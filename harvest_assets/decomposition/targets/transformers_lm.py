@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import reprlib
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,6 +12,15 @@ from harvest_assets.decomposition.targets.weightless import build_weightless
 from harvest_assets.errors import HarvestError
 
 _AUTO = "AutoModelForCausalLM"
+# Other values name repositories whose code would be run.
+_IMPLEMENTATIONS = (
+    None,
+    "eager",
+    "sdpa",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+)
 
 
 def build_transformers_lm(class_path: str, source: str) -> nn.Module:
@@ -38,9 +48,17 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     # Older versions know only the second name, newer ones warn of it.
     setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)
     config.use_cache = False
-    build = model_class.from_config if class_name == _AUTO else model_class
+    _check_attention(config, source)
+
+    def build() -> nn.Module:
+        if class_name == _AUTO:
+            return cast("nn.Module", model_class.from_config(config, trust_remote_code=False))
+        return cast("nn.Module", model_class(config))
+
     try:
-        return build_weightless(lambda: build(config))
+        return build_weightless(build)
+    except HarvestError:
+        raise
     except Exception as error:  # so are the models
         msg = (
             f"transformers.{class_name} cannot be built from the config of {source!r}: "
@@ -70,6 +88,21 @@ def _causal_lm(class_path: str) -> Any:
         )
         raise HarvestError(msg)
     return model_class
+
+
+def _check_attention(config: Any, source: str) -> None:
+    """See that no attention is asked for that would be fetched from the hub: that is code.
+
+    Raises:
+        HarvestError: one is.
+    """
+    parts = [config, *(value for value in vars(config).values() if hasattr(value, "model_type"))]
+    for part in parts:
+        for name, asked in vars(part).items():
+            names_code = name.endswith(("_implementation", "_implementation_internal"))
+            if names_code and asked not in _IMPLEMENTATIONS:
+                msg = f"{source!r} asks for the {name.strip('_')} {reprlib.repr(asked)}."
+                raise HarvestError(msg)
 
 
 def _own_config(model_class: Any, config: Any, source: str) -> Any:

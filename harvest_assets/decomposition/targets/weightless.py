@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+from harvest_assets.errors import HarvestError
+
+# More than any model has: a config that asks for more would keep one waiting, or take all memory.
+_MOST_PARAMETERS = 100_000
+_MOST_BUFFER_BYTES = 4 << 30
 
 
 def build_weightless(build: Callable[[], nn.Module]) -> nn.Module:
@@ -15,8 +23,12 @@ def build_weightless(build: Callable[[], nn.Module]) -> nn.Module:
     that looks at its parameters while it is built is built in full instead.
 
     Args:
-        build: makes the model; called a second time where the first fails.
+        build: makes the model; called several times.
+
+    Raises:
+        HarvestError: there would be too many weights, or too large tables.
     """
+    _check_size(build)
     try:
         with _parameters_on_meta():
             return build()
@@ -24,11 +36,32 @@ def build_weightless(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
+def _check_size(build: Callable[[], nn.Module]) -> None:
+    """See how large the buffers would be, by building the model without any memory.
+
+    Raises:
+        HarvestError: too large.
+    """
+    try:
+        with torch.device("meta"), _parameters_on_meta():
+            empty = build()
+    except (NotImplementedError, RuntimeError):
+        return  # a model that looks at its values while it is built
+    n_bytes = sum(buffer.nbytes for buffer in empty.buffers())
+    if n_bytes > _MOST_BUFFER_BYTES:
+        msg = f"The target model's masks and tables would take {n_bytes:,} bytes: too many."
+        raise HarvestError(msg)
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     register = nn.Module.register_parameter
+    numbers = itertools.count()
 
     def register_empty(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if next(numbers) > _MOST_PARAMETERS:
+            msg = f"The target model would have more than {_MOST_PARAMETERS:,} weight matrices."
+            raise HarvestError(msg)
         # One already empty is kept as it is: it may be shared by two modules.
         if param is not None and not param.is_meta:
             param = nn.Parameter(param.to("meta"), requires_grad=False)

@@ -1,0 +1,160 @@
+"""Small files that others may have written: read up to a bound, believed as far as checked.
+
+Whatever is wrong with such a file is a `ValueError` (or the `OSError` of reading it), so that each
+reader tells it in a sentence of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import stat
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pydantic
+
+_Record = TypeVar("_Record")
+
+# The longest of our own small files, a plan or a manifest, has some kilobytes.
+MOST_BYTES = 16 << 20
+# What a signed integer of 64 bits holds, and an unsigned one: seeds are given as such too.
+_LEAST_INTEGER, _MOST_INTEGER = -(1 << 63), (1 << 64) - 1
+
+
+def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is longer than `limit` bytes, or a device or pipe, which could keep one
+            waiting for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            msg = "it is no regular file"
+            raise ValueError(msg)
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        msg = f"it is longer than {limit:,} bytes"
+        raise ValueError(msg)
+    return content
+
+
+def read_json(path: Path, limit: int = MOST_BYTES) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as `parse_json`, or as `read_bytes`.
+    """
+    return parse_json(read_bytes(path, limit))
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text in UTF-8, without what other readers would take differently.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, has a key twice in one mapping, a number that
+            neither 64 bits nor a float hold, or half of a surrogate pair.
+    """
+    text = content.decode()
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_mapping,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_constant,
+        )
+    except RecursionError:
+        msg = "it is nested too deeply"
+        raise ValueError(msg) from None
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
+    return value
+
+
+def text_of(value: Any) -> str:
+    """A value that must be a text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        msg = f"{type(value).__name__} instead of a text"
+        raise TypeError(msg)
+    return value
+
+
+def as_record(value: Any, kind: type[_Record]) -> _Record:
+    """A dataclass from a mapping that has its fields, no others, of their types.
+
+    Args:
+        value: as it was read from JSON; lists become tuples where the field is one.
+        kind: the dataclass. What it raises itself is passed on.
+
+    Raises:
+        ValueError: a field is missing, unknown, or of another type.
+    """
+    if not isinstance(value, dict):
+        msg = "it holds no mapping"
+        raise ValueError(msg)
+    unknown = sorted(set(value) - {field.name for field in dataclasses.fields(cast("Any", kind))})
+    if unknown:
+        msg = f"it has the unknown key {unknown[0][:100]!r}"
+        raise ValueError(msg)
+    try:
+        return cast(
+            "_Record", _adapter(cast("Any", kind)).validate_json(json.dumps(value), strict=True)
+        )
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        msg = f"{place}: {first['msg']}"
+        raise ValueError(msg) from None
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        msg = f"it has the key {twice([key for key, _ in pairs])[:100]!r} twice"
+        raise ValueError(msg)
+    return mapping
+
+
+def twice(names: Iterable[str]) -> str:
+    """The first of the names that stood there before; one must have."""
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def _integer(digits: str) -> int:
+    number = int(digits) if len(digits) <= len(str(_LEAST_INTEGER)) else None
+    if number is None or not _LEAST_INTEGER <= number <= _MOST_INTEGER:
+        msg = f"the number {digits[:30]} is out of range"
+        raise ValueError(msg)
+    return number
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        msg = f"the number {digits[:30]} is out of range"
+        raise ValueError(msg)
+    return number
+
+
+def _constant(name: str) -> float:
+    msg = f"{name} is no number of JSON"
+    raise ValueError(msg)

@@ -1,0 +1,1 @@
+"""Files and addresses made to hurt: hand-made attacks, properties, and coverage-guided fuzzing."""
