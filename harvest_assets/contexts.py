@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -388,7 +389,7 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
             layer=text_of(value["layer"]),
             component_idx=_index(value["component_idx"]),
             mean_ci=_finite(value["mean_ci"]),
-            activation_examples=[_example(e) for e in value["activation_examples"]],
+            activation_examples=_examples(value["activation_examples"]),
             input_token_pmi=_pmi(value["input_token_pmi"]),
             output_token_pmi=_pmi(value["output_token_pmi"]),
         )
@@ -397,29 +398,36 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
         raise HarvestError(msg) from error
 
 
-def _example(value: dict[str, Any]) -> ActivationExample:
-    tokens = value["token_ids"]
+def _examples(values: list[dict[str, Any]]) -> list[ActivationExample]:
     # Older writers kept no activations: zeros, as outside the sequence.
-    acts = value.get("component_acts") or [0.0] * len(tokens)
-    example = ActivationExample(tokens, value["ci_values"], acts)
-    _check_lists(example)
-    return example
+    examples = [
+        ActivationExample(
+            e["token_ids"], e["ci_values"], e.get("component_acts") or [0.0] * len(e["token_ids"])
+        )
+        for e in values
+    ]
+    _check_lists(examples)
+    return examples
 
 
-def _check_lists(example: ActivationExample) -> None:
-    """See that an example has a token id, a CI and an activation at each place."""
-    lists: list[Any] = [example.token_ids, example.ci_values, example.component_acts]
-    if {*map(type, lists)} != {list} or len({*map(len, lists)}) != 1:
+def _check_lists(examples: list[ActivationExample]) -> None:
+    """See that examples have a token id, a CI and an activation at each place.
+
+    Sums look at every value at the least cost, all examples at once: what is no number has none.
+    """
+    tokens = [e.token_ids for e in examples]
+    values = [*(e.ci_values for e in examples), *(e.component_acts for e in examples)]
+    if not {*map(type, tokens), *map(type, values)} <= {list}:
+        msg = "an example without lists"
+        raise TypeError(msg)
+    if [*map(len, tokens)] * 2 != [*map(len, values)]:
         msg = "an example whose lists are of different lengths"
         raise ValueError(msg)
-    tokens, ci, acts = lists
-    if not {*map(type, tokens)} <= {int} or not {*map(type, ci), *map(type, acts)} <= {int, float}:
-        msg = "an example with what is no number"
-        raise ValueError(msg)
-    if tokens and not (min(tokens) >= -1 and max(tokens) <= _LAST_TOKEN):
+    ids = [*chain.from_iterable(tokens)]
+    if ids and not (type(sum(ids)) is int and min(ids) >= -1 and max(ids) <= _LAST_TOKEN):
         msg = "an example with what is no token id"
         raise ValueError(msg)
-    if not all(map(math.isfinite, ci)) or not all(map(math.isfinite, acts)):
+    if not math.isfinite(sum(chain.from_iterable(values))):
         msg = "an example with what is no finite number"
         raise ValueError(msg)
 
