@@ -1,5 +1,7 @@
 """The one exception that means: the input is wrong, and here is what to do about it."""
 
+_LONGEST_REASON = 300
+
 
 class HarvestError(Exception):
     """Bad input, told in one clear sentence that names the file or the value.
@@ -7,6 +9,13 @@ class HarvestError(Exception):
     The command prints the sentence and exits with a status that is not 0; an asset fails with it
     and is not retried.
     """
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says, as a part of a sentence: its first line, not too long."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[0].rstrip(".")
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
 
 
 class TransientError(HarvestError):
