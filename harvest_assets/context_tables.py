@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.layout import HarvestLayout
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ _DIGEST_KEY = b"components_sha256"
 _ENTRY = ["component_key", "flat_index", "offset", "length"]
 _ENTRY_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in _ENTRY])
 _VALUES_PER_GROUP = 1 << 18
-# How much smaller a file may be than what it holds; ours are up to 100 times.
-_MOST_TIMES, _MOST_BESIDE = 1000, 64 << 20
+# Values that a byte of a file may stand for: of ours, a histogram's 64 stand for ten bytes or more.
+_MOST_TIMES, _MOST_BESIDE = 64, 1 << 20
 _WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -249,12 +249,13 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _check_claims(file: pq.ParquetFile, size: int) -> None:
     """See that a file does not claim to hold more than its bytes can."""
-    told = file.metadata
-    groups = [told.row_group(g) for g in range(told.num_row_groups)]
-    n_bytes = sum(group.total_byte_size for group in groups)
-    rows = sum(group.num_rows for group in groups)
-    if not 0 <= n_bytes <= size * _MOST_TIMES + _MOST_BESIDE or not rows == told.num_rows < 1 << 31:
-        msg = f"it claims {rows:,} rows of {n_bytes:,} bytes"
+    groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
+    columns = [group.column(c) for group in groups for c in range(group.num_columns)]
+    values = sum(column.num_values for column in columns)
+    n_bytes = sum(column.total_uncompressed_size for column in columns)
+    most = _MOST_TIMES * size + _MOST_BESIDE
+    if any(c.num_values < 0 for c in columns) or not values <= most or not 0 <= n_bytes <= 8 * most:
+        msg = f"it claims {values:,} values in {size:,} bytes"
         raise ValueError(msg)
 
 
@@ -272,7 +273,7 @@ def read_index(paths: HarvestLayout) -> pa.Table:
         _check_index(table)
         return table
     except (OSError, ValueError, pa.ArrowException) as error:
-        msg = f"{paths.component_index} is damaged: {str(error).splitlines()[0]}"
+        msg = f"{paths.component_index} is damaged: {reason_of(error)}."
         raise HarvestError(msg) from error
 
 

@@ -27,7 +27,7 @@ from harvest_assets.context_tables import (
     highest_rows,
     position_rows,
 )
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.outside import read_bytes, text_of
 from harvest_assets.schemas import (
@@ -234,7 +234,7 @@ def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
             for key, entry in entries.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{paths.summary} is damaged: {error}."
+        msg = f"{paths.summary} is damaged: {reason_of(error)}."
         raise HarvestError(msg) from error
 
 
@@ -263,7 +263,7 @@ def scan_lines(
                 tokens[key] = (reads, predicts)
                 offset += len(line)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        msg = f"{paths.components} cannot be read: {error!r}."
+        msg = f"{paths.components} cannot be read: {reason_of(error)}."
         raise HarvestError(msg) from error
     return ComponentIndex.of_lines(places), tokens
 
@@ -372,7 +372,7 @@ def _loads(path: Path, line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except ValueError as error:
-        msg = f"{path} has a damaged line: {error}."
+        msg = f"{path} has a damaged line: {reason_of(error)}."
         raise HarvestError(msg) from error
 
 
@@ -394,7 +394,7 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
             output_token_pmi=_pmi(value["output_token_pmi"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path} has a line that is no component: {error!r}."
+        msg = f"{path} has a line that is no component: {reason_of(error)}."
         raise HarvestError(msg) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harvest_assets.plain_text import plain_text, without_secrets
 
 _MOST_CHARACTERS = 10_000
+_LONGEST_REASON = 300
 
 
 class HarvestError(Exception):
@@ -29,3 +30,10 @@ class TransientError(HarvestError):
 
     Unattended, an asset that fails with it is tried again a few times.
     """
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says, as a part of a sentence: its first line, not too long."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[0].rstrip(".")
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harvest_assets.atomic import write_json
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.outside import read_json
 
 _SEAL = "digest"
@@ -35,7 +35,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         value = read_json(path)
         found = value.pop(_SEAL)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path} is missing or damaged. ({error!r})"
+        msg = f"{path} is missing or damaged. ({reason_of(error)})"
         raise HarvestError(msg) from error
     if found != _digest(value):
         msg = f"{path} is damaged: it does not hold what was written."

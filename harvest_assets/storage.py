@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvest_assets.atomic import atomic_path
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class _Storage:
             msg = f"{path} is not there."
             raise HarvestError(msg) from error
         except Exception as error:  # a damaged pickle raises whatever it runs into
-            msg = f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}"
+            msg = f"{path} is damaged: {reason_of(error)}."
             raise HarvestError(msg) from error
         names = set(cls._names())
         if not isinstance(value, dict) or not names <= set(value):

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.outside import read_bytes
 
 _MOST_BYTES = 256 << 20  # of a `tokenizer.json`
@@ -154,8 +154,7 @@ def _fast(name: str, file: Path) -> Any:
     try:
         return Tokenizer.from_buffer(read_bytes(file, _MOST_BYTES))
     except Exception as error:  # the library raises nothing more special
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        msg = f"The tokenizer {name!r} cannot be loaded: {reason[:500]}."
+        msg = f"The tokenizer {name!r} cannot be loaded: {reason_of(error)}."
         raise HarvestError(msg) from error
 
 

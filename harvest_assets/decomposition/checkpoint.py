@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from harvest_assets.decomposition.old_spellings import current_state
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.torch_files import UnsafeFileError, open_torch_file
 
 TARGET = "target_model."
@@ -52,7 +52,7 @@ class Checkpoint:
             msg = f"{path} holds more than tensors, which is not safe to open, or is damaged."
             raise HarvestError(msg) from error
         except Exception as error:  # a damaged pickle raises what it likes
-            reason = _first_sentence(error)
+            reason = reason_of(error).split(". ")[0]
             msg = f"{path} cannot be read as a checkpoint, it may be cut short: {reason}."
             raise HarvestError(msg) from error
         if not isinstance(state, dict) or not all(
@@ -159,8 +159,3 @@ class Checkpoint:
 
 def _in_keys(layer: str) -> str:
     return layer.replace(".", "-")
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].split(". ")[0].rstrip(".")

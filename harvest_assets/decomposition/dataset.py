@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
@@ -83,7 +83,7 @@ def _check_inside(name: str, what: str) -> None:
     """
     import datasets
 
-    if not Path(name).is_dir():
+    if not _loaded(what, lambda: Path(name).is_dir()):
         return
     builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
@@ -97,7 +97,15 @@ def _check_inside(name: str, what: str) -> None:
 
 def _source(name: str) -> dict[str, str]:
     """What `datasets` is asked for: a folder or a name of the hub, or a file and its format."""
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
     if not Path(name).is_file():
+        if name in _PACKAGED_DATASETS_MODULES and not Path(name).is_dir():
+            msg = "it is the name of a format, which would read whatever lies in this folder"
+            raise ValueError(msg)
+        if Path(name).exists() and not Path(name).is_dir():
+            msg = "it is neither a file nor a folder"
+            raise ValueError(msg)
         return {"path": name}
     if Path(name).suffix not in _FORMATS:
         msg = f"it is a file, and of those only {', '.join(_FORMATS)} are read"
@@ -118,6 +126,5 @@ def _loaded(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:  # readers of many formats: each raises what it likes
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        msg = f"{what} cannot be loaded: {reason}."
+        msg = f"{what[:500]} cannot be loaded: {reason_of(error)}."
         raise HarvestError(msg) from error

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.outside import as_record, read_json
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class TokenRows:
             files = [as_record(file, ArrowRows) for file in manifest["files"]]
             order_name = manifest["order"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, f"{type(error).__name__}: {error}") from error
+            raise _damaged(path, reason_of(error)) from error
         if version != FORMAT_VERSION:
             raise _damaged(path, f"its format version is {version}, not {FORMAT_VERSION}")
         blocks = [block for file in files for block in _map_file(directory, file, n_ctx)]
@@ -195,7 +195,7 @@ def _map_file(directory: Path, file: ArrowRows, n_ctx: int) -> list[NDArray[Any]
         column.validate(full=True)  # an offset outside the file would be followed
         blocks = [chunk_rows(chunk, n_ctx) for chunk in column.chunks if len(chunk)]
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, reason_of(error)) from error
     if sum(map(len, blocks)) != file.n_rows:
         raise _damaged(path, f"it does not hold {file.n_rows} rows")
     return blocks
@@ -239,7 +239,7 @@ def _map_order(path: Path, n_rows: int) -> NDArray[np.int64]:
     try:
         order = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # the reader of a damaged header raises what it runs into
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, reason_of(error)) from error
     if order.dtype != np.int64 or order.shape != (n_rows,):
         raise _damaged(path, f"it is no int64 array of {n_rows} places")
     if n_rows and not (order.min() >= 0 and order.max() < n_rows):

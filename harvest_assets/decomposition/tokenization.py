@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 
 GROUP_SIZE = 1000
 _PARTS = 10
@@ -85,8 +85,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # loaders of many kinds: each raises what it likes
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        msg = f"The tokenizer {name!r} cannot be loaded: {reason}."
+        msg = f"The tokenizer {name[:500]!r} cannot be loaded: {reason_of(error)}."
         raise HarvestError(msg) from error
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harvest_assets.decomposition.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
-from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.errors import HarvestError, TransientError, reason_of
 from harvest_assets.footprint import size_text
 from harvest_assets.layout import is_folder_name
 from harvest_assets.space import require_free
@@ -153,13 +153,13 @@ def _told_in_one_sentence(name: RunName) -> Iterator[None]:
     except wandb.errors.UsageError as error:
         msg = (
             f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
-            f"`wandb login` or set WANDB_API_KEY ({in_one_line(error)})."
+            f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
         )
         raise HarvestError(msg) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
         msg = (
             f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
-            f"network, or give a path to the run's files: {in_one_line(error)}"
+            f"network, or give a path to the run's files: {reason_of(error)}"
         )
         raise (TransientError if may_pass(error) else HarvestError)(msg) from None
 
@@ -176,8 +176,3 @@ def may_pass(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def in_one_line(error: BaseException) -> str:
-    """The first line of an error."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

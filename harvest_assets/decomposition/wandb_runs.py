@@ -15,11 +15,10 @@ from harvest_assets.decomposition.run_name import RunName
 from harvest_assets.decomposition.wandb_files import (
     check_reachable,
     download_files,
-    in_one_line,
     list_files,
     may_pass,
 )
-from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.errors import HarvestError, TransientError, reason_of
 
 # What a look into a run finds.
 HARVESTABLE, UNFINISHED, OTHER = "harvestable", "unfinished", "other"
@@ -170,4 +169,4 @@ def runs_filter(
 
 def _told(project: str, error: Exception) -> HarvestError:
     kind = TransientError if may_pass(error) else HarvestError
-    return kind(f"The runs of {project} could not be listed by W&B: {in_one_line(error)}.")
+    return kind(f"The runs of {project} could not be listed by W&B: {reason_of(error)}.")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.outside import read_bytes, twice
 
 Schema = TypeVar("Schema", bound=pydantic.BaseModel)
@@ -80,8 +80,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         msg = f"{path} cannot be read as YAML: it is nested too deeply."
         raise HarvestError(msg) from error
     except Exception as error:  # the constructors of wrong values raise what they like
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"{path} cannot be read as YAML: {reason}."
+        msg = f"{path} cannot be read as YAML: {reason_of(error)}."
         raise HarvestError(msg) from error
     if not isinstance(raw, dict):
         msg = f"{path} does not hold a mapping of settings."

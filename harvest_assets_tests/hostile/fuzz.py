@@ -21,7 +21,7 @@ _LONGEST = 1 << 16
 _SECONDS_AN_INPUT = 10
 _MEGABYTES = 4096
 # Of a share: what takes a hundred times as long as a small JSON file.
-_SLOW = {"address": 0.1, "state-tensors": 0.3}
+_SLOW = {"address": 0.3, "state-tensors": 0.5}
 _STATISTICS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _INSTRUMENTED = ["harvest_assets", "yaml", "zipfile", "pickletools", "fnmatch", "tokenize"]
 
@@ -34,10 +34,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the mutations")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     asked = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # What numba compiles cannot be instrumented.
+    os.environ.update(HF_HUB_OFFLINE="1", NUMBA_DISABLE_JIT="1")
     import atheris
-
-    import harvest_assets.harvester.listed_mass  # noqa: F401 - numba compiles it as it stands
 
     with atheris.instrument_imports(include=[*_INSTRUMENTED, "torch._weights_only_unpickler"]):
         from harvest_assets_tests.hostile.readers import READERS

@@ -8,13 +8,18 @@ that a wrong value is not silently believed. Property tests and the fuzzer share
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import io
 import json
 import math
+import os
+import shutil
 import tempfile
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +66,7 @@ _LONGEST_SENTENCE = 2000
 
 def scratch_folder() -> Path:
     """A folder of its own, in memory where there is such a place."""
-    shared = Path("/dev/shm")
+    shared = Path("/dev", "shm")
     return Path(tempfile.mkdtemp(prefix="hostile-", dir=shared if shared.is_dir() else None))
 
 
@@ -134,15 +139,14 @@ class ModelConfig(Reader):
 class CheckpointArchive(Reader):
     """`model_<n>.pth`, all bytes of it."""
 
-    STATE = {
-        "target_model.a.weight": torch.ones(3, 2),
-        "_components.h-0-a.V": torch.ones(2, 4, dtype=torch.bfloat16).T,
-        "_components.h-0-a.bias": torch.ones(3, dtype=torch.int64),
-    }
-
     def seeds(self) -> list[bytes]:
+        state = {
+            "target_model.a.weight": torch.ones(3, 2),
+            "_components.h-0-a.V": torch.ones(2, 4, dtype=torch.bfloat16).T,
+            "_components.h-0-a.bias": torch.ones(3, dtype=torch.int64),
+        }
         buffer = io.BytesIO()
-        torch.save(self.STATE, buffer)
+        torch.save(state, buffer)
         return [buffer.getvalue()]
 
     def read(self, content: bytes) -> None:
@@ -200,12 +204,20 @@ class Results(Reader):
                 opened = kind.load(path)
             except HarvestError:
                 continue
+            sizes = (len(opened.component_keys), vars(opened).get("vocab_size"))
             for tensor in (t for t in vars(opened).values() if isinstance(t, torch.Tensor)):
                 tensor.sum()
-                assert tensor.shape[0] in (
-                    len(opened.component_keys),
-                    opened.__dict__.get("vocab_size"),
-                )
+                assert tensor.shape[0] in sizes
+
+
+@cache
+def _whole_harvest() -> Path:
+    """A small harvest, made once a process."""
+    folder = scratch_folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    harvest = SmallHarvest(folder / "harvest", n_shards=1)
+    harvest.run("all")
+    return harvest.root
 
 
 class _OfHarvest(Reader):
@@ -215,9 +227,8 @@ class _OfHarvest(Reader):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        harvest = SmallHarvest(folder / "harvest" / "x-aaaaaaaa", n_shards=1)
-        harvest.run("all")
-        self.paths = HarvestLayout(harvest.root)
+        self.paths = HarvestLayout(folder / "harvest" / "x-aaaaaaaa")
+        shutil.copytree(_whole_harvest(), self.paths.root)
         self.shard = StoredState.find(self.paths.shard_current("00")).directory
 
     @property
@@ -482,8 +493,6 @@ class Registration(_OfHarvest):
     """`registered/<entity>/<project>/<run_id>.json`."""
 
     def __init__(self, folder: Path) -> None:
-        import os
-
         super().__init__(folder)
         os.environ["SPD_OUT_DIR"] = str(folder)
 
@@ -589,10 +598,8 @@ class Name(Reader):
         from harvest_assets.loaders import load_activation_contexts_summary
 
         text = content.decode("utf-8", "surrogateescape")
-        try:
+        with contextlib.suppress(HarvestError):
             load_activation_contexts_summary(text)
-        except HarvestError:
-            pass
         name = parse_run(text).name
         assert RunName.from_key(name.key) == name
         for part in (name.entity, name.project, name.run_id):
@@ -615,8 +622,6 @@ class Address(Reader):
     )
 
     def __init__(self, folder: Path) -> None:
-        import os
-
         super().__init__(folder)
         os.environ["SPD_OUT_DIR"] = str(folder)
         if not (folder / "harvest").exists():

@@ -64,7 +64,8 @@ def test_of_no_job_or_while_slurm_is_silent(lease: Path, monkeypatch: pytest.Mon
     assert not free(lease)
 
     def silent(_jobs: list[str]) -> dict[str, str]:
-        raise cluster.ClusterSilentError
+        msg = "squeue does not answer"
+        raise cluster.ClusterSilentError(msg)
 
     monkeypatch.setattr(cluster, "states_of", silent)
     held_elsewhere(lease, "11")

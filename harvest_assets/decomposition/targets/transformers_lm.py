@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harvest_assets.decomposition.targets.weightless import build_weightless
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 
 _AUTO = "AutoModelForCausalLM"
 # Other values name repositories whose code would be run.
@@ -41,7 +41,7 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # hub clients of many versions: each raises what it likes
-        msg = f"The config of the target model {source!r} cannot be read: {_first_line(error)}."
+        msg = f"The config of the target model {source!r} cannot be read: {reason_of(error)}."
         raise HarvestError(msg) from error
     if class_name != _AUTO:
         config = _own_config(model_class, config, source)
@@ -62,7 +62,7 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     except Exception as error:  # so are the models
         msg = (
             f"transformers.{class_name} cannot be built from the config of {source!r}: "
-            f"{_first_line(error)}."
+            f"{reason_of(error)}."
         )
         raise HarvestError(msg) from error
 
@@ -112,8 +112,3 @@ def _own_config(model_class: Any, config: Any, source: str) -> Any:
             return candidate
     msg = f"{source!r} is the config of a {config.model_type}, not of a {model_class.__name__}."
     raise HarvestError(msg)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
