@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: install demo harvest test test-slow check clean
+.PHONY: install demo harvest test test-slow fuzz check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -24,6 +24,11 @@ test: install check
 
 test-slow: install
 	$(VENV)/bin/python -m pytest -m slow
+
+# make fuzz INPUTS=100000: every reader of files of other people, guided by coverage
+fuzz: install
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(VENV)/bin/python -m harvest_assets_tests.hostile.fuzz --inputs $(or $(INPUTS),1000000)
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -193,7 +193,7 @@ def tokenizer_name(paths: HarvestLayout) -> str:
     try:
         config = read_json(paths.config)
         if "tokenizer_name" not in config:
-            config = _run_config(config["wandb_path"])
+            config = _run_config(text_of(config["wandb_path"]))
         return text_of(config["tokenizer_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{paths.config} does not tell the tokenizer."
