@@ -13,6 +13,7 @@ from harvest_assets_tests.test_command import command as harvest_command
 from harvest_assets_tests.test_command import refused
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_shards_are_jobs_and_the_ui_tells_where_their_output_is(tiny_run: Path, tmp_path: Path):
     place = Place(
