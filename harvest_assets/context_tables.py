@@ -62,6 +62,17 @@ _DIGEST_KEY = b"components_sha256"
 _ENTRY = ["component_key", "flat_index", "offset", "length"]
 _ENTRY_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in _ENTRY])
 _VALUES_PER_GROUP = 1 << 18
+# What the library raises for a damaged file, each for other bytes of it.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+    pa.ArrowException,
+)
 # Values that a byte of a file may stand for: of ours, a histogram's 64 stand for ten bytes or more.
 _MOST_TIMES, _MOST_BESIDE = 64, 1 << 20
 _WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
@@ -187,7 +198,7 @@ class ComponentIndex:
             stat = paths.component_index.stat()
             entries = _entries(paths.component_index, stat.st_ino, stat.st_mtime_ns, stat.st_size)
             size = paths.components.stat().st_size
-        except (OSError, ValueError, pa.ArrowException):
+        except _DAMAGED:
             return None
         fits = entries is not None and cls(entries).lines[0] == str(size).encode()
         return cls(entries) if fits and entries is not None else None
@@ -272,7 +283,7 @@ def read_index(paths: HarvestLayout) -> pa.Table:
         table = table.cast(INDEX_SCHEMA)
         _check_index(table)
         return table
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except _DAMAGED as error:
         msg = f"{paths.component_index} is damaged: {reason_of(error)}."
         raise HarvestError(msg) from error
 
@@ -338,7 +349,7 @@ class ComponentRows:
                 return None
             _check_claims(file, path.stat().st_size)
             return cls(file, schema)
-        except (OSError, ValueError, AttributeError, TypeError, OverflowError, pa.ArrowException):
+        except _DAMAGED:
             return None
 
     def of(self, flat_index: int) -> list[dict[str, Any]] | None:
@@ -349,7 +360,7 @@ class ComponentRows:
             with self._lock:
                 table = self._file.read_row_groups(list(range(first, stop)), use_threads=False)
             table = table.filter(pc.equal(table["flat_index"], flat_index)).cast(self._schema)
-        except (OSError, ValueError, KeyError, pa.ArrowException):
+        except _DAMAGED:
             return None
         rows = table.to_pylist()
         if any(value is None for row in rows for value in row.values()):
