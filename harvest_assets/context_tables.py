@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -75,6 +76,7 @@ _DAMAGED = (
 )
 # Values that a byte of a file may stand for: of ours, a histogram's 64 stand for ten bytes or more.
 _MOST_TIMES, _MOST_BESIDE = 64, 1 << 20
+_CLAIMS = ("num_rows", "total_byte_size")
 _WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -259,14 +261,17 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _check_claims(file: pq.ParquetFile, size: int) -> None:
-    """See that a file does not claim to hold more than its bytes can."""
+    """See that a file does not claim to hold more than its bytes can.
+
+    What a row group tells of its columns is not looked at: where that is damaged the library would
+    end the process.
+    """
     groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
-    columns = [group.column(c) for group in groups for c in range(group.num_columns)]
-    values = sum(column.num_values for column in columns)
-    n_bytes = sum(column.total_uncompressed_size for column in columns)
+    rows, n_bytes = ([getattr(group, name) for group in groups] for name in _CLAIMS)
+    values = sum(rows) * file.metadata.num_columns
     most = _MOST_TIMES * size + _MOST_BESIDE
-    if any(c.num_values < 0 for c in columns) or not values <= most or not 0 <= n_bytes <= 8 * most:
-        msg = f"it claims {values:,} values in {size:,} bytes"
+    if min([*rows, *n_bytes], default=0) < 0 or values > most or sum(n_bytes) > 8 * most:
+        msg = f"it claims {values:,} values of {sum(n_bytes):,} bytes in {size:,}"
         raise ValueError(msg)
 
 
@@ -333,9 +338,7 @@ class ComponentRows:
         if file.schema_arrow.names != schema.names:
             msg = f"it has the columns {file.schema_arrow.names}"
             raise ValueError(msg)
-        groups = [file.metadata.row_group(g).column(0) for g in range(file.num_row_groups)]
-        self._first = np.array([group.statistics.min for group in groups], dtype=np.int64)
-        self._last = np.array([group.statistics.max for group in groups], dtype=np.int64)
+        self._known_ends: dict[int, tuple[int, int]] = {}
 
     @classmethod
     def open(cls, path: Path, schema: pa.Schema, index: ComponentIndex) -> Self | None:
@@ -354,10 +357,11 @@ class ComponentRows:
 
     def of(self, flat_index: int) -> list[dict[str, Any]] | None:
         """The rows by rising rank; None where they are damaged."""
-        first = int(np.searchsorted(self._last, flat_index))
-        stop = int(np.searchsorted(self._first, flat_index, side="right"))
+        groups = range(self._file.num_row_groups)
         try:
             with self._lock:
+                first = bisect_left(groups, flat_index, key=lambda g: self._ends(g)[1])
+                stop = bisect_right(groups, flat_index, key=lambda g: self._ends(g)[0])
                 table = self._file.read_row_groups(list(range(first, stop)), use_threads=False)
             table = table.filter(pc.equal(table["flat_index"], flat_index)).cast(self._schema)
         except _DAMAGED:
@@ -366,6 +370,14 @@ class ComponentRows:
         if any(value is None for row in rows for value in row.values()):
             return None
         return sorted(rows, key=lambda row: row["rank"])
+
+    def _ends(self, group: int) -> tuple[int, int]:
+        """The lowest and the highest component of a row group, read from its rows."""
+        if group not in self._known_ends:
+            table = self._file.read_row_group(group, columns=["flat_index"], use_threads=False)
+            column = table.column(0)
+            self._known_ends[group] = (column[0].as_py(), column[-1].as_py())
+        return self._known_ends[group]
 
 
 def _lines_of(metadata: dict[bytes, bytes] | None) -> tuple[bytes | None, bytes | None]:

@@ -758,7 +758,7 @@ _bytes(
         "a way out": _with(directory="../../../outside"),
         "what is saved": _with(directory="saved"),
         "a long name": _with(directory="x" * 300),
-        "a list": _with(directory=["a"]),
+        "a list of folders": _with(directory=["a"]),
     },
 )
 _bytes(
@@ -1216,12 +1216,8 @@ def _linked(folder: Path, name: str) -> SmallHarvest:
 
 
 for _folder in (
-    "shards",
-    "shards/00",
-    "shards/00/saved",
-    "merged",
-    "leases",
-    "activation_contexts",
+    *("shards", "shards/00", "shards/00/saved", "merged"),
+    *("leases", "logs", "activation_contexts", "correlations"),
 ):
 
     @attack("links", f"harvesting through {_folder}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -108,3 +110,26 @@ def test_anything_else_is_taken_or_refused(reader: Reader, good: list[bytes], re
         assert reader(content) in (True, False)
 
     read()
+
+
+@pytest.mark.parametrize("name", ["index", "highest"])
+@pytest.mark.timeout(120)
+def test_no_byte_of_a_footer_ends_the_process(name: str):
+    """In a process of its own: the library behind the tables ends it for some damages."""
+    code = f"""
+import shutil
+import subprocess
+import sys
+from harvest_assets_tests.hostile.readers import READERS, scratch_folder
+folder = scratch_folder()
+try:
+    reader = READERS[{name!r}](folder)
+    good = reader.seeds()[0]
+    length = int.from_bytes(good[-8:-4], "little")
+    for place in range(len(good) - 8 - length, len(good) - 8):
+        reader(good[:place] + bytes([good[place] ^ 2]) + good[place + 1 :])
+finally:
+    shutil.rmtree(folder)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
