@@ -31,14 +31,14 @@ _WHAT = {
 _SECONDS_BETWEEN_LINES = 60.0
 
 
-class HarvestDisplay:
-    """A live bar on a terminal; elsewhere a line at each stage and one a minute.
+class _Display:
+    """A live bar on a terminal; elsewhere lines, which the subclass prints.
 
     Args:
-        run: `entity/project/run_id`.
+        description: what stands before the bar at first.
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, description: str) -> None:
         self._console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
@@ -50,9 +50,7 @@ class HarvestDisplay:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(run, total=None, pace="")
-        self._stage = ""
-        self._line_printed = self._started = time.monotonic()
+        self._task = self._bar.add_task(description, total=None, pace="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -65,6 +63,19 @@ class HarvestDisplay:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+class HarvestDisplay(_Display):
+    """A live bar on a terminal; elsewhere a line at each stage and one a minute.
+
+    Args:
+        run: `entity/project/run_id`.
+    """
+
+    def __init__(self, run: str) -> None:
+        super().__init__(run)
+        self._stage = ""
+        self._line_printed = self._started = time.monotonic()
 
     def show(self, status: StageStatus) -> None:
         """Show where the harvest is."""
@@ -115,7 +126,7 @@ class HarvestDisplay:
             )
 
 
-class BackfillDisplay:
+class BackfillDisplay(_Display):
     """The same of harvests that the daemon makes: one bar for all of them.
 
     Args:
@@ -123,33 +134,10 @@ class BackfillDisplay:
     """
 
     def __init__(self, n_runs: int) -> None:
+        super().__init__("queued")
         self._n_runs = n_runs
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[pace]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("queued", total=None, pace="")
         self._printed = ""
         self._printed_at = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def show(self, status: BackfillStatus) -> None:
         """Show where the backfill is."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harvest_assets_tests.dagster_dev import dagster_dev
 from harvest_assets_tests.tiny_run import write_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -49,37 +45,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def address(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """The UI with its daemon, in a process group of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with (tmp_path / "ui.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harvest_assets", "ui", "--port", str(port)],
-            env=environment,
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/server_info", timeout=2).read()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "ui.log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "ui.log").read_text()
-                time.sleep(0.5)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+    """The UI with its daemon."""
+    with dagster_dev(environment, tmp_path) as address:
+        yield address
 
 
 @pytest.fixture
