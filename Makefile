@@ -20,10 +20,10 @@ harvest: install
 	$(VENV)/bin/python -m harvest_assets $(RUN) $(ARGS)
 
 test: install check
-	$(VENV)/bin/python -m pytest -m 'not slow'
+	$(VENV)/bin/python -m pytest -m 'not slow' --durations=10
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -m slow --durations=20
 
 # make fuzz INPUTS=100000: every reader of files of other people, guided by coverage
 fuzz: install

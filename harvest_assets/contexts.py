@@ -389,7 +389,7 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
             layer=text_of(value["layer"]),
             component_idx=_index(value["component_idx"]),
             mean_ci=_finite(value["mean_ci"]),
-            activation_examples=_examples(value["activation_examples"]),
+            activation_examples=_examples(value["activation_examples"], line),
             input_token_pmi=_pmi(value["input_token_pmi"]),
             output_token_pmi=_pmi(value["output_token_pmi"]),
         )
@@ -398,7 +398,7 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
         raise HarvestError(msg) from error
 
 
-def _examples(values: list[dict[str, Any]]) -> list[ActivationExample]:
+def _examples(values: list[dict[str, Any]], line: bytes) -> list[ActivationExample]:
     # Older writers kept no activations: zeros, as outside the sequence.
     examples = [
         ActivationExample(
@@ -407,7 +407,17 @@ def _examples(values: list[dict[str, Any]]) -> list[ActivationExample]:
         for e in values
     ]
     _check_lists(examples)
+    # A sum takes a truth value for a number.
+    if b"true" in line or b"false" in line:
+        _refuse_truth_values(examples)
     return examples
+
+
+def _refuse_truth_values(examples: list[ActivationExample]) -> None:
+    values = chain.from_iterable((*e.token_ids, *e.ci_values, *e.component_acts) for e in examples)
+    if bool in {*map(type, values)}:
+        msg = "an example with a truth value instead of a number"
+        raise TypeError(msg)
 
 
 def _check_lists(examples: list[ActivationExample]) -> None:

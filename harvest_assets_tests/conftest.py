@@ -7,6 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time; `make fuzz` looks further.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 # Read when `datasets` and `huggingface_hub` are imported, which is before any fixture runs.
 _caches = tempfile.TemporaryDirectory(prefix="harvest-tests-")

@@ -128,6 +128,7 @@ def test_settings_out_of_range_are_refused(home: dict[str, str], tiny_run: Path)
     assert "--n-batches" in typo.stderr
 
 
+@pytest.mark.slow
 def test_a_nan_stops_the_shard_and_harms_nothing(
     home: dict[str, str], tiny_run: Path, tmp_path: Path
 ):

@@ -94,10 +94,10 @@ def test_a_disk_that_may_not_be_written(tmp_path: Path, old: SmallHarvest):
 @pytest.mark.parametrize(
     ("call", "step"),
     [
-        ("fsync", 9),
-        ("replace", 5),
+        ("fsync", 17),
+        ("replace", 11),
         ("link", 2),
-        ("mkdir", 7),
+        ("mkdir", 13),
         *(pytest.param(call, 1, marks=pytest.mark.slow) for call in ("fsync", "replace", "mkdir")),
     ],
 )

@@ -1007,6 +1007,15 @@ _bytes(
         "a token of -2": _line(
             lambda v: v["activation_examples"][0]["token_ids"].__setitem__(0, -2)
         ),
+        "a token that is true": _line(
+            lambda v: v["activation_examples"][0]["token_ids"].__setitem__(slice(1), [True])
+        ),
+        "a CI that is true": _line(
+            lambda v: v["activation_examples"][0]["ci_values"].__setitem__(slice(1), [True])
+        ),
+        "an activation that is false": _line(
+            lambda v: v["activation_examples"][0]["component_acts"].__setitem__(slice(1), [False])
+        ),
         "a CI of a list": _line(
             lambda v: v["activation_examples"][0]["ci_values"].__setitem__(0, [1])
         ),

@@ -12,7 +12,7 @@ from harvest_assets_tests.tiny_run import write_world
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[one_node.OneNode]:
+def slurm() -> Iterator[one_node.OneNode]:
     """A real SLURM of one node with two pretended GPUs."""
     reason = one_node.missing()
     if reason:
@@ -26,6 +26,13 @@ def node() -> Iterator[one_node.OneNode]:
     finally:
         slurm.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def node(slurm: one_node.OneNode) -> Iterator[one_node.OneNode]:
+    """The real SLURM, without jobs before and after the test."""
+    yield slurm
+    slurm.cancel_all()
 
 
 @pytest.fixture(scope="session")

@@ -115,14 +115,22 @@ class OneNode:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        for job in self.jobs():
-            self("scancel", "--signal=KILL", "--full", job)
-            self("scancel", job)
+        self.cancel_all()
         for name in ("slurmd", "slurmctld", "munged"):
             with suppress(OSError, ValueError):
                 pid = int((self.folder / f"{name}.pid").read_text())
                 os.kill(pid, 15)
                 _wait_for_end(pid)
+
+    def cancel_all(self) -> None:
+        """End all jobs."""
+        deadline = time.monotonic() + 60
+        while jobs := self.jobs():
+            assert time.monotonic() < deadline, jobs
+            for job in jobs:
+                self("scancel", "--signal=KILL", "--full", job)
+                self("scancel", job)
+            time.sleep(0.5)
 
     def __call__(self, *command: str) -> str:
         """What a command of SLURM prints; nothing if it fails."""

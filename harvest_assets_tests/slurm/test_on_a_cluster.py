@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -82,8 +83,8 @@ def test_a_harvest_whose_jobs_are_cancelled_killed_and_preempted_equals_a_local_
     node("scancel", jobs()["03"])
     out, _ = command.communicate(timeout=200)
     assert command.returncode == 1, out
-    (told,) = [line for line in out.splitlines() if line.startswith("Error: ")]
-    assert re.search(r"Job \d+.*\|03, was cancelled", told)
+    (error,) = [line for line in out.splitlines() if line.startswith("Error: ")]
+    assert re.search(r"Job \d+.*\|03, was cancelled", error)
 
     runs = runs_by_shard(home)
     assert [run.status.value for run in runs["00"]] == ["FAILURE", "SUCCESS"]
@@ -98,38 +99,40 @@ def test_a_harvest_whose_jobs_are_cancelled_killed_and_preempted_equals_a_local_
     assert place.files() == local.files()
 
 
+def told(command: subprocess.Popen[str], words: str, times: int) -> None:
+    """Read what a command says until it has said the words so often."""
+    assert command.stdout is not None
+    lines: list[str] = []
+    while sum(words in line for line in lines) < times:
+        lines.append(command.stdout.readline())
+        assert lines[-1], lines
+
+
 def test_sixteen_waiting_shards_cost_the_login_node_little(
     node: OneNode, tiny_run: Path, tmp_path: Path
 ):
     place = Place(tmp_path, tmp_path, **node.env)
-    blocker = node.occupy(2, 500)
+    node.occupy(2, 500)
     wait_until(lambda: node.jobs(state="RUNNING"), 30)
     options = [str(tiny_run), "--n_batches", "16", "--batch_size", "4", "--n_shards", "16"]
     command = place.start(*options)
-    wait_until(lambda: len(node.jobs(state="PENDING")) == 16, 90)
-    time.sleep(2)
+    told(command, "waits as job", 16)
     # The command dies; its jobs do not, and the same command finds them.
     jobs = node.jobs(state="PENDING")
+    assert len(jobs) == 16
     command.kill()
     command.communicate()
     command = place.start(*options)
-    lines: list[str] = []
-    assert command.stdout is not None
-    while len(lines) < 16:
-        line = command.stdout.readline()
-        assert line, lines
-        if "already" in line:
-            lines.append(line)
+    told(command, "already", 16)
     time.sleep(3)
     assert node.jobs(state="PENDING") == jobs
     memory = memory_of_tree(command.pid)
     print(f"\nsixteen waiting shards: {memory / 1e6:.0f} MB on the login node")
     assert memory < 2e9
     command.send_signal(signal.SIGINT)
-    out, _ = command.communicate(timeout=60)
+    out, _ = command.communicate(timeout=120)
     assert command.returncode == 130, out
-    wait_until(lambda: not node.jobs(state="PENDING"), 20)
+    wait_until(lambda: not node.jobs(state="PENDING"), 60)
     home = tmp_path / ".local/share/harvest_assets/dagster"
     statuses = {run.status for runs in runs_by_shard(home).values() for run in runs}
     assert statuses == {dg.DagsterRunStatus.CANCELED}
-    node("scancel", blocker)

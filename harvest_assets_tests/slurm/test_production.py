@@ -183,11 +183,20 @@ def test_a_production_instance(node: OneNode, place: Place, production: Producti
     wait_until(lambda: production.statuses(left) == ["SUCCESS"], 120, poll=1)
     again = [by_ui["shard"], by_hand["shard"], working["shard"]]
     production.backfill(["harvest_shard"], [f"{KEY}|{shard}" for shard in again])
-    wait_until(lambda: "STARTED" in [run["status"] for run in production.runs()], 120)
-    killed = next(run for run in production.runs() if run["status"] == "STARTED")
-    os.kill(process_of(killed["job"]), signal.SIGKILL)
+    killed: list[str] = []
+
+    def kill_one_that_works() -> bool:
+        for run in production.runs():
+            pid = process_of(run["job"]) if run["status"] == "STARTED" else None
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(run["shard"])
+                break
+        return bool(killed)
+
+    wait_until(kill_one_that_works, 120)
     for shard in again:
-        ends = ["SUCCESS", *(["FAILURE"] if shard == killed["shard"] else []), "CANCELED"]
+        ends = ["SUCCESS", *(["FAILURE"] if shard in killed else []), "CANCELED"]
         wait_until(lambda s=shard, e=ends: production.statuses(s) == e, 150, poll=1)
     merge = ["component_correlations", "token_stats", "activation_contexts", "merged_state"]
     production.backfill(merge, [KEY])
