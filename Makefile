@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: install demo harvest test test-slow fuzz check clean
+.PHONY: install demo harvest test test-slow fuzz row-orders check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -29,6 +29,10 @@ test-slow: install
 fuzz: install
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	$(VENV)/bin/python -m harvest_assets_tests.hostile.fuzz --inputs $(or $(INPUTS),1000000)
+
+# The row orders of several versions of datasets: the table in docs/row_order.md
+row-orders: install
+	$(VENV)/bin/python -m harvest_assets_tests.decomposition.row_orders
 
 check: install
 	$(VENV)/bin/ruff check .

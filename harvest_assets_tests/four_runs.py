@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +30,7 @@ from harvest_assets_tests.decomposition import random_runs, target_oracles
 from harvest_assets_tests.decomposition.data_oracle import (
     group_rows,
     permuted,
+    streamed,
     text_rows,
     through_loader,
 )
@@ -214,8 +214,7 @@ def llama_simple_in_old_spellings(root: Path, out_dir: Path) -> SmallRun:
     task = {"dataset_name": str(root / "data"), "streaming": True, "buffer_size": 50}
     folder = _write_run(root, settings, task, _in_old_spelling(state, layers))
     spec = _spec(root, str(root / "data"))
-    stream = datasets.load_dataset(spec.dataset_name, split="train", streaming=True)
-    ordered = [row["story"] for row in stream.shuffle(seed=3, buffer_size=50)]
+    ordered = streamed([texts], 3, 50)
     tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer_name)
     seen = torch.tensor(group_rows(ordered, tokenizer, spec))
     own = {name: random_runs.float64(value) for name, value in weights.items()}

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import dagster as dg
-import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from harvest_assets_tests import four_runs
-from harvest_assets_tests.decomposition.data_oracle import group_rows
+from harvest_assets_tests.decomposition.data_oracle import group_rows, streamed
 from harvest_assets_tests.four_runs import SmallRun
 from harvest_assets_tests.loopback_hub import LoopbackHub
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
@@ -117,9 +117,7 @@ def test_counts_of_a_run_in_old_spellings(
     tmp_path: Path,
     out_dir: Path,
     instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     run = four_runs.llama_simple_in_old_spellings(tmp_path, out_dir)
     _harvest(run, instance)
     (folder,) = (out_dir / "harvest").iterdir()
@@ -192,7 +190,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Elsewhere]:
 
 
 READ = """
-import datasets, sys, torch
+import sys, torch
 from dataclasses import replace
 from pathlib import Path
 from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
@@ -200,7 +198,6 @@ from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.decomposition.run_files import fetch_run
 from harvest_assets.decomposition.run_name import parse_run
 
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 checkpoint = RunCheckpoint.verify(fetch_run(parse_run("somebody/spd/s-d2ec3bfe")))
 spec = DataSpec.from_run(checkpoint.config(), None)
 found = {"layers": list(checkpoint.layers)}
@@ -219,9 +216,7 @@ torch.save(found, Path(sys.argv[1], "found.pt"))
 """
 
 
-def test_a_run_is_read_from_hub_and_wandb(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-
+def test_a_run_is_read_from_hub_and_wandb(elsewhere: Elsewhere):
     def read(name: str) -> dict:
         folder = elsewhere.folder / name
         elsewhere.python("-c", READ, str(folder))
@@ -232,8 +227,8 @@ def test_a_run_is_read_from_hub_and_wandb(elsewhere: Elsewhere, monkeypatch: pyt
     assert torch.equal(first["whole"], run.rows)
     assert 0.5 < len(first["part"]) / len(run.rows) < 0.7
     hidden = elsewhere.folder / f"data{HIDDEN}"
-    stream = datasets.load_dataset(str(hidden), split="train", streaming=True)
-    texts = [row["story"] for row in stream.shuffle(seed=3, buffer_size=100)]
+    files = [pq.read_table(path)["story"].to_pylist() for path in sorted(hidden.iterdir())]
+    texts = streamed(files, 3, 100)
     tokenizer = AutoTokenizer.from_pretrained(elsewhere.folder / f"tokenizer{HIDDEN}")
     spec = SimpleNamespace(dataset_name="", n_ctx=four_runs.N_CTX)
     assert first["streamed"].tolist() == group_rows(texts, tokenizer, spec)

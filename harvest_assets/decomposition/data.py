@@ -3,7 +3,7 @@
 1. The dataset's rows are permuted with the run's seed.
 2. Text is tokenized in that order (`tokenization`); data already tokenized stay where they are.
 3. The rows of tokens are shuffled once more, as a torch `DataLoader` with that seed does.
-4. A streaming dataset is shuffled through its buffer and comes as it comes: no step 3.
+4. A streaming dataset is shuffled through a buffer instead (`stream_order`): no steps 1 and 3.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvest_assets.decomposition.dataset import dataset_digest, open_dataset, permutation
+from harvest_assets.decomposition.dataset import (
+    dataset_digest,
+    open_dataset,
+    permutation,
+    stream_files,
+)
 from harvest_assets.decomposition.run_config import RunConfig
+from harvest_assets.decomposition.stream_order import STREAM_ORDER_VERSION, stream_order
 from harvest_assets.decomposition.token_rows import (
     FORMAT_VERSION,
     ArrowRows,
@@ -119,6 +126,7 @@ def fingerprint(spec: DataSpec, n_rows: int | None) -> str:
     if spec.streaming:
         del told["shuffle_each_epoch"]
         told["n_rows"] = n_rows
+        told["stream_order"] = STREAM_ORDER_VERSION
     else:
         del told["buffer_size"]
     told["dataset"] = dataset_digest(spec.dataset_name, spec.train_data_split)
@@ -188,20 +196,16 @@ def sample_data(spec: DataSpec) -> DataSample:
     dataset = open_dataset(
         spec.dataset_name, spec.train_data_split, spec.column_name, streaming=spec.streaming
     )
-    group = next(_groups(spec, dataset, lambda _done, _total: None), [])
-    block = next(_blocks(spec, [group]), np.empty((0, spec.n_ctx)))
-    return DataSample(block.astype(np.int64), len(group), None if spec.streaming else len(dataset))
+    groups = list(islice(_groups(spec, dataset, lambda _done, _total: None), 1))
+    block = next(_blocks(spec, groups), np.empty((0, spec.n_ctx)))
+    n_dataset_rows = None if spec.streaming else len(dataset)
+    return DataSample(block.astype(np.int64), sum(map(len, groups)), n_dataset_rows)
 
 
 def _groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[list[Any]]:
     """The column's values in the order in which they are stored, a group at a time."""
-    done = 0
     if spec.streaming:
-        shuffled = dataset.shuffle(seed=spec.seed, buffer_size=spec.buffer_size)
-        for batch in shuffled.select_columns([spec.column_name]).iter(batch_size=GROUP_SIZE):
-            yield batch[spec.column_name]
-            done += len(batch[spec.column_name])
-            tell(done, None)
+        yield from _streamed_groups(spec, dataset, tell)
         return
     # Rows that are tokenized already keep the dataset's order, as they do where only indexed.
     ordered = dataset if spec.is_tokenized else dataset.shuffle(seed=spec.seed)
@@ -209,6 +213,17 @@ def _groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[list[Any]]
     for start, stop in group_bounds(len(dataset)):
         yield ordered[start:stop][spec.column_name]
         tell(stop, len(dataset))
+
+
+def _streamed_groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[list[Any]]:
+    """The column's values in stream order, a group at a time."""
+    files = stream_files(dataset, spec.dataset_name, spec.train_data_split, spec.column_name)
+    values = stream_order(files, spec.seed, spec.buffer_size)
+    done = 0
+    while group := list(islice(values, GROUP_SIZE)):
+        yield group
+        done += len(group)
+        tell(done, None)
 
 
 def _blocks(spec: DataSpec, groups: Iterable[list[Any]]) -> Iterator[NDArray[Any]]:
@@ -227,8 +242,10 @@ def _blocks(spec: DataSpec, groups: Iterable[list[Any]]) -> Iterator[NDArray[Any
 
 def _token_lists(spec: DataSpec, group: list[Any]) -> NDArray[Any]:
     try:
-        return chunk_rows(pa.array(group, type=pa.list_(pa.int32())), spec.n_ctx)
-    except (ValueError, pa.ArrowException) as error:
+        lists = pa.array(group)
+        chunk_rows(lists, spec.n_ctx)  # refuses 7.0 and True, which a cast would accept
+        return chunk_rows(lists.cast(pa.list_(pa.int32())), spec.n_ctx)
+    except (ValueError, OverflowError, pa.ArrowException) as error:
         msg = f"{_where(spec)} is said to hold tokens, but {error}."
         raise HarvestError(msg) from error
 

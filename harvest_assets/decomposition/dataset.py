@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.errors import HarvestError, TransientError, reason_of
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+_READ_AT_ONCE = 1000  # rows
+_WRONG_CONTENT = (ValueError, TypeError, LookupError)  # raised by parsers, not by connections
 
 
 def open_dataset(name: str, split: str, column: str, *, streaming: bool) -> Any:
@@ -111,6 +113,52 @@ def _source(name: str) -> dict[str, str]:
         msg = f"it is a file, and of those only {', '.join(_FORMATS)} are read"
         raise ValueError(msg)
     return {"path": _FORMATS[Path(name).suffix], "data_files": name}
+
+
+def stream_files(stream: Any, name: str, split: str, column: str) -> list[Iterator[Any]]:
+    """The values of one column of a streamed dataset, data file by data file.
+
+    Args:
+        stream: what `open_dataset` returned for a streamed dataset.
+        name: of the dataset.
+        split: of the dataset.
+        column: whose values are wanted.
+
+    Returns:
+        One iterator a file, in the order of the dataset; a file is opened when its first value is
+        asked for. Iterating raises a HarvestError that names the file that cannot be read; of a
+        dataset of the hub a TransientError, unless what the file holds is wrong.
+    """
+    n_files = stream.n_shards
+    return [_file_values(stream, name, split, column, file, n_files) for file in range(n_files)]
+
+
+def _file_values(
+    stream: Any, name: str, split: str, column: str, file: int, n_files: int
+) -> Iterator[Any]:
+    from datasets.distributed import split_dataset_by_node
+
+    try:
+        rows = split_dataset_by_node(stream, rank=file, world_size=n_files)
+        for batch in rows.select_columns([column]).iter(batch_size=_READ_AT_ONCE):
+            yield from batch[column]
+    except Exception as error:  # readers of many formats: each raises what it likes
+        what = f"{_file_name(name, split, file, n_files)} of the dataset {name!r}"
+        msg = f"{what[:1000]} cannot be read: {reason_of(error)}."
+        final = Path(name).exists() or isinstance(error, _WRONG_CONTENT)
+        raise (HarvestError if final else TransientError)(msg) from error
+
+
+def _file_name(name: str, split: str, file: int, n_files: int) -> str:
+    """A data file of a split, for an error message: its path, or its number if that is unknown."""
+    import datasets
+
+    try:
+        builder = _loaded(name, lambda: datasets.load_dataset_builder(**_source(name)))
+    except HarvestError:
+        return f"Data file {file + 1}"
+    files = (builder.config.data_files or {}).get(split, [])
+    return f"{str(files[file])!r}" if len(files) == n_files else f"Data file {file + 1}"
 
 
 def permutation(n: int, seed: int) -> NDArray[np.int64]:

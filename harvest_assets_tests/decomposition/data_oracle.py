@@ -52,6 +52,23 @@ def permuted(items: list[Any], seed: int) -> list[Any]:
     return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
 
 
+def streamed(files: list[list[Any]], seed: int, buffer_size: int) -> list[Any]:
+    """The rows of data files in stream order; `row_orders` has what `datasets` itself gives."""
+    order = list(range(len(files)))
+    np.random.default_rng(seed).shuffle(order)
+    rows = [row for file in order for row in files[file]]
+    generator = np.random.default_rng(seed)
+    n_draws = max(0, len(rows) - buffer_size)
+    draws = [generator.integers(0, buffer_size, 1000) for _ in range(-(-n_draws // 1000))]
+    places = np.concatenate([*draws, np.empty(0, dtype=int)])[:n_draws]
+    buffer, seen = rows[:buffer_size], []
+    for place, row in zip(places, rows[buffer_size:], strict=True):
+        seen.append(buffer[place])
+        buffer[place] = row
+    generator.shuffle(buffer)
+    return seen + buffer
+
+
 def through_loader(rows: list[list[int]], spec: Spec) -> torch.Tensor:
     """What a real shuffling `DataLoader` gives, one row a batch."""
     loader = torch.utils.data.DataLoader(

@@ -5,8 +5,9 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,21 @@ from harvest_assets.decomposition.data import (
     DataSpec,
     TokenRows,
     fingerprint,
+    sample_data,
     write_token_rows,
 )
+from harvest_assets.decomposition.dataset import permutation, stream_files
 from harvest_assets.decomposition.run_config import RunConfig, load_run_config
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets_tests.decomposition.data_oracle import (
     group_rows,
     permuted,
+    streamed,
     text_rows,
     through_loader,
 )
+from harvest_assets_tests.decomposition.row_orders import examples
+from harvest_assets_tests.decomposition.row_orders.table import PAGE, markdown, read_table
 
 N_CTX = 16
 WORDS = ["the", "cat", "Éva", "runs", "[eos]", "[EOS]", "naïve", "日本", "x1", "and", "  ", "\n"]
@@ -112,12 +118,6 @@ def harvest_rows(tmp_path: Path) -> Callable[..., torch.Tensor]:
     return written
 
 
-@pytest.fixture
-def brief_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the five seconds that `datasets` sleeps at the end of each local stream."""
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-
-
 @pytest.mark.parametrize(
     ("n_texts", "changes"),
     [
@@ -195,7 +195,6 @@ def _json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("brief_streams")
 @pytest.mark.parametrize("kind", ["folder", ".jsonl", ".json", ".parquet", "nested folder"])
 def test_json_and_parquet_files_and_folders_are_the_same_data(
     kind: str, tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
@@ -282,7 +281,6 @@ def test_a_part_of_a_split_is_copied(
     assert torch.equal(harvest_rows(spec), through_loader(permuted(swapped, 0), spec))
 
 
-@pytest.mark.usefixtures("brief_streams")
 @pytest.mark.parametrize(
     ("split", "streaming"), [("train", False), ("train", True), ("train[:9]", False)]
 )
@@ -302,7 +300,65 @@ def test_rows_of_another_length_are_one_clear_error(
         harvest_rows(spec)
 
 
-@pytest.mark.usefixtures("brief_streams")
+@pytest.mark.parametrize("split", ["streamed", "train", "train[:9]"])
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        (pa.list_(pa.float64()), 7.0),
+        (pa.list_(pa.float32(), 2), 7.0),
+        (pa.large_list(pa.float32()), 7.0),
+        (pa.list_(pa.bool_()), True),
+        (pa.list_(pa.string()), "7"),
+        (pa.list_(pa.decimal128(3, 0)), Decimal(7)),
+        (pa.int64(), 7),
+    ],
+    ids=str,
+)
+def test_values_that_are_no_integers_are_no_tokens(
+    kind: pa.DataType, first: Any, split: str, tmp_path: Path
+) -> None:
+    row = first if pa.types.is_integer(kind) else [first, first]
+    dataset = _dataset(tmp_path / "data", {"ids": pa.array([row] * 20, type=kind)})
+    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, n_ctx=2)
+    changes = {"streaming": True} if split == "streamed" else {"train_data_split": split}
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(HarvestError, match=rf"'ids' of the dataset '{dataset}'"):
+        write_token_rows(replace(spec, **changes), tmp_path / "rows", None)
+    with pytest.raises(HarvestError, match=rf"'ids' of the dataset '{dataset}'"):
+        sample_data(replace(spec, **changes))
+
+
+@pytest.mark.parametrize("split", ["streamed", "train", "train[:9]"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.int64()),
+        pa.list_(pa.uint16()),
+        pa.list_(pa.int32(), 2),
+        pa.large_list(pa.uint8()),
+        pa.large_list(pa.uint32()),
+    ],
+    ids=str,
+)
+def test_lists_of_any_integers_are_tokens(
+    kind: pa.DataType, split: str, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    dataset = _dataset(tmp_path / "data", {"ids": pa.array([[255, 0]] * 9, type=kind)})
+    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, n_ctx=2)
+    changes = {"streaming": True} if split == "streamed" else {"train_data_split": split}
+    assert harvest_rows(replace(spec, **changes)).tolist() == [[255, 0]] * 9
+
+
+@pytest.mark.parametrize("token", [2**31, 2**63])
+def test_a_streamed_id_that_is_too_large(token: int, tmp_path: Path) -> None:
+    ids = pa.array([[token, 1]], type=pa.list_(pa.uint64()))
+    dataset = _dataset(tmp_path / "data", {"ids": ids})
+    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=True, n_ctx=2)
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(HarvestError, match="'ids' of the dataset"):
+        write_token_rows(spec, tmp_path / "rows", None)
+
+
 def test_text_said_to_be_tokens(tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]) -> None:
     for streaming in (False, True):
         spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), "", is_tokenized=True)
@@ -310,12 +366,12 @@ def test_text_said_to_be_tokens(tmp_path: Path, harvest_rows: Callable[..., torc
             harvest_rows(replace(spec, streaming=streaming))
 
 
-def _stream(spec: DataSpec) -> datasets.IterableDataset:
-    stream = datasets.load_dataset(spec.dataset_name, split="train", streaming=True)
-    return stream.shuffle(seed=spec.seed, buffer_size=spec.buffer_size)
+def _files(rows: list[Any], n_files: int) -> list[list[Any]]:
+    """The rows of each file of `_dataset`."""
+    size = -(-len(rows) // n_files)
+    return [rows[i * size : (i + 1) * size] for i in range(n_files)]
 
 
-@pytest.mark.usefixtures("brief_streams")
 def test_streamed_text(
     tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
@@ -323,28 +379,171 @@ def test_streamed_text(
     dataset = _dataset(tmp_path / "data", {"text": texts, "other": texts}, n_files=3)
     spec = _spec(dataset, tokenizer_dir, streaming=True, seed=4, buffer_size=100)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    mapped = _stream(spec).map(
-        lambda group: {"rows": group_rows(group["text"], tokenizer, spec)},
-        batched=True,
-        remove_columns=["text", "other"],
-    )
-    expected = torch.tensor([example["rows"] for example in mapped])
+    ordered = streamed(_files(texts, 3), 4, 100)
+    groups = [ordered[i : i + 1000] for i in range(0, len(ordered), 1000)]
+    expected = torch.tensor([row for group in groups for row in group_rows(group, tokenizer, spec)])
     assert len(expected) > 1_000
     assert torch.equal(harvest_rows(spec), expected)
     assert torch.equal(harvest_rows(spec, 150), expected[:150])
     assert torch.equal(harvest_rows(spec, 10**9), expected)
+    assert np.array_equal(sample_data(spec).rows, group_rows(groups[0], tokenizer, spec))
 
 
-@pytest.mark.usefixtures("brief_streams")
-def test_streamed_tokens(tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(2_100)}, n_files=2)
+@pytest.mark.parametrize("buffer_size", [1, 7, 1_000, 2_100, 5_000])
+def test_streamed_tokens(
+    buffer_size: int, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    lists = _token_lists(2_100)
+    dataset = _dataset(tmp_path / "data", {"ids": lists}, n_files=2)
     spec = _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=True)
-    expected = torch.tensor([row["ids"] for row in _stream(spec)])
+    spec = replace(spec, buffer_size=buffer_size)
+    expected = torch.tensor(streamed(_files(lists, 2), 0, buffer_size))
     assert torch.equal(harvest_rows(spec), expected)
     assert torch.equal(harvest_rows(spec, 1_001), expected[:1_001])
 
 
-@pytest.mark.usefixtures("brief_streams")
+@pytest.mark.parametrize("example", examples.STREAMED)
+def test_streams_come_in_the_order_of_datasets_4(
+    example: str, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    dataset = examples.write_files(example, tmp_path / "data")
+    spec = _spec(dataset, "", column_name="input_ids", is_tokenized=True, streaming=True)
+    spec = replace(spec, seed=examples.SEED, buffer_size=examples.BUFFER_SIZE, n_ctx=examples.WIDTH)
+    rows = harvest_rows(spec)
+    for version in ("3.6.0", "4.4.2", "4.8.5"):
+        assert rows[:, 0].tolist() == _order_of(version, example)
+    assert (rows == rows[:, :1]).all()
+    assert np.array_equal(sample_data(spec).rows, rows[:1000])
+    if example == "twelve files":
+        assert rows[:6, 0].tolist() == [235, 213, 201, 926, 930, 904]
+
+
+def _order_of(version: str, example: str) -> list[int]:
+    (ids,) = (
+        order["ids"]
+        for order in read_table()["orders"]
+        if order["example"] == example and version in order["datasets"]
+    )
+    return ids
+
+
+def test_the_table_holds_the_oracle_and_the_permutation_too() -> None:
+    table = read_table()
+    for example in examples.STREAMED:
+        files = examples.file_ids(example)
+        expected = streamed(files, examples.SEED, examples.BUFFER_SIZE)
+        assert _order_of("4.4.2", example) == expected
+    mapped = permutation(examples.N_MAP_STYLE, examples.SEED).tolist()
+    assert [_order_of(version, examples.MAP_STYLE) for version in table["numpy"]] == [
+        mapped for _ in table["numpy"]
+    ]
+    page = PAGE.read_text(encoding="utf-8")
+    assert "\n".join(markdown(table)) in page
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_streams_of_json_files(
+    suffix: str, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    lists = _token_lists(350)
+    for number, rows in enumerate(_files(lists, 7)):
+        _json_lines(tmp_path / "data" / f"train-{number}{suffix}", [{"ids": row} for row in rows])
+    _json_lines(tmp_path / "data" / f"test{suffix}", [{"ids": lists[0]}])
+    spec = _spec(tmp_path / "data", "", column_name="ids", is_tokenized=True, streaming=True)
+    assert harvest_rows(spec).tolist() == streamed(_files(lists, 7), 0, 10)
+    other = replace(spec, train_data_split="test")
+    assert harvest_rows(other).tolist() == lists[:1]
+    single = replace(spec, dataset_name=str(tmp_path / "data" / f"train-3{suffix}"))
+    assert harvest_rows(single).tolist() == streamed([_files(lists, 7)[3]], 0, 10)
+
+
+def test_row_groups_do_not_change_a_stream(
+    tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    lists = _token_lists(90)
+    dataset = _dataset(tmp_path / "data", {"ids": lists}, n_files=3)
+    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=True)
+    for path in dataset.glob("train-*"):
+        pq.write_table(pq.read_table(path), path, row_group_size=4)
+    assert harvest_rows(spec).tolist() == streamed(_files(lists, 3), 0, 10)
+
+
+def test_the_reference_run_that_streams(
+    reference_runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    harvest_rows: Callable[..., torch.Tensor],
+) -> None:
+    monkeypatch.chdir(reference_runs / "world")
+    batches = torch.load(reference_runs / "activations/s-5d000001.batches.pt", weights_only=True)
+    spec = _spec(Path("dataset_rows65"), "", column_name="input_ids", is_tokenized=True)
+    spec = replace(spec, streaming=True, buffer_size=300, seed=7, n_ctx=65)
+    rows = harvest_rows(spec, 640)[:, :64]
+    assert torch.equal(rows.reshape(40, 16, 64), batches.long())
+
+
+def test_a_stream_opens_no_file_before_it_is_needed(
+    tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+) -> None:
+    lists = _token_lists(3_600)
+    dataset = _dataset(tmp_path / "data", {"ids": lists}, n_files=3)
+    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=True)
+    expected = streamed(_files(lists, 3), 0, 10)
+    last = expected[-1][0] // 1_000 // 1_200  # the file of the last row
+    damaged = dataset / f"train-{last:05}-of-00003.parquet"
+    damaged.write_bytes(_without_its_pages(damaged))
+    assert harvest_rows(spec, 1_500).tolist() == expected[:1_500]
+    with pytest.raises(HarvestError, match=rf"{damaged.name}' of the dataset .*cannot be read"):
+        harvest_rows(spec)
+
+
+def _without_its_pages(path: Path) -> bytes:
+    """A parquet file whose schema can be read and whose rows cannot."""
+    content = path.read_bytes()
+    return content[:4] + bytes(100) + content[104:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train-1.parquet", b"garbage" * 20),
+        ("train-1.parquet", b""),
+        ("train-1.jsonl", b'{"ids": [3, 4]}\n{"ids": ['),
+    ],
+)
+def test_a_file_that_ends_a_stream_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    whole = tmp_path / "data" / f"train-0{Path(name).suffix}"
+    if whole.suffix == ".parquet":
+        whole.parent.mkdir()
+        pq.write_table(pa.table({"ids": [[1, 2]] * 5}), whole)
+    else:
+        _json_lines(whole, [{"ids": [1, 2]}] * 5)
+    (tmp_path / "data" / name).write_bytes(content)
+    spec = _spec(tmp_path / "data", "", column_name="ids", is_tokenized=True, streaming=True)
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(HarvestError, match=name) as caught:
+        write_token_rows(spec, tmp_path / "rows", None)
+    assert not isinstance(caught.value, TransientError)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(HarvestError, match=name):
+        sample_data(spec)
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [(ConnectionError("reset"), True), (TimeoutError(), True), (ValueError("garbage"), False)],
+)
+def test_a_hub_that_does_not_answer_may_answer_later(error: Exception, may_pass: bool) -> None:
+    def rows() -> Iterator[dict[str, list[int]]]:
+        yield {"ids": [1]}
+        raise error
+
+    stream = datasets.IterableDataset.from_generator(rows)
+    (values,) = stream_files(stream, "nobody/nothing", "train", "ids")
+    with pytest.raises(HarvestError, match="'nobody/nothing' cannot be read") as caught:
+        list(values)
+    assert isinstance(caught.value, TransientError) == may_pass
+
+
 def test_a_stream_is_read_no_further_than_needed(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path / "data", {"ids": _token_lists(50_000, 2)})
     spec = _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=True, n_ctx=2)
@@ -377,7 +576,6 @@ def test_rows_in_any_order(tmp_path: Path, tokenizer_dir: Path) -> None:
             rows.rows(start, stop)
 
 
-@pytest.mark.usefixtures("brief_streams")
 def test_what_is_not_there_is_told(tmp_path: Path, tokenizer_dir: Path) -> None:
     spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), tokenizer_dir)
     (tmp_path / "no-eos").mkdir()
@@ -466,6 +664,17 @@ def test_the_fingerprint_follows_what_matters(tmp_path: Path, tokenizer_dir: Pat
     _dataset(dataset, {"text": _texts(21)})
     others.append(fingerprint(spec, None))
     assert len({print_, *others}) == len(others) + 1
+
+
+def test_fingerprints_of_data_that_are_not_streamed_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"ids": [1, 2]}\n{"ids": [3, 4]}\n')
+    spec = _spec(Path("rows.jsonl"), "", column_name="ids", is_tokenized=True, seed=3, n_ctx=2)
+    assert fingerprint(spec, None) == "dfa46463af1c6369d1bbd9f8f6da744c"
+    # Rows of an unversioned stream order are other rows.
+    assert fingerprint(replace(spec, streaming=True), None) != "5605d673916492d45339e195243b6884"
 
 
 def test_the_fingerprint_follows_the_tokenizer_s_content(
