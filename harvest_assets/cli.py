@@ -609,7 +609,7 @@ def _harvest_by_daemon(
     anew: bool,
 ) -> dict[str, str]:
     from harvest_assets.definitions import defs
-    from harvest_assets.display import BackfillDisplay
+    from harvest_assets.display import BackfillDisplay, harvest_warnings
     from harvest_assets.orchestration.harvest_runs import hand_over, wait_for
 
     graph = defs.resolve_asset_graph()
@@ -629,6 +629,8 @@ def _harvest_by_daemon(
     for owner in registrations:
         if owner.key not in failed:
             click.echo(f"{owner.key} is harvested: {owner.layout.root}")
+            for warning in harvest_warnings(owner.layout):
+                click.echo(f"Warning: {warning}", err=True)
     return failed
 
 

@@ -31,6 +31,12 @@ _WHAT = {
 _SECONDS_BETWEEN_LINES = 60.0
 
 
+def harvest_warnings(paths: HarvestLayout) -> list[str]:
+    """Sentences that whoever started this harvest should read."""
+    config = RunCheckpoint.open(paths.root).config()
+    return config.warnings(HarvestPlan.open(paths.root).ci_threshold)
+
+
 class _Display:
     """A live bar on a terminal; elsewhere lines, which the subclass prints.
 
@@ -118,9 +124,7 @@ class HarvestDisplay(_Display):
             "or in the Dagster UI:\n"
             "  python -m harvest_assets ui"
         )
-        config = RunCheckpoint.open(paths.root).config()
-        warning = config.threshold_warning(plan.ci_threshold)
-        if warning:
+        for warning in harvest_warnings(paths):
             self._console.print(
                 f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True
             )

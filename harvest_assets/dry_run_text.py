@@ -23,7 +23,6 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
     side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
-    warning = config.threshold_warning(plan.ci_threshold)
     peak = size_text(needs.peak_disk)
     return [
         ("run", f"{plan.run}{step}"),
@@ -41,7 +40,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("", f"{size_text(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
-        *([("warning", warning)] if warning else []),
+        *(("warning", warning) for warning in config.warnings(plan.ci_threshold)),
     ]
 
 

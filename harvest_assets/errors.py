@@ -37,3 +37,19 @@ def reason_of(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].rstrip(".")
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error that an error was raised from, at the end of the chain; itself if from none."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
+        error = error.__cause__
+        seen.add(id(error))
+    return error
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost cause of an error, as a part of a sentence: one line, not too long."""
+    cause = innermost(error)
+    text = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

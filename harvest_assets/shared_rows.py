@@ -12,7 +12,8 @@ from pathlib import Path
 from harvest_assets import layout
 from harvest_assets.atomic import fsync_path, sweep, temporary_beside, write_json
 from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
-from harvest_assets.errors import HarvestError
+from harvest_assets.decomposition.dataset import dataset_digest
+from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.outside import as_record, read_json
 
 _FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,128}")
@@ -48,11 +49,13 @@ class SharedTokenRows:
 
         Raises:
             HarvestError: dataset or tokenizer are not there, or do not fit.
+            TransientError: one of them changed while it was read.
         """
-        name = fingerprint(spec, n_rows)
+        digest = dataset_digest(spec.dataset_name, spec.train_data_split)
+        name = fingerprint(spec, n_rows, digest)
         place = layout.data_dir(name)
         if not place.exists():
-            _write(place, spec, n_rows, progress)
+            _write(place, spec, n_rows, progress, digest)
         rows = TokenRows.open(place)
         return cls(name, rows.n_rows, rows.n_ctx)
 
@@ -93,12 +96,16 @@ def _write(
     spec: DataSpec,
     n_rows: int | None,
     progress: Callable[[int, int | None], None] | None,
+    digest: str,
 ) -> None:
     sweep(place.parent)
     staging = temporary_beside(place)
     staging.mkdir(parents=True)
     try:
-        write_token_rows(spec, staging, n_rows, progress)
+        write_token_rows(spec, staging, n_rows, progress, digest)
+        if fingerprint(spec, n_rows, digest) != place.name:
+            msg = f"The tokenizer {spec.tokenizer_name!r} changed while it was used; start again."
+            raise TransientError(msg)
         for file in staging.iterdir():
             fsync_path(file)
         fsync_path(staging)

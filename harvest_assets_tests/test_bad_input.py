@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -84,6 +85,40 @@ def imports(run: Path) -> None:
     config(pretrained_model_class="evil_module.Evil")(run)
 
 
+def data(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Put a file beside the run's data file, changed from it, or change the data file itself."""
+
+    def spoil(run: Path) -> None:
+        folder = run.parent / "dataset"
+        content = change((folder / "train.parquet").read_bytes())
+        (folder / name).write_bytes(content)
+
+    return spoil
+
+
+def no_rows(run: Path) -> None:
+    path = run.parent / "dataset" / "train.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+
+
+def broken_json(run: Path) -> None:
+    path = run.parent / "texts.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "tw')
+    config(task_config={"dataset_name": str(path)})(run)
+
+
+CARD = b"""---
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  splits:
+  - name: train
+    num_examples: 61
+---
+"""
+
+
 def pattern(*patterns: str) -> Callable[[Path], None]:
     return config(module_info=[{"module_pattern": p, "C": 12} for p in patterns])
 
@@ -131,6 +166,14 @@ MISTAKES = {
     "no such split": Mistake(("'dev'",), spoil=config(task_config={"train_data_split": "dev"})),
     "no such column": Mistake(
         ("'prose'", "text"), spoil=config(task_config={"column_name": "prose"})
+    ),
+    "a truncated data file": Mistake(
+        ("train-1.parquet", "magic bytes"), spoil=data("train-1.parquet", lambda good: good[:99])
+    ),
+    "a truncated JSON file": Mistake(("texts.jsonl", "parse error"), spoil=broken_json),
+    "data without rows": Mistake(("train.parquet", "no rows"), spoil=no_rows),
+    "a card that counts other rows": Mistake(
+        ("dataset", "README.md", "61", "60"), spoil=data("README.md", lambda _good: CARD)
     ),
     "no tokenizer": Mistake(("/no/tokenizer",), spoil=config(tokenizer_name="/no/tokenizer")),
     "a context longer than the model's": Mistake(("65", "64"), options=("--context_length", "65")),

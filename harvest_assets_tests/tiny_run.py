@@ -104,6 +104,7 @@ def _write_run(root: Path, target: LlamaForCausalLM, seed: int) -> Path:
             "max_seq_len": N_CTX,
             "dataset_name": str(root / "dataset"),
             "column_name": "text",
+            "shuffle_each_epoch": True,
         },
     }
     (run / "final_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

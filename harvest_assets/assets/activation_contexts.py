@@ -98,4 +98,5 @@ def _harvest_config(
         "checkpoint_sha256": checkpoint.sha256,
         "plan": plan.digest,
         "harvest_assets_version": __version__,
+        **({"notes": config.notes} if config.notes else {}),
     }

@@ -34,8 +34,8 @@ def harvest_plan(
 ) -> dg.MaterializeResult[Any]:
     """What is to be harvested and how; every shard and every merge reads it from here."""
     plan = make_plan(run_checkpoint, config)
-    warning = run_checkpoint.config().threshold_warning(plan.ci_threshold)
-    if warning:
+    run = run_checkpoint.config()
+    for warning in run.warnings(plan.ci_threshold):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
     settings = "\n".join(
@@ -48,6 +48,7 @@ def harvest_plan(
             "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
             "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
             "shards": plan.n_shards,
+            **({"notes": "\n\n".join(run.notes)} if run.notes else {}),
         },
     )
 

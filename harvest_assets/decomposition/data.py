@@ -28,6 +28,7 @@ from harvest_assets.decomposition.dataset import (
     stream_files,
 )
 from harvest_assets.decomposition.run_config import RunConfig
+from harvest_assets.decomposition.stored_dataset import changed
 from harvest_assets.decomposition.stream_order import STREAM_ORDER_VERSION, stream_order
 from harvest_assets.decomposition.token_rows import (
     FORMAT_VERSION,
@@ -100,7 +101,7 @@ class DataSpec:
         )
 
 
-def fingerprint(spec: DataSpec, n_rows: int | None) -> str:
+def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -> str:
     """A name for the rows: equal where spec, dataset content and tokenizer are equal.
 
     A local dataset counts by the content of its data files, one of the hub by the hash that
@@ -111,6 +112,7 @@ def fingerprint(spec: DataSpec, n_rows: int | None) -> str:
         spec: what to read and how.
         n_rows: rows wanted at most, None for all; counts for streaming datasets only, of the others
             all rows are kept.
+        digest: of the dataset, by `dataset_digest`; None has it computed.
 
     Returns:
         32 hexadecimal digits.
@@ -129,13 +131,17 @@ def fingerprint(spec: DataSpec, n_rows: int | None) -> str:
         told["stream_order"] = STREAM_ORDER_VERSION
     else:
         del told["buffer_size"]
-    told["dataset"] = dataset_digest(spec.dataset_name, spec.train_data_split)
+    told["dataset"] = digest or dataset_digest(spec.dataset_name, spec.train_data_split)
     told["format_version"] = FORMAT_VERSION
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_token_rows(
-    spec: DataSpec, directory: Path, n_rows: int | None, progress: Progress | None = None
+    spec: DataSpec,
+    directory: Path,
+    n_rows: int | None,
+    progress: Progress | None = None,
+    digest: str | None = None,
 ) -> None:
     """Fill a directory that `TokenRows.open` opens, a group of texts at a time.
 
@@ -145,14 +151,20 @@ def write_token_rows(
         n_rows: rows wanted at most, None for all; ends the reading of a streaming dataset, without
             influence on others.
         progress: told how many rows of the dataset are done, and of how many (None: not known).
+        digest: of the dataset that is wanted, by `dataset_digest`; None takes it as it is.
 
     Raises:
         HarvestError: the dataset, its split, its column or the tokenizer is not there, or a row
             that is already tokenized is not `n_ctx` long.
+        TransientError: the dataset has another digest, or changed while it was read.
     """
     tell = progress or (lambda _done, _total: None)
     dataset = open_dataset(
-        spec.dataset_name, spec.train_data_split, spec.column_name, streaming=spec.streaming
+        spec.dataset_name,
+        spec.train_data_split,
+        spec.column_name,
+        streaming=spec.streaming,
+        digest=digest,
     )
     files = None
     if spec.is_tokenized and not spec.streaming:
@@ -161,8 +173,17 @@ def write_token_rows(
         blocks = _blocks(spec, _groups(spec, dataset, tell))
         limit = n_rows if spec.streaming else None
         files = [write_tokens(directory, blocks, spec.n_ctx, limit)]
+    if spec.streaming and digest is not None:
+        _check_unchanged(spec, digest)
     order = _order(spec, sum(file.n_rows for file in files))
     write_manifest(directory, files, order, spec.n_ctx, asdict(spec))
+
+
+def _check_unchanged(spec: DataSpec, digest: str) -> None:
+    """Check that local data are still those that were to be read; a revision cannot change."""
+    name = spec.dataset_name
+    if Path(name).exists() and dataset_digest(name, spec.train_data_split) != digest:
+        raise changed(name)
 
 
 @dataclass(frozen=True)

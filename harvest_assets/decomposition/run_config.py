@@ -81,6 +81,25 @@ class RunConfig(_Section):
         )
         return (*self.module_info, *identities)
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how the run's config was read, for whoever reads the results."""
+        data = self.task_config
+        if data.streaming or "shuffle_each_epoch" in data.model_fields_set:
+            return []
+        note = (
+            "The run's task_config has no shuffle_each_epoch: the run is older than that key, and "
+            "its training did not shuffle the rows of tokens again. It is read as true, which "
+            "gives the rows in another order; add shuffle_each_epoch: false for that of the "
+            "training."
+        )
+        return [note]
+
+    def warnings(self, ci_threshold: float) -> list[str]:
+        """Sentences that whoever starts a harvest with this threshold should read."""
+        threshold = self.threshold_warning(ci_threshold)
+        return [*self.notes, *([threshold] if threshold else [])]
+
     def threshold_warning(self, ci_threshold: float) -> str | None:
         """A sentence for whom a threshold would give firings everywhere, else None."""
         if self.sigmoid_type != "normal" or ci_threshold >= _LEAST_THRESHOLD_OF_NORMAL:

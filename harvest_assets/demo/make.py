@@ -80,6 +80,7 @@ def _run_config() -> dict[str, object]:
             "column_name": TEXT_COLUMN,
             "train_data_split": "train",
             "max_seq_len": CONTEXT_LENGTH,
+            "shuffle_each_epoch": True,
         },
     }
 

@@ -128,3 +128,19 @@ def test_what_is_wrong_is_told(changes: dict[str, Any], sentence: str, tmp_path:
         _load(tmp_path, {**TODAY, **changes})
     assert str(tmp_path / "final_config.yaml") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stated", [True, False, None])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_config_older_than_the_second_shuffle_is_noted(
+    stated: bool | None, streaming: bool, tmp_path: Path
+):
+    task = {"task_name": "lm", "streaming": streaming}
+    if stated is not None:
+        task["shuffle_each_epoch"] = stated
+    config = _load(tmp_path, {**TODAY, "task_config": task})
+    assert config.task_config.shuffle_each_epoch is (stated is not False)
+    assert config.warnings(0.5) == config.notes
+    assert ["shuffle_each_epoch" in note for note in config.notes] == (
+        [True] if stated is None and not streaming else []
+    )
