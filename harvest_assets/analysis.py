@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.pmi import pmi
+from harvest_assets.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -143,7 +144,8 @@ def get_input_token_stats(
     Args:
         storage: the counts.
         component_key: of the component.
-        tokenizer: has `decode` and `vocab_size`; ids from there on are left out.
+        tokenizer: a `Vocabulary`, a tokenizer of `transformers` or `tokenizers`, or anything that
+            has `decode` and `vocab_size`. Ids above its highest, added tokens aside, are left out.
         top_k: tokens in each list at most.
 
     Raises:
@@ -228,14 +230,15 @@ def _token_stats(
     n_c, n = float(storage.firing_counts[i]), float(storage.n_tokens)
     if n_c == 0:
         return None
-    joint = counts.numpy()[: tokenizer.vocab_size]
+    vocabulary = Vocabulary.of(tokenizer)
+    joint = counts.numpy()[: vocabulary.vocab_size]
     tokens = np.flatnonzero(joint)
     n_ct, n_t = _float64(joint[tokens]), _float64(totals.numpy()[tokens])
     scores = token_scores(n_ct, n_c, n_t, n)
 
     def listed(metric: TokenMetric, *, largest: bool = True) -> Scored:
         return [
-            (tokenizer.decode([int(tokens[place])]), float(scores[metric][place]))
+            (vocabulary.text(int(tokens[place])), float(scores[metric][place]))
             for place in ranked(scores[metric], top_k, largest=largest)
         ]
 

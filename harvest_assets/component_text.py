@@ -24,9 +24,10 @@ from harvest_assets.loaders import (
     load_components_frame,
     load_correlations,
     load_token_stats,
-    load_tokenizer_of,
+    load_vocabulary_of,
 )
 from harvest_assets.plain_text import plain_text
+from harvest_assets.vocabulary import Vocabulary
 
 _TOKENS = 8
 _NEIGHBOURS = 4
@@ -39,7 +40,7 @@ class _Harvest:
     run_id: str
     correlations: Any
     token_stats: Any
-    tokenizer: Any
+    vocabulary: Vocabulary
     mean_ci: dict[str, float]
 
 
@@ -60,7 +61,7 @@ def print_telling_components(run_id: str, n: int, console: Console) -> None:
         msg = f"{run_id} has not been harvested."
         raise HarvestError(msg)
     mean_ci = dict(zip(frame["component_key"], frame["mean_ci"], strict=True))
-    harvest = _Harvest(run_id, correlations, token_stats, load_tokenizer_of(run_id), mean_ci)
+    harvest = _Harvest(run_id, correlations, token_stats, load_vocabulary_of(run_id), mean_ci)
     for key in get_telling_components(correlations, token_stats, n):
         console.print(_portrait(harvest, key, coloured=console.color_system is not None))
 
@@ -73,7 +74,7 @@ def _portrait(harvest: _Harvest, key: str, *, coloured: bool) -> RenderableType:
         (key, "bold cyan"),
         f"   fires {firings:,} times ({share:.2%}), mean CI {harvest.mean_ci[key]:.2g}",
     )
-    tokens = (harvest.token_stats, key, harvest.tokenizer, _TOKENS)
+    tokens = (harvest.token_stats, key, harvest.vocabulary, _TOKENS)
     fires_on, predicts = get_input_token_stats(*tokens), get_output_token_stats(*tokens)
     neighbours = get_correlated_components(harvest.correlations, key, "jaccard", _NEIGHBOURS)
     lines: list[Text] = []
@@ -107,7 +108,7 @@ def _quoted(token: str) -> str:
 
 def _context(example: DecodedExample, *, coloured: bool) -> Text:
     text = Text()
-    for i, token in enumerate(example.tokens):
+    for i, token in enumerate(example.context):
         shown = _on_one_line(token)
         fires = i == example.firing_index
         if coloured:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from harvest_assets.errors import HarvestError
@@ -18,7 +19,9 @@ from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSu
 if TYPE_CHECKING:
     import polars as pl
 
+    from harvest_assets.recorded_tokenizer import OpenedTokenizer, RecordedTokenizer
     from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+    from harvest_assets.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,13 @@ class DecodedExample:
     """An example with its tokens as text.
 
     Args:
-        tokens: one text a token, empty outside the sequence.
+        tokens: the text of each token by itself, empty outside the sequence.
         firing_index: which of them the component fired on.
         example: ids, causal importances and component activations.
         row: row of the harvest, where it is known.
         position: position in that row.
+        context: the text of each token in its context: as `tokens`, but characters that are made
+            up of several tokens are whole in one of them, so that joined they are the text.
     """
 
     tokens: list[str]
@@ -38,9 +43,10 @@ class DecodedExample:
     example: ActivationExample
     row: int | None
     position: int | None
+    context: list[str]
 
     def __str__(self) -> str:
-        marked = list(self.tokens)
+        marked = list(self.context)
         marked[self.firing_index] = f"<<{marked[self.firing_index]}>>"
         return "".join(marked)
 
@@ -145,7 +151,7 @@ def activation_examples(
             left, of the sample).
 
     Raises:
-        HarvestError: an unknown order, a damaged file, or the tokenizer is not there.
+        HarvestError: an unknown order, a damaged file, or the tokenizer is not there, or another.
     """
     from harvest_assets.contexts import example_places, highest_ci_examples, read_component
 
@@ -163,25 +169,55 @@ def activation_examples(
         )
         if order == "ci":
             found.sort(key=lambda pair: -pair[0].ci_values[len(pair[0].ci_values) // 2])
-    tokenizer = _tokenizer(tokenizer_name(paths))
-    return [_decoded(example, place, tokenizer) for example, place in found[: max(0, k)]]
+    vocabulary = _vocabulary(paths)
+    return [_decoded(example, place, vocabulary) for example, place in found[: max(0, k)]]
 
 
 def load_tokenizer_of(run_id: str) -> Any:
     """The `transformers` tokenizer of the run that was harvested.
 
     Raises:
-        HarvestError: the harvest does not tell it, or it is not there.
+        HarvestError: the harvest does not tell it, it is not there, or another one is.
     """
-    return _tokenizer(tokenizer_name(_harvest(run_id)))
+    from harvest_assets.decomposition.tokenization import load_tokenizer
+
+    opened = recorded_tokenizer(_harvest(run_id)).open()
+    if opened.warning is not None:
+        warnings.warn(opened.warning, stacklevel=2)
+    return load_tokenizer(opened.source)
+
+
+def load_vocabulary_of(run_id: str) -> Vocabulary:
+    """The texts of the run's tokens, as all readers show them.
+
+    The errors are those of `load_tokenizer_of`.
+    """
+    return _vocabulary(_harvest(run_id))
 
 
 def _decoded(
-    example: ActivationExample, place: tuple[int, int] | None, tokenizer: Any
+    example: ActivationExample, place: tuple[int, int] | None, vocabulary: Vocabulary
 ) -> DecodedExample:
-    tokens = [tokenizer.decode([token]) if token >= 0 else "" for token in example.token_ids]
+    ids, middle = example.token_ids, len(example.token_ids) // 2
     row, position = place or (None, None)
-    return DecodedExample(tokens, len(tokens) // 2, example, row, position)
+    tokens = [vocabulary.text(token) for token in ids]
+    return DecodedExample(tokens, middle, example, row, position, vocabulary.context(ids, middle))
+
+
+def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:
+    """The tokenizer that a harvest was made with.
+
+    Raises:
+        HarvestError: the harvest does not tell it.
+    """
+    from harvest_assets.recorded_tokenizer import RecordedTokenizer
+
+    name = tokenizer_name(paths)
+    try:
+        return RecordedTokenizer.of({**read_json(paths.config), "tokenizer_name": name})
+    except (OSError, ValueError, TypeError) as error:
+        msg = f"{paths.config} does not tell the tokenizer."
+        raise HarvestError(msg) from error
 
 
 def tokenizer_name(paths: HarvestLayout) -> str:
@@ -208,11 +244,17 @@ def _run_config(run: str) -> dict[str, Any]:
     return read_mapping(run_cache_dir(name.project, name.run_id) / "final_config.yaml")
 
 
-@lru_cache(maxsize=4)
-def _tokenizer(name: str) -> Any:
-    from harvest_assets.decomposition.tokenization import load_tokenizer
+def _vocabulary(paths: HarvestLayout) -> Vocabulary:
+    # A relative name leads elsewhere from another folder.
+    opened = _opened(recorded_tokenizer(paths), Path.cwd())
+    if opened.warning is not None:
+        warnings.warn(opened.warning, stacklevel=3)
+    return opened.vocabulary
 
-    return load_tokenizer(name)
+
+@lru_cache(maxsize=4)
+def _opened(recorded: RecordedTokenizer, _cwd: Path) -> OpenedTokenizer:
+    return recorded.open()
 
 
 def _harvest(run_id: str) -> HarvestLayout:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from harvest_assets.contexts import (
@@ -76,6 +76,7 @@ def component(index: int, firings: int, **changes) -> HarvestedComponent:
 def harvest(out_dir: Path, tmp_path: Path) -> HarvestLayout:
     """Five components, the second never fired, with a tokenizer of six letters."""
     letters = Tokenizer(models.WordLevel({c: i for i, c in enumerate("abcdef")}, unk_token="a"))
+    letters.decoder = decoders.Fuse()  # else decoding puts a space between two letters
     PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path / "tok")
     paths = HarvestLayout(out_dir / "harvest" / "aaaaaaaa")
     counts = [3, 0, 9, 1, 2]

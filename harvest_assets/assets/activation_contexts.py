@@ -86,7 +86,7 @@ def _harvest_config(
         "seed": plan.seed,
         "n_shards": plan.n_shards,
         "n_tokens": n_tokens,
-        "tokenizer_name": checkpoint.tokenizer_name,
+        **checkpoint.tokenizer.as_config(),
         "dataset_name": data.dataset_name,
         "dataset_split": data.train_data_split,
         "data_seed": config.seed,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from harvest_assets.decomposition.model import DecomposedModel
+    from harvest_assets.recorded_tokenizer import RecordedTokenizer
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class RunCheckpoint:
         max_context_length: tokens that the target can read at once, if it has a limit.
         default_context_length: tokens of a row in training.
         tokenizer_name: of the run's config.
-        tokenizer_vocab_size: tokens that the tokenizer can look up, without added ones.
+        tokenizer_vocab_size: the tokenizer's highest id plus one, without added tokens.
+        tokenizer_path: the folder of the tokenizer, if it is a local one.
+        tokenizer_sha256: digest of its vocabulary.
     """
 
     run: str
@@ -50,6 +53,8 @@ class RunCheckpoint:
     default_context_length: int
     tokenizer_name: str
     tokenizer_vocab_size: int
+    tokenizer_path: str | None = None
+    tokenizer_sha256: str | None = None
 
     @classmethod
     def verify(cls, files: RunFiles) -> RunCheckpoint:
@@ -60,9 +65,13 @@ class RunCheckpoint:
         """
         from harvest_assets.decomposition.model import open_model
         from harvest_assets.decomposition.tokenization import load_tokenizer
+        from harvest_assets.recorded_tokenizer import RecordedTokenizer
+        from harvest_assets.token_texts import id_limit
 
         config = load_run_config(files.config)
         model = open_model(config, files.checkpoint, "cpu")
+        limit = id_limit(load_tokenizer(config.tokenizer_name), with_added=False)
+        tokenizer = RecordedTokenizer.in_use(config.tokenizer_name)
         return cls(
             run=files.name.key,
             config_path=str(files.config),
@@ -73,9 +82,18 @@ class RunCheckpoint:
             vocab_size=model.vocab_size,
             max_context_length=model.max_context_length,
             default_context_length=config.task_config.max_seq_len,
-            tokenizer_name=config.tokenizer_name,
-            tokenizer_vocab_size=load_tokenizer(config.tokenizer_name).vocab_size,
+            tokenizer_name=tokenizer.name,
+            tokenizer_vocab_size=limit,
+            tokenizer_path=tokenizer.folder,
+            tokenizer_sha256=tokenizer.sha256,
         )
+
+    @property
+    def tokenizer(self) -> RecordedTokenizer:
+        """The tokenizer that the checkpoint was verified with."""
+        from harvest_assets.recorded_tokenizer import RecordedTokenizer
+
+        return RecordedTokenizer(self.tokenizer_name, self.tokenizer_path, self.tokenizer_sha256)
 
     @property
     def n_components(self) -> int:

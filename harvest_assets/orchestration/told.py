@@ -109,18 +109,17 @@ def shard_metadata(state: HarvesterState, seconds: float) -> dict[str, Any]:
 def top_components(owner: Registration) -> dict[str, Any]:
     """The most telling components of a harvest that has just been written, as a table."""
     from harvest_assets.context_tables import read_index
-    from harvest_assets.loaders import tokenizer_name
-    from harvest_assets.vocabulary import Vocabulary
+    from harvest_assets.loaders import recorded_tokenizer
 
     try:
-        vocabulary = Vocabulary.open(tokenizer_name(owner.layout))
+        vocabulary = recorded_tokenizer(owner.layout).open().vocabulary
         index = read_index(owner.layout).drop_columns(["ci_histogram"])
         n_tokens = json.loads(owner.layout.config.read_text(encoding="utf-8"))["n_tokens"]
     except (HarvestError, OSError, ValueError, KeyError) as error:
         return {"top components": f"They cannot be told: {error}"}
 
     def shown(ids: Sequence[int] | None) -> str:
-        texts = [vocabulary.text(i) or "" for i in (ids or ())[:_SHOWN_TOKENS]]
+        texts = [vocabulary.text(i) for i in (ids or ())[:_SHOWN_TOKENS]]
         return " ".join(json.dumps(text, ensure_ascii=False) for text in texts)
 
     rows = index.sort_by([("telling", "descending"), ("flat_index", "ascending")])

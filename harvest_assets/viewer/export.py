@@ -52,7 +52,7 @@ def as_parquet(frame: pl.DataFrame) -> bytes:
 
 
 def _texts(harvest: Harvest, ids: Sequence[int] | None) -> list[str]:
-    return [harvest.vocabulary.text(i) or "" for i in (() if ids is None else ids)]
+    return [harvest.vocabulary.text(i) for i in (() if ids is None else ids)]
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -23,12 +23,11 @@ from harvest_assets.contexts import (
     scan_lines,
 )
 from harvest_assets.errors import HarvestError
-from harvest_assets.loaders import tokenizer_name
+from harvest_assets.loaders import recorded_tokenizer
 from harvest_assets.manifest import disagreements
 from harvest_assets.outside import read_json
 from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
-from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
-from harvest_assets.vocabulary import Vocabulary
+from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample, page_vocabulary
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,13 +62,14 @@ class FinishedHarvest(Harvest):
             msg = f"{paths.config} tells of {str(n_tokens)[:50]} tokens, which is no count."
             raise HarvestError(msg)
         warnings = disagreements(paths) if paths.manifest.exists() else []
+        vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths))
         super().__init__(
             paths.root.name,
             config,
             frame.with_columns(density=frame["firing_count"] / max(1, n_tokens)),
             int(n_tokens),
-            Vocabulary.open(tokenizer_name(paths)),
-            warnings,
+            vocabulary,
+            warnings + doubts,
         )
 
     @cached_property

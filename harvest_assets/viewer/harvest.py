@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ from harvest_assets.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import polars as pl
 
+    from harvest_assets.recorded_tokenizer import RecordedTokenizer
     from harvest_assets.schemas import ActivationExample
 
 _TOLD = ("reads", "predicts")
@@ -49,6 +51,18 @@ class Progress:
     def share(self) -> float:
         """From 0 to 1."""
         return self.rows / self.rows_wanted if self.rows_wanted else 0.0
+
+
+def page_vocabulary(recorded: Callable[[], RecordedTokenizer]) -> tuple[Vocabulary, list[str]]:
+    """The vocabulary to show tokens with, and what is doubtful about it, in sentences.
+
+    Without the harvest's own tokenizer tokens are shown as ids.
+    """
+    try:
+        opened = recorded().open()
+    except HarvestError as error:
+        return Vocabulary.unknown(), [f"Tokens are shown as ids. {error}"]
+    return opened.vocabulary, [] if opened.warning is None else [opened.warning]
 
 
 class Harvest(ABC):

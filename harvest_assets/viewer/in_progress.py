@@ -12,8 +12,13 @@ from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.pmi import telling
 from harvest_assets.schemas import ActivationExample
 from harvest_assets.shards import SHARD_KEYS, ShardResults, StoredState, Work
-from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample, Progress
-from harvest_assets.vocabulary import Vocabulary
+from harvest_assets.viewer.harvest import (
+    Harvest,
+    Order,
+    PlacedExample,
+    Progress,
+    page_vocabulary,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,13 +56,14 @@ class HarvestInProgress(Harvest):
             self._histogram += state.ci_histogram.numpy()
             ci_sums += state.ci_sums.numpy()
         n_tokens = sum(state.total_tokens_processed for state in self._states)
+        vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer)
         super().__init__(
             paths.root.name,
-            dataclasses.asdict(plan) | {"tokenizer_name": checkpoint.tokenizer_name},
+            dataclasses.asdict(plan) | checkpoint.tokenizer.as_config(),
             _frame(checkpoint, self._histogram.sum(axis=1), ci_sums, max(1, n_tokens)),
             n_tokens,
-            Vocabulary.open(checkpoint.tokenizer_name),
-            [],
+            vocabulary,
+            doubts,
             _progress(stored, Work.of(paths, plan)),
         )
 

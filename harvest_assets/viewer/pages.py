@@ -292,11 +292,17 @@ def _differing(one: Harvest, other: Harvest) -> list[tuple[str, Any, Any]]:
     return [(name, a, b) for name, a, b in pairs if a != b]
 
 
+def _same_tokens(one: Harvest, other: Harvest) -> bool:
+    known = all("tokenizer_sha256" in harvest.config for harvest in (one, other))
+    key = "tokenizer_sha256" if known else "tokenizer_name"
+    return bool(one.config.get(key) == other.config.get(key))
+
+
 def _alike(one: Harvest, place: int, other: Harvest, k: int = 5) -> list[str]:
     """Components of another run's same layer that tell of most of the same tokens."""
     import polars as pl
 
-    if one.config.get("tokenizer_name") != other.config.get("tokenizer_name"):
+    if not _same_tokens(one, other):
         return []  # the same id is another token
     reads, predicts = (set(ids) for ids in one.told(place))
     layer = one.frame["layer"][place]

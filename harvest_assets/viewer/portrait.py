@@ -219,10 +219,11 @@ def _shown(harvest: Harvest, placed: PlacedExample, shade: Shade, scale: float) 
     example = placed.example
     middle = len(example.token_ids) // 2
     values = example.ci_values if shade == "ci" else example.component_acts
-    windows = zip(example.token_ids, example.ci_values, example.component_acts, values, strict=True)
+    tokens = harvest.vocabulary.shown_context(example.token_ids, middle)
+    windows = zip(tokens, example.ci_values, example.component_acts, values, strict=True)
     places = [
         ShownPlace(
-            harvest.vocabulary.shown(token),
+            token,
             ci,
             act,
             math.ceil(SHADES * min(1.0, abs(value) / scale)),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from harvest_assets.contexts import ExampleBlock, HarvestedComponent, write_contexts
@@ -33,6 +33,7 @@ def write_tokenizer(folder: Path, texts: Sequence[str]) -> None:
     words = Tokenizer(
         models.WordLevel({text: i for i, text in enumerate(texts)}, unk_token=texts[0])
     )
+    words.decoder = decoders.Fuse()  # else decoding puts a space between two tokens
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
 
 
