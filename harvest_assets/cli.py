@@ -48,6 +48,14 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
 """
 
 
+_HARVEST_HELP = f"""{_RUN_HELP}
+or, where a run has several harvests, the folder of one of them:
+
+\b
+  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
+"""
+
+
 class _Commands(click.Group):
     """A group whose first argument may be a run instead of a command."""
 
@@ -386,9 +394,7 @@ def ui(port: int, host: str, *, debug: bool) -> None:
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
 no other machine is asked for anything. Every choice stands in the address, which can be sent.
 
-{_RUN_HELP}
-\b
-  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
+{_HARVEST_HELP}
 """,
 )
 @click.argument("run")
@@ -399,9 +405,11 @@ no other machine is asked for anything. Every choice stands in the address, whic
 def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
     """Look at the components of a run in a browser."""
     with _told_in_one_sentence(debug=debug):
-        from harvest_assets.viewer.serve import folder_of, serve
+        from harvest_assets.lookup import find_harvest
+        from harvest_assets.viewer.serve import serve
 
-        serve(folder_of(run), host, port, browser=browser, tell=click.echo)
+        name = find_harvest(run).root.name
+        serve(name, host, port, browser=browser, tell=click.echo)
 
 
 @cli.command(
@@ -410,7 +418,7 @@ def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
 Digests, symmetry and diagonals of the counts, marginals, the index against the lines, and the
 states that are kept. Exit status 0 only if everything agrees.
 
-{_RUN_HELP}
+{_HARVEST_HELP}
 """,
 )
 @click.argument("run")
@@ -418,14 +426,10 @@ states that are kept. Exit status 0 only if everything agrees.
 def verify(run: str, *, debug: bool) -> None:
     """Check what a harvest left on disk."""
     with _told_in_one_sentence(debug=debug):
-        from harvest_assets.decomposition.run_name import parse_run
-        from harvest_assets.registry import registration_of
+        from harvest_assets.lookup import find_harvest
         from harvest_assets.verification import problems_of
 
-        paths = registration_of(parse_run(run).name.key).layout
-        if not paths.root.exists():
-            msg = f"{run} has not been harvested: {paths.root} is not there."
-            raise HarvestError(msg)
+        paths = find_harvest(run)
         problems = problems_of(paths, lambda what: click.echo(f"looking at {what}", err=True))
         if problems:
             raise HarvestError("\n       ".join(problems))

@@ -12,27 +12,13 @@ from http.client import HTTPConnection, HTTPException
 
 import uvicorn
 
-from harvest_assets.decomposition.run_name import parse_run
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import harvest_root
-from harvest_assets.registry import registration_of
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.view_query import component_path
 
 # Left to the browser's first page.
 _FIRST_PAGE_SECONDS = 1.0
-
-
-def folder_of(run: str) -> str:
-    """The folder below `harvest/` of a run, by any of its names or by the folder's own.
-
-    Raises:
-        HarvestError: it is no name of a run.
-    """
-    if "/" not in run and run not in (".", "..") and (harvest_root() / run).is_dir():
-        return run
-    return registration_of(parse_run(run).name.key).out_name
 
 
 def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str], None]) -> None:
