@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from harvest_assets import __version__
+from harvest_assets.command_group import CommandOrRun
 from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
@@ -56,22 +57,13 @@ or, where a run has several harvests, the folder of one of them:
 """
 
 
-class _Commands(click.Group):
-    """A group whose first argument may be a run instead of a command."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
-            args = ["harvest", *args]
-        return super().parse_args(ctx, args)
-
-
 def _either_spelling(name: str) -> str:
     """`--n_batches` is `--n-batches`."""
     return name.replace("_", "-")
 
 
 @click.group(
-    cls=_Commands,
+    cls=CommandOrRun,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="harvest_assets")
