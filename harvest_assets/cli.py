@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import traceback
@@ -360,7 +359,13 @@ Settings go to the plan, with the first command:
 
 
 @cli.command()
-@click.option("--port", type=int, default=3000, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=3000,
+    show_default=True,
+    help="0: any that is free.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @_debug_option
 def ui(port: int, host: str, *, debug: bool) -> None:
@@ -371,13 +376,15 @@ def ui(port: int, host: str, *, debug: bool) -> None:
     or before that with: python -m harvest_assets register RUN
     """
     with _told_in_one_sentence(debug=debug):
+        from harvest_assets.orchestration.dagster_dev import run_dagster_dev
         from harvest_assets.orchestration.instance import make_room_for_shards, open_instance
+        from harvest_assets.ports import check_free, url_of
 
+        port = check_free(host, port)
         with open_instance() as instance:
             make_room_for_shards(instance)
-        click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
-        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
-        os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
+        click.echo(f"{url_of(host, port)} (Ctrl-C ends it)")
+        sys.exit(run_dagster_dev(host, port))
 
 
 @cli.command(
