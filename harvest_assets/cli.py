@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import traceback
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from harvest_assets import __version__
+from harvest_assets.command_group import CommandOrRun
 from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
@@ -48,13 +48,12 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
 """
 
 
-class _Commands(click.Group):
-    """A group whose first argument may be a run instead of a command."""
+_HARVEST_HELP = f"""{_RUN_HELP}
+or, where a run has several harvests, the folder of one of them:
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
-            args = ["harvest", *args]
-        return super().parse_args(ctx, args)
+\b
+  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
+"""
 
 
 def _either_spelling(name: str) -> str:
@@ -63,7 +62,7 @@ def _either_spelling(name: str) -> str:
 
 
 @click.group(
-    cls=_Commands,
+    cls=CommandOrRun,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="harvest_assets")
@@ -360,7 +359,13 @@ Settings go to the plan, with the first command:
 
 
 @cli.command()
-@click.option("--port", type=int, default=3000, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=3000,
+    show_default=True,
+    help="0: any that is free.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @_debug_option
 def ui(port: int, host: str, *, debug: bool) -> None:
@@ -371,13 +376,15 @@ def ui(port: int, host: str, *, debug: bool) -> None:
     or before that with: python -m harvest_assets register RUN
     """
     with _told_in_one_sentence(debug=debug):
+        from harvest_assets.orchestration.dagster_dev import run_dagster_dev
         from harvest_assets.orchestration.instance import make_room_for_shards, open_instance
+        from harvest_assets.ports import check_free, url_of
 
+        port = check_free(host, port)
         with open_instance() as instance:
             make_room_for_shards(instance)
-        click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
-        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
-        os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
+        click.echo(f"{url_of(host, port)} (Ctrl-C ends it)")
+        sys.exit(run_dagster_dev(host, port))
 
 
 @cli.command(
@@ -386,9 +393,7 @@ def ui(port: int, host: str, *, debug: bool) -> None:
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
 no other machine is asked for anything. Every choice stands in the address, which can be sent.
 
-{_RUN_HELP}
-\b
-  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
+{_HARVEST_HELP}
 """,
 )
 @click.argument("run")
@@ -399,9 +404,11 @@ no other machine is asked for anything. Every choice stands in the address, whic
 def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
     """Look at the components of a run in a browser."""
     with _told_in_one_sentence(debug=debug):
-        from harvest_assets.viewer.serve import folder_of, serve
+        from harvest_assets.lookup import find_harvest
+        from harvest_assets.viewer.serve import serve
 
-        serve(folder_of(run), host, port, browser=browser, tell=click.echo)
+        name = find_harvest(run).root.name
+        serve(name, host, port, browser=browser, tell=click.echo)
 
 
 @cli.command(
@@ -410,7 +417,7 @@ def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
 Digests, symmetry and diagonals of the counts, marginals, the index against the lines, and the
 states that are kept. Exit status 0 only if everything agrees.
 
-{_RUN_HELP}
+{_HARVEST_HELP}
 """,
 )
 @click.argument("run")
@@ -418,14 +425,10 @@ states that are kept. Exit status 0 only if everything agrees.
 def verify(run: str, *, debug: bool) -> None:
     """Check what a harvest left on disk."""
     with _told_in_one_sentence(debug=debug):
-        from harvest_assets.decomposition.run_name import parse_run
-        from harvest_assets.registry import registration_of
+        from harvest_assets.lookup import find_harvest
         from harvest_assets.verification import problems_of
 
-        paths = registration_of(parse_run(run).name.key).layout
-        if not paths.root.exists():
-            msg = f"{run} has not been harvested: {paths.root} is not there."
-            raise HarvestError(msg)
+        paths = find_harvest(run)
         problems = problems_of(paths, lambda what: click.echo(f"looking at {what}", err=True))
         if problems:
             raise HarvestError("\n       ".join(problems))

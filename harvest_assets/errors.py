@@ -32,6 +32,10 @@ class TransientError(HarvestError):
     """
 
 
+class HarvestNotFoundError(HarvestError):
+    """A name that means no harvest, or more than one; the message lists those there are."""
+
+
 def reason_of(error: BaseException) -> str:
     """What another library's error says, as a part of a sentence: its first line, not too long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,4 +1,8 @@
-"""Reading a harvest by its run id; `None` where the run has not been harvested.
+"""Reading a harvest by its folder or its run; `None` where there is none.
+
+A full name (`entity/project/run_id`, and every other accepted spelling) finds only that run's own
+harvest, also in a folder of another name. Where a name means no harvest, or a run has several, a
+warning lists those there are.
 
 Importing this module loads neither torch nor polars: they are imported where they are used.
 """
@@ -6,12 +10,13 @@ Importing this module loads neither torch nor polars: they are imported where th
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.layout import HarvestLayout, is_folder_name, run_cache_dir
 from harvest_assets.outside import read_json, text_of
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
     from harvest_assets.recorded_tokenizer import OpenedTokenizer, RecordedTokenizer
     from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
     from harvest_assets.vocabulary import Vocabulary
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +59,29 @@ class DecodedExample:
         return "".join(marked)
 
 
+def _none_if_not_found(load: Callable[P, T | None]) -> Callable[P, T | None]:
+    """Answer None, with a warning that lists the harvests, where a name means none of them."""
+
+    @wraps(load)
+    def load_or_warn(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return load(*args, **kwargs)
+        except HarvestNotFoundError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return None
+
+    return load_or_warn
+
+
+@_none_if_not_found
 def load_activation_contexts_summary(run_id: str) -> dict[str, ComponentSummary] | None:
     """The components that fired, each with layer, index and mean CI.
 
     Args:
-        run_id: the folder below `harvest/`, or `entity/project/run_id`.
+        run_id: the folder below `harvest/`, or any name of the run, or a path to it.
 
     Raises:
-        HarvestError: the file is damaged, or `run_id` is no name of a folder.
+        HarvestError: the file is damaged, or `run_id` can name neither a folder nor a run.
     """
     from harvest_assets.contexts import read_summary
 
@@ -66,6 +89,7 @@ def load_activation_contexts_summary(run_id: str) -> dict[str, ComponentSummary]
     return read_summary(paths) if paths.summary.exists() else None
 
 
+@_none_if_not_found
 def load_activation_context_single(run_id: str, component_key: str) -> ComponentData | None:
     """All that was harvested of one component; None if it never fired either.
 
@@ -78,6 +102,7 @@ def load_activation_context_single(run_id: str, component_key: str) -> Component
     return read_component(paths, component_key) if paths.components.exists() else None
 
 
+@_none_if_not_found
 def load_correlations(run_id: str) -> CorrelationStorage | None:
     """Firing and co-firing counts, memory-mapped.
 
@@ -89,6 +114,7 @@ def load_correlations(run_id: str) -> CorrelationStorage | None:
     return CorrelationStorage.load(path) if path.exists() else None
 
 
+@_none_if_not_found
 def load_token_stats(run_id: str) -> TokenStatsStorage | None:
     """Token counts and probability mass, memory-mapped.
 
@@ -100,6 +126,7 @@ def load_token_stats(run_id: str) -> TokenStatsStorage | None:
     return TokenStatsStorage.load(path) if path.exists() else None
 
 
+@_none_if_not_found
 def load_components_frame(run_id: str) -> pl.DataFrame | None:
     """All components as a table, one a row, in flat order.
 
@@ -137,13 +164,14 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     )
 
 
+@_none_if_not_found
 def activation_examples(
     run_id: str, component_key: str, k: int, order: Literal["sample", "ci"] = "sample"
 ) -> list[DecodedExample] | None:
     """Examples of one component with their tokens decoded; None if it never fired.
 
     Args:
-        run_id: the folder below `harvest/`, or `entity/project/run_id`.
+        run_id: the folder below `harvest/`, or any name of the run, or a path to it.
         component_key: of the component.
         k: how many at most.
         order: `sample`, the first k of the uniform sample, themselves a uniform sample; or `ci`,
@@ -177,7 +205,8 @@ def load_tokenizer_of(run_id: str) -> Any:
     """The `transformers` tokenizer of the run that was harvested.
 
     Raises:
-        HarvestError: the harvest does not tell it, it is not there, or another one is.
+        HarvestError: the harvest does not name it, it is not there, or another one is.
+        HarvestNotFoundError: there is no such harvest, or the run has several.
     """
     from harvest_assets.decomposition.tokenization import load_tokenizer
 
@@ -258,15 +287,24 @@ def _opened(recorded: RecordedTokenizer, _cwd: Path) -> OpenedTokenizer:
 
 
 def _harvest(run_id: str) -> HarvestLayout:
-    """The paths of a harvest, after a look whether its files belong together."""
-    from harvest_assets.manifest import disagreements
+    """The paths of a harvest; warns where its files do not belong together, or to no named run.
 
-    name = run_id.rpartition("/")[2]
-    if not is_folder_name(name):
+    Raises:
+        HarvestError: `run_id` can name neither a folder nor a run.
+        HarvestNotFoundError: there is no such harvest, or the run has several.
+    """
+    from harvest_assets.decomposition.run_name import is_run_name
+    from harvest_assets.lookup import find_harvest
+    from harvest_assets.manifest import disagreements
+    from harvest_assets.registry import owner_of
+
+    if not is_run_name(run_id) and not is_folder_name(run_id.rpartition("/")[2]):
         msg = f"{run_id[:200]!r} is no run id."
         raise HarvestError(msg)
-    paths = HarvestLayout.of(name)
-    if paths.manifest.exists():
-        for problem in disagreements(paths):
-            warnings.warn(problem, stacklevel=3)
+    paths = find_harvest(run_id)
+    problems = disagreements(paths) if paths.manifest.exists() else []
+    if paths.root.name != run_id and owner_of(paths) is None:
+        problems.append(f"{paths.root} does not name its run; it may not be {run_id}'s.")
+    for problem in problems:
+        warnings.warn(problem, stacklevel=4)
     return paths

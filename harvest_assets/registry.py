@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from harvest_assets import layout
@@ -66,12 +67,11 @@ def register(reference: RunReference, out_name: str | None = None) -> Registrati
         HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
     """
     registration = registration_for(reference, out_name)
-    if registration != Registration(RunReference(reference.name, None), reference.name.run_id):
+    file = _file(reference.name)
+    default = Registration(RunReference(reference.name, None), reference.name.run_id)
+    if registration != default or file.exists():
         path = registration.reference.path
-        write_json(
-            _file(reference.name),
-            {"path": path and str(path), "out_name": registration.out_name},
-        )
+        write_json(file, {"path": path and str(path), "out_name": registration.out_name})
     return registration
 
 
@@ -102,7 +102,7 @@ def check_owner(registration: Registration) -> None:
     Raises:
         HarvestError: it is.
     """
-    owner = _owner(registration.layout)
+    owner = owner_of(registration.layout)
     if owner is not None and owner != registration.key:
         msg = (
             f"{registration.layout.root} holds the harvest of {owner}; give the harvest of "
@@ -111,15 +111,33 @@ def check_owner(registration: Registration) -> None:
         raise HarvestError(msg)
 
 
-def _owner(paths: HarvestLayout) -> str | None:
-    """The run whose harvest a folder holds; None if that is not told."""
+def owner_of(paths: HarvestLayout) -> str | None:
+    """The key of the run that a folder's own files name.
+
+    Returns:
+        None if they name none, are missing or cannot be read.
+    """
     for file, field in ((paths.run_checkpoint, "run"), (paths.config, "wandb_path")):
         try:
-            text = read_json(file)[field]
-            return parse_run(text).name.key
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
+            found = file.stat()
+        except OSError:
             continue
+        owner = _run_named_in(file, field, (found.st_ino, found.st_mtime_ns, found.st_size))
+        if owner is not None:
+            return owner
     return None
+
+
+@lru_cache(maxsize=1 << 14)
+def _run_named_in(
+    file: Path,
+    field: str,
+    version: tuple[int, int, int],  # noqa: ARG001 - another content is read again
+) -> str | None:
+    try:
+        return parse_run(read_json(file)[field]).name.key
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
+        return None
 
 
 def _check_out_name(out_name: str) -> None:

@@ -32,8 +32,10 @@ class TinyHarvest:
     layout: HarvestLayout
 
     @classmethod
-    def of(cls, instance: dg.DagsterInstance, run: Path) -> TinyHarvest:
-        registration = register(parse_run(str(run)))
+    def of(
+        cls, instance: dg.DagsterInstance, run: Path, out_name: str | None = None
+    ) -> TinyHarvest:
+        registration = register(parse_run(str(run)), out_name)
         add_run(instance, registration.key)
         return cls(instance, registration.key, registration.layout)
 

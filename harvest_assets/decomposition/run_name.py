@@ -111,6 +111,11 @@ def parse_run(text: str) -> RunReference:
     return RunReference(name=_path_name(path), path=path)
 
 
+def is_run_name(text: str) -> bool:
+    """Whether the text has the form of a run's full name, in any accepted spelling."""
+    return _name_parts(text.strip()) is not None
+
+
 def _name_parts(text: str) -> tuple[str, str, str] | None:
     """Entity, project and run id, if the text has the form of a name."""
     prefix = _PREFIX.match(text)

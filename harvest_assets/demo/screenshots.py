@@ -15,11 +15,11 @@ import uvicorn
 from harvest_assets import layout
 from harvest_assets.decomposition.run_name import parse_run
 from harvest_assets.errors import HarvestError
+from harvest_assets.ports import listening
 from harvest_assets.registry import registration_for
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import firing_rows
-from harvest_assets.viewer.serve import listening
 from harvest_assets.viewer.table import TableQuery, order
 from harvest_assets.viewer.view_query import compare_path
 

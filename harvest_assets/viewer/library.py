@@ -8,7 +8,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout, harvest_root
+from harvest_assets.layout import HarvestLayout
+from harvest_assets.lookup import harvest_folders
 from harvest_assets.manifest import read
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
@@ -34,10 +35,7 @@ class Library:
 
     def names(self) -> list[str]:
         """The folders of all harvests."""
-        root = harvest_root()
-        if not root.is_dir():
-            return []
-        return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+        return [folder.name for folder in harvest_folders()]
 
     def get(self, name: str) -> Harvest:
         """The harvest in a folder, as it is now.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -12,27 +11,13 @@ from http.client import HTTPConnection, HTTPException
 
 import uvicorn
 
-from harvest_assets.decomposition.run_name import parse_run
-from harvest_assets.errors import HarvestError
-from harvest_assets.layout import harvest_root
-from harvest_assets.registry import registration_of
+from harvest_assets.ports import listening, url_of
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.view_query import component_path
 
 # Left to the browser's first page.
 _FIRST_PAGE_SECONDS = 1.0
-
-
-def folder_of(run: str) -> str:
-    """The folder below `harvest/` of a run, by any of its names or by the folder's own.
-
-    Raises:
-        HarvestError: it is no name of a run.
-    """
-    if "/" not in run and run not in (".", "..") and (harvest_root() / run).is_dir():
-        return run
-    return registration_of(parse_run(run).name.key).out_name
 
 
 def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str], None]) -> None:
@@ -52,8 +37,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
     harvest = library.get(name)  # what cannot be opened is said here, not in the browser
     with listening(host, port) as listener:
         port = listener.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{port}/"
+        address = url_of(host, port)
         tell(f"{address} (Ctrl-C ends it)")
         app = make_app(library, name, host)
         # h11, unlike uvicorn's other parser, bounds the head of a request.
@@ -69,24 +53,6 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         warm_up.start()
         with suppress(KeyboardInterrupt):  # the way to end it
             uvicorn.Server(config).run(sockets=[listener])
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        HarvestError: it cannot.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        msg = f"{host}:{port} cannot be listened on: {error.strerror}; give another --port."
-        raise HarvestError(msg) from error
-    return listener
 
 
 def _warm_up(host: str, port: int, path: str) -> None:

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 
 from harvest_assets.cli import cli
-from harvest_assets.viewer.serve import folder_of
 
 
 def view(*arguments: str):
@@ -88,9 +87,6 @@ def test_it_answers_and_ends_quietly(hostile_out: Path):
 
 def test_a_run_by_any_of_its_names(paths, out_dir: Path):  # noqa: ARG001
     (out_dir / "harvest" / "x-1a2b3c4d").mkdir(parents=True)
-    assert folder_of("x-1a2b3c4d") == "x-1a2b3c4d"
-    assert folder_of("goodfire/spd/runs/s-d2ec3bfe") == "s-d2ec3bfe"
-    assert folder_of("wandb:goodfire/spd/runs/s-d2ec3bfe") == "s-d2ec3bfe"
 
 
 def test_help_teaches():

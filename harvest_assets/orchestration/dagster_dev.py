@@ -1,0 +1,103 @@
+"""`dagster dev` in this process, ended where its page cannot be reached.
+
+Dagster starts a webserver and a daemon. A webserver that finds its port taken neither serves nor
+ends, and the daemon would go on without a page.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.ports import check_free, listening_processes
+
+_SECONDS_BETWEEN_CHECKS = 1.0
+_DAEMON = "dagster._daemon"
+
+
+def run_dagster_dev(host: str, port: int) -> int:
+    """Serve the Dagster UI with its daemon until a signal ends it.
+
+    Args:
+        host: to listen on.
+        port: a free one.
+
+    Returns:
+        The exit status: 0 after Ctrl-C, 128 and the number of the signal after another.
+
+    Raises:
+        HarvestError: another process took the port meanwhile, or Dagster ended by itself.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
+    watch = _PortWatch(host, port)
+    watch.start()
+    sys.argv = ["dagster", "dev", "-m", "harvest_assets.definitions", "-p", str(port), "-h", host]
+    with suppress(SystemExit, KeyboardInterrupt):
+        runpy.run_module("dagster", run_name="__main__", alter_sys=True)
+    if watch.problem:
+        raise HarvestError(watch.problem)
+    if not received:
+        msg = "Dagster ended by itself; what it printed above says why."
+        raise HarvestError(msg)
+    return 0 if received[0] == signal.SIGINT else 128 + received[0]
+
+
+class _PortWatch(threading.Thread):
+    """Interrupts the main thread if another process listens where the webserver should.
+
+    Args:
+        host: of the webserver.
+        port: of the webserver.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(daemon=True)
+        self._host, self._port = host, port
+        self.problem = ""
+
+    def run(self) -> None:
+        """Check until the webserver listens."""
+        problem = ""
+        while True:
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
+            ours = psutil.Process().children(recursive=True)
+            if not any(_is_daemon(process) for process in ours):
+                continue  # an interrupted start would leave processes
+            before, problem = problem, self._problem()
+            if any(process in ours for process in listening_processes(self._port)):
+                return
+            if problem and before:  # between two checks the webserver has begun to listen
+                self.problem = problem
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    def _problem(self) -> str:
+        try:
+            check_free(self._host, self._port)
+        except HarvestError as error:
+            return str(error)
+        return ""
+
+
+def _is_daemon(process: psutil.Process) -> bool:
+    try:
+        return _DAEMON in process.cmdline()
+    except psutil.Error:
+        return False
