@@ -17,6 +17,7 @@ import click
 
 from harvest_assets import __version__
 from harvest_assets.errors import HarvestError
+from harvest_assets.stopping import exit_status, interrupted_by_signals, last_words
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -34,7 +35,6 @@ _PLACES: dict[_Where, str] = {
 }
 
 _EXIT_BAD_INPUT = 1
-_EXIT_INTERRUPTED = 130
 
 _RUN_HELP = """
 RUN is any name of an SPD run, or a path to its folder or checkpoint:
@@ -376,7 +376,8 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         with open_instance() as instance:
             make_room_for_shards(instance)
         click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
-        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
+        services = "harvest_assets.orchestration.services"
+        dagster = [sys.executable, "-m", services, "dev", "-m", "harvest_assets.definitions"]
         os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
 
 
@@ -457,14 +458,14 @@ def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
 def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
     """Bad input ends the command with its sentence on stderr, and a status that is not 0."""
     try:
-        yield
+        with interrupted_by_signals():
+            yield
     except KeyboardInterrupt:
-        click.echo(
+        last_words(
             "Stopped; nothing half-written was left where a reader would look. "
-            "The same command starts the harvest again.",
-            err=True,
+            "The same command goes on from what was saved."
         )
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(exit_status())
     except (HarvestError, OSError) as error:
         if debug:
             traceback.print_exception(error)
@@ -502,8 +503,8 @@ Examples:
   spd-harvest goodfire/spd/s-d2ec3bfe goodfire/spd/s-1a2b3c4d --n_batches 1000
   spd-harvest ./runs/my-run --local
 
-Ctrl-C ends this command. What the daemon does goes on; what is done here is saved, and the same
-command goes on from there.
+Ctrl-C ends this command, and so do SIGTERM and a closed terminal. What the daemon does goes on;
+jobs of the cluster are cancelled; what was done is saved, and the same command goes on from there.
 """,
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -619,13 +620,12 @@ def _harvest_by_daemon(
         with BackfillDisplay(len(registrations)) as display:
             failed = wait_for(registrations, instance, graph, number, display.show)
     except KeyboardInterrupt:
-        click.echo(
+        last_words(
             f"Stopped watching; the daemon goes on with backfill {number}.\n"
             "  python -m harvest_assets ui                  shows it, and can end it\n"
-            "  python -m harvest_assets backfill --dry-run  tells where each run stands",
-            err=True,
+            "  python -m harvest_assets backfill --dry-run  tells where each run stands"
         )
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(exit_status())
     for owner in registrations:
         if owner.key not in failed:
             click.echo(f"{owner.key} is harvested: {owner.layout.root}")

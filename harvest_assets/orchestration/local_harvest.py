@@ -37,6 +37,7 @@ from harvest_assets.registry import Registration
 from harvest_assets.shards import SHARD_KEYS, Work
 from harvest_assets.shared_rows import SharedTokenRows
 from harvest_assets.space import require_free
+from harvest_assets.stopping import interrupts_held
 
 _POLL_SECONDS = 0.2
 
@@ -262,26 +263,29 @@ def _processes() -> Iterator[Start]:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # were it a link, what it leads to would be overwritten
         command = [sys.executable, "-m", "harvest_assets.orchestration.worker", job, partition]
-        with log.open("w", encoding="utf-8") as stderr:
+        # A process that was started is known to be, and waited for: its state is being saved.
+        with log.open("w", encoding="utf-8") as stderr, interrupts_held():
             popen = subprocess.Popen(
                 [*command, json.dumps(run_config)],
+                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
                 env={**os.environ, MAX_RETRIES: "0", **(environment or {})},
             )
-        process = _Process(popen, partition, log)
-        started.append(process)
+            process = _Process(popen, partition, log)
+            started.append(process)
         return process
 
     try:
         yield start
     finally:
-        for process in started:
-            if process.popen.poll() is None:
-                process.popen.terminate()
-        for process in started:
-            process.popen.wait()
+        with interrupts_held():
+            for process in started:
+                if process.popen.poll() is None:
+                    process.popen.terminate()
+            for process in started:
+                process.popen.wait()
 
 
 def _still_working(processes: Sequence[_Process]) -> list[_Process]:
