@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harvest_assets.registry import Registration
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Settings = dict[str, float | None]
 _Where = Literal["slurm", "daemon", "here"]
 _PLACES: dict[_Where, str] = {
     "slurm": "as jobs of the cluster",
@@ -109,6 +110,14 @@ def _settings_options(command: F) -> F:
     return command
 
 
+def _every_setting(given: Mapping[str, float | None]) -> _Settings:
+    """The settings of a command: options that were left out are defaults, not the stored plan's."""
+    from harvest_assets.orchestration.harvest_config import HarvestConfig
+
+    asked = {name: value for name, value in given.items() if value is not None}
+    return HarvestConfig.model_validate(asked).model_dump()
+
+
 @cli.command(
     context_settings={"token_normalize_func": _either_spelling},
     help=f"""Harvest one run on this machine.
@@ -156,7 +165,7 @@ def harvest(
         from harvest_assets.decomposition.run_name import parse_run
 
         reference = parse_run(run)
-        given = {name: value for name, value in settings.items() if value is not None}
+        given = _every_setting(settings)
         if dry_run:
             _tell_dry_run(reference, out_name, given, step)
         else:
@@ -166,7 +175,7 @@ def harvest(
 def _harvest(
     reference: RunReference,
     out_name: str | None,
-    settings: dict[str, float],
+    settings: _Settings,
     step: int | None,
     *,
     on_cluster: bool = False,
@@ -201,7 +210,10 @@ def _cluster_work() -> Callable[..., HarvestPlan]:
 
 
 def _tell_dry_run(
-    reference: RunReference, out_name: str | None, settings: dict[str, float], step: int | None
+    reference: RunReference,
+    out_name: str | None,
+    settings: _Settings,
+    step: int | None,
 ) -> None:
     from rich.console import Console
 
@@ -232,7 +244,7 @@ def demo(*, debug: bool) -> None:
         from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
 
         folder = lay_out_demo()
-        registration = _harvest(parse_run(str(folder)), None, dict(SETTINGS), None)
+        registration = _harvest(parse_run(str(folder)), None, _every_setting(SETTINGS), None)
         click.echo("\nThe ten components whose firings tell most of the tokens around them:\n")
         print_telling_components(registration.out_name, 10, Console())
         click.echo(_after_the_demo(registration.out_name))
@@ -354,7 +366,7 @@ def _materialize_lines(key: str, home: str) -> str:
   {base} --partition {run} \\
       --select component_correlations,token_stats,activation_contexts
 
-Settings go to the plan, with the first command:
+Settings go to the plan, with the first command; omitted, they stay as in the stored plan:
   --config-json '{{"ops": {{"harvest_plan": {{"config": {{"n_batches": 50}}}}}}}}'
 """
 
@@ -545,7 +557,7 @@ def spd_harvest_command(
         where = _where(on_cluster)
         click.echo(f"Harvesting {_PLACES[where]}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
-        given = {name: value for name, value in settings.items() if value is not None}
+        given = _every_setting(settings)
         if dry_run:
             for reference in references:
                 _tell_dry_run(reference, out_name, given, step)
@@ -568,7 +580,7 @@ def _where(on_cluster: bool | None) -> _Where:
 
 def _harvest_all(
     registrations: list[Registration],
-    settings: dict[str, float],
+    settings: _Settings,
     step: int | None,
     where: _Where,
     *,
@@ -604,7 +616,7 @@ def _harvest_all(
 def _harvest_by_daemon(
     instance: DagsterInstance,
     registrations: list[Registration],
-    settings: dict[str, float],
+    settings: _Settings,
     step: int | None,
     *,
     anew: bool,
