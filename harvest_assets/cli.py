@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,6 +17,7 @@ import click
 from harvest_assets import __version__
 from harvest_assets.command_group import CommandOrRun
 from harvest_assets.errors import HarvestError
+from harvest_assets.stopping import exit_status, interrupted_by_signals, last_words
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from harvest_assets.registry import Registration
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Settings = dict[str, float | None]
 _Where = Literal["slurm", "daemon", "here"]
 _PLACES: dict[_Where, str] = {
     "slurm": "as jobs of the cluster",
@@ -34,7 +36,6 @@ _PLACES: dict[_Where, str] = {
 }
 
 _EXIT_BAD_INPUT = 1
-_EXIT_INTERRUPTED = 130
 
 _RUN_HELP = """
 RUN is any name of an SPD run, or a path to its folder or checkpoint:
@@ -108,6 +109,14 @@ def _settings_options(command: F) -> F:
     return command
 
 
+def _every_setting(given: Mapping[str, float | None]) -> _Settings:
+    """The settings of a command: options that were left out are defaults, not the stored plan's."""
+    from harvest_assets.orchestration.harvest_config import HarvestConfig
+
+    asked = {name: value for name, value in given.items() if value is not None}
+    return HarvestConfig.model_validate(asked).model_dump()
+
+
 @cli.command(
     context_settings={"token_normalize_func": _either_spelling},
     help=f"""Harvest one run on this machine.
@@ -155,7 +164,7 @@ def harvest(
         from harvest_assets.decomposition.run_name import parse_run
 
         reference = parse_run(run)
-        given = {name: value for name, value in settings.items() if value is not None}
+        given = _every_setting(settings)
         if dry_run:
             _tell_dry_run(reference, out_name, given, step)
         else:
@@ -165,7 +174,7 @@ def harvest(
 def _harvest(
     reference: RunReference,
     out_name: str | None,
-    settings: dict[str, float],
+    settings: _Settings,
     step: int | None,
     *,
     on_cluster: bool = False,
@@ -200,7 +209,10 @@ def _cluster_work() -> Callable[..., HarvestPlan]:
 
 
 def _tell_dry_run(
-    reference: RunReference, out_name: str | None, settings: dict[str, float], step: int | None
+    reference: RunReference,
+    out_name: str | None,
+    settings: _Settings,
+    step: int | None,
 ) -> None:
     from rich.console import Console
 
@@ -231,7 +243,7 @@ def demo(*, debug: bool) -> None:
         from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
 
         folder = lay_out_demo()
-        registration = _harvest(parse_run(str(folder)), None, dict(SETTINGS), None)
+        registration = _harvest(parse_run(str(folder)), None, _every_setting(SETTINGS), None)
         click.echo("\nThe ten components whose firings tell most of the tokens around them:\n")
         print_telling_components(registration.out_name, 10, Console())
         click.echo(_after_the_demo(registration.out_name))
@@ -353,7 +365,7 @@ def _materialize_lines(key: str, home: str) -> str:
   {base} --partition {run} \\
       --select component_correlations,token_stats,activation_contexts
 
-Settings go to the plan, with the first command:
+Settings go to the plan, with the first command; omitted, they stay as in the stored plan:
   --config-json '{{"ops": {{"harvest_plan": {{"config": {{"n_batches": 50}}}}}}}}'
 """
 
@@ -460,14 +472,14 @@ def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
 def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
     """Bad input ends the command with its sentence on stderr, and a status that is not 0."""
     try:
-        yield
+        with interrupted_by_signals():
+            yield
     except KeyboardInterrupt:
-        click.echo(
+        last_words(
             "Stopped; nothing half-written was left where a reader would look. "
-            "The same command starts the harvest again.",
-            err=True,
+            "The same command goes on from what was saved."
         )
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(exit_status())
     except (HarvestError, OSError) as error:
         if debug:
             traceback.print_exception(error)
@@ -505,8 +517,8 @@ Examples:
   spd-harvest goodfire/spd/s-d2ec3bfe goodfire/spd/s-1a2b3c4d --n_batches 1000
   spd-harvest ./runs/my-run --local
 
-Ctrl-C ends this command. What the daemon does goes on; what is done here is saved, and the same
-command goes on from there.
+Ctrl-C ends this command, and so do SIGTERM and a closed terminal. What the daemon does goes on;
+jobs of the cluster are cancelled; what was done is saved, and the same command goes on from there.
 """,
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -547,7 +559,7 @@ def spd_harvest_command(
         where = _where(on_cluster)
         click.echo(f"Harvesting {_PLACES[where]}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
-        given = {name: value for name, value in settings.items() if value is not None}
+        given = _every_setting(settings)
         if dry_run:
             for reference in references:
                 _tell_dry_run(reference, out_name, given, step)
@@ -570,7 +582,7 @@ def _where(on_cluster: bool | None) -> _Where:
 
 def _harvest_all(
     registrations: list[Registration],
-    settings: dict[str, float],
+    settings: _Settings,
     step: int | None,
     where: _Where,
     *,
@@ -606,7 +618,7 @@ def _harvest_all(
 def _harvest_by_daemon(
     instance: DagsterInstance,
     registrations: list[Registration],
-    settings: dict[str, float],
+    settings: _Settings,
     step: int | None,
     *,
     anew: bool,
@@ -622,13 +634,12 @@ def _harvest_by_daemon(
         with BackfillDisplay(len(registrations)) as display:
             failed = wait_for(registrations, instance, graph, number, display.show)
     except KeyboardInterrupt:
-        click.echo(
+        last_words(
             f"Stopped watching; the daemon goes on with backfill {number}.\n"
             "  python -m harvest_assets ui                  shows it, and can end it\n"
-            "  python -m harvest_assets backfill --dry-run  tells where each run stands",
-            err=True,
+            "  python -m harvest_assets backfill --dry-run  tells where each run stands"
         )
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(exit_status())
     for owner in registrations:
         if owner.key not in failed:
             click.echo(f"{owner.key} is harvested: {owner.layout.root}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -57,6 +59,7 @@ class _Display:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(description, total=None, pace="")
+        self._changes_shown: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -68,7 +71,16 @@ class _Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        with suppress(OSError):  # the terminal may have been closed
+            self._bar.stop()
+
+    def _show_changes(self, changes: Mapping[str, str]) -> None:
+        """Print once for each run what its new plan changes."""
+        for run in changes.keys() - self._changes_shown:
+            self._changes_shown.add(run)
+            self._console.print(
+                f"{run}: {changes[run]}", highlight=False, markup=False, soft_wrap=True
+            )
 
 
 class HarvestDisplay(_Display):
@@ -85,6 +97,7 @@ class HarvestDisplay(_Display):
 
     def show(self, status: StageStatus) -> None:
         """Show where the harvest is."""
+        self._show_changes(status.changes)
         done = status.rows_done * status.tokens_per_row
         total = status.rows * status.tokens_per_row
         pace = ""
@@ -145,6 +158,7 @@ class BackfillDisplay(_Display):
 
     def show(self, status: BackfillStatus) -> None:
         """Show where the backfill is."""
+        self._show_changes(status.changes)
         runs = f"{len(status.harvested)} of {self._n_runs} runs harvested"
         pace = f"{status.tokens_per_second:,.0f} tokens/s" if status.tokens_per_second else ""
         self._bar.update(

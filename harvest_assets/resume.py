@@ -12,7 +12,6 @@ resumed equals what was never interrupted, to the last bit.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +25,18 @@ from harvest_assets.harvester.harvester import Harvester
 from harvest_assets.harvester.stream import Activations, RowSource, harvest_rows
 from harvest_assets.publication import commit_directory
 from harvest_assets.shards import ShardResult, StoredState
+from harvest_assets.stopping import handling
 
 if TYPE_CHECKING:
     import torch
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGINT,
+)
 _SAVING_SHARE = 0.05
 _LEAST_SECONDS = 30.0
 
@@ -103,7 +109,7 @@ def harvest_saving(
 
     Raises:
         HarvestError: as `harvest_rows`.
-        KeyboardInterrupt: SIGTERM, SIGUSR1, SIGUSR2 or SIGINT came; the state was saved.
+        KeyboardInterrupt: SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGINT came; the state was saved.
     """
     rows = share.rows[done:]
     next_save = time.monotonic() + max(least_seconds, harvester.n_bytes / 2e8 / saving_share)
@@ -150,12 +156,5 @@ class _Signals:
 def _signals_noted() -> Iterator[_Signals]:
     """While the block runs, signals that end a process are only written down."""
     signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():
+    with handling(_SIGNALS, signals.note):
         yield signals
-        return
-    before = {number: signal.signal(number, signals.note) for number in _SIGNALS}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -73,6 +73,8 @@ def test_a_run_is_harvested_and_harvested_again(
     again = command(str(tiny_run), *OPTIONS, "--n_shards", "1", env=home)
     assert again.returncode == 0, again.stderr
     assert files[2].read_bytes() == lines
+    assert "The plan changes" not in first.stderr
+    assert "n_shards from 2 to 1. No batch" in again.stderr
 
     sound = command("verify", str(tiny_run), env=home)
     assert sound.returncode == 0, sound.stderr
@@ -181,10 +183,15 @@ def test_register_prints_commands_that_work(home: dict[str, str], tiny_run: Path
     lines = [
         line + settings if "harvest_plan" in line else line for line in script if "ops" not in line
     ]
+    # Once more without settings: the plan stays.
+    first = next(line for line in script if "harvest_plan" in line)
+    plan = '"$SPD_OUT_DIR"/harvest/*/plan.json'
+    lines += [f"cp {plan} before.json", first, f"cmp {plan} before.json"]
     path = f"{Path(sys.executable).parent}:{home['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", "\n".join(lines)],
         env={**home, "PATH": path},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=240,

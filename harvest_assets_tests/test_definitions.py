@@ -68,8 +68,9 @@ def test_the_graph_is_the_one_that_is_documented():
 
 
 def test_the_settings_are_told_in_the_launchpad():
-    settings = HarvestConfig.to_config_schema().as_field().config_type.fields
-    assert {"n_batches", "batch_size", "ci_threshold", "seed"} <= set(settings)
+    node = defs.get_assets_def("harvest_plan").op
+    settings = node.config_schema.as_field().config_type.fields
+    assert set(settings) == set(HarvestConfig.model_fields)
     assert all(field.description for field in settings.values())
 
 

@@ -34,7 +34,10 @@ def state_of(harvest: SmallHarvest):
     return state
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT],
+)
 def test_a_signal_saves_and_the_rest_is_harvested_later(tmp_path: Path, number: int):
     whole = harvested(tmp_path / "whole")
     harvest = SmallHarvest(tmp_path / "cut")

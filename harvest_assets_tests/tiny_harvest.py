@@ -20,6 +20,7 @@ SETTINGS = {
     "activation_examples_per_component": 12,
     "activation_context_tokens_per_side": 4,
     "pmi_token_top_k": 5,
+    "seed": 0,
 }
 
 

@@ -9,6 +9,7 @@ from harvest_assets import __version__
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
+from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, paths_of, stage_tags
 from harvest_assets.plan import HarvestPlan
@@ -26,6 +27,7 @@ from harvest_assets.shared_rows import SharedTokenRows
     code_version="1",
     automation_condition=MERGE,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
     output_required=False,
     deps=["component_correlations", "token_stats"],
 )

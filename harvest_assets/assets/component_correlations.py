@@ -6,6 +6,7 @@ import dagster as dg
 
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
+from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import (
     GROUP,
@@ -27,6 +28,7 @@ from harvest_assets.shards import ShardResults
     code_version="1",
     automation_condition=MERGE,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
     output_required=False,
 )
 @one_owner(merge_work)

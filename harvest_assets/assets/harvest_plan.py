@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
-from harvest_assets.orchestration.harvest_config import HarvestConfig
-from harvest_assets.orchestration.partitions import runs, shard_partition
+from harvest_assets.orchestration.harvest_config import PLAN_CONFIG, HarvestConfig
+from harvest_assets.orchestration.partitions import registration, runs, shard_partition
+from harvest_assets.orchestration.plan_changes import CHANGES
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plain_text import markdown_cell
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.plan_change import change_of_plan
 from harvest_assets.shards import SHARD_KEYS
 
 
@@ -27,14 +31,25 @@ from harvest_assets.shards import SHARD_KEYS
     code_version="1",
     automation_condition=FOLLOW,
     retry_policy=RETRIES,
+    config_schema=PLAN_CONFIG,
 )
 @refuses_bad_input
 def harvest_plan(
-    context: dg.AssetExecutionContext, config: HarvestConfig, run_checkpoint: RunCheckpoint
+    context: dg.AssetExecutionContext, run_checkpoint: RunCheckpoint
 ) -> dg.MaterializeResult[Any]:
-    """What is to be harvested and how; every shard and every merge reads it from here."""
+    """What is to be harvested and how; every shard and every merge reads it from here.
+
+    Settings that the config omits stay as in the stored plan; without one they are the defaults.
+    """
+    paths = registration(context.partition_key).layout
+    stored, config = settings_over_stored(paths, context.op_execution_context.op_config)
     plan = make_plan(run_checkpoint, config)
     run = run_checkpoint.config()
+    changes = {}
+    if stored is not None and stored != plan:
+        streaming = run.task_config.streaming
+        changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=streaming)}
+        context.log.warning(changes[CHANGES])
     for warning in run.warnings(plan.ci_threshold):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
@@ -49,8 +64,32 @@ def harvest_plan(
             "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
             "shards": plan.n_shards,
             **({"notes": "\n\n".join(run.notes)} if run.notes else {}),
+            **changes,
         },
     )
+
+
+def settings_over_stored(
+    paths: HarvestLayout, given: Mapping[str, Any]
+) -> tuple[HarvestPlan | None, HarvestConfig]:
+    """The stored plan, if there is one, and the settings that were given over those it has.
+
+    Raises:
+        HarvestError: the stored plan is needed and cannot be read.
+    """
+    stored = None
+    if paths.plan.exists():
+        try:
+            stored = HarvestPlan.open(paths.root)
+        except HarvestError as error:
+            if set(HarvestConfig.model_fields) - set(given):
+                msg = (
+                    f"{paths.plan} cannot be read, so its settings cannot be kept; give all "
+                    "settings of harvest_plan, or remove the file to begin with the defaults."
+                )
+                raise HarvestError(msg) from error
+    kept = {name: getattr(stored, name) for name in HarvestConfig.model_fields} if stored else {}
+    return stored, HarvestConfig.model_validate({**kept, **given})
 
 
 def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:

@@ -14,6 +14,7 @@ from harvest_assets.layout import HarvestLayout
 from harvest_assets.lease import check_held
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, one_owner
+from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, stage_tags
@@ -40,6 +41,7 @@ STATE_VERSION = "2"
     code_version=STATE_VERSION,
     automation_condition=FOLLOW,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
     pool="gpu",
     output_required=False,
 )

@@ -9,6 +9,7 @@ from harvest_assets.lease import check_held
 from harvest_assets.manifest import disagreements, read
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
+from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
@@ -23,6 +24,7 @@ from harvest_assets.plan import HarvestPlan
     code_version="1",
     automation_condition=MERGE,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
     deps=["component_correlations", "token_stats", "activation_contexts"],
     output_required=False,
 )

@@ -1,14 +1,17 @@
 """The files of an SPD run: found or downloaded, opened, verified."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.decomposition.run_files import fetch_run
+from harvest_assets.errors import HarvestError
+from harvest_assets.layout import HarvestLayout
 from harvest_assets.orchestration.conditions import BEGIN
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
-from harvest_assets.orchestration.harvest_config import CheckpointConfig
+from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.resumed import newer_step
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
@@ -25,21 +28,25 @@ from harvest_assets.registry import check_owner
     code_version="1",
     automation_condition=BEGIN,
     retry_policy=RETRIES,
+    config_schema=CHECKPOINT_CONFIG,
 )
 @refuses_bad_input
-def run_checkpoint(
-    context: dg.AssetExecutionContext, config: CheckpointConfig
-) -> dg.MaterializeResult[Any]:
+def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     """Config and checkpoint of the SPD run, verified to make a model.
 
     They are taken from the run cache or downloaded from W&B. The data version is their digest.
     """
     owner = registration(context.partition_key)
     check_owner(owner)
-    step = config.step
-    if step is None:
-        step = newer_step(context.instance, context.partition_key)
-    checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, step))
+    stored = _stored(owner.layout)
+    checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, _step(context, stored)))
+    if stored is not None and stored.sha256 != checkpoint.sha256:
+        context.log.warning(
+            "The checkpoint changes from %s to %s; what was harvested of the first does not add up "
+            "with the second.",
+            _described(stored),
+            _described(checkpoint),
+        )
     layers = "\n".join(f"| {markdown_cell(layer)} | {c:,} |" for layer, c in checkpoint.layers)
     return dg.MaterializeResult(
         value=checkpoint,
@@ -56,3 +63,27 @@ def run_checkpoint(
             else str(owner.reference.path),
         },
     )
+
+
+def _stored(paths: HarvestLayout) -> RunCheckpoint | None:
+    """The checkpoint harvested before; None if there is none, or its description is damaged."""
+    try:
+        return RunCheckpoint.open(paths.root)
+    except HarvestError:
+        return None
+
+
+def _step(context: dg.AssetExecutionContext, stored: RunCheckpoint | None) -> int | None:
+    """The step that was asked for, a newer one that was observed, or the one harvested before.
+
+    None is the newest.
+    """
+    config = context.op_execution_context.op_config
+    step = config.get("step") or newer_step(context.instance, context.partition_key)
+    if step is None and "step" not in config and stored is not None:
+        return stored.step if Path(stored.checkpoint_path).exists() else None
+    return step
+
+
+def _described(checkpoint: RunCheckpoint) -> str:
+    return f"{Path(checkpoint.checkpoint_path).name} ({checkpoint.sha256[:8]})"

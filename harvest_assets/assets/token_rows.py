@@ -9,6 +9,7 @@ from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
+from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import runs
 from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
 from harvest_assets.plan import HarvestPlan
@@ -24,6 +25,7 @@ from harvest_assets.shared_rows import SharedTokenRows
     code_version="1",
     automation_condition=FOLLOW,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
 )
 @refuses_bad_input
 def token_rows(

@@ -20,11 +20,12 @@ from harvest_assets.orchestration.dagster_private import (
     PartitionBackfill,
     make_new_backfill_id,
 )
-from harvest_assets.orchestration.harvest_config import HarvestConfig
+from harvest_assets.orchestration.harvest_config import HarvestConfig, prepare_config
 from harvest_assets.orchestration.harvests import MERGED, all_parts, missing_parts
 from harvest_assets.orchestration.partitions import registration
+from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
-from harvest_assets.plan import MAX_SHARDS
+from harvest_assets.plan import MAX_SHARDS, HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
 
 _POLL_SECONDS = 1.0
@@ -63,20 +64,23 @@ def submit(
         graph: the asset graph.
         keys: the runs.
         title: what people see.
-        settings: of `HarvestConfig`, those that are not the default.
-        step: of the checkpoint; None is the newest.
+        settings: of `HarvestConfig`; what is omitted stays as in the stored plans.
+        step: of the checkpoint; see `prepare_config`.
         anew: everything, beginning with the plan; else what is missing.
         tags: of the backfill and of its runs.
 
     Returns:
         The id of the backfill.
     """
-    plan = dict(settings or {})
-    # How many shards there are must be known before the plan is made.
-    plan["n_shards"] = plan.get("n_shards") or HarvestConfig().n_shards or _visible_gpus()
+    run_config = prepare_config(settings or {}, step)
+    plan = run_config["ops"]["harvest_plan"]["config"]
+    planned = {key: n for key in keys if (n := _planned_shards(key))}
+    # How many shards there are must be known before a plan is made.
+    if "n_shards" in plan or planned.keys() != set(keys):
+        plan["n_shards"] = plan.get("n_shards") or HarvestConfig().n_shards or _visible_gpus()
     parts = set()
     for key in keys:
-        n_shards = plan["n_shards"]
+        n_shards = plan["n_shards"] if "n_shards" in plan else planned[key]
         parts |= set(all_parts(key, n_shards) if anew else missing_parts(instance, key, n_shards))
     backfill = PartitionBackfill.from_asset_graph_subset(
         backfill_id=make_new_backfill_id(),
@@ -88,12 +92,7 @@ def submit(
         ),
         title=title,
         description="\n".join(keys),
-        run_config={
-            "ops": {
-                "harvest_plan": {"config": plan},
-                "run_checkpoint": {"config": {} if step is None else {"step": step}},
-            }
-        },
+        run_config=run_config,
     )
     instance.add_backfill(backfill)
     return str(backfill.backfill_id)
@@ -109,6 +108,7 @@ class BackfillStatus:
         failed: why the others failed, by run.
         rows_done, rows: of the shards at work.
         tokens_per_second: of all of them.
+        changes: what new plans change and what is done again, by run.
     """
 
     over: bool
@@ -117,6 +117,7 @@ class BackfillStatus:
     rows_done: int = 0
     rows: int = 0
     tokens_per_second: float = 0.0
+    changes: Mapping[str, str] = field(default_factory=dict)
 
 
 def follow(
@@ -171,7 +172,16 @@ def look_at(
         failed = {key: reasons.get(key, other) for key in keys if key not in harvested}
     working = [key for key in keys if key not in harvested]
     done, rows, speed = _progress(working, backfill.backfill_timestamp)
-    return BackfillStatus(over, frozenset(harvested), failed, done, rows, speed)
+    changes = plan_changes(instance, keys, backfill.backfill_timestamp)
+    return BackfillStatus(over, frozenset(harvested), failed, done, rows, speed, changes)
+
+
+def _planned_shards(key: str) -> int | None:
+    """Shards of the stored plan of a run; None if there is none that can be read."""
+    try:
+        return HarvestPlan.open(registration(key).layout.root).n_shards
+    except HarvestError:
+        return None
 
 
 def _visible_gpus() -> int:

@@ -1,7 +1,8 @@
 """`dagster dev` in this process, ended where its page cannot be reached.
 
 Dagster starts a webserver and a daemon. A webserver that finds its port taken neither serves nor
-ends, and the daemon would go on without a page.
+ends, and the daemon would go on without a page. On SIGHUP it would end alone, or, where its
+children got the signal too, wait a minute for them to answer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.ports import check_free, listening_processes
 
 _SECONDS_BETWEEN_CHECKS = 1.0
+_SECONDS_TO_END = 20.0
 _DAEMON = "dagster._daemon"
 
 
@@ -32,7 +34,7 @@ def run_dagster_dev(host: str, port: int) -> int:
         port: a free one.
 
     Returns:
-        The exit status: 0 after Ctrl-C, 128 and the number of the signal after another.
+        The exit status: 0 after Ctrl-C, 143 after SIGTERM. After SIGHUP the process ends with 129.
 
     Raises:
         HarvestError: another process took the port meanwhile, or Dagster ended by itself.
@@ -43,9 +45,10 @@ def run_dagster_dev(host: str, port: int) -> int:
         received.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _end_with_children)
     watch = _PortWatch(host, port)
     watch.start()
     sys.argv = ["dagster", "dev", "-m", "harvest_assets.definitions", "-p", str(port), "-h", host]
@@ -57,6 +60,15 @@ def run_dagster_dev(host: str, port: int) -> int:
         msg = "Dagster ended by itself; what it printed above says why."
         raise HarvestError(msg)
     return 0 if received[0] == signal.SIGINT else 128 + received[0]
+
+
+def _end_with_children(number: int, _frame: FrameType | None) -> None:
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    psutil.wait_procs(children, timeout=_SECONDS_TO_END)
+    os._exit(128 + number)
 
 
 class _PortWatch(threading.Thread):

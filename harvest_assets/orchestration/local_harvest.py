@@ -24,6 +24,7 @@ from harvest_assets.footprint import least_disk
 from harvest_assets.lease import hold_lease
 from harvest_assets.manifest import disagreements
 from harvest_assets.orchestration.failures import MAX_RETRIES
+from harvest_assets.orchestration.harvest_config import prepare_config
 from harvest_assets.orchestration.instance import (
     add_run,
     end_dead_runs,
@@ -31,12 +32,14 @@ from harvest_assets.orchestration.instance import (
     shards_at_once,
 )
 from harvest_assets.orchestration.partitions import harvest_lease
+from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
 from harvest_assets.shards import SHARD_KEYS, Work
 from harvest_assets.shared_rows import SharedTokenRows
 from harvest_assets.space import require_free
+from harvest_assets.stopping import interrupts_held
 
 _POLL_SECONDS = 0.2
 
@@ -51,6 +54,7 @@ class StageStatus:
         rows: rows of the harvest; 0 until it is known.
         tokens_per_row: tokens of a row.
         tokens_per_second: of the shards at work, together.
+        changes: what a new plan changes and what is done again, by run.
     """
 
     stage: str
@@ -58,6 +62,7 @@ class StageStatus:
     rows: int = 0
     tokens_per_row: int = 0
     tokens_per_second: float = 0.0
+    changes: Mapping[str, str] = field(default_factory=dict)
 
 
 Watcher = Callable[[StageStatus], None]
@@ -109,8 +114,8 @@ def harvest_with(
         work_on: works on the stages.
         registration: the run and its folder.
         instance: where runs and materializations are recorded.
-        settings: of `HarvestConfig`, those that are not the default.
-        step: of the checkpoint; None is the newest.
+        settings: of `HarvestConfig`; what is omitted stays as in the stored plan.
+        step: of the checkpoint; see `prepare_config`.
         watch: called a few times a second.
 
     Returns:
@@ -133,14 +138,10 @@ def _harvest(
     watch: Watcher,
 ) -> HarvestPlan:
     end_dead_runs(instance)
-    run_config = {
-        "ops": {
-            "harvest_plan": {"config": dict(settings)},
-            "run_checkpoint": {"config": {"step": step} if step is not None else {}},
-        }
-    }
     watch(StageStatus("prepare"))
+    run_config = prepare_config(settings, step)
     work_on(registration, [Stage("prepare", registration.key, run_config)], _nothing)
+    watch(StageStatus("prepare", changes=plan_changes(instance, [registration.key])))
     plan = HarvestPlan.open(registration.layout.root)
     rows = SharedTokenRows.open(registration.layout.root)
     _harvest_shards(work_on, registration, plan, watch)
@@ -262,26 +263,29 @@ def _processes() -> Iterator[Start]:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # were it a link, what it leads to would be overwritten
         command = [sys.executable, "-m", "harvest_assets.orchestration.worker", job, partition]
-        with log.open("w", encoding="utf-8") as stderr:
+        # A process that was started is known to be, and waited for: its state is being saved.
+        with log.open("w", encoding="utf-8") as stderr, interrupts_held():
             popen = subprocess.Popen(
                 [*command, json.dumps(run_config)],
+                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
                 env={**os.environ, MAX_RETRIES: "0", **(environment or {})},
             )
-        process = _Process(popen, partition, log)
-        started.append(process)
+            process = _Process(popen, partition, log)
+            started.append(process)
         return process
 
     try:
         yield start
     finally:
-        for process in started:
-            if process.popen.poll() is None:
-                process.popen.terminate()
-        for process in started:
-            process.popen.wait()
+        with interrupts_held():
+            for process in started:
+                if process.popen.poll() is None:
+                    process.popen.terminate()
+            for process in started:
+                process.popen.wait()
 
 
 def _still_working(processes: Sequence[_Process]) -> list[_Process]:

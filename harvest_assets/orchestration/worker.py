@@ -1,14 +1,17 @@
 """One stage of a harvest in a process of its own: a Dagster run that the UI shows.
 
 Started as `python -m harvest_assets.orchestration.worker JOB PARTITION [RUN_CONFIG]`. The last line
-on stdout is JSON: `{"error": sentence or null}`.
+on stdout is JSON: `{"error": sentence or null}`. Its stdin is a pipe from the process that started
+it: when that process is gone, the worker saves what it has and ends.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -17,12 +20,20 @@ import dagster as dg
 
 from harvest_assets.orchestration.failures import SKIPPED
 from harvest_assets.orchestration.partitions import partition_key
+from harvest_assets.stopping import hangup_terminates
 
 _ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED)
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _stop_without_parent() -> None:
+    """Wait for the end of stdin; nobody is left who would merge what this process harvests."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
@@ -76,6 +87,8 @@ def main() -> None:
     """The process."""
     # Dagster marks a run that is interrupted as such; it knows of SIGINT only.
     signal.signal(signal.SIGTERM, _stop)
+    hangup_terminates()
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
     job_name, partition, *rest = sys.argv[1:]
     error = execute(job_name, partition, json.loads(rest[0]) if rest else {})
     sys.stdout.write("\n" + json.dumps({"error": error}) + "\n")

@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 import uvicorn
 
 from harvest_assets.ports import listening, url_of
+from harvest_assets.stopping import hangup_terminates
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.view_query import component_path
@@ -21,7 +22,7 @@ _FIRST_PAGE_SECONDS = 1.0
 
 
 def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str], None]) -> None:
-    """Show a harvest until Ctrl-C.
+    """Show a harvest until Ctrl-C, SIGTERM or a closed terminal.
 
     Args:
         name: its folder below `harvest/`.
@@ -51,6 +52,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         warm_up = threading.Timer(_FIRST_PAGE_SECONDS, _warm_up, args=(host, port, first))
         warm_up.daemon = True
         warm_up.start()
+        hangup_terminates()  # uvicorn ends requests in good order on SIGTERM alone
         with suppress(KeyboardInterrupt):  # the way to end it
             uvicorn.Server(config).run(sockets=[listener])
 

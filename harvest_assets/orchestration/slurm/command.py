@@ -6,11 +6,8 @@ command finds them again.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -26,6 +23,7 @@ from harvest_assets.orchestration.slurm.watch import look_after, unfinished_runs
 from harvest_assets.orchestration.worker import failure_in
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
+from harvest_assets.stopping import interrupts_held
 
 _POLL_SECONDS = 1.0
 _SECONDS_BETWEEN_QUESTIONS = 5.0
@@ -78,18 +76,19 @@ class ClusterWork:
         waiting = [task for task in tasks if task not in working]
         reasons: list[str] = []
         try:
-            with _sigterm_interrupts():
-                while waiting or working:
-                    while waiting and self._has_room():
-                        working.append(waiting.pop(0))
+            while waiting or working:
+                while waiting and self._has_room():
+                    working.append(waiting.pop(0))
+                    with interrupts_held():  # a job that was submitted is known to be
                         self._start(working[-1])
-                    self._look_after()
-                    working, again = self._ended(working, reasons)
-                    waiting = [] if reasons else again + waiting
-                    look()
-                    time.sleep(_POLL_SECONDS)
+                self._look_after()
+                working, again = self._ended(working, reasons)
+                waiting = [] if reasons else again + waiting
+                look()
+                time.sleep(_POLL_SECONDS)
         except BaseException:
-            self._cancel(working)
+            with interrupts_held():  # jobs that nobody waits for are cancelled
+                self._cancel(working)
             raise
         if reasons:
             told = " ".join(dict.fromkeys(reasons))
@@ -176,17 +175,3 @@ class _Task:
         self.stage = stage
         self.run_id = ""
         self.tries = 0
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the command like Ctrl-C: jobs that nobody waits for are cancelled."""
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

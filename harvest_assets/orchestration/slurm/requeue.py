@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from harvest_assets.orchestration.slurm import cluster
+from harvest_assets.stopping import hangup_terminates
 
 # More than a preempted job meets, and an end for one whose time limit is too short to save in.
 MOST_RESTARTS = 200
@@ -35,6 +36,7 @@ def this_is_a_job(is_cancelled: Callable[[], bool]) -> None:
     _is_cancelled = is_cancelled
     for number in _SIGNALS:
         signal.signal(number, _stop)
+    hangup_terminates()
 
 
 @contextmanager

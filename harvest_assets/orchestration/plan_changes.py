@@ -1,0 +1,32 @@
+"""What the latest plan of a run changed, as its materialization in Dagster says it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+CHANGES = "changes"
+_MAX_RECORDS = 1000
+
+
+def plan_changes(
+    instance: dg.DagsterInstance, keys: Sequence[str], since: float | None = None
+) -> dict[str, str]:
+    """What plans changed when they were last made, and what is done again, by run.
+
+    Args:
+        instance: where materializations are recorded.
+        keys: the runs.
+        since: only plans made after this time, in seconds since 1970.
+    """
+    made = dg.AssetRecordsFilter(
+        dg.AssetKey("harvest_plan"), asset_partitions=keys, after_timestamp=since
+    )
+    latest: dict[str, str] = {}
+    for record in instance.fetch_materializations(made, limit=_MAX_RECORDS).records:
+        event = record.asset_materialization
+        if event is not None and event.partition is not None:
+            told = event.metadata.get(CHANGES)
+            latest.setdefault(event.partition, str(told.value) if told is not None else "")
+    return {run: change for run, change in latest.items() if change}
