@@ -216,7 +216,7 @@ def test_metadata_is_worth_reading(tiny: TinyHarvest):
         assert word in svg
         assert len(counts[chart].md_str) < 1000  # or the UI folds it
     assert counts["charts"].md_str.count("data:image/svg+xml") == 2
-    assert f"view {tiny.key}" in contexts["view"].md_str
+    assert f"view {tiny.layout.root.name}" in contexts["view"].md_str
     rows = contexts["top components"].records
     frame = pl.read_parquet(tiny.layout.component_index).sort("telling", descending=True)
     assert [row.data["component"] for row in rows] == frame["component_key"][: len(rows)].to_list()
