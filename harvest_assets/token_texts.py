@@ -16,10 +16,12 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from itertools import accumulate, islice
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any, cast
+
+import numpy as np
 
 _MAX_ANCHOR_SEARCH = 20_000  # ids
 _MAX_ANCHOR_LENGTH = 20
@@ -46,50 +48,70 @@ class TokenTexts:
 
     @cached_property
     def spellings(self) -> dict[int, str]:
-        """Every id that the tokenizer knows, in rising order, with the token's own spelling."""
-        return dict(sorted(_spellings_of(self._tokenizer).items()))
+        """Every id that the tokenizer knows, with the token's own spelling."""
+        return _spellings_of(self._tokenizer)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """Every id that the tokenizer knows, in rising order."""
+        return sorted(self.spellings)
 
     @cached_property
     def sha256(self) -> str:
         """Digest of all tokens with their ids, and of how a sample of them is decoded."""
-        ids = list(self.spellings)
-        tokens = "".join(f"{i}\0{token}\0" for i, token in self.spellings.items())
-        sample = self._decode(ids[:: max(1, len(ids) // _DIGEST_SAMPLE)])
-        content = (tokens + sample).encode("utf-8", "surrogatepass")
-        return hashlib.sha256(content).hexdigest()
+        tokens = "\0".join(map(self.spellings.__getitem__, self.ids))
+        sample = self._decode(self.ids[:: max(1, len(self.ids) // _DIGEST_SAMPLE)])
+        digest = hashlib.sha256(np.array(self.ids, "<u8").tobytes())
+        digest.update(f"{tokens}\0{sample}".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @cached_property
+    def all(self) -> dict[int, str]:
+        """The texts of all ids that the tokenizer knows, in rising order."""
+        return dict(zip(self.ids, self._made(self.ids), strict=True))
 
     def __getitem__(self, token_id: int) -> str:
         """The text of an id that the tokenizer knows; bytes without text are lone surrogates."""
         if token_id not in self._texts:
-            text = self._between_anchors(token_id)
-            if text == "" or _REPLACEMENT in text:
-                part = self._bytes_of(token_id, text)
-                text = text if part is None else part.decode("utf-8", "surrogateescape")
-            elif not text.isascii():
-                text = text.encode("utf-8", "backslashreplace").decode()
-            self._texts[token_id] = text
+            (self._texts[token_id],) = self._made([token_id])
         return self._texts[token_id]
 
-    def _between_anchors(self, token_id: int) -> str:
-        if self._anchor is not None:
-            anchor, before, after = self._anchor
-            whole = self._decode([anchor, token_id, anchor])
-            length = len(whole) - len(before) - len(after)
-            if length >= 0 and whole.startswith(before) and whole.endswith(after):
-                return whole[len(before) : len(before) + length]
-            whole = self._decode([anchor, token_id])
-            if whole.startswith(before):
-                return whole[len(before) :]
-        return self._decode([token_id])
+    def _made(self, ids: Sequence[int]) -> Iterator[str]:
+        # Written out in one loop: there may be 256,000 ids.
+        decode, (anchor, before, after) = self._decode, self._anchor or (-1, "", "")
+        start, end = len(before), len(after)
+        for token_id in ids:
+            if anchor < 0:
+                text = decode([token_id])
+            else:
+                whole = decode([anchor, token_id, anchor])
+                text = whole[start : len(whole) - end]
+                ends = whole.startswith(before) and whole.endswith(after)
+                if not ends or len(whole) < start + end:
+                    text = self._after_anchor(token_id)
+            yield text if text and text.isascii() else self._mended(token_id, text)
+
+    def _after_anchor(self, token_id: int) -> str:
+        """The text of an id that changes what follows it, or the text before it."""
+        anchor, before, _ = cast("tuple[int, str, str]", self._anchor)
+        whole = self._decode([anchor, token_id])
+        return whole[len(before) :] if whole.startswith(before) else self._decode([token_id])
+
+    def _mended(self, token_id: int, text: str) -> str:
+        """A text with bytes that are no character as lone surrogates, and without others."""
+        if not text or _REPLACEMENT in text:
+            part = self._bytes_of(token_id, text)
+            return text if part is None else part.decode("utf-8", "surrogateescape")
+        return text.encode("utf-8", "backslashreplace").decode()
 
     @cached_property
     def _anchor(self) -> tuple[int, str, str] | None:
         """Id of the anchor, its text at the start of a text, and what it adds at the end of one."""
         best, rank = None, 0
-        for token_id, spelling in islice(self.spellings.items(), _MAX_ANCHOR_SEARCH):
+        for token_id in self.ids[:_MAX_ANCHOR_SEARCH]:
             if token_id in self._added:
                 continue
-            text = self._decode([token_id])
+            text, spelling = self._decode([token_id]), self.spellings[token_id]
             # A spelling that ends otherwise marks the end of a word, or is that of a byte.
             if _anchor_rank(text) <= rank or not spelling.endswith(text):
                 continue
@@ -178,12 +200,12 @@ def _anchor_rank(text: str) -> int:
 
 def _decoder_of(tokenizer: Any) -> Callable[[list[int]], str]:
     if hasattr(tokenizer, "id_to_token"):
-        return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
+        return partial(tokenizer.decode, skip_special_tokens=False)
     if hasattr(tokenizer, "convert_ids_to_tokens"):
-        return lambda ids: str(
-            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return partial(
+            tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-    return lambda ids: str(tokenizer.decode(ids))
+    return cast("Callable[[list[int]], str]", tokenizer.decode)
 
 
 def _spellings_of(tokenizer: Any) -> dict[int, str]:
@@ -193,7 +215,7 @@ def _spellings_of(tokenizer: Any) -> dict[int, str]:
         vocabulary = tokenizer.get_vocab()
     else:
         return {i: str(tokenizer.decode([i])) for i in range(tokenizer.vocab_size)}
-    return {i: token for token, i in vocabulary.items()}
+    return dict(zip(vocabulary.values(), vocabulary.keys(), strict=True))
 
 
 def _added_ids(tokenizer: Any) -> frozenset[int]:

@@ -146,13 +146,13 @@ class Vocabulary:
         """The tokens whose text contains another, in any case; in double quotes: equals it."""
         quoted = len(text) > 1 and text[0] == text[-1] == '"'
         if quoted:
-            return [i for i in self._texts.spellings if self.text(i) == text[1:-1]]
+            return [i for i, known in self._texts.all.items() if escaped(known) == text[1:-1]]
         wanted = text.casefold()
         return [i for i, known in self._folded.items() if wanted in known]
 
     @cached_property
     def _folded(self) -> dict[int, str]:
-        return {i: self.text(i).casefold() for i in self._texts.spellings}
+        return {i: escaped(known).casefold() for i, known in self._texts.all.items()}
 
     def _kept(self, token_id: int) -> str:
         """The text of an id with its lone bytes as they are joined."""

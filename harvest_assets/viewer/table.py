@@ -24,6 +24,7 @@ SORTS = ("telling", "density", "mean_ci", "layer", "reads", "predicts")
 # Words and layers begin with the first, numbers with the highest.
 _RISING = ("layer", "reads", "predicts")
 _MOST_ORDERS = 64
+_MAX_ID = (1 << 31) - 1  # a tokenizer may know ids that no harvest can hold
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _filtered(harvest: Harvest, query: TableQuery) -> pl.DataFrame:
     if query.max is not None:
         tests.append(pl.col("density") <= query.max)
     if query.token:
-        ids = pl.Series(harvest.vocabulary.ids_with(query.token), dtype=pl.Int32).implode()
+        found = [i for i in harvest.vocabulary.ids_with(query.token) if i <= _MAX_ID]
+        ids = pl.Series(found, dtype=pl.Int32).implode()
         tests.append(
             pl.any_horizontal(
                 pl.col(name).list.eval(pl.element().is_in(ids)).list.any()
