@@ -1,7 +1,7 @@
-"""`dagster dev` that ends its webserver, daemon and code server when its terminal is closed.
+"""`dagster dev` that ends with all its services when its terminal is closed.
 
-`python -m harvest_assets.orchestration.services dev ...`. On SIGHUP `dagster dev` would end alone, or,
-where its children got the signal too, wait a minute for them to answer.
+`python -m harvest_assets.orchestration.services dev ...`. On SIGHUP `dagster dev` itself would end
+and leave webserver, daemon and code server running.
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 import runpy
 import signal
-from contextlib import suppress
 from types import FrameType
 
 import psutil
 
-_SECONDS_TO_END = 20.0
+_SECONDS = 2.0
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with suppress(psutil.NoSuchProcess):
-            child.terminate()
-    psutil.wait_procs(children, timeout=_SECONDS_TO_END)
-    os._exit(128 + number)
+    """End at once if the services got the signal too; else let Dagster end them in good order."""
+    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=_SECONDS)
+    if not alive:  # Dagster would wait a minute for their answer
+        os._exit(128 + number)
+    signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":
