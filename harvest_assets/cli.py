@@ -388,8 +388,7 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         with open_instance() as instance:
             make_room_for_shards(instance)
         click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
-        services = "harvest_assets.orchestration.services"
-        dagster = [sys.executable, "-m", services, "dev", "-m", "harvest_assets.definitions"]
+        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
         os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
 
 
