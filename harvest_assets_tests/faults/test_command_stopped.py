@@ -27,7 +27,7 @@ CASES = [
     if (number, group) != (signal.SIGKILL, True)  # nobody is left then
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,6 @@ def test_a_signal_saves_stops_and_is_said(place: Path, number: signal.Signals, *
 def test_what_was_stopped_ends_like_what_never_was(place: Path):
     for out in ("out", "whole"):
         process = start(place, out)
-        _, told = process.communicate(timeout=280)
+        _, told = process.communicate(timeout=550)
         assert process.returncode == 0, told
     assert contents(layout_of(place)) == contents(layout_of(place, "whole"))

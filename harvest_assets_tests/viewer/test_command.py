@@ -66,7 +66,8 @@ def test_a_port_that_is_taken_is_said(paths):
     assert "--port" in done.output
 
 
-def test_it_answers_and_ends_quietly(hostile_out: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_answers_and_ends_quietly(hostile_out: Path, number: signal.Signals):
     process = subprocess.Popen(
         [sys.executable, "-m", "harvest_assets", "view", "hostile", "--no-browser", "--port", "0"],
         env={**os.environ, "SPD_OUT_DIR": str(hostile_out)},
@@ -77,7 +78,7 @@ def test_it_answers_and_ends_quietly(hostile_out: Path):
     try:
         address = process.stdout.readline().split(" ")[0]
         assert b"<h1" in urllib.request.urlopen(address, timeout=30).read()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
