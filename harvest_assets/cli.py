@@ -376,7 +376,8 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         with open_instance() as instance:
             make_room_for_shards(instance)
         click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
-        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "harvest_assets.definitions"]
+        dagster = [sys.executable, "-m", "harvest_assets.orchestration.telemetry", "dev"]
+        dagster += ["-m", "harvest_assets.definitions"]
         os.execv(sys.executable, [*dagster, "-p", str(port), "-h", host])  # noqa: S606
 
 
