@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.decomposition.datasets_cache import choose_datasets_cache
 from harvest_assets.errors import HarvestError, reason_of
+
+choose_datasets_cache()
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
