@@ -328,6 +328,7 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
         from harvest_assets.registry import registration_of
 
         with open_instance() as instance:
+            _warn_of_failing_sensors(instance)
             graph = defs.resolve_asset_graph()
             if dry_run:
                 for it in look_at_harvests(instance, graph):
@@ -338,6 +339,13 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
             if keys and not dry_run:
                 owners = [registration_of(key) for key in keys]
                 _harvest_all(owners, {}, None, _where(None), anew=False)
+
+
+def _warn_of_failing_sensors(instance: DagsterInstance) -> None:
+    from harvest_assets.orchestration.failing_sensors import failing_sensors
+
+    for sentence in failing_sensors(instance):
+        click.echo(f"Warning: {sentence}", err=True)
 
 
 def _materialize_lines(key: str, home: str) -> str:
@@ -374,6 +382,7 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         from harvest_assets.orchestration.instance import make_room_for_shards, open_instance
 
         with open_instance() as instance:
+            _warn_of_failing_sensors(instance)
             make_room_for_shards(instance)
         click.echo(f"http://{host}:{port} (Ctrl-C ends it)")
         dagster = [sys.executable, "-m", "harvest_assets.orchestration.telemetry", "dev"]

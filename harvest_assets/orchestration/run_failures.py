@@ -44,9 +44,7 @@ def failure_in(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | Non
             return str(data.description)
     error = _error_in(events)
     if error is not None:
-        while error.cause is not None:
-            error = error.cause
-        return str(error.message).strip()
+        return innermost(error)
     ends = [event.message for event in events if event.event_type in _ENDS and event.message]
     return ends[-1] if ends else "The run failed; its log says why."
 
@@ -70,6 +68,13 @@ def _error_in(events: Sequence[dg.DagsterEvent]) -> Any:
     ]
     errors += [event.step_failure_data.error for event in events if event.is_step_failure]
     return next((error for error in errors if error is not None), None)
+
+
+def innermost(error: Any) -> str:
+    """The message of the innermost cause of an exception as Dagster stores it."""
+    while error.cause is not None:
+        error = error.cause
+    return str(error.message).strip()
 
 
 def innermost_message(error: BaseException) -> str:
