@@ -17,6 +17,7 @@ import click
 
 from harvest_assets import __version__
 from harvest_assets.errors import HarvestError
+from harvest_assets.unwritable import advice
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -485,7 +486,8 @@ def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     """An error of the operating system told by what is wrong and with which file."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        told = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        return f"{told}{advice(error)}"
     return str(error)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.decomposition.datasets_cache import choose_datasets_cache
 from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.unwritable import advice
 
 choose_datasets_cache()
 
@@ -129,5 +130,5 @@ def _loaded(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:  # readers of many formats: each raises what it likes
-        msg = f"{what[:500]} cannot be loaded: {reason_of(error)}."
+        msg = f"{what[:500]} cannot be loaded: {reason_of(error)}.{advice(error)}"
         raise HarvestError(msg) from error
