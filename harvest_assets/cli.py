@@ -18,6 +18,7 @@ from harvest_assets import __version__
 from harvest_assets.command_group import CommandOrRun
 from harvest_assets.errors import HarvestError
 from harvest_assets.stopping import exit_status, interrupted_by_signals, last_words
+from harvest_assets.unwritable import advice
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -339,6 +340,7 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
         from harvest_assets.registry import registration_of
 
         with open_instance() as instance:
+            _warn_of_failing_sensors(instance)
             graph = defs.resolve_asset_graph()
             if dry_run:
                 for it in look_at_harvests(instance, graph):
@@ -349,6 +351,13 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
             if keys and not dry_run:
                 owners = [registration_of(key) for key in keys]
                 _harvest_all(owners, {}, None, _where(None), anew=False)
+
+
+def _warn_of_failing_sensors(instance: DagsterInstance) -> None:
+    from harvest_assets.orchestration.failing_sensors import failing_sensors
+
+    for sentence in failing_sensors(instance):
+        click.echo(f"Warning: {sentence}", err=True)
 
 
 def _materialize_lines(key: str, home: str) -> str:
@@ -394,6 +403,7 @@ def ui(port: int, host: str, *, debug: bool) -> None:
 
         port = check_free(host, port)
         with open_instance() as instance:
+            _warn_of_failing_sensors(instance)
             make_room_for_shards(instance)
         click.echo(f"{url_of(host, port)} (Ctrl-C ends it)")
         sys.exit(run_dagster_dev(host, port))
@@ -490,7 +500,8 @@ def _told_in_one_sentence(*, debug: bool) -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     """An error of the operating system told by what is wrong and with which file."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        told = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+        return f"{told}{advice(error)}"
     return str(error)
 
 

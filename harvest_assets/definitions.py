@@ -37,6 +37,9 @@ from harvest_assets.orchestration.quality_checks import (
 from harvest_assets.orchestration.schedules import backfill_new_runs
 from harvest_assets.orchestration.sensors import new_wandb_runs
 from harvest_assets.orchestration.slurm.watch import sensors as sensors_of_the_cluster
+from harvest_assets.orchestration.telemetry import keep_telemetry_off
+
+keep_telemetry_off()
 
 defs = dg.Definitions(
     assets=[

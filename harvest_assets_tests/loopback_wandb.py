@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import quote, unquote
@@ -24,6 +24,7 @@ class LoopbackRun:
     Args:
         files: content by file name.
         told_sizes: sizes the server tells in place of the true ones, by file name.
+        odd: fields that the server sends in place of the true ones; None sends no run at all.
     """
 
     entity: str
@@ -36,6 +37,7 @@ class LoopbackRun:
     config: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     told_sizes: dict[str, int] = field(default_factory=dict)
+    odd: dict[str, Any] | None = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -51,6 +53,7 @@ class LoopbackWandb:
         gate: downloads wait before the second half of a file while this is not set.
         status: of every answer to a GraphQL question; other than 200, nothing is answered.
         delay: seconds before each answer.
+        spell: how times are written.
         echoes: an answer that is none holds what the request said of who asks.
         on_operation: called with the name of each operation before it is answered; where it
             answers a status, that is sent instead.
@@ -65,6 +68,7 @@ class LoopbackWandb:
         self.download_begun = threading.Event()
         self.status = 200
         self.delay = 0.0
+        self.spell: Callable[[str], str] = str
         self.echoes = False
         self.on_operation: Callable[[str], int | None] = lambda _operation: None
         self._port = 0
@@ -127,7 +131,7 @@ class LoopbackWandb:
         if run is None:
             return None
         if operation == "Run":
-            return {"run": _run_node(run)}
+            return {"run": self._run_node(run)}
         names = sorted(variables.get("fileNames") or run.files)
         nodes = [self._file_node(run, name) for name in names if name in run.files]
         limit = variables.get("fileLimit") or 50
@@ -146,9 +150,37 @@ class LoopbackWandb:
         order = variables.get("order") or "+created_at"
         field_name = order.lstrip("+-")
         found.sort(key=lambda run: _time(getattr(run, field_name)), reverse=order[0] == "-")
-        nodes = [_run_node(run) for run in found]
+        nodes = [self._run_node(run) for run in found]
         page = _page(nodes, variables.get("cursor"), variables.get("perPage") or 50)
         return {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": page}
+
+    def _run_node(self, run: LoopbackRun) -> dict[str, Any] | None:
+        if run.odd is None:
+            return None
+        return {
+            "id": f"node-{run.key}",
+            "projectId": "1",
+            "tags": run.tags,
+            "name": run.run_id,
+            "displayName": run.run_id,
+            "sweepName": None,
+            "state": run.state,
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "group": None,
+            "jobType": None,
+            "commit": None,
+            "readOnly": False,
+            "createdAt": self.spell(run.created_at),
+            "heartbeatAt": self.spell(run.heartbeat_at),
+            "description": None,
+            "notes": None,
+            "systemMetrics": "{}",
+            "summaryMetrics": "{}",
+            "historyLineCount": 0,
+            "user": {"name": "tester", "username": "tester"},
+            "historyKeys": None,
+            **run.odd,
+        }
 
     def _file_node(self, run: LoopbackRun, name: str) -> dict[str, Any]:
         url = f"{self.url}/files/{quote(run.key)}/{quote(name)}"
@@ -235,7 +267,8 @@ def _operation(query: str) -> str:
 
 
 def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _passes(run: LoopbackRun, filters: dict[str, Any]) -> bool:
@@ -245,32 +278,6 @@ def _passes(run: LoopbackRun, filters: dict[str, Any]) -> bool:
         and _time(created.get("$gte", run.created_at)) <= _time(run.created_at)
         and _time(created.get("$lte", run.created_at)) >= _time(run.created_at)
     )
-
-
-def _run_node(run: LoopbackRun) -> dict[str, Any]:
-    return {
-        "id": f"node-{run.key}",
-        "projectId": "1",
-        "tags": run.tags,
-        "name": run.run_id,
-        "displayName": run.run_id,
-        "sweepName": None,
-        "state": run.state,
-        "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
-        "group": None,
-        "jobType": None,
-        "commit": None,
-        "readOnly": False,
-        "createdAt": run.created_at,
-        "heartbeatAt": run.heartbeat_at,
-        "description": None,
-        "notes": None,
-        "systemMetrics": "{}",
-        "summaryMetrics": "{}",
-        "historyLineCount": 0,
-        "user": {"name": "tester", "username": "tester"},
-        "historyKeys": None,
-    }
 
 
 def _page(nodes: list[dict[str, Any]], cursor: str | None, size: int) -> dict[str, Any]:

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.decomposition.datasets_cache import choose_datasets_cache
 from harvest_assets.decomposition.stored_dataset import open_stored
 from harvest_assets.errors import HarvestError, TransientError, cause_of
+from harvest_assets.unwritable import advice
+
+choose_datasets_cache()
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 _READ_AT_ONCE = 1000  # rows
@@ -219,5 +223,5 @@ def _loaded(what: str, load: Callable[[], Any]) -> Any:
     except HarvestError:
         raise
     except Exception as error:  # readers of many formats: each raises what it likes
-        msg = f"{what[:500]} cannot be loaded: {cause_of(error)}."
+        msg = f"{what[:500]} cannot be loaded: {cause_of(error)}.{advice(error)}"
         raise HarvestError(msg) from error

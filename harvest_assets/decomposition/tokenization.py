@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.unwritable import advice
 
 GROUP_SIZE = 1000
 _PARTS = 10
@@ -85,7 +86,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # loaders of many kinds: each raises what it likes
-        msg = f"The tokenizer {name[:500]!r} cannot be loaded: {reason_of(error)}."
+        msg = f"The tokenizer {name[:500]!r} cannot be loaded: {reason_of(error)}.{advice(error)}"
         raise HarvestError(msg) from error
 
 

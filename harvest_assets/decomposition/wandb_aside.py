@@ -23,7 +23,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from harvest_assets.decomposition.wandb_runs import Finding, ListedRun, list_runs, look_into
+from harvest_assets.decomposition.listed_run import ListedRun
+from harvest_assets.decomposition.wandb_runs import Finding, list_runs, look_into
 from harvest_assets.errors import HarvestError, TransientError
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harvest_assets.decomposition.listed_run import ListedRun, listed_run
 from harvest_assets.decomposition.run_config import load_run_config
 from harvest_assets.decomposition.run_files import CONFIG, checkpoint_step, choose_checkpoint
 from harvest_assets.decomposition.run_name import RunName
@@ -25,36 +25,6 @@ HARVESTABLE, UNFINISHED, OTHER = "harvestable", "unfinished", "other"
 
 _SECONDS_TO_ANSWER = 20
 _NOT_THERE = "Could not find run"  # as the W&B client says it
-
-
-@dataclass(frozen=True)
-class ListedRun:
-    """A run as a list of runs tells of it.
-
-    Args:
-        run_id: last part of its name.
-        display_name: what people call it.
-        state: `finished`, `running`, `crashed`, ...
-        tags: of the run.
-        created_at, heartbeat_at: ISO times; the latter is when it was last alive.
-    """
-
-    run_id: str
-    display_name: str
-    state: str
-    tags: tuple[str, ...]
-    created_at: str
-    heartbeat_at: str
-
-    @property
-    def created(self) -> datetime:
-        """When it was created."""
-        return datetime.fromisoformat(self.created_at)
-
-    @property
-    def heartbeat(self) -> datetime:
-        """When it was last alive."""
-        return datetime.fromisoformat(self.heartbeat_at)
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,7 @@ def list_runs(
         per_page: runs of a request.
 
     Returns:
-        How many runs there are, and the runs.
+        How many runs there are, and the runs; also those whose fields are odd.
 
     Raises:
         TransientError: W&B cannot be reached, or does not answer now; also while iterating.
@@ -97,29 +67,36 @@ def list_runs(
         found = wandb.Api(timeout=_SECONDS_TO_ANSWER).runs(
             project, filters=dict(filters), order=order, per_page=per_page, lazy=True
         )
-        total = len(found)
+        # The client's own conversion gives up a page for one odd run, and makes folders for runs.
+        found.convert_objects = lambda: _nodes(project, found.last_response)
+        next(found, None)
+        total = (found.last_response or {})["project"].get("runCount")
     except Exception as error:  # noqa: BLE001  (the kinds are the client's own)
         raise _told(project, error) from None
 
     def runs() -> Iterator[ListedRun]:
+        nodes = iter(found)
         while True:
             try:
-                run = next(found)
+                node = next(nodes)
             except StopIteration:
                 return
             except Exception as error:  # noqa: BLE001  (the kinds are the client's own)
                 raise _told(project, error) from None
-            created = run.created_at
-            yield ListedRun(
-                run_id=run.id,
-                display_name=run.name,
-                state=run.state,
-                tags=tuple(run.tags or ()),
-                created_at=created,
-                heartbeat_at=run.heartbeat_at or created,
-            )
+            yield listed_run(node)
 
-    return total, runs()
+    return total if isinstance(total, int) else 0, runs()
+
+
+def _nodes(project: str, answer: Any) -> list[Any]:
+    """What a page of W&B's answer has in the places of runs."""
+    if not answer or not answer.get("project"):
+        msg = f"there is no project {project}"
+        raise ValueError(msg)
+    page = answer["project"].get("runs") or {}
+    # The client takes the place of the next page from the last of them.
+    page["edges"] = [edge for edge in page.get("edges") or () if isinstance(edge, dict)]
+    return [edge.get("node") for edge in page["edges"]]
 
 
 def look_into(key: str) -> Finding:
@@ -130,8 +107,18 @@ def look_into(key: str) -> Finding:
 
     Raises:
         TransientError: W&B cannot be reached, or does not answer now.
-        HarvestError: there is no API key, or W&B refuses the run.
+        HarvestError: there is no API key, or W&B refuses the run, or its answer is odd.
     """
+    try:
+        return _look_into(key)
+    except HarvestError:
+        raise
+    except Exception as error:  # noqa: BLE001  the client raises whatever odd fields lead to
+        msg = f"W&B's answer about {key} cannot be understood: {reason_of(error)}."
+        raise HarvestError(msg) from None
+
+
+def _look_into(key: str) -> Finding:
     name = RunName.from_key(key)
     try:
         files = list_files(name)

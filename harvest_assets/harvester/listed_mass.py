@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
+from harvest_assets.harvester.compiled import compiled
 from harvest_assets.harvester.firing_list import FiringList
 
 _COLUMNS = 256
@@ -49,7 +49,7 @@ def add_listed_mass(mass: torch.Tensor, probs: torch.Tensor, listed: FiringList)
         part.result()
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _add_columns(
     mass: NDArray[np.float64],
     probs: NDArray[np.float32],
@@ -70,7 +70,7 @@ def _add_columns(
                 mass[c, start : start + width] += total[:width]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sum_rows(
     total: NDArray[np.float64], block: NDArray[np.float32], rows: NDArray[np.uint32]
 ) -> None:

@@ -25,6 +25,7 @@ from harvest_assets.orchestration.harvests import MERGED, all_parts, missing_par
 from harvest_assets.orchestration.partitions import registration
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
+from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.plan import MAX_SHARDS, HarvestPlan
 from harvest_assets.shards import SHARD_KEYS
 
@@ -216,16 +217,12 @@ def _reasons(instance: dg.DagsterInstance, backfill_id: str) -> dict[str, str]:
     filters = dg.RunsFilter(
         tags={"dagster/backfill": backfill_id}, statuses=[dg.DagsterRunStatus.FAILURE]
     )
-    reasons = {}
+    reasons: dict[str, str] = {}
     for run in instance.get_runs(filters):
         key = run.tags.get("dagster/partition", "").partition("|")[0]
         key = key or run.tags.get("dagster/partition/run", "")
-        for record in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-            event = record.dagster_event
-            data = event.step_failure_data if event is not None else None
-            if data is not None and data.user_failure_data is not None:
-                reasons[key] = str(data.user_failure_data.description)
-            elif data is not None and data.error is not None:
-                reasons.setdefault(key, str(data.error.message).strip())
-        reasons.setdefault(key, f"run {run.run_id} failed; its log says why")
+        events = [entry.dagster_event for entry in instance.all_logs(run.run_id)]
+        reason = failure_in([event for event in events if event is not None], success=False)
+        if reason is not None:
+            reasons.setdefault(key, reason)
     return reasons

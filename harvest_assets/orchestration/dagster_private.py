@@ -11,7 +11,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
-from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
+from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType, TickStatus
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from dagster._core.utils import make_new_backfill_id
 from dagster._grpc.impl import core_execute_run
@@ -31,6 +31,7 @@ __all__ = [
     "PartitionBackfill",
     "ReconstructableRepository",
     "RunQueueConfig",
+    "TickStatus",
     "core_execute_run",
     "make_new_backfill_id",
     "recon_job_from_origin",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -19,10 +20,12 @@ DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
 _HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
-_DAGSTER_YAML = """\
+_TELEMETRY_OFF = """\
 telemetry:
   enabled: false
-concurrency:
+"""
+_DAGSTER_YAML = f"""\
+{_TELEMETRY_OFF}concurrency:
   pools:
     granularity: op
     default_limit: 1
@@ -56,17 +59,20 @@ run_coordinator:
 def dagster_home() -> Path:
     """`$DAGSTER_HOME`; where it is not set, a folder of ours with a `dagster.yaml`, made here.
 
+    A given folder without a `dagster.yaml` gets one that turns telemetry off, and nothing else.
     The environment variable is set for this process and those it starts.
     """
     given = os.environ.get("DAGSTER_HOME")
     if given:
         home = Path(given).expanduser().absolute()
         home.mkdir(parents=True, exist_ok=True)
+        # Where there is no file, `dagster` commands typed by hand would turn telemetry on.
+        with suppress(OSError), (home / "dagster.yaml").open("x", encoding="utf-8") as settings:
+            settings.write(_TELEMETRY_OFF)
     else:
         home = Path(DEFAULT_HOME).expanduser().absolute()
-        settings = home / "dagster.yaml"
-        if not settings.exists():
-            with atomic_path(settings) as temporary:
+        if not (home / "dagster.yaml").exists():
+            with atomic_path(home / "dagster.yaml") as temporary:
                 text = _CLUSTER_YAML if slurm_is_here() else _DAGSTER_YAML
                 temporary.write_text(text, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)

@@ -34,6 +34,7 @@ from harvest_assets.orchestration.instance import (
 from harvest_assets.orchestration.partitions import harvest_lease
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
+from harvest_assets.plain_text import plain_text, without_secrets
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
 from harvest_assets.shards import SHARD_KEYS, Work
@@ -232,15 +233,20 @@ class _Process:
             HarvestError: it did not.
         """
         out = (self.popen.stdout.read() if self.popen.stdout else "").strip().splitlines()
+        trace = ""
         try:
-            error = json.loads(out[-1])["error"]
+            answer = json.loads(out[-1])
+            error, trace = answer["error"], answer["traceback"]
         except (IndexError, ValueError, KeyError, TypeError):
             error = (
                 f"The process that worked on {self.partition} ended with status "
                 f"{self.popen.returncode}; its log is {self.log}."
             )
         if error:
-            raise HarvestError(str(error))
+            failure = HarvestError(str(error))
+            if trace:  # `--debug` prints notes
+                failure.add_note(plain_text(without_secrets(f"In the stage's process:\n{trace}")))
+            raise failure
 
 
 Start = Callable[..., _Process]

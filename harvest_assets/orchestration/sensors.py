@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -41,7 +42,8 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Registers finished runs of the W&B projects in `HARVEST_WANDB_PROJECTS` as partitions.
 
     `HARVEST_WANDB_STATES`, `_TAGS`, `_NAMES` and `_SINCE` say which runs; the first tick takes the
-    20 newest of each project. A tick tells which runs it left out, and why.
+    20 newest of each project. A tick tells which runs it left out, and why; it fails if no project
+    could be listed.
     """
     settings = WatchSettings.from_environment()
     if not settings.projects:
@@ -53,12 +55,12 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     places = _read_cursor(context.cursor)
     looks = []
     with WandbAside(SECONDS_FOR_A_LOOK) as asked:
-        # Who came to nothing because time was up is first the next time.
-        for project in sorted(settings.projects, key=places.turn):
-            place = places.of(project)
+        # Shuffled: a project that takes all the time must not be first each time.
+        for project in random.sample(settings.projects, len(settings.projects)):
+            place = places.setdefault(project, Place())
             watch = ProjectWatch(project, settings, place, known, asked, datetime.now(UTC))
             looks.append(watch.look())
-            places.had_its_turn(project)
+    _fail_without_progress(looks)
     new = [key for look in looks for key in look.new]
     for look in looks:
         for sentence in look.told:
@@ -69,37 +71,34 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         asset_events=[
             resumed_event(key, step) for look in looks for key, step in look.resumed.items()
         ],
-        cursor=places.cursor(),
+        cursor=json.dumps({project: asdict(place) for project, place in places.items()}),
     )
 
 
-class _Places:
-    """The sensor's cursor: the place of each project, in the order of their last turns."""
+def _fail_without_progress(looks: Sequence[Look]) -> None:
+    """Fail the tick if no look came to anything: Dagster shows that in red.
 
-    def __init__(self, places: dict[str, Place]) -> None:
-        self._places = places
-
-    def of(self, project: str) -> Place:
-        return self._places.setdefault(project, Place())
-
-    def turn(self, project: str) -> int:
-        return list(self._places).index(project) if project in self._places else -1
-
-    def had_its_turn(self, project: str) -> None:
-        self._places[project] = self._places.pop(project)
-
-    def cursor(self) -> str:
-        return json.dumps({project: asdict(place) for project, place in self._places.items()})
+    Raises:
+        HarvestError: no project could be listed; the message says why for each.
+    """
+    failures = [look.failure for look in looks if look.failure]
+    progress = any(look.n_seen or look.new or look.resumed for look in looks)
+    if len(failures) == len(looks) and not progress:
+        raise HarvestError(" ".join(dict.fromkeys(failures)))
 
 
-def _read_cursor(cursor: str | None) -> _Places:
+def _read_cursor(cursor: str | None) -> dict[str, Place]:
+    """How far each project has come."""
     if not cursor:
-        return _Places({})
+        return {}
     try:
-        return _Places({project: Place(**it) for project, it in json.loads(cursor).items()})
-    except (ValueError, TypeError, AttributeError) as error:
+        places = {project: Place(**it) for project, it in json.loads(cursor).items()}
+        for place in places.values():
+            place.check()
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         msg = f"The sensor's cursor is damaged; reset it on the sensor's page. ({error})"
         raise HarvestError(msg) from error
+    return places
 
 
 def _told(new: list[str], looks: Iterable[Look]) -> str:

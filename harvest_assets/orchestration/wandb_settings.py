@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-from harvest_assets.decomposition.wandb_runs import ListedRun
+from harvest_assets.decomposition.listed_run import ListedRun
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import number_from, yes_or_no
 
@@ -52,8 +52,7 @@ class WatchSettings:
             states=_listed("HARVEST_WANDB_STATES") or ("finished",),
             tags=_listed("HARVEST_WANDB_TAGS"),
             names=_listed("HARVEST_WANDB_NAMES"),
-            since=since
-            or parse_since(os.environ.get("HARVEST_WANDB_SINCE", ""), "HARVEST_WANDB_SINCE"),
+            since=since,
         )
 
     def wants(self, run: ListedRun) -> bool:

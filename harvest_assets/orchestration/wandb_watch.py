@@ -17,10 +17,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from harvest_assets.atomic import write_json
+from harvest_assets.decomposition.listed_run import ListedRun, parse_time
 from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
 from harvest_assets.decomposition.run_name import RunName
 from harvest_assets.decomposition.wandb_runs import (
@@ -28,12 +29,12 @@ from harvest_assets.decomposition.wandb_runs import (
     OTHER,
     UNFINISHED,
     Finding,
-    ListedRun,
     runs_filter,
 )
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.layout import watched_path
 from harvest_assets.orchestration.wandb_settings import WatchSettings
+from harvest_assets.plain_text import plain_text
 from harvest_assets.registry import registration_of
 
 FIRST_LOOK = 20
@@ -89,6 +90,20 @@ class Place:
     full_at: str = ""
     until: str = ""
 
+    def check(self) -> None:
+        """Check what a cursor holds.
+
+        Raises:
+            ValueError, TypeError, AttributeError: a field has the wrong type or is not a time.
+        """
+        values: dict[str, Any] = asdict(self)
+        first = values.pop("first")
+        if not isinstance(first, int):
+            msg = f"first is {first!r}"
+            raise TypeError(msg)
+        for name in values.keys() - {"settings"}:
+            _time(values[name])
+
 
 @dataclass
 class Look:
@@ -98,11 +113,15 @@ class Look:
         new: keys of runs that are to be registered, oldest first.
         resumed: steps of newer checkpoints, by the key of a run that was trained on.
         told: sentences for people.
+        n_seen: runs that the list had.
+        failure: why the look ended before its time; empty if it did not.
     """
 
     new: list[str] = field(default_factory=list)
     resumed: dict[str, int] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+    n_seen: int = 0
+    failure: str = ""
 
 
 @dataclass
@@ -156,6 +175,7 @@ class ProjectWatch:
                 self._look_at_recent()
             self._look_again()
         except HarvestError as error:
+            self._look.failure = str(error)
             self._look.told.append(f"{error} The next look goes on from here.")
         if self._memory != before:
             entries = {run: asdict(it) for run, it in sorted(self._memory.items())}
@@ -186,8 +206,9 @@ class ProjectWatch:
         for looked_at, run in enumerate(runs, start=1):
             n_new = len(self._look.new)
             self._consider(run)
-            place.full_place = run.created_at
-            place.full_newest = max(place.full_newest, run.heartbeat_at, key=_time)
+            if not run.problem:
+                place.full_place = run.created_at
+                place.full_newest = self._later(place.full_newest, run.alive_at)
             if not is_first:
                 continue
             place.first -= len(self._look.new) - n_new
@@ -214,19 +235,30 @@ class ProjectWatch:
         filters = runs_filter(self.settings.states)
         _, runs = self._asked.list_runs(self.project, filters, "-heartbeat_at", _FEW)
         for run in runs:
-            if run.heartbeat < oldest:
+            # Servers put runs without a heartbeat first, or last.
+            if run.heartbeat_at and run.heartbeat < oldest:
                 break
             self._consider(run)
-            newest = max(newest, run.heartbeat_at, key=_time)
+            if not run.problem:
+                newest = self._later(newest, run.alive_at)
         self.place.until = newest
+
+    def _later(self, newest: str, heartbeat: str) -> str:
+        """The later of two times; a heartbeat of next year does not count, it would hide runs."""
+        in_future = _time(heartbeat) > self._now + _SLACK
+        return newest if in_future else max(newest, heartbeat, key=_time)
 
     def _look_again(self) -> None:
         """Look at runs that lacked something, when it is time."""
         for run_id, it in list(self._memory.items()):
             if it.again_at and _time(it.again_at) <= self._now:
-                self._examine(f"{self.project}/{run_id}", it.heartbeat)
+                self._examine(run_id, it.heartbeat)
 
     def _consider(self, run: ListedRun) -> None:
+        self._look.n_seen += 1
+        if run.problem:
+            self._leave_out(run)
+            return
         if not self.settings.wants(run):
             return
         key = f"{self.project}/{run.run_id}"
@@ -234,13 +266,13 @@ class ProjectWatch:
         if key in self._known:
             if before is not None and _time(before.heartbeat) < run.heartbeat:
                 self._see_whether_it_was_trained_on(key)
-            self._memory[run.run_id] = _Remembered(run.heartbeat_at, _REGISTERED)
+            self._memory[run.run_id] = _Remembered(run.alive_at, _REGISTERED)
         elif before is not None and before.found != _REGISTERED:
             if _time(before.heartbeat) < run.heartbeat:
                 self._memory.pop(run.run_id)
-                self._examine(key, run.heartbeat_at)
+                self._examine(run.run_id, run.alive_at)
         elif before is not None or not self._is_left(run):
-            self._examine(key, run.heartbeat_at)
+            self._examine(run.run_id, run.alive_at)
 
     def _is_left(self, run: ListedRun) -> bool:
         """Had it ended before the project was watched, and was it too old for the first look?"""
@@ -248,8 +280,18 @@ class ProjectWatch:
             return False
         return run.heartbeat < _time(self.place.switched_on) - _SLACK
 
-    def _examine(self, key: str, heartbeat: str) -> None:
-        run_id = key.rpartition("/")[2]
+    def _leave_out(self, run: ListedRun) -> None:
+        """Report a run whose fields are odd, once if it has an id."""
+        before = self._memory.get(run.run_id)
+        reason = plain_text(f"{self.project}/{run.run_id or '?'}: {run.problem}")
+        if before is not None and before.found in (_REGISTERED, reason):
+            return
+        if run.run_id:
+            self._memory[run.run_id] = _Remembered("", reason)
+        self._look.told.append(f"Left out: {reason}")
+
+    def _examine(self, run_id: str, heartbeat: str) -> None:
+        key = f"{self.project}/{run_id}"
         try:
             RunName.from_key(key)
         except HarvestError as error:
@@ -293,7 +335,7 @@ class ProjectWatch:
             newest = self._asked.look_into(key).step
         except TransientError:
             raise
-        except HarvestError:
+        except (HarvestError, OSError):
             return  # nothing of it is harvested, or it is gone
         if harvested is not None and newest is not None and newest > harvested:
             self._look.resumed[key] = newest
@@ -303,14 +345,29 @@ class ProjectWatch:
 
 
 def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text or _LONG_AGO)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return parse_time(text or _LONG_AGO)
 
 
 def _read_memory(project: str) -> dict[str, _Remembered]:
-    """What is remembered; nothing if the file is not there or damaged: it only saves questions."""
+    """What is remembered; what is not there or damaged is left out: it only saves questions."""
     try:
         entries = json.loads(watched_path(*project.split("/")).read_text(encoding="utf-8"))
-        return {run: _Remembered(**entry) for run, entry in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    read = (
+        {run: _remembered(entry) for run, entry in entries.items()}
+        if isinstance(entries, dict)
+        else {}
+    )
+    return {run: it for run, it in read.items() if it is not None}
+
+
+def _remembered(entry: Any) -> _Remembered | None:
+    """One entry of the file; None if it is damaged."""
+    try:
+        it = _Remembered(**entry)
+        _time(it.heartbeat), _time(it.again_at)
+    except (TypeError, ValueError, AttributeError):
+        return None
+    sound = isinstance(it.found, str) and isinstance(it.tries, int) and it.tries >= 0
+    return it if sound else None

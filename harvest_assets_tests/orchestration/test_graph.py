@@ -19,7 +19,7 @@ from harvest_assets.decomposition.token_rows import TokenRows
 from harvest_assets.lease import hold_lease
 from harvest_assets.orchestration.checks import check_counts
 from harvest_assets.orchestration.partitions import run_shards
-from harvest_assets.orchestration.worker import failure_of
+from harvest_assets.orchestration.run_failures import failure_of
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.shards import ShardResults
 from harvest_assets_tests import oracle

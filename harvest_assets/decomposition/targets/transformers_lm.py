@@ -10,6 +10,7 @@ from torch import nn
 
 from harvest_assets.decomposition.targets.weightless import build_weightless
 from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.unwritable import advice
 
 _AUTO = "AutoModelForCausalLM"
 # Other values name repositories whose code would be run.
@@ -41,7 +42,8 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # hub clients of many versions: each raises what it likes
-        msg = f"The config of the target model {source!r} cannot be read: {reason_of(error)}."
+        reason = f"{reason_of(error)}.{advice(error)}"
+        msg = f"The config of the target model {source!r} cannot be read: {reason}"
         raise HarvestError(msg) from error
     if class_name != _AUTO:
         config = _own_config(model_class, config, source)

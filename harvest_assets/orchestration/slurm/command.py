@@ -15,12 +15,12 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.local_harvest import Stage, Watcher, harvest_with, work_here
+from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError
 from harvest_assets.orchestration.slurm.launcher import cancel_run
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.orchestration.slurm.watch import look_after, unfinished_runs
-from harvest_assets.orchestration.worker import failure_in
 from harvest_assets.plan import HarvestPlan
 from harvest_assets.registry import Registration
 from harvest_assets.stopping import interrupts_held

@@ -1,0 +1,24 @@
+"""Functions compiled by Numba, kept on disk between processes where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def compiled(function: F) -> F:
+    """Decorator: compile a function with Numba; it runs without the GIL.
+
+    Machine code is cached in `NUMBA_CACHE_DIR`, beside the source or in the user's cache folder.
+    Where none of them can be written, each process compiles again, which takes seconds. There is no
+    other folder: the cache is pickled code, and must not come from where other users can write.
+    """
+    dispatcher = numba.njit(nogil=True)(function)
+    with suppress(RuntimeError):
+        dispatcher.enable_caching()
+    return cast(F, dispatcher)

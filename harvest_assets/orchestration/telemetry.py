@@ -1,0 +1,39 @@
+"""Dagster's telemetry stays off, whatever `dagster.yaml` says, and whether there is one or not.
+
+Where it is on, Dagster writes `~/.dagster` at every run and fails the run if it cannot. It has no
+environment variable that turns it off. As a program this is the `dagster` command without it:
+`python -m harvest_assets.orchestration.telemetry dev ...`.
+"""
+
+from __future__ import annotations
+
+import runpy
+from typing import Any
+
+import dagster as dg
+
+_get_ref = dg.DagsterInstance.get_ref
+
+
+def _is_off(_instance: dg.DagsterInstance) -> bool:
+    return False
+
+
+def _ref_with_telemetry_off(instance: dg.DagsterInstance) -> Any:
+    ref = _get_ref(instance)
+    return ref._replace(settings={**ref.settings, "telemetry": {"enabled": False}})
+
+
+def keep_telemetry_off() -> None:
+    """Turn telemetry off in this process and in those to which Dagster passes its instance.
+
+    Those are the webserver, the daemon and the code servers of `dagster dev`, and the processes of
+    runs that they launch.
+    """
+    dg.DagsterInstance.telemetry_enabled = property(_is_off)  # type: ignore[assignment, method-assign]
+    dg.DagsterInstance.get_ref = _ref_with_telemetry_off  # type: ignore[assignment, method-assign]
+
+
+if __name__ == "__main__":
+    keep_telemetry_off()
+    runpy.run_module("dagster", run_name="__main__", alter_sys=True)
