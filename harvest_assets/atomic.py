@@ -78,6 +78,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def file_version(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file does, also when it keeps its size and modification time.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def fsync_path(path: Path) -> None:
     """Make sure that a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

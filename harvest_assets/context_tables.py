@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harvest_assets.atomic import file_version
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.layout import HarvestLayout
 
@@ -197,8 +198,7 @@ class ComponentIndex:
     def open(cls, paths: HarvestLayout) -> Self | None:
         """The index, if it is whole and belongs to the file that lies there."""
         try:
-            stat = paths.component_index.stat()
-            entries = _entries(paths.component_index, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            entries = _entries(paths.component_index, file_version(paths.component_index))
             size = paths.components.stat().st_size
         except _DAMAGED:
             return None
@@ -236,10 +236,10 @@ class ComponentIndex:
 
 
 @lru_cache(maxsize=8)
-def _entries(path: Path, *stamp: int) -> pa.Table | None:  # noqa: ARG001
-    """The index at a path, kept for who asks for one component after the other.
+def _entries(path: Path, version: tuple[int, ...]) -> pa.Table | None:  # noqa: ARG001
+    """The index at a path, kept for callers that read one component after the other.
 
-    The stamp is what changes when the file does. None where it is no such table.
+    None where it is not such a table. Another version of the file is read again.
     """
     table = _read(path, _ENTRY)
     if table.column_names != _ENTRY or table.schema.types != _ENTRY_SCHEMA.types:

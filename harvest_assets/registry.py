@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harvest_assets import layout
-from harvest_assets.atomic import write_json
+from harvest_assets.atomic import file_version, write_json
 from harvest_assets.decomposition.run_name import RunName, RunReference, parse_run
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
@@ -119,10 +119,9 @@ def owner_of(paths: HarvestLayout) -> str | None:
     """
     for file, field in ((paths.run_checkpoint, "run"), (paths.config, "wandb_path")):
         try:
-            found = file.stat()
+            owner = _run_named_in(file, field, file_version(file))
         except OSError:
             continue
-        owner = _run_named_in(file, field, (found.st_ino, found.st_mtime_ns, found.st_size))
         if owner is not None:
             return owner
     return None
@@ -132,7 +131,7 @@ def owner_of(paths: HarvestLayout) -> str | None:
 def _run_named_in(
     file: Path,
     field: str,
-    version: tuple[int, int, int],  # noqa: ARG001 - another content is read again
+    version: tuple[int, ...],  # noqa: ARG001 - another content is read again
 ) -> str | None:
     try:
         return parse_run(read_json(file)[field]).name.key

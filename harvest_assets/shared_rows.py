@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harvest_assets import layout
-from harvest_assets.atomic import fsync_path, sweep, temporary_beside, write_json
+from harvest_assets.atomic import fsync_path, remove, sweep, temporary_beside, write_json
 from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
 from harvest_assets.decomposition.dataset import dataset_digest
 from harvest_assets.errors import HarvestError, TransientError
@@ -40,7 +40,7 @@ class SharedTokenRows:
         n_rows: int | None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> SharedTokenRows:
-        """Tokenize the data unless equal data already lie there.
+        """Tokenize the data unless equal data are already there, and can be read.
 
         Args:
             spec: what determines the rows.
@@ -54,9 +54,10 @@ class SharedTokenRows:
         digest = dataset_digest(spec.dataset_name, spec.train_data_split)
         name = fingerprint(spec, n_rows, digest)
         place = layout.data_dir(name)
-        if not place.exists():
+        rows = _readable(place)
+        if rows is None:
             _write(place, spec, n_rows, progress, digest)
-        rows = TokenRows.open(place)
+            rows = TokenRows.open(place)
         return cls(name, rows.n_rows, rows.n_ctx)
 
     @property
@@ -91,6 +92,14 @@ class SharedTokenRows:
         return value
 
 
+def _readable(place: Path) -> TokenRows | None:
+    """Rows that were written before; None if they, or the dataset's files they index, are gone."""
+    try:
+        return TokenRows.open(place)
+    except HarvestError:
+        return None
+
+
 def _write(
     place: Path,
     spec: DataSpec,
@@ -110,11 +119,12 @@ def _write(
             fsync_path(file)
         fsync_path(staging)
         # Fails if another process was faster; its rows are the same.
-        if not place.exists():
+        if _readable(place) is None:
+            remove(place)
             staging.rename(place)
             fsync_path(place.parent)
     except OSError:
-        if not place.exists():
+        if _readable(place) is None:
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -8,9 +8,7 @@ children got the signal too, wait a minute for them to answer.
 from __future__ import annotations
 
 import os
-import runpy
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +17,7 @@ from types import FrameType
 import psutil
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.telemetry import keep_telemetry_off
+from harvest_assets.orchestration.telemetry import run_dagster
 from harvest_assets.ports import check_free, listening_processes
 
 _SECONDS_BETWEEN_CHECKS = 1.0
@@ -52,10 +50,8 @@ def run_dagster_dev(host: str, port: int) -> int:
         signal.signal(signal.SIGHUP, _end_with_children)
     watch = _PortWatch(host, port)
     watch.start()
-    keep_telemetry_off()
-    sys.argv = ["dagster", "dev", "-m", "harvest_assets.definitions", "-p", str(port), "-h", host]
     with suppress(SystemExit, KeyboardInterrupt):
-        runpy.run_module("dagster", run_name="__main__", alter_sys=True)
+        run_dagster(["dev", "-m", "harvest_assets.definitions", "-p", str(port), "-h", host])
     if watch.problem:
         raise HarvestError(watch.problem)
     if not received:

@@ -1,13 +1,14 @@
 """Dagster's telemetry stays off, whatever `dagster.yaml` says, and whether there is one or not.
 
 Where it is on, Dagster writes `~/.dagster` at every run and fails the run if it cannot. It has no
-environment variable that turns it off. As a program this is the `dagster` command without it:
-`python -m harvest_assets.orchestration.telemetry dev ...`.
+environment variable that turns it off.
 """
 
 from __future__ import annotations
 
 import runpy
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -34,6 +35,12 @@ def keep_telemetry_off() -> None:
     dg.DagsterInstance.get_ref = _ref_with_telemetry_off  # type: ignore[assignment, method-assign]
 
 
-if __name__ == "__main__":
+def run_dagster(arguments: Sequence[str]) -> None:
+    """Run the `dagster` command in this process, without telemetry.
+
+    Args:
+        arguments: of the command, such as `dev`.
+    """
     keep_telemetry_off()
+    sys.argv = ["dagster", *arguments]
     runpy.run_module("dagster", run_name="__main__", alter_sys=True)

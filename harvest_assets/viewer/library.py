@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from harvest_assets.atomic import file_version
 from harvest_assets.errors import HarvestError
 from harvest_assets.layout import HarvestLayout
 from harvest_assets.lookup import harvest_folders
@@ -107,8 +108,7 @@ def _stamp(paths: HarvestLayout) -> Hashable:
     stamps = []
     for file in files:
         try:
-            stat = file.stat()
-            stamps.append((stat.st_mtime_ns, stat.st_ino))
+            stamps.append(file_version(file))
         except OSError:
-            stamps.append((0, 0))
+            stamps.append(())
     return tuple(stamps)

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from harvest_assets.decomposition.data import DataSpec
-from harvest_assets.errors import TransientError
+from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.shared_rows import SharedTokenRows
 from harvest_assets_tests.tiny_run import text, write_tokenizer
 
@@ -141,6 +142,21 @@ def test_a_converted_file_that_was_damaged_is_made_again(
     (file,) = json.loads((first.directory / "rows.json").read_text())["files"]
     damage(file["path"])
     assert _found(SharedTokenRows.prepare(_spec(path, seed=1), None)) == {9}
+    assert _found(first) == {9}
+
+
+@pytest.mark.parametrize("lost", ["order.npy", "rows.json", "converted"])
+def test_rows_that_lost_a_file_are_prepared_again(lost: str, tmp_path: Path) -> None:
+    spec = _spec(_tokens(tmp_path / "train.parquet", 9))
+    first = SharedTokenRows.prepare(spec, None)
+    (file,) = json.loads((first.directory / "rows.json").read_text())["files"]
+    if lost == "converted":  # as where somebody emptied the library's cache
+        shutil.rmtree(Path(file["path"]).parents[1])
+    else:
+        os.truncate(first.directory / lost, 10)
+    with pytest.raises(HarvestError, match=r"materialize token_rows again"):
+        first.rows()
+    assert SharedTokenRows.prepare(spec, None) == first
     assert _found(first) == {9}
 
 

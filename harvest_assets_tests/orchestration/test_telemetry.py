@@ -13,6 +13,11 @@ import pytest
 from harvest_assets.orchestration.instance import dagster_home
 from harvest_assets.orchestration.telemetry import keep_telemetry_off
 
+OURS = (
+    "import sys; from harvest_assets.orchestration.telemetry import run_dagster; "
+    "run_dagster(sys.argv[1:])"
+)
+
 
 @pytest.mark.parametrize("settings", [None, "", "telemetry:\n  enabled: true\n"])
 def test_an_instance_has_it_off_and_passes_that_on(
@@ -32,7 +37,7 @@ def materialize(command: list[str], home: Path, dagster: Path) -> subprocess.Com
     arguments = ["asset", "materialize", "-m", "harvest_assets.definitions"]
     arguments += ["--select", "run_checkpoint", "--partition", "ent/proj/s-00000000"]
     return subprocess.run(
-        [sys.executable, "-m", *command, *arguments],
+        [sys.executable, *command, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -43,12 +48,12 @@ def materialize(command: list[str], home: Path, dagster: Path) -> subprocess.Com
 @pytest.mark.parametrize(
     ("command", "settings"),
     [
-        pytest.param("dagster", None, marks=pytest.mark.slow),
-        ("harvest_assets.orchestration.telemetry", "telemetry:\n  enabled: true\n"),
+        pytest.param(["-m", "dagster"], None, marks=pytest.mark.slow),
+        (["-c", OURS], "telemetry:\n  enabled: true\n"),
     ],
 )
 def test_dagsters_command_writes_nothing_at_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, settings: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], settings: str | None
 ):
     home, dagster = tmp_path / "home", tmp_path / "dagster"
     home.mkdir()
@@ -57,7 +62,7 @@ def test_dagsters_command_writes_nothing_at_home(
         dagster.mkdir()
         (dagster / "dagster.yaml").write_text(settings)
     dagster_home()
-    done = materialize([command], home, dagster)
+    done = materialize(command, home, dagster)
     assert "s-00000000" in done.stderr, "it came as far as the partition, which is not there"
     assert not (home / ".dagster").exists()
     assert not (dagster / ".telemetry").exists()
