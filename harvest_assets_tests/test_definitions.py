@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import dagster as dg
@@ -77,6 +78,7 @@ def test_the_settings_are_told_in_the_launchpad():
 def test_what_is_taken_from_dagsters_private_modules_is_there():
     for name in dagster_private.__all__:
         assert getattr(dagster_private, name).__module__.startswith("dagster.")
+    assert find_spec(dagster_private.DAEMON_MODULE)
     folder = Path(dagster_private.__file__).parents[1]
     users = {file for file in folder.rglob("*.py") if "dagster._" in file.read_text()}
     assert users == {Path(dagster_private.__file__)}

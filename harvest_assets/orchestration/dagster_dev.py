@@ -17,12 +17,12 @@ from types import FrameType
 import psutil
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.dagster_private import DAEMON_MODULE
 from harvest_assets.orchestration.telemetry import run_dagster
 from harvest_assets.ports import check_free, listening_processes
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_TO_END = 20.0
-_DAEMON = "dagster._daemon"
 
 
 def run_dagster_dev(host: str, port: int) -> int:
@@ -108,6 +108,6 @@ class _PortWatch(threading.Thread):
 
 def _is_daemon(process: psutil.Process) -> bool:
     try:
-        return _DAEMON in process.cmdline()
+        return DAEMON_MODULE in process.cmdline()
     except psutil.Error:
         return False

@@ -17,6 +17,9 @@ from dagster._core.utils import make_new_backfill_id
 from dagster._grpc.impl import core_execute_run
 from dagster._utils.hosted_user_process import recon_job_from_origin
 
+# As `dagster dev` starts its daemon, with `python -m`.
+DAEMON_MODULE = "dagster._daemon"
+
 __all__ = [
     "AssetGraphSubset",
     "AssetKeyPartitionKey",

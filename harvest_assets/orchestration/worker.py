@@ -1,9 +1,9 @@
 """One stage of a harvest in a process of its own: a Dagster run that the UI shows.
 
 Started as `python -m harvest_assets.orchestration.worker JOB PARTITION [RUN_CONFIG]`. The last line
-on stdout is JSON: `{"error": sentence or null, "traceback": text, empty where there is none}`. Its
-stdin is a pipe from the process that started it: when that process is gone, the worker saves what
-it has and ends.
+on stdout is JSON: `{"error": sentence or null, "traceback": text, empty where there is none}`. If
+its stdin is a pipe, it comes from the process that started the worker: when that process is gone,
+the worker saves what it has and ends.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
@@ -61,7 +62,8 @@ def main() -> None:
     # Dagster marks a run that is interrupted as such; it knows of SIGINT only.
     signal.signal(signal.SIGTERM, _stop)
     hangup_terminates()
-    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_stop_without_parent, daemon=True).start()
     job_name, partition, *rest = sys.argv[1:]
     try:
         error, trace = execute(job_name, partition, json.loads(rest[0]) if rest else {})
