@@ -32,7 +32,7 @@ fuzz: install
 
 # The row orders of several versions of datasets: the table in docs/row_order.md
 row-orders: install
-	$(VENV)/bin/python -m harvest_assets_tests.decomposition.row_orders
+	$(VENV)/bin/python -m harvest_assets_tests.data.row_orders
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -12,8 +12,8 @@ from benchmarks.batches import SIZES
 from benchmarks.merging import MergeSize, measure_merge
 from benchmarks.report import accumulation_table, merge_table, whole_table
 from benchmarks.whole import measure_whole
-from harvest_assets.decomposition.run_name import parse_run
 from harvest_assets.demo.built_in import lay_out_demo
+from harvest_assets.wandb_client.run_name import parse_run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -105,12 +105,12 @@ def _taken() -> int:
 def _merge(
     states: list[Path], out: Path
 ) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
-    from harvest_assets.contexts import read_component
+    from harvest_assets.files.commit import Value
+    from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.harvester.state import HarvesterState
-    from harvest_assets.layout import HarvestLayout
-    from harvest_assets.merging import MergedContexts, MergedCorrelations, MergedTokenStats
-    from harvest_assets.publication import Value
-    from harvest_assets.storage import CorrelationStorage
+    from harvest_assets.results.components_jsonl import read_component
+    from harvest_assets.results.count_tensors import CorrelationStorage
+    from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
 
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from harvest_assets.decomposition.data import DataSpec, sample_data
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.decomposition.run_files import fetch_run
-from harvest_assets.decomposition.run_name import RunReference
+from harvest_assets.data.data import DataSpec, sample_data
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.harvester import Harvester
+from harvest_assets.wandb_client.run_files import fetch_run
+from harvest_assets.wandb_client.run_name import RunReference
 
 _TOKENS_PER_FORWARD = 8192
 _WARM_UP = 4

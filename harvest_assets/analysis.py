@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
-from harvest_assets.pmi import pmi
-from harvest_assets.vocabulary import Vocabulary
+from harvest_assets.results.pmi import pmi
 
 if TYPE_CHECKING:
     import torch
 
-    from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+    from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 
 Metric = Literal["precision", "recall", "jaccard", "pmi"]
 METRICS: tuple[Metric, ...] = ("precision", "recall", "jaccard", "pmi")

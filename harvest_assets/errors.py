@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harvest_assets.plain_text import plain_text, without_secrets
+from harvest_assets.sanitize import plain_text, without_secrets
 
 _MOST_CHARACTERS = 10_000
 _LONGEST_REASON = 300

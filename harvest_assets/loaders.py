@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
-from harvest_assets.layout import HarvestLayout, is_folder_name, run_cache_dir
-from harvest_assets.outside import read_json, text_of
+from harvest_assets.files.layout import HarvestLayout, is_folder_name, run_cache_dir
+from harvest_assets.files.untrusted import read_json, text_of
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from harvest_assets.recorded_tokenizer import OpenedTokenizer, RecordedTokenizer
-    from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
-    from harvest_assets.vocabulary import Vocabulary
+    from harvest_assets.data.recorded_tokenizer import OpenedTokenizer, RecordedTokenizer
+    from harvest_assets.data.vocabulary import Vocabulary
+    from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def load_activation_contexts_summary(run_id: str) -> dict[str, ComponentSummary]
     Raises:
         HarvestError: the file is damaged, or `run_id` can name neither a folder nor a run.
     """
-    from harvest_assets.contexts import read_summary
+    from harvest_assets.results.components_jsonl import read_summary
 
     paths = _harvest(run_id)
     return read_summary(paths) if paths.summary.exists() else None
@@ -96,7 +96,7 @@ def load_activation_context_single(run_id: str, component_key: str) -> Component
     The arguments and errors are those of `load_activation_contexts_summary`; the other components
     are not read.
     """
-    from harvest_assets.contexts import read_component
+    from harvest_assets.results.components_jsonl import read_component
 
     paths = _harvest(run_id)
     return read_component(paths, component_key) if paths.components.exists() else None
@@ -108,7 +108,7 @@ def load_correlations(run_id: str) -> CorrelationStorage | None:
 
     The arguments and errors are those of `load_activation_contexts_summary`.
     """
-    from harvest_assets.storage import CorrelationStorage
+    from harvest_assets.results.count_tensors import CorrelationStorage
 
     path = _harvest(run_id).component_correlations
     return CorrelationStorage.load(path) if path.exists() else None
@@ -120,7 +120,7 @@ def load_token_stats(run_id: str) -> TokenStatsStorage | None:
 
     The arguments and errors are those of `load_activation_contexts_summary`.
     """
-    from harvest_assets.storage import TokenStatsStorage
+    from harvest_assets.results.count_tensors import TokenStatsStorage
 
     path = _harvest(run_id).token_stats
     return TokenStatsStorage.load(path) if path.exists() else None
@@ -140,8 +140,8 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     """
     import polars as pl
 
-    from harvest_assets.context_tables import ComponentIndex, read_index
-    from harvest_assets.contexts import read_summary
+    from harvest_assets.results.component_tables import ComponentIndex, read_index
+    from harvest_assets.results.components_jsonl import read_summary
 
     paths = _harvest(run_id)
     if not paths.summary.exists():
@@ -181,7 +181,11 @@ def activation_examples(
     Raises:
         HarvestError: an unknown order, a damaged file, or the tokenizer is not there, or another.
     """
-    from harvest_assets.contexts import example_places, highest_ci_examples, read_component
+    from harvest_assets.results.components_jsonl import (
+        example_places,
+        highest_ci_examples,
+        read_component,
+    )
 
     if order not in ("sample", "ci"):
         msg = f"order is {order!r}; it must be 'sample' or 'ci'."
@@ -208,7 +212,7 @@ def load_tokenizer_of(run_id: str) -> Any:
         HarvestError: the harvest does not name it, it is not there, or another one is.
         HarvestNotFoundError: there is no such harvest, or the run has several.
     """
-    from harvest_assets.decomposition.tokenization import load_tokenizer
+    from harvest_assets.data.tokenization import load_tokenizer
 
     opened = recorded_tokenizer(_harvest(run_id)).open()
     if opened.warning is not None:
@@ -239,7 +243,7 @@ def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:
     Raises:
         HarvestError: the harvest does not tell it.
     """
-    from harvest_assets.recorded_tokenizer import RecordedTokenizer
+    from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
 
     name = tokenizer_name(paths)
     try:
@@ -266,8 +270,8 @@ def tokenizer_name(paths: HarvestLayout) -> str:
 
 
 def _run_config(run: str) -> dict[str, Any]:
-    from harvest_assets.decomposition.run_name import parse_run
-    from harvest_assets.decomposition.yaml_file import read_mapping
+    from harvest_assets.files.yaml_file import read_mapping
+    from harvest_assets.wandb_client.run_name import parse_run
 
     name = parse_run(run).name
     return read_mapping(run_cache_dir(name.project, name.run_id) / "final_config.yaml")
@@ -293,10 +297,10 @@ def _harvest(run_id: str) -> HarvestLayout:
         HarvestError: `run_id` can name neither a folder nor a run.
         HarvestNotFoundError: there is no such harvest, or the run has several.
     """
-    from harvest_assets.decomposition.run_name import is_run_name
-    from harvest_assets.lookup import find_harvest
-    from harvest_assets.manifest import disagreements
-    from harvest_assets.registry import owner_of
+    from harvest_assets.files.manifest import disagreements
+    from harvest_assets.store.lookup import find_harvest
+    from harvest_assets.store.registry import owner_of
+    from harvest_assets.wandb_client.run_name import is_run_name
 
     if not is_run_name(run_id) and not is_folder_name(run_id.rpartition("/")[2]):
         msg = f"{run_id[:200]!r} is no run id."

@@ -26,14 +26,14 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from harvest_assets_tests import oracle
-from harvest_assets_tests.decomposition import random_runs, target_oracles
-from harvest_assets_tests.decomposition.data_oracle import (
+from harvest_assets_tests.data.data_oracle import (
     group_rows,
     permuted,
     streamed,
     text_rows,
     through_loader,
 )
+from harvest_assets_tests.decompositions.spd import random_runs, target_oracles
 from harvest_assets_tests.tiny_run import text, write_tokenizer
 
 N_CTX = 12

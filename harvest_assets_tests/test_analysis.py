@@ -19,7 +19,7 @@ from harvest_assets.analysis import (
     has_component,
 )
 from harvest_assets.errors import HarvestError
-from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets_tests import oracle
 
 C, V, N = 9, 12, 400

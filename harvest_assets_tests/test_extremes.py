@@ -22,9 +22,9 @@ from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from harvest_assets.component_text import print_telling_components
+from harvest_assets.cli.component_text import print_telling_components
 from harvest_assets.loaders import load_components_frame
-from harvest_assets.verification import problems_of
+from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests import oracle

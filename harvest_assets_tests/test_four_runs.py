@@ -19,9 +19,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from harvest_assets.decomposition import data
+from harvest_assets.data import data
 from harvest_assets_tests import four_runs
-from harvest_assets_tests.decomposition.data_oracle import group_rows, streamed
+from harvest_assets_tests.data.data_oracle import group_rows, streamed
 from harvest_assets_tests.four_runs import SmallRun
 from harvest_assets_tests.loopback_hub import LoopbackHub
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
@@ -200,10 +200,10 @@ READ = """
 import sys, torch
 from dataclasses import replace
 from pathlib import Path
-from harvest_assets.decomposition.data import DataSpec, TokenRows, fingerprint, write_token_rows
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.decomposition.run_files import fetch_run
-from harvest_assets.decomposition.run_name import parse_run
+from harvest_assets.data.data import DataSpec, TokenRows, fingerprint, write_token_rows
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.wandb_client.run_files import fetch_run
+from harvest_assets.wandb_client.run_name import parse_run
 
 checkpoint = RunCheckpoint.verify(fetch_run(parse_run("somebody/spd/s-d2ec3bfe")))
 spec = DataSpec.from_run(checkpoint.config(), None)

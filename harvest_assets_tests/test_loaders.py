@@ -19,7 +19,7 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
-from harvest_assets.pmi import top_bottom_pmi
+from harvest_assets.results.pmi import top_bottom_pmi
 from harvest_assets.schemas import ComponentSummary
 
 RUN = "s-0ddd38e5"
@@ -152,7 +152,8 @@ def test_importing_the_reading_side_is_light():
     code = (
         "import sys, harvest_assets.loaders; light = not {m for m in sys.modules} "
         "& {'torch', 'polars', 'pyarrow', 'numpy'}; "
-        "import harvest_assets.analysis, harvest_assets.storage, harvest_assets.contexts; "
+        "import harvest_assets.analysis, harvest_assets.results.count_tensors; "
+        "import harvest_assets.results.components_jsonl; "
         "heavy = {m for m in sys.modules} & {'torch', 'polars', 'transformers', 'dagster'}; "
         "sys.exit(0 if light and not heavy else str(heavy))"
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from harvest_assets.decomposition.run_name import parse_run
 from harvest_assets.definitions import defs
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import shard_partition
-from harvest_assets.registry import register
+from harvest_assets.store.registry import register
+from harvest_assets.wandb_client.run_name import parse_run
 
 SETTINGS = {
     "n_batches": 6,

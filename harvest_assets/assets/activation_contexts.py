@@ -6,16 +6,22 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets import __version__
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.orchestration.asset_metadata import (
+    GROUP,
+    OWNERS,
+    how_to_view,
+    paths_of,
+    stage_tags,
+)
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, paths_of, stage_tags
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.registry import registration_of
-from harvest_assets.shards import ShardResults
-from harvest_assets.shared_rows import SharedTokenRows
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import registration_of
+from harvest_assets.store.shards import ShardResults
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 
 @dg.asset(
@@ -40,7 +46,7 @@ def activation_contexts(
     harvest_shard: ShardResults,
 ) -> dg.MaterializeResult[Any]:
     """`components.jsonl`, `summary.json`, `config.json`, and the tables that stand beside them."""
-    from harvest_assets.merging import MergedContexts, firing_overview
+    from harvest_assets.results.merge import MergedContexts, firing_overview
 
     states = harvest_shard.open(harvest_plan)
     overview = firing_overview(states)

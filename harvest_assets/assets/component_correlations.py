@@ -4,19 +4,19 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.orchestration.conditions import MERGE
-from harvest_assets.orchestration.failures import RETRIES, one_owner
-from harvest_assets.orchestration.harvest_config import NO_CONFIG
-from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import (
+from harvest_assets.orchestration.asset_metadata import (
     GROUP,
     OWNERS,
     firing_metadata,
     how_to_view,
     stage_tags,
 )
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import ShardResults
+from harvest_assets.orchestration.conditions import MERGE
+from harvest_assets.orchestration.failures import RETRIES, one_owner
+from harvest_assets.orchestration.harvest_config import NO_CONFIG
+from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import ShardResults
 
 
 @dg.asset(
@@ -36,7 +36,7 @@ def component_correlations(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
 ) -> dg.MaterializeResult[Any]:
     """`component_correlations.pt`: how often each component fired, and each pair together."""
-    from harvest_assets.merging import MergedCorrelations
+    from harvest_assets.results.merge import MergedCorrelations
 
     states = harvest_shard.open(harvest_plan)
     owner = registration(context.partition_key)

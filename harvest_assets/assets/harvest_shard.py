@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.footprint import least_disk
-from harvest_assets.gpus import lease_device
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.lease import check_held
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import check_held
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, shard_metadata, stage_tags
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, one_owner
+from harvest_assets.orchestration.gpu_lease import lease_device
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
-from harvest_assets.orchestration.told import GROUP, OWNERS, shard_metadata, stage_tags
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import ShardResult, Work
-from harvest_assets.shared_rows import SharedTokenRows
-from harvest_assets.space import require_counts, require_free
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.preflight import require_counts, require_free
+from harvest_assets.store.resource_estimate import least_disk
+from harvest_assets.store.shards import ShardResult, Work
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def _harvest_share_on(
     tell: Callable[[str], None],
 ) -> "HarvesterState":
     from harvest_assets.harvester import Harvester
-    from harvest_assets.resume import harvest_saving, resume_or_begin
+    from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
     require_counts(device, checkpoint.layers, checkpoint.vocab_size)
 

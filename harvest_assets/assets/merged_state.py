@@ -5,14 +5,14 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.lease import check_held
-from harvest_assets.manifest import disagreements, read
+from harvest_assets.files.lease import check_held
+from harvest_assets.files.manifest import disagreements, read
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
-from harvest_assets.plan import HarvestPlan
+from harvest_assets.store.plan import HarvestPlan
 
 
 @dg.asset(
@@ -33,7 +33,7 @@ def merged_state(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan
 ) -> dg.MaterializeResult[Any]:
     """The shards of a verified harvest, folded into one state; `HARVEST_KEEP` says what stays."""
-    from harvest_assets.folding import fold, keep_setting
+    from harvest_assets.store.compaction import fold, keep_setting
 
     paths = registration(context.partition_key).layout
     keep = keep_setting()

@@ -4,16 +4,16 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decomposition.data import DataSpec
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.data.data import DataSpec
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import runs
-from harvest_assets.orchestration.told import GROUP, OWNERS, stage_tags
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shared_rows import SharedTokenRows
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 
 @dg.asset(

@@ -4,13 +4,13 @@ from typing import Any
 
 import dagster as dg
 
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, how_to_view, stage_tags
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
-from harvest_assets.orchestration.told import GROUP, OWNERS, how_to_view, stage_tags
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import ShardResults
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import ShardResults
 
 
 @dg.asset(
@@ -30,7 +30,7 @@ def token_stats(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, harvest_shard: ShardResults
 ) -> dg.MaterializeResult[Any]:
     """`token_stats.pt`: input token counts and next-token probability mass per component."""
-    from harvest_assets.merging import MergedTokenStats
+    from harvest_assets.results.merge import MergedTokenStats
 
     states = harvest_shard.open(harvest_plan)
     owner = registration(context.partition_key)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from harvest_assets import layout
-from harvest_assets.atomic import atomic_path
 from harvest_assets.demo.docstrings import read_docstrings
+from harvest_assets.files import layout
+from harvest_assets.files.atomic import atomic_path
 
 RUN = Path(__file__).parent / "run"
 DATASET = "docstrings"

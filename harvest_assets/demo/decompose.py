@@ -22,9 +22,9 @@ from rich.progress import track
 from torch import nn
 from torch.nn.functional import gelu, kl_div
 
-from harvest_assets.decomposition.decomposed_layers import find_layers
-from harvest_assets.decomposition.run_config import ModuleInfo
-from harvest_assets.decomposition.targets.llama_simple_mlp import LlamaSimpleMLP
+from harvest_assets.decompositions.spd.decomposed_layers import find_layers
+from harvest_assets.decompositions.spd.run_config import ModuleInfo
+from harvest_assets.decompositions.spd.targets.llama_simple_mlp import LlamaSimpleMLP
 from harvest_assets.demo.make_target import Corpus
 
 COMPONENTS = {"h.*.mlp.*_*": 160, "h.*.attn.*_proj": 48}

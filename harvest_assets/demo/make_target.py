@@ -10,7 +10,7 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 
-from harvest_assets.decomposition.targets.llama_simple_mlp import (
+from harvest_assets.decompositions.spd.targets.llama_simple_mlp import (
     LlamaSimpleMLP,
     LlamaSimpleMLPConfig,
 )

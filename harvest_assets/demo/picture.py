@@ -7,10 +7,10 @@ import sys
 
 from rich.console import Console
 
-from harvest_assets import layout
-from harvest_assets.component_text import print_telling_components
-from harvest_assets.decomposition.run_name import parse_run
-from harvest_assets.registry import registration_for
+from harvest_assets.cli.component_text import print_telling_components
+from harvest_assets.files import layout
+from harvest_assets.store.registry import registration_for
+from harvest_assets.wandb_client.run_name import parse_run
 
 _COMPONENTS = 4
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import uvicorn
 
-from harvest_assets import layout
-from harvest_assets.decomposition.run_name import parse_run
 from harvest_assets.errors import HarvestError
-from harvest_assets.ports import listening
-from harvest_assets.registry import registration_for
+from harvest_assets.files import layout
+from harvest_assets.store.registry import registration_for
+from harvest_assets.system.ports import listening
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import firing_rows
 from harvest_assets.viewer.table import TableQuery, order
 from harvest_assets.viewer.view_query import compare_path
+from harvest_assets.wandb_client.run_name import parse_run
 
 _SIZE = (1280, 1000)
 

@@ -13,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from harvest_assets.atomic import fsync_path
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.records import damage, describe_files, read_sealed, write_sealed
+from harvest_assets.files.untrusted import as_record
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
     mirror,
@@ -25,9 +27,7 @@ from harvest_assets.harvester.counters import (
 )
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
-from harvest_assets.outside import as_record
 from harvest_assets.schemas import ActivationExample
-from harvest_assets.sealed import damage, describe_files, read_sealed, write_sealed
 
 FORMAT_VERSION = 2
 # Beside the uniform sample, this many examples of highest causal importance are kept.

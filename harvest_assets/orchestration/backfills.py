@@ -26,8 +26,8 @@ from harvest_assets.orchestration.partitions import registration
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.orchestration.run_failures import failure_in
-from harvest_assets.plan import MAX_SHARDS, HarvestPlan
-from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.store.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.store.shards import SHARD_KEYS
 
 _POLL_SECONDS = 1.0
 # The daemon tells every thirty seconds that it lives.

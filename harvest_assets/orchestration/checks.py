@@ -4,11 +4,11 @@ import warnings
 
 import dagster as dg
 
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import registration, runs
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import ShardResults
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import ShardResults
 
 # Checks per partition are wanted, and known to be new in Dagster: nobody need be told each time.
 warnings.filterwarnings(
@@ -45,8 +45,8 @@ def check_counts(
         HarvestError: a file is missing or damaged.
     """
     from harvest_assets.harvester.counters import total_sum
-    from harvest_assets.storage import CorrelationStorage
-    from harvest_assets.verification import inconsistencies
+    from harvest_assets.results.count_tensors import CorrelationStorage
+    from harvest_assets.store.verification import inconsistencies
 
     storage = CorrelationStorage.load(paths.component_correlations)
     states = shards.open(plan)
@@ -67,7 +67,7 @@ def check_counts(
 @refuses_bad_input
 def files_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Everything on disk agrees with itself: digests, symmetry, marginals, index and lines."""
-    from harvest_assets.verification import problems_of
+    from harvest_assets.store.verification import problems_of
 
     problems = problems_of(registration(context.partition_key).layout)
     return dg.AssetCheckResult(

@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.lease import is_held
+from harvest_assets.files.lease import is_held
 from harvest_assets.orchestration.harvests import (
     SHARD_ASSET,
     HarvestStatus,
@@ -28,12 +28,12 @@ from harvest_assets.orchestration.harvests import (
     look_at_harvests,
 )
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
-from harvest_assets.orchestration.wandb_settings import (
+from harvest_assets.orchestration.wandb.settings import (
     automation_from_the_start,
     max_active_runs,
 )
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import SHARD_KEYS, ShardResults
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
 # That code servers evaluate conditions is new in Dagster: nobody need be told each time.
 warnings.filterwarnings(

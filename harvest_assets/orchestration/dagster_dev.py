@@ -19,7 +19,7 @@ import psutil
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.dagster_private import DAEMON_MODULE
 from harvest_assets.orchestration.telemetry import run_dagster
-from harvest_assets.ports import check_free, listening_processes
+from harvest_assets.system.ports import check_free, listening_processes
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_TO_END = 20.0

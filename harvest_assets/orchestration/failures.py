@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 import dagster as dg
 
 from harvest_assets.errors import HarvestError, TransientError
-from harvest_assets.lease import LeaseHeldError, check_held, hold_lease
+from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
 from harvest_assets.orchestration.environment import number_from
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 

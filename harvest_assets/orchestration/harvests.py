@@ -14,8 +14,8 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.lease import is_held
-from harvest_assets.manifest import read
+from harvest_assets.files.lease import is_held
+from harvest_assets.files.manifest import read
 from harvest_assets.orchestration.dagster_private import (
     AssetPartitionStatus,
     BaseAssetGraph,
@@ -31,9 +31,9 @@ from harvest_assets.orchestration.partitions import (
     runs,
     shard_partition,
 )
-from harvest_assets.orchestration.resumed import resumed_runs
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.orchestration.wandb.retrained import resumed_runs
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import SHARD_KEYS
 
 PREPARED = ("run_checkpoint", "harvest_plan", "token_rows")
 SHARD_ASSET = "harvest_shard"

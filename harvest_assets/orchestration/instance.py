@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import dagster as dg
 
-from harvest_assets.atomic import atomic_path, host_name, process_is_alive
-from harvest_assets.filesystems import network_filesystem
-from harvest_assets.lease import process_started
+from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive
+from harvest_assets.files.filesystems import network_filesystem
+from harvest_assets.files.lease import process_started
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here

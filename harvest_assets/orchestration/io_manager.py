@@ -9,18 +9,18 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.files.commit import publish_files
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.orchestration.asset_metadata import top_components
 from harvest_assets.orchestration.failures import bad_input_is_final
 from harvest_assets.orchestration.partitions import registration, run_of
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
-from harvest_assets.orchestration.told import top_components
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.publication import publish_files
-from harvest_assets.registry import check_owner
-from harvest_assets.shards import ShardResults, commit_shard
-from harvest_assets.shared_rows import SharedTokenRows
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import check_owner
+from harvest_assets.store.shards import ShardResults, commit_shard
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 SHARD_ASSET = "harvest_shard"
 CONTEXTS_ASSET = "activation_contexts"

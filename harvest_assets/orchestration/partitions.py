@@ -6,8 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from harvest_assets.registry import Registration, registration_of
-from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.store.registry import Registration, registration_of
+from harvest_assets.store.shards import SHARD_KEYS
 
 RUN_DIMENSION = "run"
 SHARD_DIMENSION = "shard"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harvest_assets.atomic import write_json
-from harvest_assets.outside import as_record, read_json
+from harvest_assets.files.atomic import write_json
+from harvest_assets.files.untrusted import as_record, read_json
 
 _SECONDS_BETWEEN_FILES = 0.5
 _SECONDS_BETWEEN_LINES = 60.0

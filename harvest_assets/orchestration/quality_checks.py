@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import registration, runs
-from harvest_assets.plain_text import markdown_cell
-from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.sanitize import markdown_cell
 
 MOST_DEAD = 0.5
 FEW_FIRINGS, MOST_WITH_FEW = 100, 0.2

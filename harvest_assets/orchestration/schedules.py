@@ -12,7 +12,7 @@ from harvest_assets.orchestration.environment import yes_or_no
 from harvest_assets.orchestration.harvests import unharvested
 from harvest_assets.orchestration.instance import sensor_is_on
 from harvest_assets.orchestration.jobs import prepare
-from harvest_assets.orchestration.wandb_settings import automation_from_the_start
+from harvest_assets.orchestration.wandb.settings import automation_from_the_start
 
 BY_SCHEDULE = "Harvests that were missing"
 _CRON = "HARVEST_BACKFILL_CRON"

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from harvest_assets.decomposition.wandb_aside import WandbAside
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
-from harvest_assets.orchestration.resumed import resumed_event
-from harvest_assets.orchestration.wandb_settings import (
+from harvest_assets.orchestration.wandb.retrained import resumed_event
+from harvest_assets.orchestration.wandb.settings import (
     WatchSettings,
     automation_from_the_start,
     seconds_between_looks,
 )
-from harvest_assets.orchestration.wandb_watch import Look, Place, ProjectWatch
+from harvest_assets.orchestration.wandb.watch import Look, Place, ProjectWatch
+from harvest_assets.wandb_client.subprocess_client import WandbAside
 
 # The daemon gives a tick a minute.
 SECONDS_FOR_A_LOOK = 40.0

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.context_tables import (
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.manifest import disagreements
+from harvest_assets.files.untrusted import read_json
+from harvest_assets.loaders import recorded_tokenizer
+from harvest_assets.results.component_tables import (
     HIGHEST_SCHEMA,
     POSITIONS_SCHEMA,
     ComponentIndex,
     ComponentRows,
     read_index,
 )
-from harvest_assets.contexts import (
+from harvest_assets.results.components_jsonl import (
     highest_of_rows,
     places_of_rows,
     read_component,
     read_summary,
     scan_lines,
 )
-from harvest_assets.errors import HarvestError
-from harvest_assets.loaders import recorded_tokenizer
-from harvest_assets.manifest import disagreements
-from harvest_assets.outside import read_json
-from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample, page_vocabulary
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from harvest_assets.layout import HarvestLayout
+    from harvest_assets.files.layout import HarvestLayout
 
 
 Counts = TypeVar("Counts", CorrelationStorage, TokenStatsStorage)

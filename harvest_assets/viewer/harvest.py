@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.decomposition.run_name import parse_run
+from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
-from harvest_assets.vocabulary import Vocabulary
+from harvest_assets.wandb_client.run_name import parse_run
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from harvest_assets.recorded_tokenizer import RecordedTokenizer
+    from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
     from harvest_assets.schemas import ActivationExample
 
 _TOLD = ("reads", "predicts")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.pmi import telling
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.results.pmi import telling
 from harvest_assets.schemas import ActivationExample
-from harvest_assets.shards import SHARD_KEYS, ShardResults, StoredState, Work
+from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
 from harvest_assets.viewer.harvest import (
     Harvest,
     Order,
@@ -23,9 +23,9 @@ from harvest_assets.viewer.harvest import (
 if TYPE_CHECKING:
     import polars as pl
 
+    from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.harvester import HarvesterState
-    from harvest_assets.layout import HarvestLayout
-    from harvest_assets.plan import HarvestPlan
+    from harvest_assets.store.plan import HarvestPlan
 
 _TOKENS = 5
 

@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from harvest_assets.atomic import file_version
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.lookup import harvest_folders
-from harvest_assets.manifest import read
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.files.atomic import file_version
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.manifest import read
+from harvest_assets.store.lookup import harvest_folders
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.in_progress import HarvestInProgress

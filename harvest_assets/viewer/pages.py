@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
-from harvest_assets import charts
 from harvest_assets.errors import HarvestError
+from harvest_assets.viewer import charts
 from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest

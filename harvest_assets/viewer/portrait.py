@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from harvest_assets.analysis import correlation_scores, ranked, token_scores
 
 if TYPE_CHECKING:
+    from harvest_assets.data.vocabulary import ShownToken
     from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
-    from harvest_assets.vocabulary import ShownToken
 
 Shade = Literal["ci", "act"]
 # A metric, or PMI from its lower end.

@@ -11,8 +11,8 @@ from http.client import HTTPConnection, HTTPException
 
 import uvicorn
 
-from harvest_assets.ports import listening, url_of
-from harvest_assets.stopping import hangup_terminates
+from harvest_assets.system.ports import listening, url_of
+from harvest_assets.system.stopping import hangup_terminates
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.view_query import component_path

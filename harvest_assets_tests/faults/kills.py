@@ -23,11 +23,15 @@ from typing import Any
 
 import torch
 
-from harvest_assets import atomic, contexts, lease, merging, publication, resume
-from harvest_assets import folding as folding_module
-from harvest_assets.context_tables import ComponentTables
+from harvest_assets.files import atomic, lease
+from harvest_assets.files import commit as publication
+from harvest_assets.files.manifest import disagreements
 from harvest_assets.harvester import HarvesterState
-from harvest_assets.manifest import disagreements
+from harvest_assets.results import components_jsonl as contexts
+from harvest_assets.results import merge as merging
+from harvest_assets.results.component_tables import ComponentTables
+from harvest_assets.store import compaction as folding_module
+from harvest_assets.store import resume
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
 
 STAGES = ("accumulation", "save", "rename", "merge", "JSON lines", "index", "fold", "sweep")

@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import torch
 
-from harvest_assets.folding import fold
+from harvest_assets.files.commit import publish_files
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import check_held, hold_lease
 from harvest_assets.harvester import Harvester, HarvesterState
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.lease import check_held, hold_lease
-from harvest_assets.merging import MergedContexts, MergedCorrelations, MergedTokenStats
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.publication import publish_files
-from harvest_assets.resume import harvest_saving, resume_or_begin
-from harvest_assets.shards import SHARD_KEYS, ShardResult, ShardResults, Work, commit_shard
-from harvest_assets.shared_rows import SharedTokenRows
+from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
+from harvest_assets.store.compaction import fold
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.resume import harvest_saving, resume_or_begin
+from harvest_assets.store.shards import SHARD_KEYS, ShardResult, ShardResults, Work, commit_shard
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 LAYERS = (("h.0.mlp", 14), ("h.1.attn", 10))
 VOCAB, N_CTX, N_ROWS = 40, 16, 96

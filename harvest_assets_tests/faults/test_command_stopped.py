@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.lease import is_held
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import is_held
 from harvest_assets_tests.faults.small_harvest import contents
 from harvest_assets_tests.tiny_run import write_world
 

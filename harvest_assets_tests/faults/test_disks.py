@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.footprint import least_disk, size_text
-from harvest_assets.manifest import disagreements
-from harvest_assets.space import require_counts, require_free
+from harvest_assets.files.manifest import disagreements
+from harvest_assets.store.preflight import require_counts, require_free
+from harvest_assets.store.resource_estimate import least_disk, size_text
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import harvest_assets
-from harvest_assets.decomposition.run_name import parse_run
-from harvest_assets.manifest import disagreements
-from harvest_assets.registry import registration_for
+from harvest_assets.files.manifest import disagreements
+from harvest_assets.store.registry import registration_for
+from harvest_assets.wandb_client.run_name import parse_run
 from harvest_assets_tests.loopback_hub import LoopbackHub
 from harvest_assets_tests.tiny_run import write_world
 

@@ -25,23 +25,23 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save
 
-from harvest_assets.cleaning import free, removable
-from harvest_assets.context_tables import INDEX_SCHEMA
-from harvest_assets.decomposition.checkpoint import Checkpoint
-from harvest_assets.decomposition.dataset import dataset_digest, open_dataset
-from harvest_assets.decomposition.run_config import ModuleInfo
-from harvest_assets.decomposition.run_files import choose_checkpoint
-from harvest_assets.decomposition.run_name import RunName, parse_run
-from harvest_assets.decomposition.targets import build_target
-from harvest_assets.decomposition.tokenization import load_tokenizer
+from harvest_assets.data.dataset import dataset_digest, open_dataset
+from harvest_assets.data.tokenization import load_tokenizer
+from harvest_assets.data.vocabulary import Vocabulary
+from harvest_assets.decompositions.spd.checkpoint import Checkpoint
+from harvest_assets.decompositions.spd.run_config import ModuleInfo
+from harvest_assets.decompositions.spd.targets import build_target
 from harvest_assets.errors import HarvestError
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.lease import hold_lease, holder_of, is_held
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import hold_lease, holder_of, is_held
+from harvest_assets.files.records import describe_files
 from harvest_assets.loaders import load_activation_contexts_summary
 from harvest_assets.orchestration.progress import read_progress
-from harvest_assets.registry import registration_for
-from harvest_assets.sealed import describe_files
-from harvest_assets.vocabulary import Vocabulary
+from harvest_assets.results.component_tables import INDEX_SCHEMA
+from harvest_assets.store.garbage import free, removable
+from harvest_assets.store.registry import registration_for
+from harvest_assets.wandb_client.run_files import choose_checkpoint
+from harvest_assets.wandb_client.run_name import RunName, parse_run
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
 from harvest_assets_tests.hostile.readers import READERS, archive_of, put
 
@@ -331,7 +331,7 @@ def _results(change: Callable[[dict[str, Any]], None]) -> bytes:
 
 
 def _result_attack(name: str, content: Callable[[], bytes]) -> None:
-    from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+    from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 
     @attack("results (.pt)", name)
     def _(folder: Path) -> bool:
@@ -499,7 +499,7 @@ def _(folder: Path) -> bool:
 
 @attack("target config", "a pattern that could take for ever")
 def _(_folder: Path) -> bool:
-    from harvest_assets.decomposition.decomposed_layers import find_layers
+    from harvest_assets.decompositions.spd.decomposed_layers import find_layers
 
     target = torch.nn.ModuleDict({"a" * 900: torch.nn.Linear(1, 1)})
     info = [ModuleInfo(module_pattern="*a" * 450 + "b", C=1)]
@@ -795,14 +795,14 @@ def _(folder: Path) -> bool:
 
 
 def _host() -> str:
-    from harvest_assets.atomic import host_name
+    from harvest_assets.files.atomic import host_name
 
     return host_name()
 
 
 @attack("small files of a harvest", "temporary files of a process of 30 digits")
 def _(folder: Path) -> bool:
-    from harvest_assets.atomic import abandoned
+    from harvest_assets.files.atomic import abandoned
 
     (folder / f".x.{_host()}-{'9' * 30}-{'0' * 32}.tmp").touch()
     return len(abandoned(folder)) == 1
@@ -821,7 +821,7 @@ def _(folder: Path) -> bool:
 
 @attack("small files of a harvest", "a pipe instead of a file")
 def _(folder: Path) -> bool:
-    from harvest_assets.plan import HarvestPlan
+    from harvest_assets.store.plan import HarvestPlan
 
     os.mkfifo(folder / "plan.json")
     os.mkfifo(folder / "model_1.pth")
@@ -832,7 +832,7 @@ def _(folder: Path) -> bool:
 
 @attack("small files of a harvest", "a device instead of a file")
 def _(folder: Path) -> bool:
-    from harvest_assets.plan import HarvestPlan
+    from harvest_assets.store.plan import HarvestPlan
 
     (folder / "plan.json").symlink_to("/dev/zero")
     (folder / "model_1.pth").symlink_to("/dev/zero")
@@ -843,7 +843,7 @@ def _(folder: Path) -> bool:
 
 @attack("small files of a harvest", "a manifest that names files elsewhere")
 def _(folder: Path) -> bool:
-    from harvest_assets import manifest
+    from harvest_assets.files import manifest
 
     paths = HarvestLayout(folder / "harvest")
     for name in ("../outside/kept", "/etc/passwd", "a/../../outside/kept", ""):
@@ -942,8 +942,8 @@ _bytes(
 
 @attack("state", "counts below 0, and sums that are no numbers")
 def _(folder: Path) -> bool:
+    from harvest_assets.files.records import read_sealed, write_sealed
     from harvest_assets.harvester import HarvesterState
-    from harvest_assets.sealed import read_sealed, write_sealed
 
     (folder / "files").mkdir()
     state = READERS["state"](folder / "files").file.parent
@@ -1098,7 +1098,7 @@ _bytes(
 
 @attack("lines and tables", "offsets below 0, beyond the end, of another component")
 def _(folder: Path) -> bool:
-    from harvest_assets.contexts import read_component
+    from harvest_assets.results.components_jsonl import read_component
 
     (folder / "files").mkdir()
     reader = READERS["index"](folder / "files")
@@ -1114,7 +1114,7 @@ def _(folder: Path) -> bool:
 
 @attack("lines and tables", "examples of another file, of no rank, of no column")
 def _(folder: Path) -> bool:
-    from harvest_assets.contexts import highest_ci_examples
+    from harvest_assets.results.components_jsonl import highest_ci_examples
 
     (folder / "files").mkdir()
     reader = READERS["highest"](folder / "files")

@@ -26,38 +26,38 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from harvest_assets.context_tables import ComponentIndex, read_index
-from harvest_assets.contexts import (
+from harvest_assets.data.token_rows import TokenRows, write_manifest, write_tokens
+from harvest_assets.data.vocabulary import Vocabulary
+from harvest_assets.decompositions.spd.checkpoint import Checkpoint
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.spd.run_config import load_run_config
+from harvest_assets.decompositions.spd.targets.llama_simple import LlamaSimpleConfig
+from harvest_assets.demo.built_in import RUN as DEMO_RUN
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import holder_of, is_held
+from harvest_assets.files.manifest import disagreements, read
+from harvest_assets.files.records import describe_files, read_sealed, write_sealed
+from harvest_assets.files.yaml_file import read_mapping, validated
+from harvest_assets.harvester import HarvesterState
+from harvest_assets.loaders import tokenizer_name
+from harvest_assets.orchestration.progress import ProgressWriter, read_progress
+from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.components_jsonl import (
     highest_ci_examples,
     parse_component,
     read_component,
     read_summary,
     scan_lines,
 )
-from harvest_assets.decomposition.checkpoint import Checkpoint
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
-from harvest_assets.decomposition.run_config import load_run_config
-from harvest_assets.decomposition.run_name import RunName, parse_run
-from harvest_assets.decomposition.targets.llama_simple import LlamaSimpleConfig
-from harvest_assets.decomposition.token_rows import TokenRows, write_manifest, write_tokens
-from harvest_assets.decomposition.yaml_file import read_mapping, validated
-from harvest_assets.demo.built_in import RUN as DEMO_RUN
-from harvest_assets.errors import HarvestError
-from harvest_assets.harvester import HarvesterState
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.lease import holder_of, is_held
-from harvest_assets.loaders import tokenizer_name
-from harvest_assets.manifest import disagreements, read
-from harvest_assets.orchestration.progress import ProgressWriter, read_progress
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.registry import registration_of
-from harvest_assets.sealed import describe_files, read_sealed, write_sealed
-from harvest_assets.shards import StoredState
-from harvest_assets.shared_rows import SharedTokenRows
-from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import registration_of
+from harvest_assets.store.shards import StoredState
+from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
-from harvest_assets.vocabulary import Vocabulary
+from harvest_assets.wandb_client.run_name import RunName, parse_run
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
 from harvest_assets_tests.viewer.synthetic import write_harvest
 

@@ -130,7 +130,7 @@ def test_it_would_be_seen(source: str):
 
 
 def test_the_loader_of_yaml_makes_no_objects():
-    from harvest_assets.decomposition.yaml_file import _Loader
+    from harvest_assets.files.yaml_file import _Loader
 
     kinds = [tag for tag in _Loader.yaml_constructors if tag is not None]
     assert not [tag for tag in kinds if "python" in tag]

@@ -25,7 +25,7 @@ from harvest_assets.orchestration.harvests import MERGED, PREPARED, unharvested
 from harvest_assets.orchestration.instance import open_instance
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, shard_partition
 from harvest_assets.orchestration.sensors import new_wandb_runs
-from harvest_assets.shards import SHARD_KEYS
+from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 

@@ -10,11 +10,11 @@ import dagster as dg
 import pytest
 
 from harvest_assets.definitions import defs
-from harvest_assets.lease import hold_lease
+from harvest_assets.files.lease import hold_lease
 from harvest_assets.orchestration.harvests import HarvestStatus, look_at_harvests, unharvested
 from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import registration, run_shards
-from harvest_assets.orchestration.resumed import resumed_event
+from harvest_assets.orchestration.wandb.retrained import resumed_event
 from harvest_assets_tests.tiny_harvest import TinyHarvest
 
 GRAPH = defs.resolve_asset_graph()

@@ -15,13 +15,13 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harvest_assets.decomposition.token_rows import TokenRows
-from harvest_assets.lease import hold_lease
+from harvest_assets.data.token_rows import TokenRows
+from harvest_assets.files.lease import hold_lease
 from harvest_assets.orchestration.checks import check_counts
 from harvest_assets.orchestration.partitions import run_shards
 from harvest_assets.orchestration.run_failures import failure_of
-from harvest_assets.plan import HarvestPlan
-from harvest_assets.shards import ShardResults
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import ShardResults
 from harvest_assets_tests import oracle
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest, sentence
 from harvest_assets_tests.tiny_run import N_CTX, VOCAB

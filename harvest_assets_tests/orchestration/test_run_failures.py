@@ -87,7 +87,7 @@ def test_a_failed_run_names_its_innermost_cause(run):
 
 def test_what_fails_before_the_run_begins_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    worker = [sys.executable, "-m", "harvest_assets.orchestration.worker", "prepare", "a/b/c"]
+    worker = [sys.executable, "-m", "harvest_assets.runners.worker", "prepare", "a/b/c"]
     done = subprocess.run(
         worker, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )

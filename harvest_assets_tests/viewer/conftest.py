@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.viewer.hostile import TEXTS

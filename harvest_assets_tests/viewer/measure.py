@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets_tests.viewer.test_browser import CHROMIUM, started
 
 TIMES = """() => {

@@ -17,11 +17,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from harvest_assets.contexts import ExampleBlock, HarvestedComponent, write_contexts
-from harvest_assets.layout import HarvestLayout
-from harvest_assets.merging import scratch
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.results.components_jsonl import ExampleBlock, HarvestedComponent, write_contexts
+from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.merge import scratch
 from harvest_assets.schemas import ComponentTokenPMI
-from harvest_assets.storage import CorrelationStorage, TokenStatsStorage
 
 N_TOKENS = 50_000_000
 WINDOW = 21

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harvest_assets.decomposition.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
-from harvest_assets.publication import publish_files
+from harvest_assets.files.commit import publish_files
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.in_progress import HarvestInProgress
 from harvest_assets.viewer.library import Library, open_harvest

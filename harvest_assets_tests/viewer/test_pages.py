@@ -16,9 +16,9 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from harvest_assets import charts
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.harvester.histogram import bin_edges
-from harvest_assets.layout import HarvestLayout
+from harvest_assets.viewer import charts
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.library import Library

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from enum import Enum
 
-from harvest_assets.atomic import process_is_alive
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import process_is_alive
 
 _SECONDS = 60
 # What a job ends as; the other words of SLURM mean that it waits, works or is being ended.

@@ -22,8 +22,8 @@ from harvest_assets.orchestration.partitions import (
 )
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.settings import SHARD_STAGE, SlurmSettings
-from harvest_assets.plain_text import plain_text
-from harvest_assets.registry import Registration, registration_of
+from harvest_assets.sanitize import plain_text
+from harvest_assets.store.registry import Registration, registration_of
 
 JOB_TAG = "harvest_assets/job"
 CLUSTER_TAG = "harvest_assets/cluster"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from harvest_assets.orchestration.slurm import cluster
-from harvest_assets.stopping import hangup_terminates
+from harvest_assets.system.stopping import hangup_terminates
 
 # More than a preempted job meets, and an end for one whose time limit is too short to save in.
 MOST_RESTARTS = 200

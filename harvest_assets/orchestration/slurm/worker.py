@@ -63,9 +63,9 @@ def free_leases_of_the_dead(run: Any) -> None:
 
     Without this a job that was moved to another node would wait two minutes for its own lease.
     """
-    from harvest_assets.lease import holder_of, remove_lease
+    from harvest_assets.files.lease import holder_of, remove_lease
     from harvest_assets.orchestration.partitions import SHARD_DIMENSION
-    from harvest_assets.registry import registration_of
+    from harvest_assets.store.registry import registration_of
 
     key = run.tags.get("dagster/partition/run") or run.tags.get("dagster/partition")
     if key is None:

@@ -1,0 +1,148 @@
+"""What a harvest would do and need, found out without writing any of it.
+
+Files of a run on W&B are downloaded into the run cache, as the harvest itself would.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harvest_assets.assets.harvest_plan import make_plan
+from harvest_assets.data.data import DataSample, DataSpec, sample_data
+from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.harvest_config import HarvestConfig
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.preflight import require_counts
+from harvest_assets.store.registry import Registration
+from harvest_assets.store.resource_estimate import Footprint, footprint
+from harvest_assets.wandb_client.run_files import fetch_run
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What would be done.
+
+    Args:
+        registration: the run and its folder.
+        checkpoint: its files, opened.
+        plan: the settings, resolved.
+        spec: its data.
+        n_rows: rows that the dataset yields, about; None for a stream.
+        device: where the model would run.
+        n_devices: shards that work side by side, each on a device or its part of the cores.
+        tokens_per_second: of all of them together, measured on a few rows.
+        footprint: bytes it needs.
+        free_disk: bytes free where it would write.
+    """
+
+    registration: Registration
+    checkpoint: RunCheckpoint
+    plan: HarvestPlan
+    spec: DataSpec
+    n_rows: int | None
+    device: str
+    n_devices: int
+    tokens_per_second: float
+    footprint: Footprint
+    free_disk: int
+
+    @property
+    def n_batches(self) -> int | None:
+        """Batches that would be seen, about; None for a whole stream."""
+        if self.n_rows is None:
+            return self.plan.n_batches
+        return self.plan.batches_seen(self.n_rows)
+
+    @property
+    def seconds(self) -> float | None:
+        """That the shards would take."""
+        if self.n_batches is None:
+            return None
+        tokens = self.n_batches * self.plan.batch_size * self.plan.context_length
+        return tokens / self.tokens_per_second
+
+
+def dry_run(registration: Registration, settings: Mapping[str, Any], step: int | None) -> DryRun:
+    """Open the run and its data, compute a few rows, and say what the harvest would take.
+
+    Args:
+        registration: the run and its folder.
+        settings: of `HarvestConfig`, those that are not the default.
+        step: of the checkpoint; None is the newest.
+
+    Raises:
+        HarvestError: what the harvest itself would refuse, or a dataset too small for a batch.
+    """
+    import torch
+
+    checkpoint = RunCheckpoint.verify(fetch_run(registration.reference, step))
+    plan = make_plan(checkpoint, HarvestConfig(**settings))
+    spec = DataSpec.from_run(checkpoint.config(), plan.context_length)
+    sample = sample_data(spec)
+    if len(sample.rows) == 0:
+        msg = f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."
+        raise HarvestError(msg)
+    gpus = torch.cuda.device_count()
+    device = torch.device("cuda" if gpus else "cpu")
+    require_counts(device, checkpoint.layers, checkpoint.vocab_size)
+    at_once = min(plan.n_shards, gpus) if gpus else 1
+    n_tokens = (plan.n_rows_wanted or sample.n_rows or 0) * plan.context_length
+    return DryRun(
+        registration=registration,
+        checkpoint=checkpoint,
+        plan=plan,
+        spec=spec,
+        n_rows=sample.n_rows,
+        device=torch.cuda.get_device_name() if gpus else f"{os.cpu_count()} CPU cores",
+        n_devices=at_once,
+        tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
+        footprint=footprint(plan, checkpoint.n_components, checkpoint.vocab_size, n_tokens),
+        free_disk=shutil.disk_usage(_existing(registration.layout.root)).free,
+    )
+
+
+def _tokens_per_second(
+    checkpoint: RunCheckpoint, plan: HarvestPlan, sample: DataSample, device: torch.device
+) -> float:
+    """Of one shard: a group of rows through the model and the accumulator, after a warm-up."""
+    import torch
+
+    from harvest_assets.harvester import Harvester
+
+    model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
+    harvester = Harvester(
+        checkpoint.layers,
+        checkpoint.vocab_size,
+        plan.ci_threshold,
+        plan.activation_examples_per_component,
+        plan.activation_context_tokens_per_side,
+        plan.seed,
+        device,
+    )
+    rows = torch.from_numpy(sample.rows[: plan.rows_per_forward])
+    seconds = 0.0
+    for turn in range(2):
+        started = time.perf_counter()
+        answer = model(rows.to(device))
+        harvester.process_batch(rows, *_as_given(answer), first_row=turn * len(rows))
+        harvester.first_bad_row()  # waits for the device
+        seconds = time.perf_counter() - started
+    return rows.numel() / seconds
+
+
+def _as_given(answer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return answer.ci, answer.output_probs, answer.component_acts
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,0 +1,65 @@
+"""A dry run as lines for people."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rich.console import Console
+
+from harvest_assets.cli.dry_run import DryRun
+from harvest_assets.store.resource_estimate import size_text
+
+
+def print_dry_run(result: DryRun, console: Console) -> None:
+    """Print what a harvest would do and need, a line each."""
+    for what, value in _lines(result):
+        console.print(f"{what:<14}{value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(result: DryRun) -> list[tuple[str, str]]:
+    checkpoint, plan, needs = result.checkpoint, result.plan, result.footprint
+    config = checkpoint.config()
+    widest = max(len(layer) for layer, _ in checkpoint.layers)
+    layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
+    step = "" if checkpoint.step is None else f", step {checkpoint.step}"
+    side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
+    peak = size_text(needs.peak_disk)
+    return [
+        ("run", f"{plan.run}{step}"),
+        ("model", f"{config.pretrained_model_class} {config.target_name}"),
+        ("components", f"{checkpoint.n_components:,} in {len(checkpoint.layers)} layers"),
+        *layers,
+        ("vocabulary", f"{checkpoint.vocab_size:,}"),
+        ("data", f"{result.spec.dataset_name}, split {result.spec.train_data_split}"),
+        ("rows", _rows(result)),
+        ("batches", _batches(result)),
+        ("shards", f"{plan.n_shards}{side_by_side}"),
+        ("device", result.device),
+        ("memory", f"at most {size_text(needs.memory)} a shard, and the model's weights"),
+        ("disk", f"at most {size_text(needs.results)} of results, {peak} at the peak"),
+        ("", f"{size_text(result.free_disk)} are free in {result.registration.layout.root.parent}"),
+        ("time", _duration(result)),
+        ("results", f"{result.registration.layout.root} (nothing was written)"),
+        *(("warning", warning) for warning in config.warnings(plan.ci_threshold)),
+    ]
+
+
+def _rows(result: DryRun) -> str:
+    there = "a stream" if result.n_rows is None else f"about {result.n_rows:,} are there"
+    return f"of {result.plan.context_length:,} tokens; {there}"
+
+
+def _batches(result: DryRun) -> str:
+    n, plan = result.n_batches, result.plan
+    if n is None:
+        return f"of {plan.batch_size:,} rows, until the stream ends"
+    tokens = n * plan.batch_size * plan.context_length
+    short = f"; {plan.n_batches:,} were asked for" if plan.n_batches not in (None, n) else ""
+    return f"{n:,} of {plan.batch_size:,} rows, {tokens:,} tokens{short}"
+
+
+def _duration(result: DryRun) -> str:
+    speed = f"{result.tokens_per_second:,.0f} tokens/s, measured on a few rows"
+    if result.seconds is None:
+        return f"not known for a whole stream ({speed})"
+    return f"about {timedelta(seconds=max(1, round(result.seconds)))} ({speed})"

@@ -1,0 +1,1 @@
+"""Datasets, tokenization, token texts, and rows of tokens in harvest order."""

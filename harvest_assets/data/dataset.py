@@ -1,0 +1,227 @@
+"""The run's dataset, as the `datasets` library gives it, and what identifies its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harvest_assets.data.datasets_cache import choose_datasets_cache
+from harvest_assets.data.stored_dataset import open_stored
+from harvest_assets.errors import HarvestError, TransientError, cause_of
+from harvest_assets.files.unwritable import advice
+
+choose_datasets_cache()
+
+_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+_READ_AT_ONCE = 1000  # rows
+_WRONG_CONTENT = (ValueError, TypeError, LookupError)  # raised by parsers, not by connections
+# Fields of a builder's config that name the data; `sep` follows from the ending of a file.
+_NOT_READING = {"name", "version", "data_dir", "data_files", "description", "sep"}
+
+
+def open_dataset(
+    name: str, split: str, column: str, *, streaming: bool, digest: str | None = None
+) -> Any:
+    """One split of a dataset that has this column.
+
+    Args:
+        name: of the hub, a local folder, or one local file of parquet or JSON.
+        split: of the dataset.
+        column: that must be there.
+        streaming: read it as it comes instead of storing it first.
+        digest: what `dataset_digest` returned for the content that is wanted; None takes the
+            content as it is. A streamed dataset is not compared with it.
+
+    Returns:
+        A `datasets.Dataset`, or an `IterableDataset` where it is streamed.
+
+    Raises:
+        HarvestError: the dataset, the split or the column is not there, or a data file is damaged.
+        TransientError: the content is not the one wanted, or it changed while it was read.
+    """
+    import datasets
+
+    what = f"The split {split!r} of the dataset {name!r}"
+    _check_inside(name, what)
+    if streaming:
+        dataset = _loaded(
+            what, lambda: datasets.load_dataset(**_source(name), split=split, streaming=True)
+        )
+    else:
+        dataset = _loaded(what, lambda: _stored(name, split, digest))
+    there = dataset.column_names
+    if there is None:  # a stream that has no features before it has rows
+        there = list(_loaded(f"The dataset {name!r}", lambda: next(iter(dataset), {column: None})))
+    if column not in there:
+        msg = f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
+        raise HarvestError(msg)
+    return dataset
+
+
+def dataset_digest(name: str, split: str) -> str:
+    """What changes when the content of a dataset changes.
+
+    For a local folder the SHA-256 of the data files of the split and of how the dataset card says
+    they are to be read, for a local file its own; for a dataset of the hub, the hash of its
+    `datasets` builder, which is its revision.
+
+    Raises:
+        HarvestError: there is no such dataset.
+    """
+    import datasets
+
+    what = f"The dataset {name!r}"
+    _check_inside(name, what)
+    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    return _digest(builder, name, split)
+
+
+def _stored(name: str, split: str, digest: str | None) -> Any:
+    import datasets
+
+    return open_stored(
+        name,
+        split,
+        lambda folder: datasets.load_dataset_builder(**_source(name), cache_dir=folder),
+        lambda builder: _digest(builder, name, split),
+        digest,
+    )
+
+
+def _digest(builder: Any, name: str, split: str) -> str:
+    if not Path(name).exists():
+        return f"{builder.config.name} {builder.hash}"
+    of_splits = builder.config.data_files or {}
+    named = [key for key in of_splits if str(key) in split and split != "all"]
+    digest = hashlib.sha256()
+    for key in sorted(named or of_splits, key=str):
+        for file in of_splits[key]:
+            with Path(file).open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{key}\0{os.path.relpath(file, name)}\0{content}\0".encode())
+    for option in _reading_options(builder.config):
+        digest.update(f"{option}\0".encode())
+    return digest.hexdigest()
+
+
+def _reading_options(config: Any) -> list[str]:
+    """What a dataset card says about reading the files: a JSON field, columns, filters."""
+    return [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in _NOT_READING and getattr(config, field.name) != field.default
+    ]
+
+
+def _check_inside(name: str, what: str) -> None:
+    """See that the data files of a local folder lie in it, whatever its README tells.
+
+    Raises:
+        HarvestError: one lies elsewhere, or the folder is no dataset.
+    """
+    import datasets
+
+    if not _loaded(what, lambda: Path(name).is_dir()):
+        return
+    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
+    for files in (builder.config.data_files or {}).values():
+        for file in files:
+            path = os.path.normpath(str(file))
+            if not path.startswith(root + os.sep):
+                msg = f"The dataset {name!r} asks for {str(file)!r}, which lies outside of it."
+                raise HarvestError(msg)
+
+
+def _source(name: str) -> dict[str, str]:
+    """What `datasets` is asked for: a folder or a name of the hub, or a file and its format."""
+    import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if not Path(name).is_file():
+        if name in _PACKAGED_DATASETS_MODULES and not Path(name).is_dir():
+            msg = "it is the name of a format, which would read whatever lies in this folder"
+            raise ValueError(msg)
+        if Path(name).exists() and not Path(name).is_dir():
+            msg = "it is neither a file nor a folder"
+            raise ValueError(msg)
+        if Path(name, datasets.config.DATASET_STATE_JSON_FILENAME).exists():
+            msg = "it was written by save_to_disk; write it with to_parquet instead"
+            raise ValueError(msg)
+        return {"path": name}
+    if Path(name).suffix not in _FORMATS:
+        msg = f"it is a file, and of those only {', '.join(_FORMATS)} are read"
+        raise ValueError(msg)
+    return {"path": _FORMATS[Path(name).suffix], "data_files": name}
+
+
+def stream_files(stream: Any, name: str, split: str, column: str) -> list[Iterator[Any]]:
+    """The values of one column of a streamed dataset, data file by data file.
+
+    Args:
+        stream: what `open_dataset` returned for a streamed dataset.
+        name: of the dataset.
+        split: of the dataset.
+        column: whose values are wanted.
+
+    Returns:
+        One iterator a file, in the order of the dataset; a file is opened when its first value is
+        asked for. Iterating raises a HarvestError that names the file that cannot be read; of a
+        dataset of the hub a TransientError, unless what the file holds is wrong.
+    """
+    n_files = stream.n_shards
+    return [_file_values(stream, name, split, column, file, n_files) for file in range(n_files)]
+
+
+def _file_values(
+    stream: Any, name: str, split: str, column: str, file: int, n_files: int
+) -> Iterator[Any]:
+    from datasets.distributed import split_dataset_by_node
+
+    try:
+        rows = split_dataset_by_node(stream, rank=file, world_size=n_files)
+        for batch in rows.select_columns([column]).iter(batch_size=_READ_AT_ONCE):
+            yield from batch[column]
+    except Exception as error:  # readers of many formats: each raises what it likes
+        what = f"{_file_name(name, split, file, n_files)} of the dataset {name!r}"
+        msg = f"{what[:1000]} cannot be read: {cause_of(error)}."
+        final = Path(name).exists() or isinstance(error, _WRONG_CONTENT)
+        raise (HarvestError if final else TransientError)(msg) from error
+
+
+def _file_name(name: str, split: str, file: int, n_files: int) -> str:
+    """A data file of a split, for an error message: its path, or its number if that is unknown."""
+    import datasets
+
+    try:
+        builder = _loaded(name, lambda: datasets.load_dataset_builder(**_source(name)))
+    except HarvestError:
+        return f"Data file {file + 1}"
+    files = (builder.config.data_files or {}).get(split, [])
+    return f"{str(files[file])!r}" if len(files) == n_files else f"Data file {file + 1}"
+
+
+def permutation(n: int, seed: int) -> NDArray[np.int64]:
+    """Int64 [n]: which row `Dataset.shuffle(seed)` puts at each place."""
+    import datasets
+
+    places = datasets.Dataset.from_dict({"place": np.arange(n)})
+    shuffled = places.shuffle(seed=seed, keep_in_memory=True).with_format("numpy")
+    return np.asarray(shuffled[:]["place"], dtype=np.int64)
+
+
+def _loaded(what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except HarvestError:
+        raise
+    except Exception as error:  # readers of many formats: each raises what it likes
+        msg = f"{what[:500]} cannot be loaded: {cause_of(error)}.{advice(error)}"
+        raise HarvestError(msg) from error

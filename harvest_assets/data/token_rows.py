@@ -1,0 +1,253 @@
+"""Rows of token ids on disk, in harvest order: memory-mapped, read in any order.
+
+`rows.json` tells where they lie: Arrow files with one column of lists of `n_ctx` ids, which may be
+a dataset's own files elsewhere, and `order.npy`, the place in those files of each row of the
+harvest (absent where it is the order of the files).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.untrusted import as_record, read_json
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+_MOST_BYTES = 64 << 20  # a dataset may have very many files
+MANIFEST = "rows.json"
+ORDER = "order.npy"
+TOKENS = "tokens.arrow"
+TOKENS_COLUMN = "tokens"
+
+
+@dataclass(frozen=True)
+class ArrowRows:
+    """One Arrow file that holds rows.
+
+    Args:
+        path: absolute, or relative to the folder of `rows.json`.
+        form: `file` for Arrow IPC files, `stream` for the streams that `datasets` keeps.
+        column: the column of lists of ids.
+        n_rows: how many rows the file has.
+        size: of the file, in bytes.
+    """
+
+    path: str
+    form: Literal["file", "stream"]
+    column: str
+    n_rows: int
+    size: int
+
+
+def write_tokens(
+    directory: Path, blocks: Iterable[NDArray[Any]], n_ctx: int, limit: int | None
+) -> ArrowRows:
+    """Write rows into an Arrow file of int32 lists, one record batch a block.
+
+    Args:
+        directory: where to.
+        blocks: integers [n, n_ctx] each; read no further than needed.
+        n_ctx: the length of a row, in tokens.
+        limit: rows to write at most, None for all.
+    """
+    path = directory / TOKENS
+    schema = pa.schema([(TOKENS_COLUMN, pa.list_(pa.int32(), n_ctx))])
+    n_rows = 0
+    with path.open("wb") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            for block in blocks:
+                kept = block if limit is None else block[: limit - n_rows]
+                if len(kept):
+                    ids = pa.array(kept.reshape(-1), type=pa.int32())
+                    lists = pa.FixedSizeListArray.from_arrays(ids, n_ctx)
+                    writer.write_batch(pa.record_batch([lists], schema=schema))
+                n_rows += len(kept)
+                if limit is not None and n_rows >= limit:
+                    break
+        file.flush()
+        os.fsync(file.fileno())
+    return ArrowRows(TOKENS, "file", TOKENS_COLUMN, n_rows, path.stat().st_size)
+
+
+def write_manifest(
+    directory: Path,
+    files: Sequence[ArrowRows],
+    order: NDArray[np.int64] | None,
+    n_ctx: int,
+    spec: dict[str, Any],
+) -> None:
+    """Write `order.npy` and, last, `rows.json`.
+
+    Args:
+        directory: where to.
+        files: where the rows lie, in order.
+        order: [n_rows] place of each harvested row in the concatenated files; None for theirs.
+        n_ctx: the length of a row, in tokens.
+        spec: what determines the rows, kept for people.
+    """
+    if order is not None:
+        with (directory / ORDER).open("wb") as file:
+            np.save(file, order)
+            file.flush()
+            os.fsync(file.fileno())
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "n_rows": sum(file.n_rows for file in files),
+        "n_ctx": n_ctx,
+        "order": None if order is None else ORDER,
+        "spec": spec,
+        "files": [vars(file) for file in files],
+    }
+    with (directory / MANIFEST).open("w", encoding="utf-8") as text:
+        json.dump(manifest, text, indent=2)
+        text.flush()
+        os.fsync(text.fileno())
+
+
+class TokenRows:
+    """The rows of a harvest, opened; make one with `TokenRows.open`.
+
+    Attributes:
+        n_rows: how many rows there are.
+        n_ctx: tokens in a row.
+    """
+
+    def __init__(
+        self, blocks: Sequence[NDArray[Any]], order: NDArray[np.int64] | None, n_ctx: int
+    ) -> None:
+        self._blocks = blocks
+        self._order = order
+        self._starts = np.cumsum([0, *(len(block) for block in blocks)], dtype=np.int64)
+        self.n_rows = int(self._starts[-1])
+        self.n_ctx = n_ctx
+
+    @classmethod
+    def open(cls, directory: Path) -> TokenRows:
+        """Map the rows that `write_token_rows` left in this directory.
+
+        Raises:
+            HarvestError: a file is missing, damaged, or not the one that was written.
+        """
+        path = directory / MANIFEST
+        try:
+            manifest = read_json(path, _MOST_BYTES)
+            version = manifest["format_version"]
+            n_rows, n_ctx = manifest["n_rows"], manifest["n_ctx"]
+            if type(n_rows) is not int or type(n_ctx) is not int or n_ctx < 1:
+                msg = f"it tells of {n_rows!r} rows of {n_ctx!r} tokens"
+                raise ValueError(msg)
+            files = [as_record(file, ArrowRows) for file in manifest["files"]]
+            order_name = manifest["order"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, reason_of(error)) from error
+        if version != FORMAT_VERSION:
+            raise _damaged(path, f"its format version is {version}, not {FORMAT_VERSION}")
+        blocks = [block for file in files for block in _map_file(directory, file, n_ctx)]
+        if sum(map(len, blocks)) != n_rows:
+            raise _damaged(path, f"the files it names do not hold {n_rows} rows")
+        order = None if order_name is None else _map_order(directory / ORDER, n_rows)
+        return cls(blocks, order, n_ctx)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop` (not included) of the harvest.
+
+        Returns:
+            int64 [stop - start, n_ctx], a copy.
+
+        Raises:
+            IndexError: unless 0 <= start <= stop <= n_rows.
+        """
+        import torch
+
+        if not 0 <= start <= stop <= self.n_rows:
+            msg = f"rows {start} to {stop} are not all among the {self.n_rows} there are"
+            raise IndexError(msg)
+        places = np.arange(start, stop) if self._order is None else self._order[start:stop]
+        blocks = np.searchsorted(self._starts, places, side="right") - 1
+        tokens = np.empty((stop - start, self.n_ctx), dtype=np.int64)
+        for block in np.unique(blocks):
+            here = blocks == block
+            tokens[here] = self._blocks[block][places[here] - self._starts[block]]
+        return torch.from_numpy(tokens)
+
+
+def _map_file(directory: Path, file: ArrowRows, n_ctx: int) -> list[NDArray[Any]]:
+    """The record batches of one file, each [n, n_ctx], not copied."""
+    path = directory / file.path
+    try:
+        if path.stat().st_size != file.size:
+            raise _damaged(path, f"its size is not the {file.size} bytes it was indexed with")
+        source = pa.memory_map(str(path))
+        opened = pa.ipc.open_file(source) if file.form == "file" else pa.ipc.open_stream(source)
+        column = opened.read_all().column(file.column)
+        column.validate(full=True)  # an offset outside the file would be followed
+        blocks = [chunk_rows(chunk, n_ctx) for chunk in column.chunks if len(chunk)]
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, reason_of(error)) from error
+    if sum(map(len, blocks)) != file.n_rows:
+        raise _damaged(path, f"it does not hold {file.n_rows} rows")
+    return blocks
+
+
+def chunk_rows(chunk: pa.Array, n_ctx: int) -> NDArray[Any]:
+    """The ids of an Arrow array of lists as a view [len(chunk), n_ctx].
+
+    Raises:
+        ValueError: the array does not hold lists of `n_ctx` integers, or holds a null.
+    """
+    kind = chunk.type
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+    if not is_list or not pa.types.is_integer(kind.value_type):
+        msg = f"it holds {kind} instead of lists of token ids"
+        raise ValueError(msg)
+    if chunk.null_count:
+        msg = "a row is null"
+        raise ValueError(msg)
+    lengths = _lengths(chunk)
+    if (lengths != n_ctx).any():
+        msg = f"a row is {lengths[lengths != n_ctx][0]} tokens long instead of {n_ctx}"
+        raise ValueError(msg)
+    ids = chunk.flatten()
+    if ids.null_count:
+        msg = "a token id is missing"
+        raise ValueError(msg)
+    rows: NDArray[Any] = ids.to_numpy(zero_copy_only=True).reshape(len(chunk), n_ctx)
+    return rows
+
+
+def _lengths(chunk: pa.Array) -> NDArray[Any]:
+    if pa.types.is_fixed_size_list(chunk.type):
+        return np.full(len(chunk), chunk.type.list_size)
+    return np.diff(chunk.offsets.to_numpy())
+
+
+def _map_order(path: Path, n_rows: int) -> NDArray[np.int64]:
+    try:
+        order = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the reader of a damaged header raises what it runs into
+        raise _damaged(path, reason_of(error)) from error
+    if order.dtype != np.int64 or order.shape != (n_rows,):
+        raise _damaged(path, f"it is no int64 array of {n_rows} places")
+    if n_rows and not (order.min() >= 0 and order.max() < n_rows):
+        raise _damaged(path, "a place in it lies outside the rows")
+    mapped: NDArray[np.int64] = order
+    return mapped
+
+
+def _damaged(path: Path, reason: str) -> HarvestError:
+    what = "is not there" if not path.exists() else f"is damaged: {reason}"
+    return HarvestError(f"{path} {what}; materialize token_rows again.")

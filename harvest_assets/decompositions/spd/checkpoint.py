@@ -1,0 +1,161 @@
+"""The checkpoint of an SPD run: a flat state dict, opened without trusting it.
+
+Keys are `target_model.<name>`, `_components.<layer>.<V or U>` and `_ci_fns.<layer>.<name>`, where
+`<layer>` is the layer's path with `-` for `.`. A path may hold a `-` of its own, so keys are always
+made from known paths, never read backwards.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harvest_assets.decompositions.spd.old_spellings import current_state
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.safe_torch import UnsafeFileError, open_torch_file
+
+TARGET = "target_model."
+_COMPONENTS = "_components."
+_CI_FUNCTIONS = "_ci_fns."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a run, as saved, memory-mapped.
+
+    Args:
+        path: the file, for messages.
+        state: the whole state dict, in today's spelling.
+    """
+
+    path: Path
+    state: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Open a checkpoint, its keys as they are spelled now; nothing in it is executed.
+
+        Raises:
+            HarvestError: the file is not there, damaged, holds anything but named tensors, or one
+                of them in two spellings.
+        """
+        try:
+            state = open_torch_file(path)
+        except FileNotFoundError as error:
+            msg = f"The checkpoint {path} is not there."
+            raise HarvestError(msg) from error
+        except (UnsafeFileError, pickle.UnpicklingError) as error:
+            msg = f"{path} holds more than tensors, which is not safe to open, or is damaged."
+            raise HarvestError(msg) from error
+        except Exception as error:  # a damaged pickle raises what it likes
+            reason = reason_of(error).split(". ")[0]
+            msg = f"{path} cannot be read as a checkpoint, it may be cut short: {reason}."
+            raise HarvestError(msg) from error
+        if not isinstance(state, dict) or not all(
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+        ):
+            msg = f"{path} is no state dict: it must map names to tensors."
+            raise HarvestError(msg)
+        return cls(path, current_state(path, state))
+
+    def target_weights(self) -> dict[str, torch.Tensor]:
+        """The target model's own weights, by their names in the target."""
+        return self._below(TARGET)
+
+    def component_matrices(
+        self, layer: str, *, d_in: int, n_components: int, d_out: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """V [d_in, C] and U [C, d_out] of a layer.
+
+        Raises:
+            HarvestError: one is missing, or has another shape.
+        """
+        prefix = f"{_COMPONENTS}{_in_keys(layer)}."
+        v = self.tensor(f"{prefix}V", (d_in, n_components))
+        u = self.tensor(f"{prefix}U", (n_components, d_out))
+        return v, u
+
+    def ci_weights(
+        self, layer: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, torch.Tensor]:
+        """The weights of a layer's CI function, by their names in it.
+
+        Args:
+            layer: its path.
+            shapes: what the config says of them.
+
+        Raises:
+            HarvestError: one is missing, superfluous, or has another shape.
+        """
+        prefix = f"{_CI_FUNCTIONS}{_in_keys(layer)}."
+        superfluous = sorted(set(self._below(prefix)) - set(shapes))
+        if superfluous:
+            msg = f"{self.path} has {prefix}{superfluous[0]}, which its config does not ask for."
+            raise HarvestError(msg)
+        return {name: self.tensor(f"{prefix}{name}", shape) for name, shape in shapes.items()}
+
+    def tensor(self, key: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """One tensor of floating-point numbers.
+
+        Raises:
+            HarvestError: it is missing, or has another shape or type.
+        """
+        if key not in self.state:
+            msg = f"{self.path} lacks {key}: it is no checkpoint of this config."
+            raise HarvestError(msg)
+        self.check_shape(key, shape)
+        self.check_floating(key)
+        return self.state[key]
+
+    def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
+        """See that a tensor has the shape that config and target ask for.
+
+        Raises:
+            HarvestError: it has not.
+        """
+        found = tuple(self.state[key].shape)
+        if found != shape:
+            msg = f"{self.path}: {key} has the shape {list(found)}, not {list(shape)}."
+            raise HarvestError(msg)
+
+    def check_floating(self, key: str) -> None:
+        """See that a tensor holds floating-point numbers.
+
+        Raises:
+            HarvestError: it does not.
+        """
+        dtype = self.state[key].dtype
+        if not dtype.is_floating_point:
+            msg = f"{self.path}: {key} is {dtype}; weights are floating-point numbers."
+            raise HarvestError(msg)
+
+    def check_layers(self, layers: Collection[str]) -> None:
+        """See that no layer is decomposed here that the config does not name.
+
+        Raises:
+            HarvestError: one is.
+        """
+        known = {_in_keys(layer) for layer in layers}
+        for prefix in (_COMPONENTS, _CI_FUNCTIONS):
+            for name in self._below(prefix):
+                if name.partition(".")[0] not in known:
+                    msg = (
+                        f"{self.path} has {prefix}{name}, but no pattern of its config matches "
+                        "that layer."
+                    )
+                    raise HarvestError(msg)
+
+    def _below(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.state.items()
+            if key.startswith(prefix)
+        }
+
+
+def _in_keys(layer: str) -> str:
+    return layer.replace(".", "-")

@@ -1,0 +1,265 @@
+"""A decomposed model: from tokens to next-token probabilities, CI and component activations.
+
+The target runs unmodified. What enters each decomposed layer is caught on the way, and from that
+input a the layer's causal importances and component activations `(V[:, c] . a) * |U[c, :]|` follow.
+The input of an embedding is a token, so there V[:, c] . a is V[token, c].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding
+
+from harvest_assets.decompositions.spd.checkpoint import Checkpoint
+from harvest_assets.decompositions.spd.ci_functions import CIFunction, open_ci_function
+from harvest_assets.decompositions.spd.decomposed_layers import DecomposedLayer, find_layers
+from harvest_assets.decompositions.spd.identity_layers import insert_identities
+from harvest_assets.decompositions.spd.noise import noisy, row_noise
+from harvest_assets.decompositions.spd.run_config import RunConfig
+from harvest_assets.decompositions.spd.sigmoids import LOWER_LEAKY
+from harvest_assets.decompositions.spd.target_weights import load_target_weights
+from harvest_assets.decompositions.spd.targets import build_target
+from harvest_assets.errors import HarvestError
+
+
+class ModelOutputs(NamedTuple):
+    """What the model answers for tokens [B, S]."""
+
+    output_probs: torch.Tensor  # float32 [B, S, vocab], of the next token
+    ci: torch.Tensor  # float32 [B, S, C_total], lower-leaky causal importances
+    component_acts: torch.Tensor  # float32 [B, S, C_total]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A decomposed layer with its trained parts, on the device."""
+
+    found: DecomposedLayer
+    columns: slice  # its components in the flat order
+    V: torch.Tensor  # float32 [d_in, C]
+    U_norm: torch.Tensor  # float32 [C]
+    ci_function: CIFunction
+
+
+class DecomposedModel:
+    """Answers for tokens; a pure function of them. Made by `open_model`.
+
+    Attributes:
+        layers: (layer, C) in flat order.
+        vocab_size: width of the logits.
+        max_context_length: tokens that the target reads at once; None if it has no limit.
+        device: where it computes.
+
+    Raises:
+        HarvestError: the logits cannot be taken from what the target answers, or a decomposed
+            layer takes no part in its computation.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        layers: list[_Layer],
+        sigmoid: Callable[[torch.Tensor], torch.Tensor],
+        output_attr: str | None,
+        device: torch.device,
+        *,
+        ci_noise: bool,
+        bf16: bool,
+    ) -> None:
+        self._target = target
+        self._layers = layers
+        self._sigmoid = sigmoid
+        self._output_attr = output_attr
+        self._ci_noise = ci_noise
+        self._bf16 = bf16
+        self.device = device
+        self.layers = [(layer.found.path, layer.found.C) for layer in layers]
+        self.max_context_length = _max_context_length(target)
+        self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
+
+    def __call__(self, tokens: torch.Tensor) -> ModelOutputs:
+        """Run the target and compute what its decomposed layers' inputs tell.
+
+        Args:
+            tokens: int64 [B, S], below the vocabulary's size.
+
+        Raises:
+            HarvestError: the rows are longer than the target can read.
+        """
+        limit = self.max_context_length
+        if limit is not None and tokens.shape[1] > limit:
+            msg = f"Rows of {tokens.shape[1]} tokens are longer than the target's {limit}."
+            raise HarvestError(msg)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+        with torch.inference_mode(), autocast:
+            shape = (*tokens.shape, sum(c for _, c in self.layers))
+            ci = torch.empty(shape, device=self.device)
+            acts = torch.empty(shape, device=self.device)
+            noise = row_noise(tokens, shape[-1], self.device) if self._ci_noise else None
+            with self._caught_inputs(ci, acts, noise):
+                output = self._target(tokens.to(self.device))
+            logits = _logits(output, self._output_attr, tuple(tokens.shape))
+            return ModelOutputs(logits.float().softmax(dim=-1), ci, acts)
+
+    @contextmanager
+    def _caught_inputs(
+        self, ci: torch.Tensor, acts: torch.Tensor, noise: torch.Tensor | None
+    ) -> Iterator[None]:
+        """While the target runs, each layer's input fills its columns."""
+        ran: list[str] = []
+        handles = [
+            layer.found.module.register_forward_pre_hook(
+                self._hook(layer, ci, acts, noise, ran), with_kwargs=True
+            )
+            for layer in self._layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for path, _ in self.layers:
+            if ran.count(path) != 1:
+                msg = (
+                    f"{path} runs {ran.count(path)} times when the target model does; its "
+                    "components can be harvested only if it runs once."
+                )
+                raise HarvestError(msg)
+
+    def _hook(
+        self,
+        layer: _Layer,
+        ci: torch.Tensor,
+        acts: torch.Tensor,
+        noise: torch.Tensor | None,
+        ran: list[str],
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def fill(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else next(iter(kwargs.values()))
+            layer_input = _by_position(given, layer.found, tuple(ci.shape[:2]))
+            if layer.found.reads_tokens:
+                inner = embedding(layer_input, layer.V)
+            else:
+                inner = layer_input @ layer.V
+            raw_ci = layer.ci_function(layer_input, inner).float()
+            if noise is not None:
+                raw_ci = noisy(raw_ci, noise[..., layer.columns])
+            ci[..., layer.columns] = self._sigmoid(raw_ci)
+            torch.mul(inner, layer.U_norm, out=acts[..., layer.columns])
+            ran.append(layer.found.path)
+
+        return fill
+
+
+def open_model(
+    config: RunConfig,
+    checkpoint: Path,
+    device: str | torch.device,
+    *,
+    ci_noise: bool = False,
+    bf16: bool = False,
+) -> DecomposedModel:
+    """Open a run's checkpoint as a model.
+
+    Args:
+        config: the run's; relative paths in it are taken from the current directory.
+        checkpoint: the state dict; it stays mapped while the model is used on the CPU.
+        device: where to compute.
+        ci_noise: add the noise with which a run of `sampling: binomial` was trained to its CI.
+        bf16: compute matrix products in bfloat16 (torch's autocast): faster on a GPU, less exact.
+
+    Raises:
+        HarvestError: config, target and checkpoint do not fit together, or name what is unknown.
+    """
+    device = torch.device(device)
+    opened = Checkpoint.open(checkpoint)
+    target = build_target(config.pretrained_model_class, config.target_name)
+    insert_identities(target, config.identity_module_info or ())
+    found = find_layers(target, config.decomposed_modules)
+    opened.check_layers([layer.path for layer in found])
+    load_target_weights(target, opened, device)
+    layers = _open_layers(found, config, opened, device)
+    return DecomposedModel(
+        target,
+        layers,
+        LOWER_LEAKY[config.sigmoid_type],
+        config.pretrained_model_output_attr,
+        device,
+        ci_noise=ci_noise and config.sampling == "binomial",
+        bf16=bf16,
+    )
+
+
+def _open_layers(
+    found: list[DecomposedLayer], config: RunConfig, checkpoint: Checkpoint, device: torch.device
+) -> list[_Layer]:
+    layers = []
+    first = 0
+    for layer in found:
+        v, u = checkpoint.component_matrices(
+            layer.path, d_in=layer.d_in, n_components=layer.C, d_out=layer.d_out
+        )
+        ci_function = open_ci_function(
+            config.ci_fn_type, layer, config.ci_fn_hidden_dims, checkpoint, device
+        )
+        columns = slice(first, first + layer.C)
+        u_norm = u.to(device, torch.float32).norm(dim=1)
+        layers.append(_Layer(layer, columns, v.to(device, torch.float32), u_norm, ci_function))
+        first += layer.C
+    return layers
+
+
+def _by_position(
+    given: torch.Tensor, layer: DecomposedLayer, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """A layer's input as [B, S, d_in], an embedding's as [B, S].
+
+    Some targets flatten batch and position before a layer, and positions themselves are often
+    looked up once for all rows of a batch.
+    """
+    width = () if layer.reads_tokens else (layer.d_in,)
+    if layer.reads_tokens and tuple(given.shape) in (shape[1:], (1, *shape[1:])):
+        return given.expand(shape)
+    if tuple(given.shape) not in ((*shape, *width), (shape[0] * shape[1], *width)):
+        msg = (
+            f"{layer.path} gets an input of shape {list(given.shape)} for tokens of shape "
+            f"{list(shape)}, so what belongs to which position is not known."
+        )
+        raise HarvestError(msg)
+    return given.reshape(*shape, *width)
+
+
+def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch.Tensor:
+    """Logits [B, S, vocab] out of the target's output: itself, by index, or by attribute."""
+    logits: Any = output
+    if attribute is not None:
+        try:
+            is_index = attribute.startswith("idx_")
+            logits = output[int(attribute[4:])] if is_index else getattr(output, attribute)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            logits = None
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape[:-1]) != shape:
+        spelled = "null" if attribute is None else repr(attribute)
+        msg = (
+            f"pretrained_model_output_attr {spelled} does not take logits [batch, pos, vocab] "
+            f"from the target's output, which is a {type(output).__name__}; it must be null, "
+            "idx_<n> or the name of an attribute."
+        )
+        raise HarvestError(msg)
+    return logits
+
+
+def _max_context_length(target: nn.Module) -> int | None:
+    config = getattr(target, "config", None)
+    for owner, name in ((target, "max_context_length"), (config, "max_position_embeddings")):
+        value = getattr(owner, name, None)
+        if isinstance(value, int):
+            return value
+    return None

@@ -1,0 +1,155 @@
+"""The files of an SPD run, opened once, found whole, and named by their digests."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import write_json
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.wandb_client.run_files import RunFiles
+
+if TYPE_CHECKING:
+    import torch
+
+    from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
+    from harvest_assets.decompositions.spd.model import DecomposedModel
+
+
+@dataclass(frozen=True)
+class RunCheckpoint:
+    """One checkpoint of one run.
+
+    Args:
+        run: `entity/project/run_id`.
+        config_path: `final_config.yaml`.
+        checkpoint_path: the state dict.
+        step: training steps, if the file's name tells.
+        sha256: digest of config and checkpoint together; other bytes, other digest.
+        layers: (layer, C) in flat order.
+        vocab_size: width of the logits.
+        max_context_length: tokens that the target can read at once, if it has a limit.
+        default_context_length: tokens of a row in training.
+        tokenizer_name: of the run's config.
+        tokenizer_vocab_size: the tokenizer's highest id plus one, without added tokens.
+        tokenizer_path: the folder of the tokenizer, if it is a local one.
+        tokenizer_sha256: digest of its vocabulary.
+    """
+
+    run: str
+    config_path: str
+    checkpoint_path: str
+    step: int | None
+    sha256: str
+    layers: tuple[tuple[str, int], ...]
+    vocab_size: int
+    max_context_length: int | None
+    default_context_length: int
+    tokenizer_name: str
+    tokenizer_vocab_size: int
+    tokenizer_path: str | None = None
+    tokenizer_sha256: str | None = None
+
+    @classmethod
+    def verify(cls, files: RunFiles) -> RunCheckpoint:
+        """Open a run's files and see that they make a model.
+
+        Raises:
+            HarvestError: they do not.
+        """
+        from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
+        from harvest_assets.data.token_texts import id_limit
+        from harvest_assets.data.tokenization import load_tokenizer
+        from harvest_assets.decompositions.spd.model import open_model
+
+        config = load_run_config(files.config)
+        model = open_model(config, files.checkpoint, "cpu")
+        limit = id_limit(load_tokenizer(config.tokenizer_name), with_added=False)
+        tokenizer = RecordedTokenizer.in_use(config.tokenizer_name)
+        return cls(
+            run=files.name.key,
+            config_path=str(files.config),
+            checkpoint_path=str(files.checkpoint),
+            step=files.step,
+            sha256=_digest(files.config, files.checkpoint),
+            layers=tuple(model.layers),
+            vocab_size=model.vocab_size,
+            max_context_length=model.max_context_length,
+            default_context_length=config.task_config.max_seq_len,
+            tokenizer_name=tokenizer.name,
+            tokenizer_vocab_size=limit,
+            tokenizer_path=tokenizer.folder,
+            tokenizer_sha256=tokenizer.sha256,
+        )
+
+    @property
+    def tokenizer(self) -> RecordedTokenizer:
+        """The tokenizer that the checkpoint was verified with."""
+        from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
+
+        return RecordedTokenizer(self.tokenizer_name, self.tokenizer_path, self.tokenizer_sha256)
+
+    @property
+    def n_components(self) -> int:
+        """Components of all layers."""
+        return sum(c for _, c in self.layers)
+
+    def config(self) -> RunConfig:
+        """The run's config."""
+        return load_run_config(Path(self.config_path))
+
+    def open_model(
+        self, device: str | torch.device, *, ci_noise: bool = False, bf16: bool = False
+    ) -> DecomposedModel:
+        """The model, ready to answer.
+
+        Args:
+            device: where to compute.
+            ci_noise: as of `decomposition.model.open_model`.
+            bf16: as of the same.
+
+        Raises:
+            HarvestError: the files are not the ones that were verified.
+        """
+        from harvest_assets.decompositions.spd.model import open_model
+
+        if _digest(Path(self.config_path), Path(self.checkpoint_path)) != self.sha256:
+            msg = (
+                f"{self.checkpoint_path} or its config has changed since the harvest was planned; "
+                "materialize run_checkpoint and harvest_plan again."
+            )
+            raise HarvestError(msg)
+        config, path = self.config(), Path(self.checkpoint_path)
+        return open_model(config, path, device, ci_noise=ci_noise, bf16=bf16)
+
+    def write(self, directory: Path) -> None:
+        """Write `run_checkpoint.json` into a directory."""
+        write_json(HarvestLayout(directory).run_checkpoint, dataclasses.asdict(self))
+
+    @classmethod
+    def open(cls, directory: Path) -> RunCheckpoint:
+        """Read `run_checkpoint.json`.
+
+        Raises:
+            HarvestError: it is not what `write` writes.
+        """
+        path = HarvestLayout(directory).run_checkpoint
+        try:
+            return as_record(read_json(path), cls)
+        except (OSError, ValueError) as error:
+            msg = f"{path} is not the description of a run's checkpoint: {error}."
+            raise HarvestError(msg) from error
+
+
+def _digest(*paths: Path) -> str:
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""`final_config.yaml` of an SPD run: the keys that matter for a harvest, typed and checked."""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from harvest_assets.decompositions.spd.old_spellings import current_config
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.yaml_file import read_mapping, validated
+
+PRE_IDENTITY = "pre_identity"  # an identity layer is `<module>.pre_identity`
+
+_LEAST_THRESHOLD_OF_NORMAL = 0.01
+
+# Wider than any model's, and yet nothing to wait for.
+_MOST_WIDTH = 1 << 24
+_MOST_PATTERNS = 4096
+_Width = Annotated[int, pydantic.Field(gt=0, le=_MOST_WIDTH)]
+
+SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
+
+
+class _Section(pydantic.BaseModel):
+    """A part of the config; keys that do not matter to a harvest are ignored."""
+
+    model_config = pydantic.ConfigDict(
+        extra="ignore", frozen=True, protected_namespaces=(), str_max_length=1000
+    )
+
+
+class ModuleInfo(_Section):
+    """Which modules of the target are decomposed, and into how many components each."""
+
+    module_pattern: str
+    C: int = pydantic.Field(gt=0, le=_MOST_WIDTH)
+
+
+class DataConfig(_Section):
+    """`task_config`: the data that the run was trained on."""
+
+    task_name: str
+    max_seq_len: int = pydantic.Field(default=512, gt=0, le=_MOST_WIDTH)
+    buffer_size: int = pydantic.Field(default=1000, gt=0, le=_MOST_WIDTH)
+    dataset_name: str = "lennart-finke/SimpleStories"
+    column_name: str = "story"
+    train_data_split: str = "train"
+    shuffle_each_epoch: bool = True
+    is_tokenized: bool = False
+    streaming: bool = False
+
+
+class RunConfig(_Section):
+    """What a harvest needs to know of the run."""
+
+    seed: int = pydantic.Field(default=0, ge=0, lt=1 << 63)
+    module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1, max_length=_MOST_PATTERNS)
+    identity_module_info: tuple[ModuleInfo, ...] | None = pydantic.Field(
+        default=None, max_length=_MOST_PATTERNS
+    )
+    ci_fn_type: str = "vector_mlp"
+    ci_fn_hidden_dims: tuple[_Width, ...] = pydantic.Field(default=(8,), max_length=100)
+    sigmoid_type: SigmoidType = "leaky_hard"
+    sampling: Literal["continuous", "binomial"] = "continuous"
+    pretrained_model_class: str
+    pretrained_model_name: str | None = None
+    pretrained_model_path: str | None = None
+    pretrained_model_output_attr: str | None = None
+    tokenizer_name: str
+    task_config: DataConfig
+
+    @property
+    def decomposed_modules(self) -> tuple[ModuleInfo, ...]:
+        """The patterns of all decomposed modules, identity layers last."""
+        identities = (
+            ModuleInfo(module_pattern=f"{info.module_pattern}.{PRE_IDENTITY}", C=info.C)
+            for info in self.identity_module_info or ()
+        )
+        return (*self.module_info, *identities)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how the run's config was read, for whoever reads the results."""
+        data = self.task_config
+        if data.streaming or "shuffle_each_epoch" in data.model_fields_set:
+            return []
+        note = (
+            "The run's task_config has no shuffle_each_epoch: the run is older than that key, and "
+            "its training did not shuffle the rows of tokens again. It is read as true, which "
+            "gives the rows in another order; add shuffle_each_epoch: false for that of the "
+            "training."
+        )
+        return [note]
+
+    def warnings(self, ci_threshold: float) -> list[str]:
+        """Sentences that whoever starts a harvest with this threshold should read."""
+        threshold = self.threshold_warning(ci_threshold)
+        return [*self.notes, *([threshold] if threshold else [])]
+
+    def threshold_warning(self, ci_threshold: float) -> str | None:
+        """A sentence for whom a threshold would give firings everywhere, else None."""
+        if self.sigmoid_type != "normal" or ci_threshold >= _LEAST_THRESHOLD_OF_NORMAL:
+            return None
+        return (
+            "The run's sigmoid_type is 'normal', under which causal importances are never 0: above "
+            f"a ci_threshold of {ci_threshold:g} almost every component fires at every position. "
+            "Consider a --ci_threshold such as 0.5."
+        )
+
+    @property
+    def target_name(self) -> str:
+        """Hub name, local path or `wandb:` name of the target; the name wins over the path."""
+        return self.pretrained_model_name or self.pretrained_model_path or ""
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """Read and check `final_config.yaml`, also where it spells keys as older runs did.
+
+    Raises:
+        HarvestError: the file is unreadable, no YAML, lacks a key, holds a wrong value, or its
+            task is not `lm`.
+    """
+    raw = current_config(path, read_mapping(path))
+    task = raw.get("task_config")
+    task_name = task.get("task_name") if isinstance(task, dict) else None
+    if task_name != "lm":
+        msg = f"{path}: task_name is {reprlib.repr(task_name)}; only 'lm' runs can be harvested."
+        raise HarvestError(msg)
+    config = validated(path, raw, RunConfig)
+    if not (config.pretrained_model_name or config.pretrained_model_path):
+        msg = f"{path}: neither pretrained_model_name nor pretrained_model_path is given."
+        raise HarvestError(msg)
+    return config

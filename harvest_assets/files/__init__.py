@@ -1,0 +1,1 @@
+"""Bytes on disk: paths, atomic writes, leases, checksummed records, untrusted input."""

@@ -1,0 +1,115 @@
+"""How a value gets to where readers look: whole, or not at all.
+
+A value writes itself into a folder as its part of the harvest's folder looks; what is complete is
+then moved, file by file. A state is a directory, which no rename can put over another: every
+attempt gets a new one, and a small file, replaced atomically, points to it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import (
+    fsync_path,
+    remove,
+    rename_into_place,
+    sweep,
+    temporary_beside,
+)
+from harvest_assets.files.layout import HarvestLayout, is_folder_name
+from harvest_assets.files.manifest import record
+from harvest_assets.files.records import read_sealed, write_sealed
+
+
+class Value(Protocol):
+    """What an asset produces."""
+
+    def write(self, directory: Path) -> None:
+        """Write everything, on the disk when it returns, into a directory that is there."""
+
+
+@contextmanager
+def _staging(root: Path) -> Iterator[Path]:
+    """A folder of our own that goes when the block ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    directory = temporary_beside(root / "staging")
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        remove(directory)
+
+
+def publish_files(paths: HarvestLayout, value: Value) -> int:
+    """Replace file by file, each atomically, and write the results into the manifest.
+
+    A value that writes results knows the plan that it was merged for. What killed processes
+    left is swept away first. Answers the bytes written.
+    """
+    written = 0
+    paths.check_links()
+    for folder in (paths.root, paths.activation_contexts, paths.correlations):
+        sweep(folder)
+    with _staging(paths.root) as staging:
+        value.write(staging)
+        for file in sorted(path for path in staging.rglob("*") if path.is_file()):
+            final = paths.root / file.relative_to(staging)
+            written += file.stat().st_size
+            final.parent.mkdir(parents=True, exist_ok=True)
+            rename_into_place(file, final)
+            if final.parent in (paths.activation_contexts, paths.correlations):
+                record(paths, final, getattr(value, "plan_digest", ""))
+    return written
+
+
+def commit_directory(current: Path, value: Value) -> int:
+    """Write into a new directory, point to it, and remove what lay beside it before.
+
+    The folder of `current` has one writer at a time. Answers the bytes written.
+    """
+    place, attempt = current.parent, uuid.uuid4().hex
+    directory = place / attempt
+    try:
+        directory.mkdir(parents=True)
+        value.write(directory)
+        fsync_path(directory)
+        fsync_path(place)
+    except BaseException:
+        remove(directory)
+        raise
+    write_sealed(current, {"directory": attempt})
+    sweep_directories(current)
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def committed_directory(current: Path) -> Path | None:
+    """The directory that is pointed to; None if nothing was ever finished.
+
+    Raises:
+        HarvestError: the pointer is damaged.
+    """
+    if not current.exists():
+        return None
+    folder = str(read_sealed(current).get("directory"))
+    if not is_folder_name(folder) or folder == SAVED:
+        msg = f"{current} points out of its folder: {folder[:200]!r}."
+        raise HarvestError(msg)
+    return current.parent / folder
+
+
+def sweep_directories(current: Path) -> None:
+    """Remove the attempts that nothing points to; only for who may write there."""
+    directory = committed_directory(current)
+    for path in current.parent.iterdir():
+        if path.is_dir() and path != directory and path.name != SAVED:
+            remove(path)
+    sweep(current.parent)
+
+
+# The folder of an unfinished state, below the folder of the shard.
+SAVED = "saved"

@@ -1,0 +1,104 @@
+"""YAML files of other programs: read safely, checked against a schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.untrusted import read_bytes, twice
+
+Schema = TypeVar("Schema", bound=pydantic.BaseModel)
+
+# The config of a run has some kilobytes.
+_MOST_BYTES = 256 << 10
+_MOST_NODES = 100_000
+_DATE = "tag:yaml.org,2002:timestamp"
+_TEXT = "tag:yaml.org,2002:str"
+_LARGEST_INTEGER_DIGITS = 40
+
+
+class _Loader(yaml.SafeLoader):
+    """Texts, numbers, lists and mappings; a date stays the text that it was written as."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The tree of the file, after a look how large it is with all its aliases written out."""
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > _MOST_NODES:
+            msg = f"it has more than {_MOST_NODES:,} entries, its aliases written out"
+            raise yaml.YAMLError(msg)
+        return node
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Entries of a tree; aliases count as often as they stand there."""
+    if id(node) in known:
+        if known[id(node)] < 0:
+            msg = "it has an entry that holds itself"
+            raise yaml.YAMLError(msg)
+        return known[id(node)]
+    known[id(node)] = -1
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        below = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    else:
+        _check_scalar(node)
+        below = []
+    known[id(node)] = 1 + sum(_size(part, known) for part in below)
+    return known[id(node)]
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    if len(set(keys)) < len(keys):
+        msg = f"it has the key {twice(keys)[:100]!r} twice"
+        raise yaml.YAMLError(msg)
+
+
+def _check_scalar(node: yaml.Node) -> None:
+    if node.tag == _DATE:
+        node.tag = _TEXT
+    if node.tag.endswith(":int") and len(node.value) > _LARGEST_INTEGER_DIGITS:
+        msg = f"the number {node.value[:30]} is out of range"
+        raise yaml.YAMLError(msg)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        HarvestError: it is unreadable, too long, no YAML, or no mapping of names.
+    """
+    try:
+        raw = yaml.load(read_bytes(path, _MOST_BYTES).decode(), _Loader)  # noqa: S506 - a safe one
+    except RecursionError as error:
+        msg = f"{path} cannot be read as YAML: it is nested too deeply."
+        raise HarvestError(msg) from error
+    except Exception as error:  # the constructors of wrong values raise what they like
+        msg = f"{path} cannot be read as YAML: {reason_of(error)}."
+        raise HarvestError(msg) from error
+    if not isinstance(raw, dict):
+        msg = f"{path} does not hold a mapping of settings."
+        raise HarvestError(msg)
+    return {key: value for key, value in raw.items() if isinstance(key, str)}
+
+
+def validated(path: Path, raw: dict[str, Any], schema: type[Schema]) -> Schema:
+    """The settings of a file as a schema has them.
+
+    Raises:
+        HarvestError: a key is missing or holds a wrong value.
+    """
+    try:
+        return schema.model_validate(raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        where = f"{place}: " if place else ""
+        msg = f"{path}: {where}{first['msg'].removeprefix('Value error, ')}."
+        raise HarvestError(msg) from error

@@ -1,0 +1,1 @@
+"""Watching W&B projects for new runs."""

@@ -1,0 +1,54 @@
+"""All finished runs of a W&B project, for whom wants more than the newest registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.orchestration.wandb.settings import WatchSettings, check_project, parse_since
+from harvest_assets.wandb_client.run_name import RunName
+from harvest_assets.wandb_client.runs import HARVESTABLE, list_runs, look_into, runs_filter
+
+_PER_PAGE = 500
+
+
+def harvestable_runs(
+    instance: dg.DagsterInstance, project: str, since: str
+) -> Iterator[tuple[str, str | None]]:
+    """The runs of a project that are no partitions yet, oldest first.
+
+    State, tags and names are filtered as a deployment sets it for the sensor.
+
+    Args:
+        instance: where partitions are.
+        project: `entity/project`.
+        since: a date, or empty.
+
+    Yields:
+        The key of a run, and why it cannot be harvested; None if it can.
+
+    Raises:
+        HarvestError: W&B does not answer, there is no such project, or `since` is no date.
+    """
+    project = check_project(project)
+    wanted = WatchSettings.from_environment(since=parse_since(since, "--since"))
+    created_from = wanted.since.isoformat() if wanted.since else None
+    known = set(instance.get_dynamic_partitions(RUN_DIMENSION))
+    filters = runs_filter(wanted.states, created_from)
+    _, runs = list_runs(project, filters, "+created_at", _PER_PAGE)
+    for run in runs:
+        key = f"{project}/{run.run_id}"
+        if key in known or not wanted.wants(run):
+            continue
+        try:
+            RunName.from_key(key)
+            finding = look_into(key)
+        except TransientError:
+            raise
+        except HarvestError as error:
+            yield key, str(error)
+            continue
+        yield key, None if finding.kind == HARVESTABLE else finding.reason

@@ -1,0 +1,1 @@
+"""What readers get: components.jsonl, tables, .pt files."""

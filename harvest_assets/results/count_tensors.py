@@ -1,0 +1,157 @@
+"""The two `.pt` files: written whole, opened by memory map."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.atomic import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+# The first is what is written; older writers had the second.
+_INTEGERS = ("int64", "int32")
+_FLOATS = ("float64", "float32")
+
+
+class _Storage:
+    """A `torch.save` of a plain dict whose keys are the fields of a dataclass."""
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically; tensors that lie in mapped files are not read into memory."""
+        import torch
+
+        fields = {name: getattr(self, name) for name in self._names()}
+        # Given a name, torch writes it into the file: equal contents would be different bytes.
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(fields, file)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Open the file; its tensors are memory-mapped.
+
+        Raises:
+            HarvestError: it is damaged, or holds something else.
+        """
+        from harvest_assets.files.safe_torch import open_torch_file
+
+        try:
+            value = open_torch_file(Path(path))
+        except FileNotFoundError as error:
+            msg = f"{path} is not there."
+            raise HarvestError(msg) from error
+        except Exception as error:  # a damaged pickle raises whatever it runs into
+            msg = f"{path} is damaged: {reason_of(error)}."
+            raise HarvestError(msg) from error
+        names = set(cls._names())
+        if not isinstance(value, dict) or not names <= set(value):
+            found = reprlib.repr(list(value)) if isinstance(value, dict) else type(value).__name__
+            msg = f"{path} does not hold {', '.join(sorted(names))}, but {found}."
+            raise HarvestError(msg)
+        storage = cls(**{name: value[name] for name in names})
+        storage._check(path)
+        return storage
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cast("Any", cls))]
+
+    def _check(self, path: Path) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class CorrelationStorage(_Storage):
+    """How often components fired, and fired together.
+
+    Args:
+        component_keys: C_total keys, flat order.
+        count_i: int64 [C_total], firings.
+        count_ij: int64 [C_total, C_total], positions at which both fired; symmetric.
+        count_total: positions seen.
+    """
+
+    component_keys: list[str]
+    count_i: torch.Tensor
+    count_ij: torch.Tensor
+    count_total: int
+
+    def _check(self, path: Path) -> None:
+        n = _check_keys(path, self.component_keys)
+        _check_number(path, "count_total", self.count_total)
+        _check_tensor(path, "count_i", self.count_i, (n,), _INTEGERS)
+        _check_tensor(path, "count_ij", self.count_ij, (n, n), _INTEGERS)
+
+
+@dataclass
+class TokenStatsStorage(_Storage):
+    """On which tokens components fire, and which the model then predicts.
+
+    Args:
+        component_keys: C_total keys, flat order.
+        vocab_size: width of the model's logits.
+        n_tokens: positions seen.
+        input_counts: int64 [C_total, vocab], how often the token stood where the component fired.
+        input_totals: float64 [vocab], how often the token stood anywhere.
+        output_counts: float32 [C_total, vocab], next-token probability summed over the positions
+            where the component fired.
+        output_totals: float64 [vocab], the same sum over all positions.
+        firing_counts: float64 [C_total].
+    """
+
+    component_keys: list[str]
+    vocab_size: int
+    n_tokens: int
+    input_counts: torch.Tensor
+    input_totals: torch.Tensor
+    output_counts: torch.Tensor
+    output_totals: torch.Tensor
+    firing_counts: torch.Tensor
+
+    def _check(self, path: Path) -> None:
+        n = _check_keys(path, self.component_keys)
+        for name in ("vocab_size", "n_tokens"):
+            _check_number(path, name, getattr(self, name))
+        v = self.vocab_size
+        _check_tensor(path, "input_counts", self.input_counts, (n, v), _INTEGERS)
+        _check_tensor(path, "input_totals", self.input_totals, (v,), _FLOATS)
+        _check_tensor(path, "output_counts", self.output_counts, (n, v), _FLOATS)
+        _check_tensor(path, "output_totals", self.output_totals, (v,), _FLOATS)
+        _check_tensor(path, "firing_counts", self.firing_counts, (n,), _FLOATS)
+
+
+def _check_keys(path: Path, keys: Any) -> int:
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or len(set(keys)) < len(keys)
+    ):
+        msg = f"{path}: component_keys is no list of names, each once."
+        raise HarvestError(msg)
+    return len(keys)
+
+
+def _check_number(path: Path, name: str, value: Any) -> None:
+    if type(value) is not int or value < 0:
+        msg = f"{path}: {name} is {reprlib.repr(value)}, not a count."
+        raise HarvestError(msg)
+
+
+def _check_tensor(
+    path: Path, name: str, value: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]
+) -> None:
+    import torch
+
+    if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
+        found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        msg = f"{path}: {name} is {found}, not a tensor {list(shape)}."
+        raise HarvestError(msg)
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in dtypes:
+        msg = f"{path}: {name} holds {dtype}, not {dtypes[0]}."
+        raise HarvestError(msg)

@@ -1,0 +1,1 @@
+"""One harvest on disk: plan, registry, shards, resuming, compaction, verification."""

@@ -1,0 +1,158 @@
+"""What lies under `SPD_OUT_DIR` that nobody needs any more.
+
+Results, merged states and whatever somebody works on are never touched. What is freed can be made
+again: states of shards of a harvest that stands complete and was folded, saved states that a
+finished shard left, token rows that no harvest names, and what killed processes left.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files import layout
+from harvest_assets.files.atomic import abandoned, remove
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import LeaseHeldError, hold_lease
+from harvest_assets.files.manifest import disagreements
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import SHARD_KEYS, Work
+from harvest_assets.store.shared_rows import SharedTokenRows
+
+# Rows are made before the harvest that wants them names them.
+_PREPARING_SECONDS = 3600.0
+_AGE = re.compile(r"(\d+)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True)
+class Removable:
+    """Something that can go.
+
+    Args:
+        path: a file or folder.
+        why: in a few words.
+        n_bytes: what it takes.
+        lease: must be held while it goes; None if nobody can want it.
+    """
+
+    path: Path
+    why: str
+    n_bytes: int
+    lease: Path | None = None
+
+
+def parse_age(text: str) -> float:
+    """Seconds in `30d`, `12h`, `90m`, `45s` or `2w`.
+
+    Raises:
+        HarvestError: it is no age.
+    """
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        msg = f"{text!r} is no age; say 30d, 12h, 90m or 2w."
+        raise HarvestError(msg)
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def removable(older_than: float = 0.0) -> list[Removable]:
+    """What could be freed now.
+
+    Args:
+        older_than: only what was not written to for so many seconds.
+    """
+    now = time.time()
+    found = [*_of_harvests(), *_of_data()]
+    return [item for item in found if now - _newest(item.path) >= older_than]
+
+
+def free(items: list[Removable]) -> list[Removable]:
+    """Remove things; answers those that are gone. What somebody works on stays."""
+    gone = []
+    for item in items:
+        with ExitStack() as stack:
+            try:
+                if item.lease is not None:
+                    stack.enter_context(hold_lease(item.lease, str(item.path)))
+            except LeaseHeldError:
+                continue
+            if item.path.is_dir():
+                # The pointer first: a state is there or not, never half.
+                (item.path / "current.json").unlink(missing_ok=True)
+            remove(item.path)
+        if not item.path.exists():
+            gone.append(item)
+    return gone
+
+
+def _of_harvests() -> Iterator[Removable]:
+    root = layout.harvest_root()
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        paths = HarvestLayout(folder)
+        try:
+            paths.check_links()
+        except HarvestError:
+            continue  # what is behind a link is not ours
+        for place in (folder, paths.activation_contexts, paths.correlations, folder / "leases"):
+            yield from _temporary(place)
+        folded = _is_folded(paths)
+        for shard in SHARD_KEYS:
+            place, lease = paths.shard(shard), paths.lease(f"shard-{shard}")
+            yield from _temporary(place)
+            saved = paths.shard_saved(shard).parent
+            if folded and place.exists():
+                yield Removable(place, "folded into the merged state", _size(place), lease)
+            elif saved.exists() and paths.shard_current(shard).exists():
+                yield Removable(saved, "its shard was finished", _size(saved), lease)
+
+
+def _is_folded(paths: HarvestLayout) -> bool:
+    """Does the merged state hold the whole harvest, undamaged, and stand the results complete?"""
+    try:
+        work = Work.of(paths, HarvestPlan.open(paths.root))
+    except HarvestError:
+        return False
+    return (
+        work.merged is not None
+        and len(work.merged.rows) == work.n_rows
+        and not disagreements(paths)
+        and not work.merged.damage()
+    )
+
+
+def _of_data() -> Iterator[Removable]:
+    data = layout.data_dir("_").parent
+    yield from _temporary(data)
+    named = set()
+    root = layout.harvest_root()
+    for folder in root.iterdir() if root.is_dir() else ():
+        if not HarvestLayout(folder).token_rows.exists():
+            continue
+        try:
+            named.add(SharedTokenRows.open(folder).fingerprint)
+        except HarvestError:
+            return  # a harvest whose rows are not known may need any
+    for rows in sorted(data.iterdir()) if data.is_dir() else ():
+        unnamed = rows.is_dir() and not rows.name.startswith(".") and rows.name not in named
+        if unnamed and time.time() - _newest(rows) > _PREPARING_SECONDS:
+            yield Removable(rows, "token rows that no harvest names", _size(rows))
+
+
+def _temporary(folder: Path) -> Iterator[Removable]:
+    for path in abandoned(folder):
+        yield Removable(path, "left by a process that died", _size(path))
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _newest(path: Path) -> float:
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return max(file.stat().st_mtime for file in files)

@@ -1,0 +1,73 @@
+"""What a new plan changes, and what has to be done again for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
+
+
+def change_of_plan(
+    paths: HarvestLayout, stored: HarvestPlan, plan: HarvestPlan, *, streaming: bool
+) -> str:
+    """The settings that change, and how much is harvested again, in two sentences.
+
+    Args:
+        paths: of the harvest, before anything is done for the new plan.
+        stored: the plan that is replaced.
+        plan: the new plan.
+        streaming: the dataset is a stream, of which other rows are kept for other `n_batches`.
+    """
+    before, after = asdict(stored), asdict(plan)
+    changed = ", ".join(
+        f"{_name(name)} from {_value(name, before[name])} to {_value(name, after[name])}"
+        for name in after
+        if before[name] != after[name]
+    )
+    return f"The plan changes: {changed}. {_redone(paths, stored, plan, streaming=streaming)}"
+
+
+def _redone(
+    paths: HarvestLayout, stored: HarvestPlan, plan: HarvestPlan, *, streaming: bool
+) -> str:
+    if not _is_begun(paths):
+        return "Nothing has been harvested yet."
+    everything = "All batches are harvested again."
+    other_rows = streaming and stored.n_rows_wanted != plan.n_rows_wanted
+    if other_rows or stored.sums("") != plan.sums(""):
+        return everything
+    try:
+        work = Work.of(paths, plan)
+        if ShardResults(paths).are_complete(plan):
+            return "No batch is harvested again; the results are merged again."
+    except HarvestError:  # the rows of tokens are gone
+        return everything
+    if work.merged is None:
+        return everything
+    new = work.n_rows - work.merged.rows.stop
+    return (
+        f"Only {-(-new // plan.batch_size)} of {work.n_rows // plan.batch_size} batches are "
+        "harvested; the results are merged again."
+    )
+
+
+def _is_begun(paths: HarvestLayout) -> bool:
+    """Whether anything has been harvested: merged, finished or saved."""
+    states = [paths.merged_current]
+    for shard in SHARD_KEYS:
+        states += [paths.shard_current(shard), paths.shard_saved(shard)]
+    return any(state.exists() for state in states) or paths.manifest.exists()
+
+
+def _name(setting: str) -> str:
+    return "checkpoint" if setting == "checkpoint_sha256" else setting
+
+
+def _value(setting: str, value: Any) -> str:
+    if setting == "n_batches" and value is None:
+        return "the whole dataset"
+    return str(value)[:8] if setting == "checkpoint_sha256" else str(value)

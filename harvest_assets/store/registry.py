@@ -1,0 +1,149 @@
+"""Which folder belongs to which run, and where a run lies that is no W&B run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files import layout
+from harvest_assets.files.atomic import file_version, write_json
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.wandb_client.run_name import RunName, RunReference, parse_run
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a registration's file holds."""
+
+    path: str | None
+    out_name: str
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A run as it is harvested.
+
+    Args:
+        reference: its name, and its path if it is no W&B run.
+        out_name: the folder below `harvest/`.
+    """
+
+    reference: RunReference
+    out_name: str
+
+    @property
+    def key(self) -> str:
+        """The partition key."""
+        return self.reference.name.key
+
+    @property
+    def layout(self) -> HarvestLayout:
+        """The paths of its harvest."""
+        return HarvestLayout.of(self.out_name)
+
+
+def registration_for(reference: RunReference, out_name: str | None = None) -> Registration:
+    """The registration that `register` would write; nothing is written.
+
+    Raises:
+        HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
+    """
+    known = registration_of(reference.name.key)
+    registration = Registration(
+        reference if reference.path else known.reference, out_name or known.out_name
+    )
+    _check_out_name(registration.out_name)
+    check_owner(registration)
+    return registration
+
+
+def register(reference: RunReference, out_name: str | None = None) -> Registration:
+    """Write down what the partition key alone does not tell, and see that the folder is free.
+
+    Raises:
+        HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
+    """
+    registration = registration_for(reference, out_name)
+    file = _file(reference.name)
+    default = Registration(RunReference(reference.name, None), reference.name.run_id)
+    if registration != default or file.exists():
+        path = registration.reference.path
+        write_json(file, {"path": path and str(path), "out_name": registration.out_name})
+    return registration
+
+
+def registration_of(key: str) -> Registration:
+    """What is known of a partition key, also of one that was typed into the UI.
+
+    Raises:
+        HarvestError: the key names no run, or its registration is damaged.
+    """
+    name = RunName.from_key(key)
+    file = _file(name)
+    if not file.exists():
+        return Registration(RunReference(name, None), name.run_id)
+    try:
+        value = as_record(read_json(file), _Entry)
+    except (OSError, ValueError) as error:
+        msg = f"{file} is damaged; register {key} again. ({error})"
+        raise HarvestError(msg) from error
+    _check_out_name(value.out_name)
+    return Registration(
+        RunReference(name, Path(value.path) if value.path else None), value.out_name
+    )
+
+
+def check_owner(registration: Registration) -> None:
+    """See that the folder of the harvest is not another run's.
+
+    Raises:
+        HarvestError: it is.
+    """
+    owner = owner_of(registration.layout)
+    if owner is not None and owner != registration.key:
+        msg = (
+            f"{registration.layout.root} holds the harvest of {owner}; give the harvest of "
+            f"{registration.key} another folder with --out_name."
+        )
+        raise HarvestError(msg)
+
+
+def owner_of(paths: HarvestLayout) -> str | None:
+    """The key of the run that a folder's own files name.
+
+    Returns:
+        None if they name none, are missing or cannot be read.
+    """
+    for file, field in ((paths.run_checkpoint, "run"), (paths.config, "wandb_path")):
+        try:
+            owner = _run_named_in(file, field, file_version(file))
+        except OSError:
+            continue
+        if owner is not None:
+            return owner
+    return None
+
+
+@lru_cache(maxsize=1 << 14)
+def _run_named_in(
+    file: Path,
+    field: str,
+    version: tuple[int, ...],  # noqa: ARG001 - another content is read again
+) -> str | None:
+    try:
+        return parse_run(read_json(file)[field]).name.key
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
+        return None
+
+
+def _check_out_name(out_name: str) -> None:
+    if not layout.is_folder_name(out_name):
+        msg = f"{out_name[:200]!r} is no plain folder name for --out_name."
+        raise HarvestError(msg)
+
+
+def _file(name: RunName) -> Path:
+    return layout.registration_path(name.entity, name.project, name.run_id)

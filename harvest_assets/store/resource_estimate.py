@@ -1,0 +1,95 @@
+"""What a harvest needs of memory and disk, before it is begun, in bytes.
+
+People are told an upper bound; refused is only what not even the lower bound has room for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harvest_assets.store.plan import HarvestPlan
+
+# A token, a CI and an activation as JSON text.
+_TEXT_OF_A_TOKEN = 26
+# From here on three digits are 1,000 of the unit.
+_NEXT_UNIT = 999.5
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a harvest needs.
+
+    Args:
+        memory: of one shard at work, apart from the model's weights.
+        shards: of all shards' states on disk.
+        results: of the five files and the tables beside them on disk.
+    """
+
+    memory: int
+    shards: int
+    results: int
+
+    @property
+    def peak_disk(self) -> int:
+        """While results are written the shards are still there, and so is an older result."""
+        return self.shards + 2 * self.results
+
+
+def footprint(plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: int) -> Footprint:
+    """The footprint of a plan.
+
+    Args:
+        plan: the settings.
+        n_components: C_total.
+        vocab_size: width of the logits.
+        n_tokens: positions of the whole harvest.
+    """
+    c, v = n_components, vocab_size
+    window = 2 * plan.activation_context_tokens_per_side + 1
+    # No more firings can be kept than there are positions.
+    examples = c * min(plan.activation_examples_per_component, n_tokens)
+    sample = examples * (12 * window + 28)
+    counts = 4 * c * c + 4 * c * v + 8 * c * v
+    forward = plan.rows_per_forward * plan.context_length * (8 * v + 12 * c)
+    state = 2 * c * c + 12 * c * v + sample
+    return Footprint(
+        memory=counts + 2 * sample + forward,
+        shards=plan.n_shards * state,
+        results=8 * c * c + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
+    )
+
+
+def least_disk(layers: Sequence[tuple[str, int]], vocab_size: int, n_shards: int) -> int:
+    """Bytes that the states of so many shards, their sum and the tables take without examples.
+
+    Args:
+        layers: names and numbers of components.
+        vocab_size: width of the logits.
+        n_shards: shards that are still to be harvested.
+    """
+    n = sum(c for _, c in layers)
+    state = n * vocab_size * (8 + 1) + n * n // 2
+    results = n * vocab_size * (8 + 4) + n * n * 8
+    return (n_shards + 1) * state + results
+
+
+def least_memory(layers: Sequence[tuple[str, int]], vocab_size: int) -> int:
+    """Bytes that the counts of a shard at work take, without examples, model and batch.
+
+    Args:
+        layers: names and numbers of components.
+        vocab_size: width of the logits.
+    """
+    n = sum(c for _, c in layers)
+    return n * vocab_size * (8 + 4) + n * n * 4
+
+
+def size_text(n_bytes: int) -> str:
+    """Bytes as people read them: `1.5 GB`, three digits."""
+    size, unit = float(n_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < _NEXT_UNIT:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:,.3g} {unit}"

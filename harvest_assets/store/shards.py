@@ -1,0 +1,295 @@
+"""What the shards of a harvest left on disk, what was merged of them, and what is still to do.
+
+A state covers a range of rows. The merged state of earlier work covers the rows from 0 on; the
+shards of a plan share the rows behind it. So a harvest that was extended, or whose shards have been
+folded together, is opened in the same way as a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import remove
+from harvest_assets.files.commit import commit_directory, committed_directory
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.records import read_sealed, write_sealed
+from harvest_assets.store.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.store.shared_rows import SharedTokenRows
+
+if TYPE_CHECKING:
+    from harvest_assets.harvester import HarvesterState
+
+SHARD_KEYS = tuple(f"{shard:02d}" for shard in range(MAX_SHARDS))
+FORMAT_VERSION = 2
+
+_META_FILE = "shard.json"
+_STATE_FOLDER = "state"
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What was harvested of a range of rows.
+
+    Args:
+        plan_digest: of the plan it was harvested for.
+        sums: names all that must be equal for states to add up; see `HarvestPlan.sums`.
+        shard: `00` to `15`, or `merged`.
+        rows: what has been harvested.
+        state: the statistics; None where there are no rows.
+        stands: it lies finished on the disk already and is not written again.
+    """
+
+    plan_digest: str
+    sums: str
+    shard: str
+    rows: range
+    state: HarvesterState | None
+    stands: bool = False
+
+    def write(self, directory: Path) -> None:
+        """Write the state into a new directory, `shard.json` last."""
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.state is not None:
+            self.state.save(directory / _STATE_FOLDER)
+        write_sealed(
+            directory / _META_FILE,
+            {
+                "format_version": FORMAT_VERSION,
+                "plan_digest": self.plan_digest,
+                "sums": self.sums,
+                "shard": self.shard,
+                "first_row": self.rows.start,
+                "last_row": self.rows.stop,
+            },
+        )
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """A state on disk, described but not opened.
+
+    Args:
+        directory: where it lies.
+        plan_digest, sums, rows: as in `ShardResult`.
+    """
+
+    directory: Path
+    plan_digest: str
+    sums: str
+    rows: range
+
+    @classmethod
+    def find(cls, current: Path) -> StoredState | None:
+        """What a pointer names; None if there is nothing.
+
+        Raises:
+            HarvestError: what is there is damaged, or of another format version.
+        """
+        directory = committed_directory(current)
+        if directory is None:
+            return None
+        path = directory / _META_FILE
+        meta = read_sealed(path)
+        if meta.get("format_version") != FORMAT_VERSION:
+            version = meta.get("format_version")
+            msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
+            raise HarvestError(msg)
+        first, last = meta.get("first_row"), meta.get("last_row")
+        if type(first) is not int or type(last) is not int or not 0 <= first <= last < 1 << 62:
+            msg = f"{path} does not tell which rows were harvested."
+            raise HarvestError(msg)
+        digests = str(meta.get("plan_digest")), str(meta.get("sums"))
+        return cls(directory, *digests, range(first, last))
+
+    def open(self, *, trusted: bool = False) -> HarvesterState:
+        """The statistics, memory-mapped, all bytes compared with their digests.
+
+        Args:
+            trusted: without that comparison.
+
+        Raises:
+            HarvestError: they are damaged.
+        """
+        from harvest_assets.harvester import HarvesterState
+
+        return HarvesterState.load(self.directory / _STATE_FOLDER, trusted=trusted)
+
+    def damage(self) -> list[str]:
+        """What is wrong with the files, in sentences."""
+        from harvest_assets.harvester.state import state_damage
+
+        if not self.rows:
+            return []
+        try:
+            return state_damage(self.directory / _STATE_FOLDER)
+        except HarvestError as error:
+            return [str(error)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a plan has to do, beside what has been merged already.
+
+    Args:
+        sums: of the plan and its data.
+        n_rows: rows of the whole harvest.
+        merged: the state of the first rows, if one is kept that can be added to.
+        shares: the rows of each shard of the plan, behind those of `merged`.
+    """
+
+    sums: str
+    n_rows: int
+    merged: StoredState | None
+    shares: tuple[range, ...]
+
+    @classmethod
+    def of(cls, paths: HarvestLayout, plan: HarvestPlan) -> Work:
+        """Look at what is kept in the folder of a harvest.
+
+        Raises:
+            HarvestError: the token rows are not there.
+        """
+        rows = SharedTokenRows.open(paths.root)
+        sums = plan.sums(rows.fingerprint)
+        n_rows = plan.batches_seen(rows.n_rows) * plan.batch_size
+        merged = _find_sound(paths.merged_current)
+        if merged is not None and (merged.sums != sums or merged.rows.stop > n_rows):
+            merged = None
+        done = merged.rows.stop if merged else 0
+        shares = tuple(plan.share(s, rows.n_rows, done) for s in range(plan.n_shards))
+        return cls(sums, n_rows, merged, shares)
+
+    def share(self, shard: str) -> range:
+        """The rows of one shard; those that the plan does not need have none."""
+        number = int(shard)
+        return self.shares[number] if number < len(self.shares) else range(0)
+
+    def standing(self, paths: HarvestLayout, plan: HarvestPlan, shard: str) -> StoredState | None:
+        """The finished and undamaged result of a shard for this plan, if it lies there."""
+        stored = _find_sound(paths.shard_current(shard))
+        fits = (
+            stored is not None
+            and stored.plan_digest == plan.digest
+            and stored.sums == self.sums
+            and stored.rows == self.share(shard)
+        )
+        return stored if fits and stored is not None and not stored.damage() else None
+
+
+@dataclass(frozen=True)
+class ShardResults:
+    """The states of one run, opened when asked for."""
+
+    paths: HarvestLayout
+
+    def open(self, plan: HarvestPlan) -> list[HarvesterState]:
+        """The states that together are the harvest of a plan, memory-mapped and undamaged.
+
+        Raises:
+            HarvestError: shards are missing or damaged, or were harvested for another plan.
+        """
+        work = Work.of(self.paths, plan)
+        names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
+        missing = [name for name in names if not self.paths.shard_current(name).exists()]
+        if missing:
+            msg = f"Shards {', '.join(missing)} of {plan.run} have not been harvested."
+            raise HarvestError(msg)
+        states = []
+        if work.merged is not None:
+            with _naming(f"The merged state of {plan.run}", f"remove {self.paths.merged}"):
+                states.append(work.merged.open())
+        for name in names:
+            with _naming(f"Shard {name} of {plan.run}", "materialize it again"):
+                stored = StoredState.find(self.paths.shard_current(name))
+                if stored is None:
+                    msg = "it is gone."
+                    raise HarvestError(msg)
+                if (stored.plan_digest, stored.sums, stored.rows) != (
+                    plan.digest,
+                    work.sums,
+                    work.share(name),
+                ):
+                    msg = "it was harvested for another plan or checkpoint."
+                    raise HarvestError(msg)
+                states.append(stored.open())
+        return states
+
+    def are_complete(self, plan: HarvestPlan) -> bool:
+        """Is the harvest of a plan there, shard by shard? The states are not opened.
+
+        Raises:
+            HarvestError: the token rows are not there.
+        """
+        work = Work.of(self.paths, plan)
+        shares = zip(SHARD_KEYS, work.shares, strict=False)
+        states = ((rows, _find_sound(self.paths.shard_current(name))) for name, rows in shares)
+        return all(
+            not rows
+            or (
+                stored is not None
+                and (stored.plan_digest, stored.sums, stored.rows) == (plan.digest, work.sums, rows)
+            )
+            for rows, stored in states
+        )
+
+    def saved_so_far(self, plan: HarvestPlan) -> dict[str, StoredState]:
+        """The states that are there of a plan's harvest, by shard; `merged` is the first rows'.
+
+        Of a shard that is not finished, what it saved last.
+
+        Raises:
+            HarvestError: the token rows are not there.
+        """
+        work = Work.of(self.paths, plan)
+        found = {} if work.merged is None else {"merged": work.merged}
+        for name, share in zip(SHARD_KEYS, work.shares, strict=False):
+            for current in (self.paths.shard_current(name), self.paths.shard_saved(name)):
+                stored = _find_sound(current)
+                if stored is not None and _covers_part(stored, work.sums, share):
+                    found[name] = stored
+                    break
+        return found
+
+
+def _covers_part(stored: StoredState, sums: str, share: range) -> bool:
+    """Are its rows the first rows of a share?"""
+    return (
+        stored.sums == sums
+        and stored.rows.start == share.start
+        and share.start < stored.rows.stop <= share.stop
+    )
+
+
+@contextmanager
+def _naming(what: str, remedy: str) -> Iterator[None]:
+    """Errors inside the block say which state they are about, and what to do."""
+    try:
+        yield
+    except HarvestError as error:
+        msg = f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
+        raise HarvestError(msg) from error
+
+
+def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:
+    """Publish a shard's result; what was saved on the way is needed no more.
+
+    Answers the bytes written.
+    """
+    written = 0
+    if not result.stands:
+        written = commit_directory(paths.shard_current(result.shard), result)
+    remove(paths.shard_saved(result.shard).parent)
+    return written
+
+
+def _find_sound(current: Path) -> StoredState | None:
+    """What a pointer names; None also where it is damaged or of another version."""
+    try:
+        return StoredState.find(current)
+    except HarvestError:
+        return None

@@ -1,0 +1,175 @@
+"""Everything that a harvest left on disk, checked against itself.
+
+1. The manifest: size, digest and plan of each of the five files.
+2. The counts: symmetry, diagonal, bounds; the marginals of the token counts.
+3. The lines: each where the index says, in flat order, with the numbers that stand elsewhere too.
+4. The states that are kept: their digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.manifest import disagreements
+from harvest_assets.files.untrusted import read_json
+from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.components_jsonl import lines_of, parse_component, read_summary
+from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.store.shards import SHARD_KEYS, StoredState
+
+if TYPE_CHECKING:
+    import torch
+
+_BLOCK = 1024
+# Of a float32 sum of probabilities against the float64 sum it was rounded from.
+_RELATIVE = 1e-4
+
+
+def problems_of(
+    paths: HarvestLayout, progress: Callable[[str], None] = lambda _: None
+) -> list[str]:
+    """What is wrong with a harvest, in sentences; empty if everything agrees.
+
+    Args:
+        paths: of the harvest.
+        progress: told what is looked at next.
+    """
+    progress("files and manifest")
+    problems = disagreements(paths, deep=True)
+    if not any(file.exists() for file in paths.five_files):
+        return problems
+    for what, look in (("counts", _counts), ("lines", _lines), ("states", _states)):
+        progress(what)
+        try:
+            problems += look(paths)
+        except HarvestError as error:
+            problems.append(str(error))
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"The {what} in {paths.root} cannot be read: {error!r}.")
+    return list(dict.fromkeys(problems))
+
+
+def inconsistencies(count_i: torch.Tensor, count_ij: torch.Tensor, count_total: int) -> list[str]:
+    """What is wrong with the counts of one file; a block of rows is looked at at a time.
+
+    Args:
+        count_i: int64 [C].
+        count_ij: int64 [C, C].
+        count_total: positions seen.
+    """
+    problems = set()
+    if (count_ij.diagonal() != count_i).any():
+        problems.add("the diagonal of count_ij is not count_i")
+    if (count_i > count_total).any():
+        problems.add("a component fired more often than there are positions")
+    for start in range(0, len(count_ij), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rows = count_ij[block]
+        if (rows != count_ij[:, block].T).any():
+            problems.add("count_ij is not symmetric")
+        if (rows < 0).any() or (rows > count_i[block, None]).any():
+            problems.add("two components fired together more often than one of them")
+    return sorted(problems)
+
+
+def _counts(paths: HarvestLayout) -> list[str]:
+    counts = CorrelationStorage.load(paths.component_correlations)
+    tokens = TokenStatsStorage.load(paths.token_stats)
+    found = [
+        f"{paths.component_correlations}: {problem}."
+        for problem in inconsistencies(counts.count_i, counts.count_ij, counts.count_total)
+    ]
+    found += [f"{paths.token_stats}: {problem}." for problem in _marginals(counts, tokens)]
+    return found
+
+
+def _marginals(counts: CorrelationStorage, tokens: TokenStatsStorage) -> Iterator[str]:
+    import torch
+
+    if counts.component_keys != tokens.component_keys:
+        yield "the components are not those of component_correlations.pt"
+        return
+    if tokens.n_tokens != counts.count_total:
+        yield f"n_tokens is {tokens.n_tokens}, but count_total is {counts.count_total}"
+    if not torch.equal(tokens.firing_counts.to(torch.int64), counts.count_i.to(torch.int64)):
+        yield "firing_counts is not count_i of component_correlations.pt"
+    if int(tokens.input_totals.sum()) != tokens.n_tokens:
+        yield "input_totals does not add up to n_tokens"
+    if not _close(tokens.output_totals.double().sum(), tokens.n_tokens):
+        yield "output_totals does not add up to n_tokens"
+    for start in range(0, len(counts.count_i), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        firings = counts.count_i[block]
+        inputs, mass = tokens.input_counts[block], tokens.output_counts[block]
+        if not torch.equal(inputs.sum(dim=1, dtype=torch.int64), firings.to(torch.int64)):
+            yield "input_counts does not add up to the firings"
+        if (inputs < 0).any() or (inputs > tokens.input_totals).any():
+            yield "a token stood where a component fired more often than it stood anywhere"
+        if not _close(mass.sum(dim=1, dtype=torch.float64), firings):
+            yield "output_counts does not add up to the firings"
+
+
+def _close(sums: torch.Tensor, expected: Any) -> bool:
+    import torch
+
+    wanted = torch.as_tensor(expected, dtype=torch.float64)
+    return bool(((sums - wanted).abs() <= _RELATIVE * wanted.abs().clamp(min=1.0)).all())
+
+
+def _lines(paths: HarvestLayout) -> Iterator[str]:
+    config = read_json(paths.config)
+    summary = read_summary(paths)
+    firings = _firings(paths)
+    alive = [key for key, count in firings.items() if count]
+    if list(summary) != alive:
+        yield f"{paths.summary} does not list the components that fired, in flat order."
+    index = ComponentIndex.open(paths)
+    if index is None:
+        yield f"{paths.component_index} is missing, damaged, or belongs to other lines."
+        return
+    rows = read_index(paths).select(["component_key", "firing_count", "offset", "length"])
+    if dict(
+        zip(*(rows[n].to_pylist() for n in ("component_key", "firing_count")), strict=True)
+    ) != (firings):
+        yield f"{paths.component_index} does not have the firings of component_correlations.pt."
+    placed = [row for row in rows.to_pylist() if row["offset"] is not None]
+    if [row["component_key"] for row in placed] != alive:
+        yield f"{paths.component_index} does not list the components that fired."
+        return
+    wanted = config.get("activation_examples_per_component")
+    offset = 0
+    with paths.components.open("rb") as file:
+        for row, line in zip(placed, lines_of(paths.components, file), strict=False):
+            key, told = row["component_key"], (row["offset"], row["length"])
+            component = parse_component(paths.components, line)
+            if told != (offset, len(line)) or component.component_key != key:
+                yield f"{paths.components} does not have the line of {key} where its index says."
+                return
+            offset += len(line)
+            if key in summary and component.mean_ci != summary[key].mean_ci:
+                yield f"{paths.components} and {paths.summary.name} tell other mean CIs of {key}."
+            n_examples = len(component.activation_examples)
+            if wanted is not None and n_examples != min(wanted, firings[key]):
+                yield f"{paths.components} has {n_examples} examples of {key}."
+    if offset != paths.components.stat().st_size:
+        yield f"{paths.components} does not end where its index says."
+
+
+def _firings(paths: HarvestLayout) -> dict[str, int]:
+    counts = CorrelationStorage.load(paths.component_correlations)
+    return dict(zip(counts.component_keys, counts.count_i.tolist(), strict=True))
+
+
+def _states(paths: HarvestLayout) -> Iterator[str]:
+    """The digests of the merged state and of the shards that are kept."""
+    for current in (paths.merged_current, *map(paths.shard_current, SHARD_KEYS)):
+        try:
+            stored = StoredState.find(current)
+        except HarvestError as error:
+            yield str(error)
+            continue
+        if stored is not None:
+            yield from stored.damage()

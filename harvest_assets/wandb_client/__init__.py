@@ -1,0 +1,1 @@
+"""Names, runs and files of W&B."""

@@ -1,0 +1,178 @@
+"""Files of a W&B run: which there are, and how they come into a folder, complete or not at all.
+
+Each file is downloaded into a temporary folder beside the cache folder, synced, then renamed into
+place. Whoever calls names last the file without which a folder does not count as complete; so an
+interrupted download is never taken for a whole one, and two processes at once only do the work
+twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from harvest_assets.errors import HarvestError, TransientError, reason_of
+from harvest_assets.files.layout import is_folder_name
+from harvest_assets.store.preflight import require_free
+from harvest_assets.store.resource_estimate import size_text
+from harvest_assets.wandb_client.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
+
+logger = logging.getLogger(__name__)
+
+_FILES_PER_REQUEST = 500
+_SECONDS_TO_ANSWER = 20.0
+# Of a file that is no checkpoint; tokenizers have some 20 MB.
+_MOST_BYTES = 200_000_000
+# 0 is no answer at all.
+_PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def list_files(name: RunName) -> dict[str, Any]:
+    """The files of a W&B run, as `wandb.apis.public.File` by name.
+
+    Raises:
+        TransientError: W&B cannot be reached, or does not answer now.
+        HarvestError: W&B knows no such run, or has no valid API key from us.
+    """
+    if name.entity == LOCAL_ENTITY:
+        msg = (
+            f"{name.key} is a local run, so it cannot be downloaded from W&B, and its files are "
+            "not in the run cache: give the path to its directory instead."
+        )
+        raise HarvestError(msg)
+    with _told_in_one_sentence(name):
+        import wandb
+
+        check_reachable(wandb.setup().settings)
+        run = wandb.Api().run(name.key)
+        return {file.name: file for file in run.files(per_page=_FILES_PER_REQUEST)}
+
+
+def download_files(
+    name: RunName, files: Mapping[str, Any], wanted: Sequence[str], folder: Path
+) -> None:
+    """Download `wanted`, in this order, into `folder`, replacing what has the same name there.
+
+    Args:
+        name: the run, for messages.
+        files: what `list_files` answered.
+        wanted: names out of `files`; the one that makes the folder complete comes last.
+        folder: made if it is not there.
+
+    Raises:
+        TransientError: a download failed or came out with another size than W&B tells.
+        HarvestError: a file is too large, for what it is or for the disk, or its name leads to
+            another folder.
+    """
+    for file_name in wanted:
+        _check_file(name, file_name, files[file_name].size)
+    require_free(folder, sum(files[file_name].size for file_name in wanted))
+    scratch_prefix = f".{folder.name}.download-"
+    with _told_in_one_sentence(name):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=scratch_prefix) as scratch:
+            for file_name in wanted:
+                _download(name, files[file_name], Path(scratch))
+            for file_name in wanted:
+                (Path(scratch) / file_name).replace(folder / file_name)
+                _sync(folder)
+
+
+def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
+    if not is_folder_name(file_name):
+        msg = f"{name.key} has a file {file_name!r} on W&B, which is no plain file name."
+        raise HarvestError(msg)
+    if n_bytes > _MOST_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):
+        msg = (
+            f"{file_name} of {name.key} has {size_text(n_bytes)} on W&B; such a file has "
+            f"{size_text(_MOST_BYTES)} at most."
+        )
+        raise HarvestError(msg)
+
+
+def _download(name: RunName, file: Any, folder: Path) -> None:
+    logger.info("Downloading %s of %s (%.1f MB)", file.name, name.key, file.size / 1e6)
+    file.download(root=str(folder), replace=True).close()
+    path = folder / file.name
+    size = path.stat().st_size
+    if size != file.size:
+        msg = (
+            f"{file.name} of {name.key} came from W&B with {size} bytes instead of {file.size}: "
+            "try again."
+        )
+        raise TransientError(msg)
+    _sync(path)
+
+
+def check_reachable(settings: Any) -> None:
+    """Raise OSError when nobody answers at W&B's address.
+
+    The client tries such an address for long, and its service process sometimes never ends then.
+    """
+    if settings.http_proxy or settings.https_proxy:
+        return  # known to the client alone
+    request = urllib.request.Request(settings.base_url, method="HEAD")  # noqa: S310
+    try:
+        urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER).close()  # noqa: S310
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            msg = f"{settings.base_url} does not answer ({error.reason})"
+            raise OSError(msg) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _told_in_one_sentence(name: RunName) -> Iterator[None]:
+    """Turn what the W&B client raises into a HarvestError.
+
+    That is the end of the client's own error, which may hold the API key and would be logged.
+    """
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except wandb.errors.UsageError as error:
+        msg = (
+            f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
+            f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
+        )
+        raise HarvestError(msg) from None
+    except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
+        msg = (
+            f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
+            f"network, or give a path to the run's files: {reason_of(error)}"
+        )
+        raise (TransientError if may_pass(error) else HarvestError)(msg) from None
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Is an error of the W&B client one that may not come again: no answer, 429, 5xx?"""
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    while error is not None:
+        if isinstance(error, WandbApiFailedError):
+            status = error.response.http_status if error.response is not None else 0
+            return status in _PASSING_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(error, OSError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,503 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from harvest_assets.decompositions.spd.checkpoint import Checkpoint
+from harvest_assets.decompositions.spd.model import open_model
+from harvest_assets.decompositions.spd.target_weights import load_target_weights
+from harvest_assets.decompositions.spd.targets import FAMILIES, build_target
+from harvest_assets.decompositions.spd.targets.weightless import build_weightless
+from harvest_assets.errors import HarvestError
+from harvest_assets.wandb_client import run_files
+from harvest_assets_tests.decompositions.spd import random_runs, target_oracles
+from harvest_assets_tests.decompositions.spd.random_runs import float64
+
+PREFIXES = ("simple_stories_train.models.", "spd.pretrain.models.")
+GPT2_SIMPLE = "simple_stories_train.models.gpt2_simple.GPT2Simple"
+LLAMA_SIMPLE = "simple_stories_train.models.llama_simple.LlamaSimple"
+LLAMA_SIMPLE_MLP = "simple_stories_train.models.llama_simple_mlp.LlamaSimpleMLP"
+PROBES = {
+    "gpt2_simple": GPT2_SIMPLE,
+    "gpt2_simple_fixed_stds": GPT2_SIMPLE,
+    "llama_simple": LLAMA_SIMPLE,
+    "llama_simple_no_gqa_bias": LLAMA_SIMPLE,
+    "llama_simple_mlp_adjacent_pairs": LLAMA_SIMPLE_MLP,
+}
+SMALL = {
+    "block_size": 10,
+    "vocab_size": 13,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_embd": 16,
+    "n_intermediate": 12,
+    "mlp_bias": False,
+    "attn_bias": False,
+    "rotary_base": 300,
+    "rotary_adjacent_pairs": False,
+    "n_ctx": 10,
+    "n_key_value_heads": 2,
+    "use_grouped_query_attention": True,
+    "rms_norm_eps": 1e-5,
+}
+SMALL_GPT2 = {"block_size": 10, "vocab_size": 13, "n_layer": 2, "n_head": 4, "n_embd": 16}
+NORMS = ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")
+
+
+def _target_file(
+    root: Path, model_config: Any, ln_stds: Any = None, *, ablated: bool | None = None
+) -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "model_config.yaml").write_text(yaml.safe_dump(model_config), encoding="utf-8")
+    final = {"enable_ln_ablation": ablated}
+    (root / "final_config.yaml").write_text(yaml.safe_dump(final), encoding="utf-8")
+    if ln_stds is not None:
+        (root / "ln-stds.json").write_text(json.dumps(ln_stds), encoding="utf-8")
+    return str(root / "checkpoints" / "model_step_7.pt")
+
+
+def _loaded(target: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    named = {f"target_model.{name}": value for name, value in state.items()}
+    load_target_weights(target, Checkpoint(Path("model_1.pth"), named), torch.device("cpu"))
+    return target
+
+
+def _random_weights(
+    config: dict[str, Any], seed: int = 0, family: str = "LlamaSimpleMLP"
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+        for name, shape in target_oracles.shapes(family, config).items()
+    }
+    state["lm_head.weight"] = state["wte.weight"]
+    return state
+
+
+def _llama_configs() -> st.SearchStrategy[dict[str, Any]]:
+    shapes = st.sampled_from([(2, 8, 1), (4, 8, 2), (4, 16, 4), (3, 6, 1), (6, 12, 2)])
+    flags = st.fixed_dictionaries(
+        {
+            "mlp_bias": st.booleans(),
+            "attn_bias": st.booleans(),
+            "rotary_adjacent_pairs": st.booleans(),
+            "use_grouped_query_attention": st.booleans(),
+            "n_ctx": st.sampled_from([1, 4, 10, 99]),
+            "rotary_base": st.sampled_from([10000, 300, 2.5]),
+            "n_layer": st.integers(0, 2),
+        }
+    )
+    return st.builds(
+        lambda shape, chosen: {
+            **SMALL,
+            **chosen,
+            **dict(zip(("n_head", "n_embd", "n_key_value_heads"), shape, strict=True)),
+        },
+        shapes,
+        flags,
+    )
+
+
+def _check_logits(target: nn.Module, state: dict[str, torch.Tensor], oracle: Any) -> None:
+    tokens = torch.arange(20).view(2, 10) * 5 % 13
+    found, loss = _loaded(target, state)(tokens)
+    assert loss is None
+    weights = {name: float64(value) for name, value in state.items()}
+    for row, ids in zip(found, tokens.tolist(), strict=True):
+        np.testing.assert_allclose(row.numpy(), oracle(weights, ids), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_path", [LLAMA_SIMPLE, LLAMA_SIMPLE_MLP])
+@settings(max_examples=25, deadline=None)
+@given(config=_llama_configs(), seed=st.integers(0, 2**31))
+def test_llamas_are_their_description(class_path: str, config: dict[str, Any], seed: int):
+    with tempfile.TemporaryDirectory() as folder:
+        target = build_target(class_path, _target_file(Path(folder), config))
+    state = _random_weights(config, seed, class_path.rpartition(".")[2])
+    _check_logits(target, state, lambda w, ids: target_oracles.llama_logits(config, w, ids))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    n_head=st.sampled_from([1, 2, 8]),
+    n_layer=st.integers(0, 2),
+    stds=st.none() | st.lists(st.floats(0.3, 3), min_size=5, max_size=5),
+    seed=st.integers(0, 2**31),
+)
+def test_gpt2_simple_is_its_description(
+    n_head: int, n_layer: int, stds: list[float] | None, seed: int
+):
+    config = {**SMALL_GPT2, "n_head": n_head, "n_layer": n_layer}
+    norms = [*NORMS[: 2 * n_layer], "ln_f"]
+    fixed = None if stds is None else dict(zip(norms, stds, strict=False))
+    with tempfile.TemporaryDirectory() as folder:
+        source = _target_file(Path(folder), config, fixed, ablated=fixed is not None)
+        target = build_target(GPT2_SIMPLE, source)
+    state = _random_weights(config, seed, "GPT2Simple")
+    _check_logits(target, state, lambda w, ids: target_oracles.gpt2_logits(config, w, ids, fixed))
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_of_the_original_gives_the_same_logits(
+    name: str, prefix: str, reference_runs: Path, tmp_path: Path
+):
+    probe = torch.load(reference_runs / "target_probes" / f"{name}.pt", weights_only=True)
+    class_path = PROBES[name].replace(PREFIXES[0], prefix)
+    model_config = {**probe["model_config"], "model_type": class_path.rpartition(".")[2]}
+    stds = probe["ln_stds"]
+    source = _target_file(tmp_path, model_config, stds, ablated=stds is not None)
+    target = _loaded(build_target(class_path, source), probe["state_dict"])
+    with torch.inference_mode():
+        logits, _ = target(probe["tokens"])
+    torch.testing.assert_close(logits, probe["logits"], rtol=0, atol=1e-5)
+    ids = probe["tokens"][0].tolist()
+    weights = {key: float64(value) for key, value in probe["state_dict"].items()}
+    if class_path.endswith("GPT2Simple"):
+        expected = target_oracles.gpt2_logits(model_config, weights, ids, stds)
+    else:
+        expected = target_oracles.llama_logits(model_config, weights, ids)
+    np.testing.assert_allclose(expected, probe["logits"][0].numpy(), rtol=0, atol=1e-5)
+
+
+def test_fixed_stds_count_only_where_the_target_was_ablated(tmp_path: Path):
+    state = _random_weights(SMALL_GPT2, 0, "GPT2Simple")
+    tokens = torch.arange(10)[None]
+    stds = dict.fromkeys(NORMS, 1.7)
+    answers = {}
+    for ablated in (True, False, None):
+        source = _target_file(tmp_path, SMALL_GPT2, stds, ablated=ablated)
+        answers[ablated] = _loaded(build_target(GPT2_SIMPLE, source), state)(tokens)[0]
+    assert torch.equal(answers[False], answers[None])
+    assert not torch.allclose(answers[True], answers[False])
+    # Of the other families they mean nothing.
+    build_target(LLAMA_SIMPLE, _target_file(tmp_path, SMALL, {"ln_f": 1.0}, ablated=True))
+
+
+@pytest.mark.parametrize(
+    ("stds", "sentence"),
+    [
+        (None, r"enable_ln_ablation: true, but .*ln-stds\.json is missing"),
+        ([1.0, 2.0], r"ln-stds\.json must map the path of each LayerNorm"),
+        (dict.fromkeys(NORMS, 0.0), "a number above 0"),
+        (dict.fromkeys(NORMS, "1"), "a number above 0"),
+        (dict.fromkeys(NORMS[1:], 1.0), r"disagree about 'h\.0\.ln_1'"),
+        (dict.fromkeys([*NORMS, "ln_g"], 1.0), r"disagree about 'ln_g'.*h\.0\.ln_1, h\.0\.ln_2"),
+    ],
+)
+def test_wrong_stds_are_told(stds: Any, sentence: str, tmp_path: Path):
+    with pytest.raises(HarvestError, match=sentence):
+        build_target(GPT2_SIMPLE, _target_file(tmp_path, SMALL_GPT2, stds, ablated=True))
+
+
+def test_stds_without_a_config_are_told(tmp_path: Path):
+    source = _target_file(tmp_path, SMALL_GPT2, dict.fromkeys(NORMS, 1.0))
+    (tmp_path / "final_config.yaml").unlink()
+    with pytest.raises(HarvestError, match=r"final_config\.yaml is missing, so whether the stds"):
+        build_target(GPT2_SIMPLE, source)
+    (tmp_path / "ln-stds.json").unlink()
+    assert build_target(GPT2_SIMPLE, source).ln_f.std is None
+
+
+@pytest.mark.parametrize(
+    ("class_path", "norm", "mlp"),
+    [
+        (GPT2_SIMPLE, "ln", ["c_fc", "gelu", "down_proj"]),
+        (LLAMA_SIMPLE, "rms", ["gate_proj", "up_proj", "down_proj"]),
+        (LLAMA_SIMPLE_MLP, "rms", ["c_fc", "gelu", "down_proj"]),
+    ],
+)
+def test_modules_stand_in_the_order_of_the_family(
+    class_path: str, norm: str, mlp: list[str], tmp_path: Path
+):
+    target = build_target(class_path, _target_file(tmp_path, {**SMALL, "n_layer": 1}))
+    assert [name for name, module in target.named_modules() if not list(module.children())] == [
+        "wte",
+        *(["wpe"] if norm == "ln" else []),
+        f"h.0.{norm}_1",
+        *(f"h.0.attn.{part}_proj" for part in "qkvo"),
+        f"h.0.{norm}_2",
+        *(f"h.0.mlp.{part}" for part in mlp),
+        "ln_f",
+        "lm_head",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("class_path", "inner"),
+    [
+        (GPT2_SIMPLE, {"c_fc": 3072}),
+        (LLAMA_SIMPLE, {"gate_proj": 2048, "up_proj": 2048}),
+        (LLAMA_SIMPLE_MLP, {"c_fc": 3072}),
+    ],
+)
+def test_defaults_are_those_of_the_family(class_path: str, inner: dict[str, int], tmp_path: Path):
+    target = build_target(class_path, _target_file(tmp_path, {"n_layer": 1}))
+    shapes = {name: tuple(value.shape) for name, value in target.state_dict().items()}
+    assert shapes["wte.weight"] == (50257, 768)
+    for name, width in inner.items():
+        assert shapes[f"h.0.mlp.{name}.weight"] == (width, 768)
+    assert target.max_context_length == 1024
+    is_gpt2 = class_path == GPT2_SIMPLE
+    assert shapes["h.0.attn.k_proj.weight"] == (768 if is_gpt2 else 192, 768)
+    assert any(name.endswith("bias") for name in shapes) == is_gpt2
+    assert len(build_target(class_path, _target_file(tmp_path, {})).h) == 12
+
+
+@pytest.mark.parametrize("given_names", [["wte"], ["lm_head"], ["wte", "lm_head"]])
+def test_tied_weights_may_stand_once_or_twice(given_names: list[str], tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    state = _random_weights(SMALL)
+    kept = {
+        name: value.clone()
+        for name, value in state.items()
+        if name.partition(".")[0] not in {"wte", "lm_head"} - set(given_names)
+    }
+    _loaded(target, kept)
+    assert target.wte.weight is target.lm_head.weight
+    assert torch.equal(target.wte.weight, state["wte.weight"])
+
+
+def test_tied_weights_that_differ_are_told(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    state = _random_weights(SMALL)
+    state["lm_head.weight"] = state["lm_head.weight"] + 1
+    with pytest.raises(HarvestError, match=r"wte\.weight and target_model\.lm_head\.weight differ"):
+        _loaded(target, state)
+
+
+def test_wrong_target_weights_are_told(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    state = _random_weights(SMALL)
+    with pytest.raises(HarvestError, match=r"lacks target_model\.ln_f\.weight"):
+        _loaded(target, {name: value for name, value in state.items() if name != "ln_f.weight"})
+    with pytest.raises(HarvestError, match=r"has target_model\.h\.2\.rms_1\.weight, which"):
+        _loaded(target, {**state, "h.2.rms_1.weight": torch.ones(16)})
+    with pytest.raises(HarvestError, match=r"target_model\.ln_f\.weight .* \[3\], not \[16\]"):
+        _loaded(target, {**state, "ln_f.weight": torch.ones(3)})
+
+
+def test_weights_are_taken_as_float32(tmp_path: Path):
+    target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
+    halves = {name: value.bfloat16() for name, value in _random_weights(SMALL).items()}
+    _loaded(target, halves)
+    assert {weight.dtype for weight in target.parameters()} == {torch.float32}
+    assert torch.equal(target.ln_f.weight, halves["ln_f.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("model_config", "sentence"),
+    [
+        ({**SMALL, "model_type": "GPT2Simple"}, "is the config of a GPT2Simple, not of a Llama"),
+        ({**SMALL, "n_head": 3}, "n_embd 16 does not give 3 heads"),
+        ({**SMALL, "n_key_value_heads": 3}, "n_head 4 is no multiple of n_key_value_heads 3"),
+        ({**SMALL, "n_layer": "two"}, r"model_config\.yaml: n_layer: "),
+        ({**SMALL, "n_head": 0}, "n_head: .* greater than 0"),
+        ([1, 2], "does not hold a mapping"),
+    ],
+)
+def test_a_wrong_model_config_is_told(model_config: Any, sentence: str, tmp_path: Path):
+    with pytest.raises(HarvestError, match=sentence):
+        build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, model_config))
+
+
+def test_a_target_that_is_not_there_is_told(tmp_path: Path):
+    source = str(tmp_path / "checkpoints" / "model_step_7.pt")
+    with pytest.raises(HarvestError, match=r"is not there: .*model_config\.yaml is missing"):
+        build_target(LLAMA_SIMPLE_MLP, source)
+    (tmp_path / "model_config.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(HarvestError, match="cannot be read as YAML"):
+        build_target(LLAMA_SIMPLE_MLP, source)
+
+
+def test_a_wandb_name_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _target_file(tmp_path, SMALL)
+    asked = []
+    monkeypatch.setattr(run_files, "fetch_target", lambda name: asked.append(name.key) or tmp_path)
+    target = build_target(LLAMA_SIMPLE_MLP, "wandb:ent/proj/runs/d2ec3bfe")
+    assert target.max_context_length == SMALL["block_size"]
+    assert asked == ["ent/proj/d2ec3bfe"]
+
+
+def _tiny_llama(folder: Path) -> transformers.LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=31,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        dtype="bfloat16",
+    )
+    config.save_pretrained(folder)
+    return transformers.LlamaForCausalLM(config).float().eval()
+
+
+@pytest.mark.parametrize(
+    "class_name",
+    [
+        "LlamaForCausalLM",
+        "AutoModelForCausalLM",
+        "models.llama.modeling_llama.LlamaForCausalLM",
+        "models.auto.AutoModelForCausalLM",
+    ],
+)
+def test_a_transformers_model_is_float32_and_the_same(class_name: str, tmp_path: Path):
+    twin = _tiny_llama(tmp_path)
+    before = torch.get_rng_state()
+    target = build_target(f"transformers.{class_name}", str(tmp_path))
+    assert torch.equal(torch.get_rng_state(), before), "building used random numbers"
+    assert {(weight.is_meta, weight.dtype) for weight in target.parameters()} == {
+        (True, torch.float32)
+    }
+    assert not target.training
+    _loaded(target, dict(twin.state_dict()))
+    tokens = torch.arange(14).view(2, 7)
+    with torch.inference_mode():
+        assert torch.equal(target(tokens).logits, twin(tokens).logits)
+    for tensor in (*target.parameters(), *target.buffers()):
+        assert tensor.dtype == torch.float32
+        assert not tensor.is_meta
+
+
+FAMILIES_OF_TRANSFORMERS = {
+    "GPT2LMHeadModel": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "GPTJForCausalLM": {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4},
+    "GPTNeoXForCausalLM": {},
+    "OPTForCausalLM": {"ffn_dim": 24, "word_embed_proj_dim": 16},
+    "BloomForCausalLM": {"n_layer": 2, "n_head": 2},
+    "MistralForCausalLM": {"num_key_value_heads": 1},
+    "Qwen2ForCausalLM": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "Gemma2ForCausalLM": {"num_key_value_heads": 1, "head_dim": 8},
+    "PhiForCausalLM": {},
+    "MambaForCausalLM": {},
+}
+
+
+@pytest.mark.parametrize("class_name", FAMILIES_OF_TRANSFORMERS)
+def test_families_of_transformers_are_the_same_as_their_twins(class_name: str, tmp_path: Path):
+    model_class = getattr(transformers, class_name)
+    config = model_class.config_class(
+        vocab_size=31,
+        hidden_size=16,
+        **{
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 32,
+            "pad_token_id": 0,
+            **FAMILIES_OF_TRANSFORMERS[class_name],
+        },
+    )
+    torch.manual_seed(0)
+    twin = model_class(config).float().eval()
+    config.save_pretrained(tmp_path)
+    target = build_target(f"transformers.{class_name}", str(tmp_path))
+    assert all(weight.is_meta for weight in target.parameters())
+    _loaded(target, dict(twin.state_dict()))
+    tokens = torch.arange(14).view(2, 7) + 3
+    with torch.inference_mode():
+        torch.testing.assert_close(target(tokens).logits, twin(tokens).logits)
+
+
+class Bigram(nn.Module):
+    """A family that nobody here has heard of."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(13, width)
+        self.head = nn.Linear(width, 13)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wte(tokens))
+
+
+def test_a_family_is_added_by_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(
+        FAMILIES,
+        "somebody.models.Bigram",
+        lambda _class_path, source: build_weightless(lambda: Bigram(int(source))),
+    )
+    twin = Bigram(6)
+    layers = {"head": 4, "wte": 3}
+    config = random_runs.run_config(
+        list(layers.items()),
+        ci_fn_type="mlp",
+        pretrained_model_class="somebody.models.Bigram",
+        pretrained_model_name="6",
+        pretrained_model_output_attr=None,
+    )
+    state = random_runs.random_state(twin, layers, [], kind="mlp")
+    opened = open_model(config, random_runs.save_state(state, tmp_path), "cpu")
+    tokens = torch.arange(12).view(3, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(opened(tokens).output_probs, twin(tokens).softmax(-1))
+    assert opened.layers == list(layers.items())
+
+
+@pytest.mark.parametrize(
+    ("class_path", "sentence"),
+    [
+        ("os.path.join", "'os.path.join' is unknown; known are"),
+        ("simple_stories_train.models.other.Other", "is unknown; known are"),
+        ("LlamaForCausalLM", "is unknown; known are"),
+        ("transformers.models.gpt2.LlamaForCausalLM", "known of transformers are"),
+        ("transformers.models.llama.modeling_llama.LlamaModel", "known of transformers are"),
+        ("transformers.LlamaModel", "known of transformers are AutoModelForCausalLM"),
+        ("transformers.AutoTokenizer", "known of transformers are"),
+        ("transformers.logging", "known of transformers are"),
+        ("transformers.NobodysForCausalLM", "known of transformers are"),
+    ],
+)
+def test_an_unknown_class_is_told_with_those_known(class_path: str, sentence: str):
+    with pytest.raises(HarvestError, match=sentence) as caught:
+        build_target(class_path, "anything")
+    if "known are" in sentence:
+        families = [name for name in FAMILIES if not name.endswith("*")]
+        assert all(name in str(caught.value) for name in families)
+
+
+def test_an_import_path_of_a_config_is_never_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(HarvestError, match=r"'harmful\.LlamaSimpleMLP' is unknown"):
+        build_target("harmful.LlamaSimpleMLP", "anything")
+
+
+def test_a_config_of_another_model_or_none_is_told(tmp_path: Path):
+    _tiny_llama(tmp_path / "llama")
+    with pytest.raises(HarvestError, match="is the config of a llama, not of a GPT2LMHeadModel"):
+        build_target("transformers.GPT2LMHeadModel", str(tmp_path / "llama"))
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(HarvestError, match=r"config of the target model .* cannot be read: "):
+        build_target("transformers.AutoModelForCausalLM", str(tmp_path))
+
+
+class LooksAtItsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.total = self.weight.sum().item()
+
+
+def test_a_model_that_looks_at_its_weights_is_built_in_full():
+    register = nn.Module.register_parameter
+    built = build_weightless(LooksAtItsWeights)
+    assert built.total == 3
+    assert not built.weight.is_meta
+    assert nn.Module.register_parameter is register

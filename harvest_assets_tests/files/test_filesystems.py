@@ -1,0 +1,57 @@
+"""SQLite on a network file system is warned of; the tables of mounts are pretended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harvest_assets.files.filesystems import network_filesystem
+from harvest_assets.orchestration import instance
+
+MOUNTS = """\
+/dev/vda / ext4 rw,relatime 0 0
+server:/export/home /home nfs4 rw,vers=4.2 0 0
+/dev/sdb /home/local ext4 rw 0 0
+mds@tcp:/scratch /scratch lustre rw,flock 0 0
+gpfs0 /big\\040data gpfs rw 0 0
+broken
+"""
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Path:
+    path = tmp_path / "mounts"
+    path.write_text(MOUNTS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/home/ada/dagster", "nfs4"),
+        ("/home/local/dagster", None),
+        ("/homestead/dagster", None),
+        ("/scratch/spd", "lustre"),
+        ("/big data/dagster", "gpfs"),
+        ("/var/lib/dagster", None),
+    ],
+)
+def test_the_deepest_mount_decides(mounts: Path, path: str, kind: str | None):
+    assert network_filesystem(Path(path), mounts) == kind
+
+
+def test_a_system_without_a_table_tells_nothing(tmp_path: Path):
+    assert network_filesystem(tmp_path, tmp_path / "nothing") is None
+
+
+def test_only_sqlite_is_warned_of(mounts: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        instance, "network_filesystem", lambda path: network_filesystem(path, mounts)
+    )
+    told = instance.database_warning(Path("/home/ada/dagster"), "SqliteRunStorage")
+    assert told is not None
+    assert "/home/ada/dagster is on nfs4" in told
+    assert "docs/production.md" in told
+    assert instance.database_warning(Path("/home/ada"), "PostgresRunStorage") is None
+    assert instance.database_warning(Path("/var/dagster"), "SqliteRunStorage") is None

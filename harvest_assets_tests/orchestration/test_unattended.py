@@ -1,0 +1,259 @@
+"""The real daemon beside a W&B server that grows new runs: all are harvested, nobody helps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from harvest_assets.definitions import defs
+from harvest_assets.files.manifest import disagreements
+from harvest_assets.orchestration.harvests import HarvestStatus, look_at_harvests, unharvested
+from harvest_assets.orchestration.partitions import registration
+from harvest_assets_tests.dagster_dev import dagster_dev, graphql
+from harvest_assets_tests.loopback_wandb import LoopbackWandb
+from harvest_assets_tests.tiny_run import write_world
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+PROJECT = "ent/proj"
+GRAPH = defs.resolve_asset_graph()
+RUN_ASSETS = (
+    "run_checkpoint",
+    "harvest_plan",
+    "token_rows",
+    "component_correlations",
+    "token_stats",
+    "activation_contexts",
+    "merged_state",
+)
+LOCATION = "locations/harvest_assets.definitions"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackWandb]:
+    with LoopbackWandb() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    run = write_world(tmp_path_factory.mktemp("world"))
+    return {file.name: file.read_bytes() for file in run.iterdir()}
+
+
+@pytest.fixture
+def environment(
+    server: LoopbackWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARVEST_", "DAGSTER_"))}
+    settings = {
+        "N_BATCHES": "4",
+        "BATCH_SIZE": "8",
+        "N_SHARDS": "2",
+        "WANDB_PROJECTS": PROJECT,
+        "WANDB_SECONDS": "5",
+        "RETRY_SECONDS": "5",
+        "BACKFILL_CRON": "* * * * *",
+    }
+    home = tmp_path / ".local/share/harvest_assets/dagster"
+    # What this process looks at is what the daemon writes.
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path / "out"))
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    return {
+        **kept,
+        **server.environment,
+        "HOME": str(tmp_path),
+        "SPD_OUT_DIR": str(tmp_path / "out"),
+        **{f"HARVEST_{name}": value for name, value in settings.items()},
+    }
+
+
+def key(n: int) -> str:
+    return f"{PROJECT}/s-{n:08d}"
+
+
+def add(server: LoopbackWandb, n: int, files: dict[str, bytes], **details) -> None:
+    now = datetime.now(UTC)
+    times = {"created_at": (now - timedelta(hours=1)).isoformat(), "heartbeat_at": now.isoformat()}
+    server.add_run(key(n), files, **{**times, **details})
+
+
+def wait_until(true: Callable[[], bool], what: str, folder: Path, seconds: float = 480) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, (what, (folder / "ui.log").read_text()[-8000:])
+        time.sleep(2)
+
+
+def statuses() -> dict[str, HarvestStatus]:
+    with dg.DagsterInstance.get() as instance:
+        return {it.key: it.status for it in look_at_harvests(instance, GRAPH)}
+
+
+def harvested(*numbers: int) -> Callable[[], bool]:
+    return lambda: all(statuses().get(key(n)) == HarvestStatus.HARVESTED for n in numbers)
+
+
+def times_made(instance: dg.DagsterInstance, asset: str) -> Counter[str]:
+    """How often each partition of an asset was materialized."""
+    found: Counter[str] = Counter()
+    cursor = None
+    while True:
+        answer = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
+        found.update(str(record.asset_materialization.partition) for record in answer.records)
+        cursor = answer.cursor
+        if not answer.has_more:
+            return found
+
+
+def check_nothing_lost_nothing_twice(sound: list[int], broken: int) -> None:
+    with dg.DagsterInstance.get() as instance:
+        assert set(instance.get_dynamic_partitions("run")) == {key(n) for n in [*sound, broken]}
+        for asset in RUN_ASSETS:
+            made = times_made(instance, asset)
+            assert {made[key(n)] for n in sound} == {1}, (asset, made)
+        shards = times_made(instance, "harvest_shard")
+        assert {shards[f"{key(n)}|{s:02d}"] for n in sound for s in range(16)} == {1}
+        assert unharvested(instance, GRAPH) == []
+        failures = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+        assert {run.tags.get("dagster/partition") for run in failures} == {key(broken)}
+        assert len(failures) == 1
+    for n in sound:
+        assert disagreements(registration(key(n)).layout) == []
+    assert statuses()[key(broken)] == HarvestStatus.FAILED
+
+
+def shown(address: str, pages: dict[str, tuple[str, ...]]) -> None:
+    """Open pages in a browser, see that texts stand there, keep pictures where wanted."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    graphql(address, "mutation { setNuxSeen }")
+    folder = os.environ.get("HARVEST_SCREENSHOTS")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(60_000)
+        for where, texts in pages.items():
+            page.goto(f"{address}/{where}")
+            for text in texts:
+                page.get_by_text(text).first.wait_for()
+            page.wait_for_timeout(1500)
+            if folder:
+                name = where.partition("?")[0].strip("/").replace("/", "-")
+                page.screenshot(path=str(Path(folder) / f"{name}.png"))
+        browser.close()
+
+
+def test_automation_harvests_what_comes(
+    server: LoopbackWandb, files: dict[str, bytes], environment: dict[str, str], tmp_path: Path
+):
+    checkpoint = "model_100.pth"
+    broken = {**files, checkpoint: files[checkpoint][:3000]}
+    add(server, 0, files)
+    add(server, 1, broken)
+    add(server, 2, {"final_config.yaml": files["final_config.yaml"]})
+    add(server, 3, {"output.log": b""})
+    add(server, 4, files, state="running")
+    with dagster_dev({**environment, "HARVEST_AUTOMATION": "1"}, tmp_path) as address:
+        wait_until(lambda: key(0) in statuses(), "the first run is registered", tmp_path)
+        add(server, 5, files)
+        wait_until(lambda: key(5) in statuses(), "the next run is registered", tmp_path)
+        server.go_away()
+        add(server, 6, files)
+        server.runs[key(4)].state = "finished"
+        server.runs[key(4)].heartbeat_at = datetime.now(UTC).isoformat()
+        server.runs[key(2)].files[checkpoint] = files[checkpoint]
+        time.sleep(45)
+        server.come()
+        sound = [0, 2, 4, 5, 6]
+        wait_until(harvested(*sound), "all are harvested", tmp_path)
+        wait_until(lambda: statuses()[key(1)] == HarvestStatus.FAILED, "one failed", tmp_path)
+        time.sleep(40)  # whoever starts something twice does it now
+        check_nothing_lost_nothing_twice(sound, 1)
+        shown(
+            address,
+            {
+                f"{LOCATION}/sensors/new_wandb_runs": ("HARVEST_WANDB_PROJECTS", PROJECT),
+                f"{LOCATION}/sensors/harvest_automation": ("materializations requested",),
+                "assets/harvest_shard?view=partitions": (key(0), "Materialized (80)"),
+                "assets/run_checkpoint?view=partitions": (key(0), "Failed (1)"),
+            },
+        )
+
+
+def test_a_process_that_dies_is_started_again(
+    server: LoopbackWandb, files: dict[str, bytes], environment: dict[str, str], tmp_path: Path
+):
+    add(server, 0, files)
+    with dagster_dev({**environment, "HARVEST_AUTOMATION": "1"}, tmp_path):
+        killed = kill_a_shard(tmp_path)
+        wait_until(harvested(0), "it is harvested", tmp_path)
+        with dg.DagsterInstance.get() as instance:
+            failures = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+            assert [run.run_id for run in failures] == [killed]
+            made = times_made(instance, "harvest_shard")
+            assert {made[f"{key(0)}|{shard:02d}"] for shard in range(16)} == {1}
+
+
+def kill_a_shard(folder: Path) -> str:
+    """Kill the process of a shard as soon as there is one; answers the id of its Dagster run."""
+    deadline = time.monotonic() + 300
+    with dg.DagsterInstance.get() as instance:
+        while True:
+            assert time.monotonic() < deadline, (folder / "ui.log").read_text()[-5000:]
+            for run in instance.get_runs():
+                if dg.AssetKey("harvest_shard") not in (run.asset_selection or ()):
+                    continue
+                for record in instance.all_logs(run.run_id):
+                    started = re.search(r"Started process for run \(pid: (\d+)\)", record.message)
+                    if started:
+                        os.kill(int(started[1]), signal.SIGKILL)
+                        return run.run_id
+            time.sleep(0.3)
+
+
+def test_the_schedule_harvests_what_comes(
+    server: LoopbackWandb, files: dict[str, bytes], environment: dict[str, str], tmp_path: Path
+):
+    checkpoint = "model_100.pth"
+    add(server, 0, files)
+    add(server, 1, {**files, checkpoint: files[checkpoint][:3000]})
+    repository = (
+        'repositoryName: "__repository__", repositoryLocationName: "harvest_assets.definitions"'
+    )
+    with dagster_dev(environment, tmp_path) as address:
+        for kind, name in (("Sensor", "new_wandb_runs"), ("Schedule", "backfill_new_runs")):
+            selector = f'{kind.lower()}Selector: {{{repository}, {kind.lower()}Name: "{name}"}}'
+            graphql(address, f"mutation {{ start{kind}({selector}) {{ __typename }} }}")
+        wait_until(lambda: key(0) in statuses(), "the first run is registered", tmp_path)
+        server.go_away()
+        add(server, 2, files)
+        time.sleep(30)
+        server.come()
+        add(server, 3, files)
+        wait_until(harvested(0, 2, 3), "all are harvested", tmp_path, 900)
+        wait_until(lambda: statuses()[key(1)] == HarvestStatus.FAILED, "one failed", tmp_path)
+        time.sleep(70)  # one more tick
+        check_nothing_lost_nothing_twice([0, 2, 3], 1)
+        shown(
+            address,
+            {
+                f"{LOCATION}/schedules/backfill_new_runs": ("Submits one backfill", "Every minute"),
+                "runs?view=backfills": ("backfill_new_runs", "Success"),
+            },
+        )
