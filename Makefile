@@ -1,5 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
+# Tests run in so many processes, each with one thread for computing.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: install demo harvest test test-slow fuzz row-orders check clean
 
@@ -20,10 +23,10 @@ harvest: install
 	$(VENV)/bin/python -m harvest_assets $(RUN) $(ARGS)
 
 test: install check
-	$(VENV)/bin/python -m pytest -m 'not slow' --durations=10
+	$(PYTEST) -m 'not slow' --durations=10
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -m slow --durations=20
+	$(PYTEST) -m slow --durations=20
 
 # make fuzz INPUTS=100000: every reader of files of other people, guided by coverage
 fuzz: install
@@ -38,6 +41,7 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 	DAGSTER_HOME=$$(mktemp -d) $(VENV)/bin/dagster definitions validate -m harvest_assets.definitions
 
 clean:

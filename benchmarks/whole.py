@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harvest_assets.data.data import DataSpec, sample_data
+from harvest_assets.data.data import sample_data
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.harvester import Harvester
 from harvest_assets.wandb_client.run_files import fetch_run
@@ -51,7 +51,7 @@ def measure_whole(
     checkpoint = RunCheckpoint.verify(fetch_run(reference, None))
     model = checkpoint.open_model(device, bf16=bf16)
     length = checkpoint.default_context_length
-    rows = sample_data(DataSpec.from_run(checkpoint.config(), length)).rows
+    rows = sample_data(checkpoint.config().data_spec(length)).rows
     size = min(len(rows), max(1, _TOKENS_PER_FORWARD // length))
     harvester = Harvester(checkpoint.layers, checkpoint.vocab_size, device=device)
     forward, harvest = [], []

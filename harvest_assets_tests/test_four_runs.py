@@ -206,7 +206,7 @@ from harvest_assets.wandb_client.run_files import fetch_run
 from harvest_assets.wandb_client.run_name import parse_run
 
 checkpoint = RunCheckpoint.verify(fetch_run(parse_run("somebody/spd/s-d2ec3bfe")))
-spec = DataSpec.from_run(checkpoint.config(), None)
+spec = checkpoint.config().data_spec(None)
 found = {"layers": list(checkpoint.layers)}
 for name, changes in {
     "whole": {},

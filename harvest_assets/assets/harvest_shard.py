@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, shard_metadata, stage_tags
@@ -18,7 +19,7 @@ from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.preflight import require_counts, require_free
+from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.resource_estimate import least_disk
 from harvest_assets.store.shards import ShardResult, Work
 from harvest_assets.store.shared_rows import SharedTokenRows

@@ -4,7 +4,6 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.data.data import DataSpec
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
@@ -32,7 +31,7 @@ def token_rows(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, run_checkpoint: RunCheckpoint
 ) -> dg.MaterializeResult[Any]:
     """The run's training data as rows of tokens, tokenized once for all harvests of equal data."""
-    spec = DataSpec.from_run(run_checkpoint.config(), harvest_plan.context_length)
+    spec = run_checkpoint.config().data_spec(harvest_plan.context_length)
     rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted)
     batches = harvest_plan.batches_seen(rows.n_rows)
     if batches == 0:

@@ -87,7 +87,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
 
     checkpoint = RunCheckpoint.verify(fetch_run(registration.reference, step))
     plan = make_plan(checkpoint, HarvestConfig(**settings))
-    spec = DataSpec.from_run(checkpoint.config(), plan.context_length)
+    spec = checkpoint.config().data_spec(plan.context_length)
     sample = sample_data(spec)
     if len(sample.rows) == 0:
         msg = f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."

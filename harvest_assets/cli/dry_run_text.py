@@ -7,7 +7,7 @@ from datetime import timedelta
 from rich.console import Console
 
 from harvest_assets.cli.dry_run import DryRun
-from harvest_assets.store.resource_estimate import size_text
+from harvest_assets.files.free_space import size_text
 
 
 def print_dry_run(result: DryRun, console: Console) -> None:

@@ -43,7 +43,6 @@ from harvest_assets.data.tokenization import (
     group_bounds,
     tokenizer_digest,
 )
-from harvest_assets.decompositions.spd.run_config import RunConfig
 from harvest_assets.errors import HarvestError
 
 __all__ = [
@@ -75,30 +74,6 @@ class DataSpec:
     seed: int
     tokenizer_name: str
     n_ctx: int
-
-    @classmethod
-    def from_run(cls, config: RunConfig, context_length: int | None) -> DataSpec:
-        """The data of a run, in rows of `context_length` tokens (None: as long as in training).
-
-        Raises:
-            HarvestError: `context_length` is below 1.
-        """
-        task = config.task_config
-        if context_length is not None and context_length < 1:
-            msg = f"context_length is {context_length}; a row has at least one token."
-            raise HarvestError(msg)
-        return cls(
-            dataset_name=task.dataset_name,
-            train_data_split=task.train_data_split,
-            column_name=task.column_name,
-            is_tokenized=task.is_tokenized,
-            streaming=task.streaming,
-            buffer_size=task.buffer_size,
-            shuffle_each_epoch=task.shuffle_each_epoch,
-            seed=config.seed,
-            tokenizer_name=config.tokenizer_name,
-            n_ctx=task.max_seq_len if context_length is None else context_length,
-        )
 
 
 def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -> str:

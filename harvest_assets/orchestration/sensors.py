@@ -18,8 +18,8 @@ from harvest_assets.orchestration.wandb.settings import (
     automation_from_the_start,
     seconds_between_looks,
 )
+from harvest_assets.orchestration.wandb.subprocess_client import WandbSubprocess
 from harvest_assets.orchestration.wandb.watch import Look, Place, ProjectWatch
-from harvest_assets.wandb_client.subprocess_client import WandbAside
 
 # The daemon gives a tick a minute.
 SECONDS_FOR_A_LOOK = 40.0
@@ -54,7 +54,7 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     known = set(context.instance.get_dynamic_partitions(RUN_DIMENSION))
     places = _read_cursor(context.cursor)
     looks = []
-    with WandbAside(SECONDS_FOR_A_LOOK) as asked:
+    with WandbSubprocess(SECONDS_FOR_A_LOOK) as asked:
         # Shuffled: a project that takes all the time must not be first each time.
         for project in random.sample(settings.projects, len(settings.projects)):
             place = places.setdefault(project, Place())

@@ -20,6 +20,7 @@ import dagster as dg
 
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.orchestration.failures import MAX_RETRIES
@@ -35,7 +36,6 @@ from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.sanitize import plain_text, without_secrets
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.preflight import require_free
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import least_disk
 from harvest_assets.store.shards import SHARD_KEYS, Work

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import dagster as dg
 
+from harvest_assets.definitions import defs
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.orchestration.slurm import jobs
@@ -110,15 +111,16 @@ class ClusterWork:
 
     def _start(self, task: _Task) -> None:
         stage = task.stage
-        run = jobs.create_run(self._instance, stage.job, stage.partition, stage.run_config, _TAGS)
+        job = defs.resolve_job_def(stage.job)
+        run = jobs.create_run(self._instance, job, stage.partition, stage.run_config, _TAGS)
         task.run_id = run.run_id
         task.tries += 1
         try:
-            job = jobs.submit(self._instance, run, self._settings)
+            number = jobs.submit(self._instance, run, self._settings)
         except HarvestError as error:
             self._instance.report_run_failed(run, str(error))
             raise
-        _tell(f"{stage.partition} waits as job {job}.")
+        _tell(f"{stage.partition} waits as job {number}.")
 
     def _look_after(self) -> None:
         """Ask SLURM now and then what became of the jobs."""

@@ -1,44 +1,24 @@
-"""Is there room on disk and in memory, before hours of work find out that there is not?"""
+"""Whether memory suffices, checked before hours of work find out that it does not."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.store.resource_estimate import least_memory, size_text
+from harvest_assets.files.free_space import size_text
+from harvest_assets.store.resource_estimate import least_memory
 
 if TYPE_CHECKING:
     import torch
 
 
-def require_free(folder: Path, n_bytes: int) -> None:
-    """See that a folder's file system has so many bytes left.
-
-    Raises:
-        HarvestError: it has not.
-    """
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if free < n_bytes:
-        msg = (
-            f"{folder} has {size_text(free)} free, but the harvest needs about "
-            f"{size_text(n_bytes)} at its peak; free some (python -m harvest_assets clean), or "
-            "set SPD_OUT_DIR to a larger disk."
-        )
-        raise HarvestError(msg)
-
-
 def require_counts(
     device: torch.device, layers: Sequence[tuple[str, int]], vocab_size: int
 ) -> None:
-    """See that a device has memory for what is counted; see `footprint.least_memory`.
+    """See that a device has memory for what is counted; see `resource_estimate.least_memory`.
 
     Args:
         device: a CPU or a GPU.

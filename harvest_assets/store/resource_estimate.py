@@ -12,8 +12,6 @@ from harvest_assets.store.plan import HarvestPlan
 
 # A token, a CI and an activation as JSON text.
 _TEXT_OF_A_TOKEN = 26
-# From here on three digits are 1,000 of the unit.
-_NEXT_UNIT = 999.5
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,3 @@ def least_memory(layers: Sequence[tuple[str, int]], vocab_size: int) -> int:
     """
     n = sum(c for _, c in layers)
     return n * vocab_size * (8 + 4) + n * n * 4
-
-
-def size_text(n_bytes: int) -> str:
-    """Bytes as people read them: `1.5 GB`, three digits."""
-    size, unit = float(n_bytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if size < _NEXT_UNIT:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:,.3g} {unit}"

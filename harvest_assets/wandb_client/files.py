@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from harvest_assets.errors import HarvestError, TransientError, reason_of
+from harvest_assets.files.free_space import require_free, size_text
 from harvest_assets.files.layout import is_folder_name
-from harvest_assets.store.preflight import require_free
-from harvest_assets.store.resource_estimate import size_text
 from harvest_assets.wandb_client.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
 
 logger = logging.getLogger(__name__)

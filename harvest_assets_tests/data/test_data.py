@@ -134,7 +134,7 @@ def test_the_reference_run(
     config = load_run_config(world / "spd_out/runs/spd-s-0ddd38e5/final_config.yaml")
     path = reference_runs / "activations" / "s-0ddd38e5.batches.pt"
     batches = torch.load(path, weights_only=True)
-    rows = harvest_rows(DataSpec.from_run(config, None))[:640]
+    rows = harvest_rows(config.data_spec(None))[:640]
     assert torch.equal(rows.reshape(40, 16, 64), batches)
 
 
@@ -472,7 +472,7 @@ def test_the_spec_of_a_run() -> None:
             "task_config": {"task_name": "lm"},
         }
     )
-    spec = DataSpec.from_run(config, None)
+    spec = config.data_spec(None)
     assert spec == DataSpec(
         dataset_name="lennart-finke/SimpleStories",
         train_data_split="train",
@@ -485,9 +485,9 @@ def test_the_spec_of_a_run() -> None:
         tokenizer_name="t",
         n_ctx=512,
     )
-    assert DataSpec.from_run(config, 64) == replace(spec, n_ctx=64)
+    assert config.data_spec(64) == replace(spec, n_ctx=64)
     with pytest.raises(HarvestError, match="context_length is 0"):
-        DataSpec.from_run(config, 0)
+        config.data_spec(0)
 
 
 def test_opening_rows_loads_no_dataset_library(tmp_path: Path) -> None:

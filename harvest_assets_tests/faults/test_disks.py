@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.free_space import require_free, size_text
 from harvest_assets.files.manifest import disagreements
-from harvest_assets.store.preflight import require_counts, require_free
-from harvest_assets.store.resource_estimate import least_disk, size_text
+from harvest_assets.store.preflight import require_counts
+from harvest_assets.store.resource_estimate import least_disk
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
 
 

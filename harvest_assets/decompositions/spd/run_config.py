@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from harvest_assets.data.data import DataSpec
 from harvest_assets.decompositions.spd.old_spellings import current_config
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.yaml_file import read_mapping, validated
@@ -108,6 +109,29 @@ class RunConfig(_Section):
             "The run's sigmoid_type is 'normal', under which causal importances are never 0: above "
             f"a ci_threshold of {ci_threshold:g} almost every component fires at every position. "
             "Consider a --ci_threshold such as 0.5."
+        )
+
+    def data_spec(self, context_length: int | None) -> DataSpec:
+        """The data of the run, in rows of `context_length` tokens (None: as long as in training).
+
+        Raises:
+            HarvestError: `context_length` is below 1.
+        """
+        task = self.task_config
+        if context_length is not None and context_length < 1:
+            msg = f"context_length is {context_length}; a row has at least one token."
+            raise HarvestError(msg)
+        return DataSpec(
+            dataset_name=task.dataset_name,
+            train_data_split=task.train_data_split,
+            column_name=task.column_name,
+            is_tokenized=task.is_tokenized,
+            streaming=task.streaming,
+            buffer_size=task.buffer_size,
+            shuffle_each_epoch=task.shuffle_each_epoch,
+            seed=self.seed,
+            tokenizer_name=self.tokenizer_name,
+            n_ctx=task.max_seq_len if context_length is None else context_length,
         )
 
     @property

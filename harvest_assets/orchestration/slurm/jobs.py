@@ -66,22 +66,20 @@ def becomes_a_job(run: dg.DagsterRun, settings: SlurmSettings) -> bool:
 
 def create_run(
     instance: dg.DagsterInstance,
-    job_name: str,
+    job: dg.JobDefinition,
     partition: str,
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> dg.DagsterRun:
     """A run of a stage that waits to be submitted, and that the UI shows at once."""
-    from harvest_assets.definitions import defs
-
     key = partition_key(partition)
     over = run_shards if "|" in partition else runs
     repository = ReconstructableRepository.for_module("harvest_assets.definitions", "defs")
     run = instance.create_run_for_job(
-        defs.resolve_job_def(job_name),
+        job,
         run_config=run_config,
         tags={**over.get_tags_for_partition_key(key), **tags},
-        job_code_origin=repository.get_reconstructable_job(job_name).get_python_origin(),
+        job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
     )
     starting = dg.DagsterEvent(dg.DagsterEventType.RUN_STARTING.value, run.job_name)
     instance.report_dagster_event(starting, run.run_id)

@@ -8,9 +8,10 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.orchestration.wandb.inspection import HARVESTABLE, inspect_run
 from harvest_assets.orchestration.wandb.settings import WatchSettings, check_project, parse_since
 from harvest_assets.wandb_client.run_name import RunName
-from harvest_assets.wandb_client.runs import HARVESTABLE, list_runs, look_into, runs_filter
+from harvest_assets.wandb_client.runs import list_runs, runs_filter
 
 _PER_PAGE = 500
 
@@ -45,7 +46,7 @@ def harvestable_runs(
             continue
         try:
             RunName.from_key(key)
-            finding = look_into(key)
+            finding = inspect_run(key)
         except TransientError:
             raise
         except HarvestError as error:

@@ -24,18 +24,18 @@ from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import watched_path
+from harvest_assets.orchestration.wandb.inspection import (
+    HARVESTABLE,
+    OTHER,
+    UNFINISHED,
+    Finding,
+)
 from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.sanitize import plain_text
 from harvest_assets.store.registry import registration_of
 from harvest_assets.wandb_client.listed_run import ListedRun, parse_time
 from harvest_assets.wandb_client.run_name import RunName
-from harvest_assets.wandb_client.runs import (
-    HARVESTABLE,
-    OTHER,
-    UNFINISHED,
-    Finding,
-    runs_filter,
-)
+from harvest_assets.wandb_client.runs import runs_filter
 
 FIRST_LOOK = 20
 
@@ -55,15 +55,15 @@ _LONG_AGO = "1970-01-01T00:00:00+00:00"
 
 
 class Asked(Protocol):
-    """Who answers about W&B: `WandbAside`."""
+    """Who answers about W&B: `WandbSubprocess`."""
 
     def list_runs(
         self, project: str, filters: Mapping[str, Any], order: str, per_page: int
     ) -> tuple[int, Iterator[ListedRun]]:
-        """See `wandb_runs.list_runs`."""
+        """See `runs.list_runs`."""
 
-    def look_into(self, key: str) -> Finding:
-        """See `wandb_runs.look_into`."""
+    def inspect_run(self, key: str) -> Finding:
+        """See `inspection.inspect_run`."""
 
 
 @dataclass
@@ -298,7 +298,7 @@ class ProjectWatch:
             self._remember(run_id, heartbeat, Finding(OTHER, reason=str(error)))
             return
         try:
-            finding = self._asked.look_into(key)
+            finding = self._asked.inspect_run(key)
         except TransientError as error:
             # Remembered first: one run that never answers must not end every look.
             self._remember(run_id, heartbeat, Finding(UNFINISHED, reason=str(error)), passing=True)
@@ -332,7 +332,7 @@ class ProjectWatch:
     def _see_whether_it_was_trained_on(self, key: str) -> None:
         try:
             harvested = RunCheckpoint.open(registration_of(key).layout.root).step
-            newest = self._asked.look_into(key).step
+            newest = self._asked.inspect_run(key).step
         except TransientError:
             raise
         except (HarvestError, OSError):

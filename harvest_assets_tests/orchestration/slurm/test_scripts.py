@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from harvest_assets.definitions import defs
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.slurm import jobs
@@ -56,7 +57,8 @@ def submitted(run: Path, out_name: str | None = None) -> None:
     registration = register(parse_run(str(run)), out_name)
     with dg.DagsterInstance.ephemeral() as instance:
         add_run(instance, registration.key)
-        run_of_dagster = jobs.create_run(instance, "harvest", f"{registration.key}|03", {}, {})
+        job = defs.resolve_job_def("harvest")
+        run_of_dagster = jobs.create_run(instance, job, f"{registration.key}|03", {}, {})
         jobs.submit(instance, run_of_dagster, SlurmSettings())
 
 

@@ -16,9 +16,9 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration import sensors
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.sensors import new_wandb_runs
+from harvest_assets.orchestration.wandb import subprocess_client
 from harvest_assets.orchestration.wandb import watch as wandb_watch
 from harvest_assets.orchestration.wandb.retrained import newer_step
-from harvest_assets.wandb_client import subprocess_client as wandb_aside
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 
 PROJECT = "ent/proj"
@@ -340,7 +340,7 @@ def test_when_w_and_b_does_not_answer(
 
 def test_nothing_is_left_behind_when_time_is_up(server: LoopbackWandb):
     server.delay = 30.0
-    with wandb_aside.WandbAside(3.0) as asked:
+    with subprocess_client.WandbSubprocess(3.0) as asked:
         with pytest.raises(Exception, match="within 3 s"):
             asked.list_runs(PROJECT, {}, "+created_at", 50)
         pid = asked._process.pid

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import watched_path
+from harvest_assets.orchestration.wandb.inspection import HARVESTABLE, Finding
 from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.orchestration.wandb.watch import Place, ProjectWatch
 from harvest_assets.wandb_client.listed_run import ListedRun, listed_run, parse_time
-from harvest_assets.wandb_client.runs import HARVESTABLE, Finding
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 from harvest_assets_tests.orchestration.wandb.test_new_runs import (
     PROJECT,
@@ -135,7 +135,7 @@ class FakeWandb:
     ) -> tuple[int, Iterator[ListedRun]]:
         return len(self.nodes), map(listed_run, self.nodes)
 
-    def look_into(self, key: str) -> Finding:
+    def inspect_run(self, key: str) -> Finding:
         if key.endswith("f"):
             msg = f"{key} is odd"
             raise HarvestError(msg)

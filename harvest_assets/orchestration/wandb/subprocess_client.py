@@ -24,11 +24,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.orchestration.wandb.inspection import Finding, inspect_run
 from harvest_assets.wandb_client.listed_run import ListedRun
-from harvest_assets.wandb_client.runs import Finding, list_runs, look_into
+from harvest_assets.wandb_client.runs import list_runs
 
 
-class WandbAside:
+class WandbSubprocess:
     """Asks W&B; use it in a `with` statement.
 
     Args:
@@ -71,7 +72,7 @@ class WandbAside:
     def list_runs(
         self, project: str, filters: Mapping[str, Any], order: str, per_page: int
     ) -> tuple[int, Iterator[ListedRun]]:
-        """See `wandb_runs.list_runs`; pages are asked for as they are needed.
+        """See `runs.list_runs`; pages are asked for as they are needed.
 
         Raises:
             TransientError: also if time is up.
@@ -85,13 +86,13 @@ class WandbAside:
             for run in page:
                 yield ListedRun(**{**run, "tags": tuple(run["tags"])})
 
-    def look_into(self, key: str) -> Finding:
-        """See `wandb_runs.look_into`.
+    def inspect_run(self, key: str) -> Finding:
+        """See `inspection.inspect_run`.
 
         Raises:
             TransientError: also if time is up.
         """
-        (finding,) = self._ask({"look_into": key})
+        (finding,) = self._ask({"inspect_run": key})
         return Finding(**finding)
 
     def _ask(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -130,8 +131,8 @@ class _Answers:
 
     def to(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The parts of an answer."""
-        if "look_into" in question:
-            yield dataclasses.asdict(look_into(question["look_into"]))
+        if "inspect_run" in question:
+            yield dataclasses.asdict(inspect_run(question["inspect_run"]))
         elif "next_runs" in question:
             yield from map(dataclasses.asdict, islice(self._runs, question["next_runs"]))
         else:

@@ -1,0 +1,77 @@
+"""Whether a run on W&B can be harvested: its files are listed and its config is read."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harvest_assets.decompositions.spd.run_config import load_run_config
+from harvest_assets.errors import HarvestError, TransientError, reason_of
+from harvest_assets.wandb_client.files import download_files, list_files
+from harvest_assets.wandb_client.run_files import CONFIG, checkpoint_step, choose_checkpoint
+from harvest_assets.wandb_client.run_name import RunName
+
+# Kinds of findings.
+HARVESTABLE, UNFINISHED, OTHER = "harvestable", "unfinished", "other"
+
+_NOT_THERE = "Could not find run"  # as the W&B client says it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the files of a run show.
+
+    Args:
+        kind: `harvestable`; `unfinished`, if files are missing that may still come; or `other`.
+        step: of the newest checkpoint.
+        reason: why it cannot be harvested, in a sentence.
+    """
+
+    kind: str
+    step: int | None = None
+    reason: str = ""
+
+
+def inspect_run(key: str) -> Finding:
+    """Whether a run on W&B can be harvested.
+
+    Args:
+        key: `entity/project/run_id`.
+
+    Raises:
+        TransientError: W&B cannot be reached, or does not answer now.
+        HarvestError: there is no API key, or W&B refuses the run, or its answer is odd.
+    """
+    try:
+        return _inspect_run(key)
+    except HarvestError:
+        raise
+    except Exception as error:  # noqa: BLE001  the client raises whatever odd fields lead to
+        msg = f"W&B's answer about {key} cannot be understood: {reason_of(error)}."
+        raise HarvestError(msg) from None
+
+
+def _inspect_run(key: str) -> Finding:
+    name = RunName.from_key(key)
+    try:
+        files = list_files(name)
+    except HarvestError as error:
+        if isinstance(error, TransientError) or _NOT_THERE not in str(error):
+            raise
+        return Finding(OTHER, reason=f"{key} is not on W&B any more.")
+    if not files:
+        return Finding(UNFINISHED, reason=f"{key} has no files.")
+    if CONFIG not in files:
+        return Finding(OTHER, reason=f"{key} is no SPD run: it has no {CONFIG}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        download_files(name, files, [CONFIG], folder)
+        try:
+            load_run_config(folder / CONFIG)
+        except HarvestError as error:
+            return Finding(OTHER, reason=str(error).replace(str(folder), key))
+    checkpoint = choose_checkpoint(files)
+    if checkpoint is None:
+        return Finding(UNFINISHED, reason=f"{key} has no checkpoint.")
+    return Finding(HARVESTABLE, step=checkpoint_step(checkpoint))
