@@ -17,7 +17,7 @@ from harvest_assets.orchestration.harvest_config import PLAN_CONFIG, HarvestConf
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
 from harvest_assets.sanitize import markdown_cell
-from harvest_assets.store.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
 from harvest_assets.store.shards import SHARD_KEYS
 
@@ -119,7 +119,7 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
         activation_context_tokens_per_side=config.activation_context_tokens_per_side,
         pmi_token_top_k=config.pmi_token_top_k,
         seed=config.seed,
-        n_shards=_visible_gpus() if config.n_shards is None else config.n_shards,
+        n_shards=default_n_shards() if config.n_shards is None else config.n_shards,
         ci_noise=config.ci_noise and checkpoint.config().sampling == "binomial",
         bf16=config.bf16,
     )
@@ -135,9 +135,3 @@ def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> Non
                 metadata={"share": f"empty: the plan has {plan.n_shards} shards"},
             )
         )
-
-
-def _visible_gpus() -> int:
-    import torch
-
-    return min(MAX_SHARDS, max(1, torch.cuda.device_count()))

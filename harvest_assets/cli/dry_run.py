@@ -22,6 +22,7 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import Footprint, footprint
+from harvest_assets.system.gpus import count_gpus
 from harvest_assets.wandb_client.run_files import fetch_run
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
     if len(sample.rows) == 0:
         msg = f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."
         raise HarvestError(msg)
-    gpus = torch.cuda.device_count()
+    gpus = count_gpus()
     device = torch.device("cuda" if gpus else "cpu")
     require_counts(device, checkpoint.layers, checkpoint.vocab_size)
     at_once = min(plan.n_shards, gpus) if gpus else 1

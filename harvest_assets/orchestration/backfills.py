@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -26,7 +24,7 @@ from harvest_assets.orchestration.partitions import registration
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.orchestration.run_failures import failure_in
-from harvest_assets.store.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.shards import SHARD_KEYS
 
 _POLL_SECONDS = 1.0
@@ -78,7 +76,7 @@ def submit(
     planned = {key: n for key in keys if (n := _planned_shards(key))}
     # How many shards there are must be known before a plan is made.
     if "n_shards" in plan or planned.keys() != set(keys):
-        plan["n_shards"] = plan.get("n_shards") or HarvestConfig().n_shards or _visible_gpus()
+        plan["n_shards"] = plan.get("n_shards") or HarvestConfig().n_shards or default_n_shards()
     parts = set()
     for key in keys:
         n_shards = plan["n_shards"] if "n_shards" in plan else planned[key]
@@ -183,16 +181,6 @@ def _planned_shards(key: str) -> int | None:
         return HarvestPlan.open(registration(key).layout.root).n_shards
     except HarvestError:
         return None
-
-
-def _visible_gpus() -> int:
-    """GPUs of this machine, counted without loading torch; at least 1."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        found = len([device for device in given.split(",") if device.strip() not in ("", "-1")])
-    else:
-        found = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return min(MAX_SHARDS, max(1, found))
 
 
 def _progress(keys: Sequence[str], since: float) -> tuple[int, int, float]:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harvest_assets.system.gpus import count_gpus
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,10 +30,7 @@ def visible_gpus() -> list[str]:
     """UUIDs of the GPUs that this process sees, in the order of their numbers."""
     import torch
 
-    return [
-        str(torch.cuda.get_device_properties(number).uuid)
-        for number in range(torch.cuda.device_count())
-    ]
+    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count_gpus())]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from harvest_assets.files.lease import process_started
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
+from harvest_assets.system.gpus import count_gpus
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
@@ -114,9 +115,7 @@ def add_run(instance: dg.DagsterInstance, key: str) -> None:
 
 def shards_at_once() -> int:
     """Shards that this machine works on side by side: one for each GPU, else one for each core."""
-    import torch
-
-    return torch.cuda.device_count() or os.cpu_count() or 1
+    return count_gpus() or os.cpu_count() or 1
 
 
 def make_room_for_shards(instance: dg.DagsterInstance) -> None:

@@ -40,6 +40,7 @@ from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import least_disk
 from harvest_assets.store.shards import SHARD_KEYS, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.system.gpus import count_gpus
 from harvest_assets.system.stopping import interrupts_held
 
 _POLL_SECONDS = 0.2
@@ -211,9 +212,7 @@ def work_here(
 
 def _share_of_machine(at_once: int) -> dict[str, str]:
     """The cores of each shard, where there is no GPU; of GPUs each takes one that is free."""
-    import torch
-
-    if torch.cuda.device_count():
+    if count_gpus():
         return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
 

@@ -12,6 +12,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.system.gpus import count_gpus
 
 PLAN_VERSION = 3
 MAX_SHARDS = 16
@@ -29,6 +30,11 @@ _ADD_UP = (
     "ci_noise",
     "bf16",
 )
+
+
+def default_n_shards() -> int:
+    """One shard for each GPU of this machine, but at least 1 and at most 16."""
+    return min(MAX_SHARDS, max(1, count_gpus()))
 
 
 @dataclass(frozen=True)

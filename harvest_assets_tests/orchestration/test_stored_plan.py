@@ -156,7 +156,7 @@ def test_config_that_nothing_reads_is_refused(tiny: TinyHarvest, asset: str):
 def test_a_backfill_keeps_stored_plans_and_gives_new_ones_their_shards(
     tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch, stored: int | None, shards: int
 ):
-    monkeypatch.setattr("harvest_assets.orchestration.backfills._visible_gpus", lambda: 2)
+    monkeypatch.setattr("harvest_assets.orchestration.backfills.default_n_shards", lambda: 2)
     if stored:
         assert tiny.stage("prepare", **SETTINGS, n_shards=stored).success
         tiny.instance.report_runless_asset_event(resumed_event(tiny.key, 200))

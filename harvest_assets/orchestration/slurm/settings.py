@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.system.gpus import count_gpus
 
 SHARD_STAGE = "harvest"
 _STAGES = ("prepare", SHARD_STAGE, "merge")
@@ -151,10 +152,8 @@ class SlurmSettings:
             gpu: does it need one?
         """
         if self.cluster == "local":
-            import torch
-
             # Without a number all GPUs would be hidden; each shard takes one that is free.
-            return {"timeout_min": self.minutes, "gpus_per_node": torch.cuda.device_count()}
+            return {"timeout_min": self.minutes, "gpus_per_node": count_gpus()}
         options = {"requeue": True, **_options("args", self.args)}
         given = {
             "slurm_partition": self.partition,
