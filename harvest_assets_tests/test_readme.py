@@ -1,4 +1,4 @@
-"""The commands and the Python of the README do what it says."""
+"""The commands and the Python of the README and of `docs/` do what is said there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import pytest
 
 from harvest_assets_tests.tiny_run import write_world
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+# In the order in which a reader would type their commands.
+PAGES = (README, ROOT / "docs" / "viewer.md", ROOT / "docs" / "using.md")
 # Installation is tried by whoever runs this; the UI, which does not end, by a browser elsewhere.
-NOT_HERE = ("pip install", "harvest_assets ui", "harvest_assets view")
+NOT_HERE = ("pip install", "harvest-assets ui", "harvest-assets view")
 
 
-def _blocks(language: str) -> list[str]:
-    text = README.read_text(encoding="utf-8")
+def _blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
@@ -31,12 +34,15 @@ def test_its_code_blocks_work(tmp_path: Path):
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "HOME": str(tmp_path), "SPD_OUT_DIR": str(out), "PATH": tools}
     environment.pop("DAGSTER_HOME", None)
-    lines = [line for block in _blocks("bash") for line in block.splitlines()]
+    blocks = [block for page in PAGES for block in _blocks(page, "bash")]
+    lines = [line for block in blocks for line in block.splitlines()]
     script = "\n".join(line for line in lines if not any(part in line for part in NOT_HERE))
-    assert "python -m harvest_assets goodfire/spd/s-d2ec3bfe" in script
+    for command in ("", "verify ", "register "):
+        assert f"harvest-assets {command}goodfire/spd/s-d2ec3bfe" in script
+    assert "harvest-assets clean" in script
     done = _run(["bash", "-ec", script], environment, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    (python,) = _blocks("python")
+    (python,) = _blocks(README, "python")
     shown = python + "\nprint(len(frame), component.component_key, len(neighbours))\n"
     done = _run([sys.executable, "-c", shown], environment, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -53,5 +59,9 @@ def _run(
 
 def test_its_make_targets_are_there():
     makefile = README.with_name("Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make ([a-z-]+)", README.read_text(encoding="utf-8")):
-        assert f"\n{target}:" in makefile
+    target_name = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
+    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+    named = {name for page in pages for name in target_name.findall(page.read_text("utf-8"))}
+    assert {"demo", "test", "check"} <= named
+    for target in named:
+        assert f"\n{target}:" in makefile, target
