@@ -12,7 +12,7 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration import dagster_private
-from harvest_assets.orchestration.harvest_config import HarvestConfig
+from harvest_assets.store.settings import HarvestConfig
 
 HEAVY = ("torch", "transformers", "datasets", "wandb")
 UPSTREAM = {

@@ -94,7 +94,7 @@ def _debug_option(command: F) -> F:
 def _settings_options(command: F) -> F:
     """An option for every field of `HarvestConfig`, with the deployment's default in its help."""
     try:
-        from harvest_assets.orchestration.harvest_config import HarvestConfig
+        from harvest_assets.store.settings import HarvestConfig
     except HarvestError as error:  # a variable of the environment holds no number
         sys.exit(f"Error: {error}")
     for name, field in reversed(HarvestConfig.model_fields.items()):
@@ -112,7 +112,7 @@ def _settings_options(command: F) -> F:
 
 def _every_setting(given: Mapping[str, float | None]) -> _Settings:
     """The settings of a command: options that were left out are defaults, not the stored plan's."""
-    from harvest_assets.orchestration.harvest_config import HarvestConfig
+    from harvest_assets.store.settings import HarvestConfig
 
     asked = {name: value for name, value in given.items() if value is not None}
     return HarvestConfig.model_validate(asked).model_dump()
