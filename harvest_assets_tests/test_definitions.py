@@ -46,6 +46,10 @@ def test_the_viewer_starts_without_model_code():
     assert not loaded_by("harvest_assets.viewer.serve").intersection({*HEAVY, "dagster"})
 
 
+def test_help_appears_at_once():
+    assert not loaded_by("harvest_assets.cli.main").intersection({*HEAVY, "dagster", "polars"})
+
+
 def test_heart_and_files_know_nothing_of_dagster():
     heart = "harvest_assets.harvester.stream, harvest_assets.decompositions.spd.model"
     files = "harvest_assets.store.compaction, harvest_assets.store.resume"
