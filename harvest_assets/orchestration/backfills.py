@@ -142,7 +142,7 @@ def follow(
         if not daemon_is_alive(instance):
             msg = (
                 f"The Dagster daemon is gone; backfill {backfill_id} goes on when it is started "
-                "again: python -m harvest_assets ui"
+                "again: harvest-assets ui"
             )
             raise HarvestError(msg)
         time.sleep(_POLL_SECONDS)
