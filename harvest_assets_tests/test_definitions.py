@@ -12,7 +12,7 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration import dagster_private
-from harvest_assets.orchestration.harvest_config import HarvestConfig
+from harvest_assets.store.settings import HarvestConfig
 
 HEAVY = ("torch", "transformers", "datasets", "wandb")
 UPSTREAM = {
@@ -44,6 +44,10 @@ def test_the_reading_side_starts_fast():
 
 def test_the_viewer_starts_without_model_code():
     assert not loaded_by("harvest_assets.viewer.serve").intersection({*HEAVY, "dagster"})
+
+
+def test_help_appears_at_once():
+    assert not loaded_by("harvest_assets.cli.main").intersection({*HEAVY, "dagster", "polars"})
 
 
 def test_heart_and_files_know_nothing_of_dagster():

@@ -17,11 +17,11 @@ from harvest_assets.assets.harvest_plan import make_plan
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import Footprint, footprint
+from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.system.gpus import count_gpus
 from harvest_assets.wandb_client.run_files import fetch_run
 

@@ -135,7 +135,7 @@ class HarvestDisplay(_Display):
             "  from harvest_assets.loaders import load_components_frame\n"
             f"  load_components_frame({paths.root.name!r})\n"
             "or in the Dagster UI:\n"
-            "  python -m harvest_assets ui"
+            "  harvest-assets ui"
         )
         for warning in harvest_warnings(paths):
             self._console.print(

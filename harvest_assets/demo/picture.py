@@ -22,7 +22,7 @@ def main() -> None:
         record=True, width=104, force_terminal=True, color_system="truecolor", file=io.StringIO()
     )
     print_telling_components(registration.out_name, _COMPONENTS, console)
-    console.save_svg(sys.argv[1], title="python -m harvest_assets demo")
+    console.save_svg(sys.argv[1], title="harvest-assets demo")
 
 
 if __name__ == "__main__":

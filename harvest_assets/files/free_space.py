@@ -24,7 +24,7 @@ def require_free(folder: Path, n_bytes: int) -> None:
     if free < n_bytes:
         msg = (
             f"{folder} has {size_text(free)} free, but the harvest needs about "
-            f"{size_text(n_bytes)} at its peak; free some (python -m harvest_assets clean), or "
+            f"{size_text(n_bytes)} at its peak; free some (harvest-assets clean), or "
             "set SPD_OUT_DIR to a larger disk."
         )
         raise HarvestError(msg)

@@ -43,7 +43,7 @@ def paths_of(**files: Path) -> dict[str, dg.MetadataValue[Any]]:
 def how_to_view(owner: Registration) -> dict[str, dg.MetadataValue[Any]]:
     """The command that shows the components of this harvest, whatever others the run has."""
     name = shlex.quote(owner.out_name)
-    return {"view": dg.MetadataValue.md(f"```sh\npython -m harvest_assets view {name}\n```")}
+    return {"view": dg.MetadataValue.md(f"```sh\nharvest-assets view {name}\n```")}
 
 
 def firing_metadata(states: Sequence[HarvesterState]) -> dict[str, Any]:

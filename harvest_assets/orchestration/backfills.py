@@ -18,13 +18,14 @@ from harvest_assets.orchestration.dagster_private import (
     PartitionBackfill,
     make_new_backfill_id,
 )
-from harvest_assets.orchestration.harvest_config import HarvestConfig, prepare_config
+from harvest_assets.orchestration.harvest_config import prepare_config
 from harvest_assets.orchestration.harvests import MERGED, all_parts, missing_parts
 from harvest_assets.orchestration.partitions import registration
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
+from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.store.shards import SHARD_KEYS
 
 _POLL_SECONDS = 1.0
@@ -139,7 +140,7 @@ def follow(
         if not daemon_is_alive(instance):
             msg = (
                 f"The Dagster daemon is gone; backfill {backfill_id} goes on when it is started "
-                "again: python -m harvest_assets ui"
+                "again: harvest-assets ui"
             )
             raise HarvestError(msg)
         time.sleep(_POLL_SECONDS)

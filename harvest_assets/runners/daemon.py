@@ -45,7 +45,7 @@ def hand_over(
     ]
     if busy:
         msg = (
-            f"{', '.join(busy)} is queued or in progress already: python -m harvest_assets ui "
+            f"{', '.join(busy)} is queued or in progress already: harvest-assets ui "
             "shows it, and can end it."
         )
         raise HarvestError(msg)

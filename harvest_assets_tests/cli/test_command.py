@@ -205,7 +205,7 @@ def test_register_prints_commands_that_work(home: dict[str, str], tiny_run: Path
 def test_help_teaches(home: dict[str, str], arguments: list[str]):
     result = command(*arguments, "--help", env=home)
     assert result.returncode == 0
-    assert "python -m harvest_assets" in result.stdout
+    assert "harvest-assets" in result.stdout
     assert "Usage" in result.stdout
 
 

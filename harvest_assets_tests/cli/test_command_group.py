@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from harvest_assets.cli.commands import cli, spd_harvest_command
+from harvest_assets.cli.main import cli, spd_harvest_command
 
 
 def invoke(*arguments: str) -> Result:
@@ -19,7 +19,7 @@ def test_help_of_the_group(arguments: list[str]):
     result = invoke(*arguments)
     assert result.exit_code == 0
     for command in cli.commands:
-        assert f"harvest_assets {command} " in result.output or f"  {command} " in result.output
+        assert f"harvest-assets {command} " in result.output or f"  {command} " in result.output
     assert invoke().output == result.output
 
 

@@ -110,4 +110,4 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     assert pictures.count() == 2
     assert all(pictures.nth(i).evaluate("image => image.naturalWidth > 100") for i in range(2))
     contexts = merged.replace("component_correlations", "activation_contexts")
-    shown(page, address, contexts, "contexts", "python -m harvest_assets view", "top components")
+    shown(page, address, contexts, "contexts", "harvest-assets view", "top components")

@@ -10,7 +10,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from harvest_assets.cli.commands import cli
+from harvest_assets.cli.main import cli
 from harvest_assets_tests.tiny_run import write_world
 
 

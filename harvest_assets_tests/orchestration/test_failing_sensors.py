@@ -22,7 +22,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from harvest_assets.cli.commands import cli
+from harvest_assets.cli.main import cli
 from harvest_assets.orchestration.failing_sensors import failing_sensors
 
 CAUSE = SerializableErrorInfo("HarvestError: no API key", [], "HarvestError")

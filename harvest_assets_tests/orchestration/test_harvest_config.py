@@ -9,7 +9,7 @@ READ = """
 import sys
 from harvest_assets.errors import HarvestError
 try:
-    from harvest_assets.orchestration.harvest_config import HarvestConfig
+    from harvest_assets.store.settings import HarvestConfig
     print(HarvestConfig().ci_noise)
 except HarvestError as error:
     sys.exit(str(error))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from harvest_assets.cli.commands import cli
+from harvest_assets.cli.main import cli
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
 from harvest_assets_tests.tiny_run import write_world
 

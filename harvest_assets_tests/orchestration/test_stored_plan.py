@@ -12,9 +12,9 @@ import torch
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration.backfills import submit
-from harvest_assets.orchestration.harvest_config import HarvestConfig
 from harvest_assets.orchestration.partitions import partition_key
 from harvest_assets.orchestration.wandb.retrained import resumed_event
+from harvest_assets.store.settings import HarvestConfig
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest, sentence
 from harvest_assets_tests.tiny_run import N_CTX
 

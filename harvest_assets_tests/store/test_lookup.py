@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from harvest_assets.cli.commands import cli
+from harvest_assets.cli.main import cli
 from harvest_assets.errors import HarvestNotFoundError
 from harvest_assets.loaders import (
     activation_examples,

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from harvest_assets.cli.commands import cli
+from harvest_assets.cli.main import cli
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration import dagster_dev
 from harvest_assets.system.ports import check_free, listening, url_of
@@ -141,7 +141,7 @@ def test_an_end_that_nobody_asked_for_is_an_error(tmp_path: Path):
         [
             sys.executable,
             "-c",
-            ended + "from harvest_assets.cli.commands import cli; cli(['ui', '--port=0'])",
+            ended + "from harvest_assets.cli.main import cli; cli(['ui', '--port=0'])",
         ],
         env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,

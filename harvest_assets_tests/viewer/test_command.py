@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harvest_assets.cli.commands import cli
+from harvest_assets.cli.main import cli
 
 
 def view(*arguments: str):

@@ -1,0 +1,29 @@
+"""`harvest-assets clean`: free what nobody needs any more."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import debug_option
+
+
+@click.command()
+@click.option("--older-than", default="0s", help="Only what is older: 30d, 12h, 90m, 2w.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be freed.")
+@debug_option
+def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
+    """List and free what nobody needs any more.
+
+    Shards that were folded into a merged state, what killed processes left, and token rows that no
+    harvest names. Results and merged states stay, and so does whatever somebody works on.
+    """
+    with errors_reported(debug=debug):
+        from harvest_assets.store.garbage import free, parse_age, removable
+
+        items = removable(parse_age(older_than))
+        for item in items:
+            click.echo(f"{item.n_bytes:>15,} bytes  {item.path}  ({item.why})")
+        freed = items if dry_run else free(items)
+        n_bytes = sum(item.n_bytes for item in freed)
+        click.echo(f"{n_bytes:,} bytes {'would be' if dry_run else 'were'} freed.")

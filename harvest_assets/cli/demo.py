@@ -1,0 +1,45 @@
+"""`harvest-assets demo`: a finished harvest of the built-in run."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvesting import harvest_one
+from harvest_assets.cli.options import complete_settings, debug_option
+
+
+@click.command()
+@debug_option
+def demo(*, debug: bool) -> None:
+    """Harvest the built-in run and print its ten most telling components.
+
+    \b
+    The run is a language model of two layers, trained on the docstrings of Python's standard
+    library and decomposed into a thousand components. Nothing is downloaded: the docstrings are
+    read from this Python. The results stay in $SPD_OUT_DIR like those of any other run.
+    """
+    with errors_reported(debug=debug):
+        from rich.console import Console
+
+        from harvest_assets.cli.component_text import print_telling_components
+        from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
+        from harvest_assets.wandb_client.run_name import parse_run
+
+        reference = parse_run(str(lay_out_demo()))
+        registration = harvest_one(reference, None, complete_settings(SETTINGS), None)
+        click.echo("\nThe ten components whose firings tell most of the tokens around them:\n")
+        print_telling_components(registration.out_name, 10, Console())
+        click.echo(_next_steps(registration.out_name))
+
+
+def _next_steps(out_name: str) -> str:
+    return f"""\
+Next:
+  harvest-assets view {out_name:<26} its components in a browser
+  harvest-assets ui                              the harvest in Dagster's own UI
+  harvest-assets entity/project/run_id --dry-run what a run of yours would take
+  harvest-assets entity/project/run_id           and its harvest
+
+In Python: from harvest_assets.loaders import load_components_frame
+           load_components_frame({out_name!r})"""

@@ -1,0 +1,47 @@
+"""Errors and signals end a command with one sentence and an exit status."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.unwritable import advice
+from harvest_assets.system.stopping import exit_status, interrupted_by_signals, last_words
+
+_EXIT_BAD_INPUT = 1
+
+
+@contextmanager
+def errors_reported(*, debug: bool) -> Iterator[None]:
+    """Exit with a sentence on stderr after bad input, an error of the system, or a signal.
+
+    Args:
+        debug: print the traceback of an error too.
+    """
+    try:
+        with interrupted_by_signals():
+            yield
+    except KeyboardInterrupt:
+        last_words(
+            "Stopped; nothing half-written was left where a reader would look. "
+            "The same command goes on from what was saved."
+        )
+        sys.exit(exit_status())
+    except (HarvestError, OSError) as error:
+        if debug:
+            traceback.print_exception(error)
+        click.echo(f"Error: {_sentence(error)}", err=True)
+        sys.exit(_EXIT_BAD_INPUT)
+
+
+def _sentence(error: Exception) -> str:
+    """The message; of an error of the operating system, its reason and the file."""
+    if isinstance(error, OSError) and error.strerror:
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror}.{advice(error)}"
+    return str(error)

@@ -1,0 +1,67 @@
+"""`harvest-assets harvest RUN`, or in short `harvest-assets RUN`."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvesting import harvest_one, show_dry_run
+from harvest_assets.cli.options import (
+    RUN_HELP,
+    complete_settings,
+    debug_option,
+    either_spelling,
+    harvest_options,
+)
+
+
+@click.command(
+    context_settings={"token_normalize_func": either_spelling},
+    help=f"""Harvest one run on this machine.
+
+{RUN_HELP}
+
+\b
+Examples:
+  harvest-assets goodfire/spd/s-d2ec3bfe
+  harvest-assets ./runs/my-run --n_batches 100 --batch_size 64
+  harvest-assets goodfire/spd/s-d2ec3bfe --n_shards 4
+  harvest-assets goodfire/spd/s-d2ec3bfe --dry-run
+
+Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and so on.
+""",
+)
+@click.argument("run")
+@harvest_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print model, data, memory, disk and time of the harvest; write nothing of it.",
+)
+@click.option(
+    "--slurm/--local",
+    "on_cluster",
+    default=False,
+    help="As jobs of the cluster, or on this machine (the default).",
+)
+@debug_option
+def harvest(
+    run: str,
+    step: int | None,
+    out_name: str | None,
+    *,
+    dry_run: bool,
+    on_cluster: bool,
+    debug: bool,
+    **settings: float | None,
+) -> None:
+    """Harvest one run on this machine."""
+    with errors_reported(debug=debug):
+        from harvest_assets.wandb_client.run_name import parse_run
+
+        reference = parse_run(run)
+        chosen = complete_settings(settings)
+        if dry_run:
+            show_dry_run(reference, out_name, chosen, step)
+        else:
+            harvest_one(reference, out_name, chosen, step, on_cluster=on_cluster)

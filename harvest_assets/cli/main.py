@@ -1,0 +1,56 @@
+"""The command line: `harvest-assets` with its commands, and `spd-harvest`.
+
+The commands import what they need when they run, so that help appears at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets import __version__
+from harvest_assets.cli.backfill import backfill
+from harvest_assets.cli.clean import clean
+from harvest_assets.cli.command_group import CommandOrRun
+from harvest_assets.cli.demo import demo
+from harvest_assets.cli.harvest import harvest
+from harvest_assets.cli.options import HELP_SETTINGS
+from harvest_assets.cli.register import register
+from harvest_assets.cli.spd_harvest import spd_harvest_command
+from harvest_assets.cli.ui import ui
+from harvest_assets.cli.verify import verify
+from harvest_assets.cli.view import view
+
+
+@click.group(
+    cls=CommandOrRun,
+    commands=[harvest, demo, register, backfill, ui, view, verify, clean],
+    context_settings=HELP_SETTINGS,
+)
+@click.version_option(__version__, prog_name="harvest_assets")
+def cli() -> None:
+    """Harvest what the components of a decomposed language model do.
+
+    \b
+      harvest-assets demo                a finished harvest of a built-in run
+      harvest-assets RUN                 harvest a run here (same as: harvest RUN)
+      harvest-assets RUN --dry-run       what that would do, take and need
+      harvest-assets RUN --n_batches 50  a first look at a few batches
+      harvest-assets register RUN        let the Dagster UI know the run
+      harvest-assets backfill            harvest what is registered and not harvested
+      harvest-assets ui                  watch, start and inspect harvests in a browser
+      harvest-assets view RUN            look at its components in a browser
+      harvest-assets verify RUN          check everything on disk against itself
+      harvest-assets clean               free what nobody needs any more
+
+    Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).
+    """
+
+
+def main() -> None:
+    """Run `harvest-assets`, also as `python -m harvest_assets`."""
+    cli(prog_name="harvest-assets")
+
+
+def spd_harvest() -> None:
+    """Run `spd-harvest`."""
+    spd_harvest_command(prog_name="spd-harvest")

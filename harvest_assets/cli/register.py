@@ -1,0 +1,88 @@
+"""`harvest-assets register RUN...`: add runs as partitions."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import RUN_HELP, debug_option, out_name_option, require_one_run
+from harvest_assets.errors import HarvestError
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+
+@click.command(
+    help=f"""Add runs as partitions, so that the Dagster UI and `dagster asset materialize` know
+them. Prints the commands that harvest them step by step.
+
+{RUN_HELP}
+""",
+)
+@click.argument("runs", nargs=-1, metavar="RUN...")
+@out_name_option
+@click.option("--project", help="Add all finished runs of a W&B project: entity/project.")
+@click.option("--since", default="", help="Of the project, runs created from this date on.")
+@debug_option
+def register(
+    runs: tuple[str, ...], out_name: str | None, project: str | None, since: str, *, debug: bool
+) -> None:
+    """Add runs as partitions."""
+    with errors_reported(debug=debug):
+        from harvest_assets.orchestration.instance import add_run, dagster_home, open_instance
+        from harvest_assets.store.registry import register as register_run
+        from harvest_assets.wandb_client.run_name import parse_run
+
+        require_one_run(runs, out_name, "register")
+        if not runs and not project:
+            msg = "Name the runs to be registered, or a --project."
+            raise HarvestError(msg)
+        references = [parse_run(run) for run in runs]
+        with open_instance() as instance:
+            for reference in references:
+                registration = register_run(reference, out_name)
+                add_run(instance, registration.key)
+                click.echo(_materialize_lines(registration.key, str(dagster_home())))
+            if project:
+                _register_project(instance, project, since)
+
+
+def _register_project(instance: DagsterInstance, project: str, since: str) -> None:
+    from harvest_assets.orchestration.instance import add_run
+    from harvest_assets.orchestration.wandb.project import harvestable_runs
+
+    n_added = n_left = 0
+    for key, reason in harvestable_runs(instance, project, since):
+        if reason is None:
+            add_run(instance, key)
+            n_added += 1
+            click.echo(f"{key} is registered.")
+        else:
+            n_left += 1
+            click.echo(f"Left out: {reason}")
+    click.echo(
+        f"{n_added} runs of {project} were registered, {n_left} left out. They are harvested by "
+        "harvest_automation, where it is on, or by: harvest-assets backfill"
+    )
+
+
+def _materialize_lines(key: str, home: str) -> str:
+    base = "dagster asset materialize -m harvest_assets.definitions"
+    run, first_shard = shlex.quote(key), shlex.quote(f"{key}|00")
+    return f"""\
+{key} is registered. In the UI it is a partition; on the command line:
+
+  export DAGSTER_HOME={shlex.quote(home)}
+  {base} --partition {run} \\
+      --select run_checkpoint,harvest_plan,token_rows
+  {base} --partition {first_shard} \\
+      --select harvest_shard        # and '|01' ... for each shard of the plan
+  {base} --partition {run} \\
+      --select component_correlations,token_stats,activation_contexts
+
+Settings go to the plan, with the first command; omitted, they stay as in the stored plan:
+  --config-json '{{"ops": {{"harvest_plan": {{"config": {{"n_batches": 50}}}}}}}}'
+"""

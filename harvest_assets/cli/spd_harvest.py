@@ -1,0 +1,79 @@
+"""`spd-harvest RUN...`: harvest runs where the work is best done."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvesting import harvest_all, show_dry_run
+from harvest_assets.cli.options import (
+    HELP_SETTINGS,
+    RUN_HELP,
+    complete_settings,
+    debug_option,
+    either_spelling,
+    harvest_options,
+    require_one_run,
+)
+from harvest_assets.cli.where import PLACES, where_to_harvest
+
+
+@click.command(
+    context_settings={"token_normalize_func": either_spelling, **HELP_SETTINGS},
+    help=f"""Harvest runs: on the cluster's SLURM, where there is one, else on this machine.
+
+Where a Dagster daemon is running on this machine's instance, it does the work.
+
+{RUN_HELP}
+
+\b
+Examples:
+  spd-harvest goodfire/spd/s-d2ec3bfe
+  spd-harvest goodfire/spd/s-d2ec3bfe goodfire/spd/s-1a2b3c4d --n_batches 1000
+  spd-harvest ./runs/my-run --local
+
+Ctrl-C ends this command, and so do SIGTERM and a closed terminal. What the daemon does goes on;
+jobs of the cluster are cancelled; what was done is saved, and the same command goes on from there.
+""",
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@harvest_options
+@click.option(
+    "--slurm/--local",
+    "on_cluster",
+    default=None,
+    help="As jobs of the cluster, or by this command on this machine; omitted: SLURM where it is, "
+    "else the Dagster daemon where one is running, else on this machine.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print model, data, memory, disk and time of the harvests; write nothing of them.",
+)
+@debug_option
+def spd_harvest_command(
+    runs: tuple[str, ...],
+    step: int | None,
+    out_name: str | None,
+    *,
+    on_cluster: bool | None,
+    dry_run: bool,
+    debug: bool,
+    **settings: float | None,
+) -> None:
+    """Harvest runs, and say where."""
+    with errors_reported(debug=debug):
+        from harvest_assets.store.registry import register
+        from harvest_assets.wandb_client.run_name import parse_run
+
+        require_one_run(runs, out_name, "harvest")
+        where = where_to_harvest(on_cluster)
+        click.echo(f"Harvesting {PLACES[where]}.", err=True)
+        references = [parse_run(run) for run in dict.fromkeys(runs)]
+        chosen = complete_settings(settings)
+        if dry_run:
+            for reference in references:
+                show_dry_run(reference, out_name, chosen, step)
+            return
+        registrations = [register(reference, out_name) for reference in references]
+        harvest_all(registrations, chosen, step, where)

@@ -1,0 +1,41 @@
+"""`harvest-assets ui`: Dagster's UI and daemon."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import debug_option
+from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=3000,
+    show_default=True,
+    help="0: any that is free.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@debug_option
+def ui(port: int, host: str, *, debug: bool) -> None:
+    """Open the Dagster UI with its daemon, on the instance where harvests are recorded.
+
+    \b
+    Add a run there under Assets > harvest_shard > Materialize > Add partition,
+    or before that with: harvest-assets register RUN
+    """
+    with errors_reported(debug=debug):
+        from harvest_assets.orchestration.dagster_dev import run_dagster_dev
+        from harvest_assets.orchestration.instance import make_room_for_shards, open_instance
+        from harvest_assets.system.ports import check_free, url_of
+
+        port = check_free(host, port)
+        with open_instance() as instance:
+            warn_of_failing_sensors(instance)
+            make_room_for_shards(instance)
+        click.echo(f"{url_of(host, port)} (Ctrl-C ends it)")
+        sys.exit(run_dagster_dev(host, port))

@@ -1,0 +1,33 @@
+"""`harvest-assets verify RUN`: check what a harvest left on disk."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.errors import HarvestError
+
+
+@click.command(
+    help=f"""Check everything that the harvest of a run left on disk against itself.
+
+Digests, symmetry and diagonals of the counts, marginals, the index against the lines, and the
+states that are kept. Exit status 0 only if everything agrees.
+
+{RUN_OR_HARVEST_HELP}
+""",
+)
+@click.argument("run")
+@debug_option
+def verify(run: str, *, debug: bool) -> None:
+    """Check what a harvest left on disk."""
+    with errors_reported(debug=debug):
+        from harvest_assets.store.lookup import find_harvest
+        from harvest_assets.store.verification import problems_of
+
+        paths = find_harvest(run)
+        problems = problems_of(paths, lambda what: click.echo(f"looking at {what}", err=True))
+        if problems:
+            raise HarvestError("\n       ".join(problems))
+        click.echo(f"{paths.root}: everything agrees.")

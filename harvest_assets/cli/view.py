@@ -1,0 +1,32 @@
+"""`harvest-assets view RUN`: the components of a run in a browser."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
+
+
+@click.command(
+    help=f"""Look at the components of a run in a browser, also while it is being harvested.
+
+A small server on this machine reads the harvest's files where they are; nothing is copied, and
+no other machine is asked for anything. Every choice stands in the address, which can be sent.
+
+{RUN_OR_HARVEST_HELP}
+""",
+)
+@click.argument("run")
+@click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
+@debug_option
+def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
+    """Look at the components of a run in a browser."""
+    with errors_reported(debug=debug):
+        from harvest_assets.store.lookup import find_harvest
+        from harvest_assets.viewer.serve import serve
+
+        name = find_harvest(run).root.name
+        serve(name, host, port, browser=browser, tell=click.echo)
