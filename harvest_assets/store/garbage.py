@@ -26,6 +26,8 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 
 # Rows are made before the harvest that wants them names them.
 _PREPARING_SECONDS = 3600.0
+_OLD_DOWNLOAD = ".*.download-*"  # as version 0.1 named what it was downloading
+_DOWNLOADING_SECONDS = 24 * 3600.0
 _AGE = re.compile(r"(\d+)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -67,7 +69,7 @@ def removable(older_than: float = 0.0) -> list[Removable]:
         older_than: only what was not written to for so many seconds.
     """
     now = time.time()
-    found = [*_of_harvests(), *_of_data()]
+    found = [*_of_harvests(), *_of_data(), *_of_downloads()]
     return [item for item in found if now - _newest(item.path) >= older_than]
 
 
@@ -141,6 +143,17 @@ def _of_data() -> Iterator[Removable]:
         unnamed = rows.is_dir() and not rows.name.startswith(".") and rows.name not in named
         if unnamed and time.time() - _newest(rows) > _PREPARING_SECONDS:
             yield Removable(rows, "token rows that no harvest names", _size(rows))
+
+
+def _of_downloads() -> Iterator[Removable]:
+    for cache in (
+        layout.run_cache_dir("_", "_").parent,
+        layout.pretrain_cache_dir("_", "_").parent,
+    ):
+        yield from _temporary(cache)
+        for path in cache.glob(_OLD_DOWNLOAD):
+            if time.time() - _newest(path) > _DOWNLOADING_SECONDS:
+                yield Removable(path, "a download that was not finished", _size(path))
 
 
 def _temporary(folder: Path) -> Iterator[Removable]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harvest_assets.errors import HarvestError, TransientError, reason_of
+from harvest_assets.files.atomic import remove, sweep, temporary_beside
 from harvest_assets.files.free_space import require_free, size_text
 from harvest_assets.files.layout import is_folder_name
 from harvest_assets.wandb_client.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
@@ -75,15 +75,19 @@ def download_files(
     for file_name in wanted:
         _check_file(name, file_name, files[file_name].size)
     require_free(folder, sum(files[file_name].size for file_name in wanted))
-    scratch_prefix = f".{folder.name}.download-"
     with _told_in_one_sentence(name):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=scratch_prefix) as scratch:
+        sweep(folder.parent)  # a download that was killed has left gigabytes
+        scratch = temporary_beside(folder)
+        scratch.mkdir()
+        try:
             for file_name in wanted:
-                _download(name, files[file_name], Path(scratch))
+                _download(name, files[file_name], scratch)
             for file_name in wanted:
-                (Path(scratch) / file_name).replace(folder / file_name)
+                (scratch / file_name).replace(folder / file_name)
                 _sync(folder)
+        finally:
+            remove(scratch)
 
 
 def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
