@@ -17,6 +17,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 demo: install
 	$(VENV)/bin/python -m harvest_assets demo
+	@echo "The commands are in $(VENV)/bin; for this shell: source $(VENV)/bin/activate"
 
 # make harvest RUN=entity/project/run_id ARGS="--n_batches 50"
 harvest: install

@@ -1,5 +1,5 @@
 """`python -m harvest_assets RUN`."""
 
-from harvest_assets.cli.main import main
+from harvest_assets.cli.start import main
 
 main()

@@ -302,7 +302,7 @@ def _harvest(run_id: str) -> HarvestLayout:
     from harvest_assets.store.registry import owner_of
     from harvest_assets.wandb_client.run_name import is_run_name
 
-    if not is_run_name(run_id) and not is_folder_name(run_id.rpartition("/")[2]):
+    if not is_run_name(run_id) and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
         msg = f"{run_id[:200]!r} is no run id."
         raise HarvestError(msg)
     paths = find_harvest(run_id)

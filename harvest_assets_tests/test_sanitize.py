@@ -21,7 +21,7 @@ from harvest_assets_tests.tiny_run import write_world
 WANDB_KEY = "5ec7e7" + "ab12" * 8 + "c9"
 SECRETS = {"WANDB_API_KEY": WANDB_KEY, "HF_TOKEN": "hf_plantedPlantedPlanted"}
 PASSWORD = "planted-in-netrc-0123456789"  # noqa: S105
-SPD_HARVEST = "from harvest_assets.cli.main import spd_harvest; spd_harvest()"
+SPD_HARVEST = "from harvest_assets.cli.start import spd_harvest; spd_harvest()"
 
 
 def traces(text: bytes) -> list[str]:

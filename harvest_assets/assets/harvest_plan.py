@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
@@ -21,6 +22,7 @@ from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
 from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.store.shards import SHARD_KEYS
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 
 @dg.asset(
@@ -46,6 +48,8 @@ def harvest_plan(
     stored, config = settings_over_stored(paths, context.op_execution_context.op_config)
     plan = make_plan(run_checkpoint, config)
     run = run_checkpoint.config()
+    if stored is not None:
+        _check_rows(paths, plan, run.data_spec(plan.context_length))
     changes = {}
     if stored is not None and stored != plan:
         streaming = run.task_config.streaming
@@ -68,6 +72,21 @@ def harvest_plan(
             **changes,
         },
     )
+
+
+def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None:
+    """Refuse a plan without a whole batch before it takes the place of the stored one.
+
+    Raises:
+        HarvestError: the rows that were harvested before, of the same data, are too few for it.
+    """
+    try:
+        rows = SharedTokenRows.open(paths.root)
+    except HarvestError:
+        return
+    n_wanted = plan.n_rows_wanted
+    if plan.batches_seen(rows.n_rows) == 0 and rows.fingerprint == fingerprint(spec, n_wanted):
+        plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
 
 
 def settings_over_stored(

@@ -47,6 +47,8 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
             _described(stored),
             _described(checkpoint),
         )
+    if stored is not None:
+        _check_tokenizer(stored, checkpoint)
     layers = "\n".join(f"| {markdown_cell(layer)} | {c:,} |" for layer, c in checkpoint.layers)
     return dg.MaterializeResult(
         value=checkpoint,
@@ -83,6 +85,29 @@ def _step(context: dg.AssetExecutionContext, stored: RunCheckpoint | None) -> in
     if step is None and "step" not in config and stored is not None:
         return stored.step if Path(stored.checkpoint_path).exists() else None
     return step
+
+
+def _check_tokenizer(stored: RunCheckpoint, checkpoint: RunCheckpoint) -> None:
+    """Refuse another tokenizer that the run's name for it opens in this folder.
+
+    Raises:
+        HarvestError: the run is the same, and its tokenizer is not the one harvested with.
+    """
+    before, here = stored.tokenizer_sha256, checkpoint.tokenizer_sha256
+    if stored.sha256 != checkpoint.sha256 or None in (before, here) or before == here:
+        return
+    msg = (
+        f"The tokenizer {checkpoint.tokenizer_name!r} is another one than this harvest was made "
+        f"with: there it was {_of_tokenizer(stored)}, here it is {_of_tokenizer(checkpoint)}. Give "
+        "the command in the folder in which the name leads to the first, or an --out-name for a "
+        "harvest with the second."
+    )
+    raise HarvestError(msg)
+
+
+def _of_tokenizer(checkpoint: RunCheckpoint) -> str:
+    digest = str(checkpoint.tokenizer_sha256)[:12]
+    return f"{checkpoint.tokenizer_path or 'from the hub'} (digest {digest})"
 
 
 def _described(checkpoint: RunCheckpoint) -> str:

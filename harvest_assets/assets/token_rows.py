@@ -5,7 +5,6 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
-from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
@@ -33,13 +32,7 @@ def token_rows(
     """The run's training data as rows of tokens, tokenized once for all harvests of equal data."""
     spec = run_checkpoint.config().data_spec(harvest_plan.context_length)
     rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted)
-    batches = harvest_plan.batches_seen(rows.n_rows)
-    if batches == 0:
-        msg = (
-            f"{spec.dataset_name} yields {rows.n_rows} rows of {rows.n_ctx} tokens, less than one "
-            f"batch of {harvest_plan.batch_size}; give a smaller --batch_size."
-        )
-        raise HarvestError(msg)
+    batches = harvest_plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
     if harvest_plan.n_batches is not None and batches < harvest_plan.n_batches:
         context.log.warning(
             "%s ends after %d batches; %d were asked for.",

@@ -1,4 +1,4 @@
-"""The command line: `harvest-assets` with its commands, and `spd-harvest`.
+"""The command line: `harvest-assets` with its commands.
 
 The commands import what they need when they run, so that help appears at once.
 """
@@ -15,7 +15,6 @@ from harvest_assets.cli.demo import demo
 from harvest_assets.cli.harvest import harvest
 from harvest_assets.cli.options import HELP_SETTINGS
 from harvest_assets.cli.register import register
-from harvest_assets.cli.spd_harvest import spd_harvest_command
 from harvest_assets.cli.ui import ui
 from harvest_assets.cli.verify import verify
 from harvest_assets.cli.view import view
@@ -44,13 +43,3 @@ def cli() -> None:
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).
     """
-
-
-def main() -> None:
-    """Run `harvest-assets`, also as `python -m harvest_assets`."""
-    cli(prog_name="harvest-assets")
-
-
-def spd_harvest() -> None:
-    """Run `spd-harvest`."""
-    spd_harvest_command(prog_name="spd-harvest")

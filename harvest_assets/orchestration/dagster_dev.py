@@ -39,9 +39,11 @@ def run_dagster_dev(host: str, port: int) -> int:
         HarvestError: another process took the port meanwhile, or Dagster ended by itself.
     """
     received: list[int] = []
+    children: list[psutil.Process] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
+        children.extend(psutil.Process().children(recursive=True))
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,6 +54,7 @@ def run_dagster_dev(host: str, port: int) -> int:
     watch.start()
     with suppress(SystemExit, KeyboardInterrupt):
         run_dagster(["dev", "-m", "harvest_assets.definitions", "-p", str(port), "-h", host])
+    psutil.wait_procs(children, timeout=_SECONDS_TO_END)  # code servers end a little later
     if watch.problem:
         raise HarvestError(watch.problem)
     if not received:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.files.layout import HarvestLayout, harvest_root, is_folder_name
-from harvest_assets.store.registry import owner_of, registration_of
+from harvest_assets.store.registry import has_damaged_owner, owner_of, registration_of
 from harvest_assets.wandb_client.run_name import RunName, parse_run
 
 _MAX_LISTED = 10
@@ -28,6 +28,7 @@ def find_harvest(text: str) -> HarvestLayout:
     Raises:
         HarvestNotFoundError: there is none, or the run has several.
     """
+    text = text.rstrip("/") or text  # as the shell completes the name of a folder
     if is_folder_name(text) and HarvestLayout.of(text).root.is_dir():
         return HarvestLayout.of(text)
     try:
@@ -65,12 +66,17 @@ def _folder_of(name: RunName) -> Path:
             f"{_listed(newest_first)}."
         )
         raise HarvestNotFoundError(msg)
-    # Other writers left nothing that names the run.
-    unnamed = [folder for folder in (registered, own) if folder and not owners.get(folder, "?")]
+    unnamed = [folder for folder in (registered, own) if folder in owners and _unnamed(folder)]
     for folder in (*named, *unnamed):
         return folder
     msg = f"{name.key} has not been harvested. {_available(name.run_id, owners)}"
     raise HarvestNotFoundError(msg)
+
+
+def _unnamed(folder: Path) -> bool:
+    """Whether a folder's files name no run, as those of other writers; damaged ones might."""
+    paths = HarvestLayout(folder)
+    return owner_of(paths) is None and not has_damaged_owner(paths)
 
 
 def _registered_folder(name: RunName) -> Path | None:

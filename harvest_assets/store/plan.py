@@ -113,6 +113,26 @@ class HarvestPlan:
         there = n_rows // self.batch_size
         return there if self.n_batches is None else min(there, self.n_batches)
 
+    def require_batches(self, n_rows: int, n_ctx: int, dataset_name: str) -> int:
+        """The whole batches that a dataset yields, for a plan that needs at least one.
+
+        Args:
+            n_rows: rows of the dataset.
+            n_ctx: tokens of a row.
+            dataset_name: for the message.
+
+        Raises:
+            HarvestError: there is none.
+        """
+        batches = self.batches_seen(n_rows)
+        if batches == 0:
+            msg = (
+                f"{dataset_name} yields {n_rows} rows of {n_ctx} tokens, less than one batch of "
+                f"{self.batch_size}; give a smaller --batch_size."
+            )
+            raise HarvestError(msg)
+        return batches
+
     def share(self, shard: int, n_rows: int, done: int = 0) -> range:
         """The rows of one shard; shards beyond `n_shards` have none.
 

@@ -127,6 +127,19 @@ def owner_of(paths: HarvestLayout) -> str | None:
     return None
 
 
+def has_damaged_owner(paths: HarvestLayout) -> bool:
+    """Whether a file that would name the run of a folder is there and cannot be read."""
+    for file in (paths.run_checkpoint, paths.config):
+        try:
+            if not isinstance(read_json(file), dict):
+                return True
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return True
+    return False
+
+
 @lru_cache(maxsize=1 << 14)
 def _run_named_in(
     file: Path,

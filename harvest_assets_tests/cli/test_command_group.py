@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from harvest_assets.cli.main import cli, spd_harvest_command
+from harvest_assets.cli.main import cli
+from harvest_assets.cli.spd_harvest import spd_harvest_command
 
 
 def invoke(*arguments: str) -> Result:

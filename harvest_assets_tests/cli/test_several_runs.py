@@ -19,7 +19,7 @@ OPTIONS = ["--n_batches", "4", "--batch-size", "8", "--n_shards", "1"]
 SPD_HARVEST = [
     sys.executable,
     "-c",
-    "from harvest_assets.cli.main import spd_harvest; spd_harvest()",
+    "from harvest_assets.cli.start import spd_harvest; spd_harvest()",
 ]
 HARVEST_ASSETS = [sys.executable, "-m", "harvest_assets"]
 SOUND, BROKEN, OTHER = (f"local/tiny/s-0000000{n}" for n in range(3))

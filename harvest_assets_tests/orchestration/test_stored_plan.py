@@ -54,6 +54,34 @@ def test_no_config_keeps_the_plan(tiny: TinyHarvest):
     assert tiny.layout.components.read_bytes() == lines
 
 
+def test_a_plan_without_a_whole_batch_is_not_stored(tiny: TinyHarvest):
+    tiny.harvest(n_batches=2)
+    before = plan_of(tiny)
+    refused = tiny.stage("prepare", batch_size=5000)
+    assert not refused.success
+    assert "5000" in sentence(refused)
+    assert plan_of(tiny) == before
+    assert tiny.stage("prepare").success
+
+
+def test_another_tokenizer_of_the_same_name_is_refused(tiny: TinyHarvest):
+    tiny.harvest(n_batches=2)
+    before = tiny.layout.run_checkpoint.read_bytes()
+    config = json.loads(tiny.layout.config.read_text())
+    file = Path(config["tokenizer_path"]) / "tokenizer.json"
+    content = file.read_text()
+    tokenizer = json.loads(content)
+    tokenizer["model"]["vocab"]["another"] = 1 + max(tokenizer["model"]["vocab"].values())
+    file.write_text(json.dumps(tokenizer))
+    refused = tiny.stage("prepare")
+    assert not refused.success
+    assert config["tokenizer_sha256"][:12] in sentence(refused)
+    assert config["tokenizer_path"] in sentence(refused)
+    assert tiny.layout.run_checkpoint.read_bytes() == before
+    file.write_text(content)
+    assert tiny.stage("prepare").success
+
+
 @pytest.mark.parametrize(
     ("given", "named", "batches"),
     [

@@ -172,6 +172,22 @@ def test_a_harvest_that_names_no_run_is_found_by_its_folder(out_dir: Path):
         assert read(OTHER) == 0.75
 
 
+@pytest.mark.parametrize("damaged", ["run_checkpoint.json", "activation_contexts/config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_harvest_whose_run_cannot_be_read_is_nobodys(out_dir: Path, damaged: str, content: str):
+    written(out_dir, "s-aaaa1111", mean_ci=0.25)
+    (out_dir / "harvest/s-aaaa1111" / damaged).write_text(content)
+    with pytest.warns(UserWarning, match="s-aaaa1111"):
+        assert load_activation_contexts_summary("nobody/spd/s-aaaa1111") is None
+    assert read("s-aaaa1111") == 0.25
+
+
+@pytest.mark.usefixtures("two_runs")
+def test_a_slash_at_the_end_is_that_of_a_completed_name():
+    assert read("second/") == 0.75
+    assert read(f"{OTHER}/") == 0.75
+
+
 def test_a_runs_own_folder_is_found_without_reading_others(
     two_runs: Path, monkeypatch: pytest.MonkeyPatch
 ):

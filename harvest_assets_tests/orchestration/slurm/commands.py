@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SPD_HARVEST = "from harvest_assets.cli.main import spd_harvest; spd_harvest()"
+SPD_HARVEST = "from harvest_assets.cli.start import spd_harvest; spd_harvest()"
 FILES = (
     "activation_contexts/components.jsonl",
     "activation_contexts/summary.json",

@@ -1,0 +1,27 @@
+"""The entry points: Ctrl-C during the imports ends the process without a traceback."""
+
+from __future__ import annotations
+
+import signal
+
+
+def main() -> None:
+    """Run `harvest-assets`, also as `python -m harvest_assets`."""
+    _interrupts_end_quietly()
+    from harvest_assets.cli.main import cli
+
+    cli(prog_name="harvest-assets")
+
+
+def spd_harvest() -> None:
+    """Run `spd-harvest`."""
+    _interrupts_end_quietly()
+    from harvest_assets.cli.spd_harvest import spd_harvest_command
+
+    spd_harvest_command(prog_name="spd-harvest")
+
+
+def _interrupts_end_quietly() -> None:
+    """Nothing has begun yet; each command sets handlers of its own."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
