@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.data.datasets_cache import choose_datasets_cache
-from harvest_assets.data.stored_dataset import open_stored
+from harvest_assets.data.stored_dataset import damage_of, open_stored
 from harvest_assets.errors import HarvestError, TransientError, cause_of
 from harvest_assets.files.unwritable import advice
 
@@ -46,19 +46,13 @@ def open_dataset(
         HarvestError: the dataset, the split or the column is not there, or a data file is damaged.
         TransientError: the content is not the one wanted, or it changed while it was read.
     """
-    import datasets
-
     what = f"The split {split!r} of the dataset {name!r}"
     _check_inside(name, what)
     if streaming:
-        dataset = _loaded(
-            what, lambda: datasets.load_dataset(**_source(name), split=split, streaming=True)
-        )
+        dataset, there = _loaded(what, lambda: _stream(name, split, column))
     else:
         dataset = _loaded(what, lambda: _stored(name, split, digest))
-    there = dataset.column_names
-    if there is None:  # a stream that has no features before it has rows
-        there = list(_loaded(f"The dataset {name!r}", lambda: next(iter(dataset), {column: None})))
+        there = dataset.column_names
     if column not in there:
         msg = f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
         raise HarvestError(msg)
@@ -93,6 +87,46 @@ def _stored(name: str, split: str, digest: str | None) -> Any:
         lambda builder: _digest(builder, name, split),
         digest,
     )
+
+
+def _stream(name: str, split: str, column: str) -> tuple[Any, list[str]]:
+    """A streamed dataset and its columns."""
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(**_source(name), split=split, streaming=True)
+        columns = stream.column_names
+        if columns is None:  # a stream that has no features before it has rows
+            columns = list(next(iter(stream), {} if Path(name).exists() else {column: None}))
+        if not columns and Path(name).exists():
+            msg = "it has no rows"
+            raise ValueError(msg)
+    except Exception as error:  # readers of many formats: each raises what it likes
+        _raise_damage(name, split, error)
+        raise
+    return stream, columns
+
+
+def _raise_damage(name: str, split: str, error: Exception, file: int | None = None) -> None:
+    """Raise the error that names the damaged file of a local dataset, if there is one.
+
+    Args:
+        name: of the dataset.
+        split: of the dataset.
+        error: what reading it raised.
+        file: the only file of the split that can be the cause; None: any.
+    """
+    import datasets
+
+    if not Path(name).exists():
+        return
+    builder = _loaded(name, lambda: datasets.load_dataset_builder(**_source(name)))
+    files = [str(path) for path in (builder.config.data_files or {}).get(split, [])]
+    if file is not None:
+        files = files[file : file + 1]
+    explained = damage_of(name, builder, files, error) if files else None
+    if explained is not None:
+        raise explained from error
 
 
 def _digest(builder: Any, name: str, split: str) -> str:
@@ -190,6 +224,7 @@ def _file_values(
         for batch in rows.select_columns([column]).iter(batch_size=_READ_AT_ONCE):
             yield from batch[column]
     except Exception as error:  # readers of many formats: each raises what it likes
+        _raise_damage(name, split, error, file)
         what = f"{_file_name(name, split, file, n_files)} of the dataset {name!r}"
         msg = f"{what[:1000]} cannot be read: {cause_of(error)}."
         final = Path(name).exists() or isinstance(error, _WRONG_CONTENT)

@@ -81,6 +81,26 @@ def data_files(builder: Any) -> list[str]:
     return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
 
 
+def damage_of(name: str, builder: Any, files: list[str], error: Exception) -> HarvestError | None:
+    """The error that names the damaged one of some files of a local dataset; None if none is.
+
+    Args:
+        name: of the dataset.
+        builder: of the dataset.
+        files: that may be damaged.
+        error: what the library raised when it read them.
+
+    Raises:
+        HarvestError: a file begins with zero bytes.
+    """
+    try:
+        check_not_blank(name, files)
+        with _scratch_folder() as scratch:
+            return damage(name, builder.name, files, scratch, error)
+    except OSError:  # a file is gone, or the library's cache cannot be written
+        return None
+
+
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
     import datasets
