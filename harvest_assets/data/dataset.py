@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.data.datasets_cache import choose_datasets_cache
+from harvest_assets.data.folder_faults import folder_fault
 from harvest_assets.data.stored_dataset import damage_of, open_stored
 from harvest_assets.errors import HarvestError, TransientError, cause_of
 from harvest_assets.files.unwritable import advice
@@ -69,21 +70,35 @@ def dataset_digest(name: str, split: str) -> str:
     Raises:
         HarvestError: there is no such dataset.
     """
-    import datasets
-
     what = f"The dataset {name!r}"
     _check_inside(name, what)
-    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    builder = _loaded(what, lambda: _builder(name))
     return _digest(builder, name, split)
 
 
-def _stored(name: str, split: str, digest: str | None) -> Any:
+def _builder(name: str, cache_dir: str | None = None) -> Any:
+    """The library's builder of a dataset.
+
+    Raises:
+        HarvestError: the card or an archive of a local folder cannot be read.
+        Exception: whatever else the library raises.
+    """
     import datasets
 
+    try:
+        return datasets.load_dataset_builder(**_source(name), cache_dir=cache_dir)
+    except Exception as error:  # readers of many formats: each raises what it likes
+        fault = folder_fault(name)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _stored(name: str, split: str, digest: str | None) -> Any:
     return open_stored(
         name,
         split,
-        lambda folder: datasets.load_dataset_builder(**_source(name), cache_dir=folder),
+        lambda folder: _builder(name, folder),
         lambda builder: _digest(builder, name, split),
         digest,
     )
@@ -116,11 +131,9 @@ def _raise_damage(name: str, split: str, error: Exception, file: int | None = No
         error: what reading it raised.
         file: the only file of the split that can be the cause; None: any.
     """
-    import datasets
-
     if not Path(name).exists():
         return
-    builder = _loaded(name, lambda: datasets.load_dataset_builder(**_source(name)))
+    builder = _loaded(name, lambda: _builder(name))
     files = [str(path) for path in (builder.config.data_files or {}).get(split, [])]
     if file is not None:
         files = files[file : file + 1]
@@ -160,11 +173,9 @@ def _check_inside(name: str, what: str) -> None:
     Raises:
         HarvestError: one lies elsewhere, or the folder is no dataset.
     """
-    import datasets
-
     if not _loaded(what, lambda: Path(name).is_dir()):
         return
-    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    builder = _loaded(what, lambda: _builder(name))
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
     for files in (builder.config.data_files or {}).values():
         for file in files:
@@ -233,10 +244,8 @@ def _file_values(
 
 def _file_name(name: str, split: str, file: int, n_files: int) -> str:
     """A data file of a split, for an error message: its path, or its number if that is unknown."""
-    import datasets
-
     try:
-        builder = _loaded(name, lambda: datasets.load_dataset_builder(**_source(name)))
+        builder = _loaded(name, lambda: _builder(name))
     except HarvestError:
         return f"Data file {file + 1}"
     files = (builder.config.data_files or {}).get(split, [])

@@ -57,6 +57,7 @@ def open_stored(
     with _scratch_folder() as scratch:
         builder = open_builder(str(scratch))
         expected = dict(builder.info.splits or {})
+        _check_counts(name, expected)
         content = digest or digest_of(builder)
         place = scratch.parent / _key(builder, content)
         if not _is_whole(place):
@@ -162,6 +163,18 @@ def _commit(arrow_files: Path, place: Path) -> None:
         if not _is_whole(place):
             raise
     fsync_path(place.parent)
+
+
+def _check_counts(name: str, expected: dict[str, Any]) -> None:
+    """Check that what a dataset card counts are numbers, which the library takes on trust."""
+    for key, info in expected.items():
+        if type(info.num_examples) is not int:
+            msg = (
+                f"The dataset card {str(Path(name, 'README.md'))!r} says that the split {key!r} has "
+                f"{info.num_examples!r} rows (num_examples); correct it to their number, or remove "
+                "it."
+            )
+            raise HarvestError(msg)
 
 
 def _checked(name: str, split: str, builder: Any, expected: dict[str, Any]) -> Any:
