@@ -167,10 +167,11 @@ def _commit(arrow_files: Path, place: Path) -> None:
 
 def _check_counts(name: str, expected: dict[str, Any]) -> None:
     """Check that what a dataset card counts are numbers, which the library takes on trust."""
+    card = str(Path(name, "README.md"))
     for key, info in expected.items():
         if type(info.num_examples) is not int:
             msg = (
-                f"The dataset card {str(Path(name, 'README.md'))!r} says that the split {key!r} has "
+                f"The dataset card {card!r} says that the split {key!r} has "
                 f"{info.num_examples!r} rows (num_examples); correct it to their number, or remove "
                 "it."
             )
