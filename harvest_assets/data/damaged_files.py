@@ -47,8 +47,7 @@ def damage(
         The error to raise; None if every file can be converted by itself, or if the operating
         system refused something, which has nothing to do with the content of a file.
     """
-    cause = innermost(error)
-    if isinstance(cause, OSError) and cause.errno is not None:
+    if _is_refusal(error):
         return None
     empty = None
     for file in files:
@@ -70,6 +69,12 @@ def _unreadable(name: str, file: str, reason: str) -> HarvestError:
     return HarvestError(f"The data file {file!r}{of} cannot be used: {reason}; {todo}.")
 
 
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error came from the operating system."""
+    cause = innermost(error)
+    return isinstance(cause, OSError) and cause.errno is not None
+
+
 def _reason(file_format: str, file: str, scratch: Path) -> str | None:
     """Why one file cannot be converted by itself; None if it can."""
     import datasets
@@ -85,7 +90,7 @@ def _reason(file_format: str, file: str, scratch: Path) -> str | None:
     except StopIteration:  # the library looks for the first row to infer the columns
         return _NO_ROWS
     except Exception as error:  # noqa: BLE001 - readers of many formats: each raises what it likes
-        return cause_of(error)
+        return None if _is_refusal(error) else cause_of(error)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return None if any(info.num_examples for info in builder.info.splits.values()) else _NO_ROWS

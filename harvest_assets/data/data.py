@@ -140,6 +140,7 @@ def write_token_rows(
         spec.column_name,
         streaming=spec.streaming,
         digest=digest,
+        is_tokenized=spec.is_tokenized,
     )
     files = None
     if spec.is_tokenized and not spec.streaming:
@@ -190,7 +191,11 @@ def sample_data(spec: DataSpec) -> DataSample:
         HarvestError: as `write_token_rows`.
     """
     dataset = open_dataset(
-        spec.dataset_name, spec.train_data_split, spec.column_name, streaming=spec.streaming
+        spec.dataset_name,
+        spec.train_data_split,
+        spec.column_name,
+        streaming=spec.streaming,
+        is_tokenized=spec.is_tokenized,
     )
     groups = list(islice(_groups(spec, dataset, lambda _done, _total: None), 1))
     block = next(_blocks(spec, groups), np.empty((0, spec.n_ctx)))

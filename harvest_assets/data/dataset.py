@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.data.datasets_cache import choose_datasets_cache
-from harvest_assets.data.stored_dataset import open_stored
+from harvest_assets.data.folder_faults import folder_fault
+from harvest_assets.data.stored_dataset import damage_of, open_stored
+from harvest_assets.data.token_types import check_token_types
 from harvest_assets.errors import HarvestError, TransientError, cause_of
 from harvest_assets.files.unwritable import advice
 
@@ -27,7 +29,13 @@ _NOT_READING = {"name", "version", "data_dir", "data_files", "description", "sep
 
 
 def open_dataset(
-    name: str, split: str, column: str, *, streaming: bool, digest: str | None = None
+    name: str,
+    split: str,
+    column: str,
+    *,
+    streaming: bool,
+    digest: str | None = None,
+    is_tokenized: bool = False,
 ) -> Any:
     """One split of a dataset that has this column.
 
@@ -38,27 +46,26 @@ def open_dataset(
         streaming: read it as it comes instead of storing it first.
         digest: what `dataset_digest` returned for the content that is wanted; None takes the
             content as it is. A streamed dataset is not compared with it.
+        is_tokenized: the column must hold lists of integers in each data file of local data.
 
     Returns:
         A `datasets.Dataset`, or an `IterableDataset` where it is streamed.
 
     Raises:
-        HarvestError: the dataset, the split or the column is not there, or a data file is damaged.
+        HarvestError: the dataset, the split or the column is not there, or a data file is damaged
+            or holds something else than token ids.
         TransientError: the content is not the one wanted, or it changed while it was read.
     """
-    import datasets
-
     what = f"The split {split!r} of the dataset {name!r}"
     _check_inside(name, what)
+    if is_tokenized and Path(name).exists():
+        builder = _loaded(what, lambda: _builder(name))
+        check_token_types(name, builder, [file for _, file in _split_files(builder, split)], column)
     if streaming:
-        dataset = _loaded(
-            what, lambda: datasets.load_dataset(**_source(name), split=split, streaming=True)
-        )
+        dataset, there = _loaded(what, lambda: _stream(name, split, column))
     else:
         dataset = _loaded(what, lambda: _stored(name, split, digest))
-    there = dataset.column_names
-    if there is None:  # a stream that has no features before it has rows
-        there = list(_loaded(f"The dataset {name!r}", lambda: next(iter(dataset), {column: None})))
+        there = dataset.column_names
     if column not in there:
         msg = f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
         raise HarvestError(msg)
@@ -75,40 +82,100 @@ def dataset_digest(name: str, split: str) -> str:
     Raises:
         HarvestError: there is no such dataset.
     """
-    import datasets
-
     what = f"The dataset {name!r}"
     _check_inside(name, what)
-    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    builder = _loaded(what, lambda: _builder(name))
     return _digest(builder, name, split)
 
 
-def _stored(name: str, split: str, digest: str | None) -> Any:
+def _builder(name: str, cache_dir: str | None = None) -> Any:
+    """The library's builder of a dataset.
+
+    Raises:
+        HarvestError: the card or an archive of a local folder cannot be read.
+        Exception: whatever else the library raises.
+    """
     import datasets
 
+    try:
+        return datasets.load_dataset_builder(**_source(name), cache_dir=cache_dir)
+    except Exception as error:  # readers of many formats: each raises what it likes
+        fault = folder_fault(name)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _stored(name: str, split: str, digest: str | None) -> Any:
     return open_stored(
         name,
         split,
-        lambda folder: datasets.load_dataset_builder(**_source(name), cache_dir=folder),
+        lambda folder: _builder(name, folder),
         lambda builder: _digest(builder, name, split),
         digest,
     )
 
 
+def _stream(name: str, split: str, column: str) -> tuple[Any, list[str]]:
+    """A streamed dataset and its columns."""
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(**_source(name), split=split, streaming=True)
+        columns = stream.column_names
+        if columns is None:  # a stream that has no features before it has rows
+            columns = list(next(iter(stream), {} if Path(name).exists() else {column: None}))
+        if not columns and Path(name).exists():
+            msg = "it has no rows"
+            raise ValueError(msg)
+    except Exception as error:  # readers of many formats: each raises what it likes
+        _raise_damage(name, split, error)
+        raise
+    return stream, columns
+
+
+def _raise_damage(
+    name: str, split: str, error: Exception, file: int | None = None, n_files: int = 0
+) -> None:
+    """Raise the error that names the damaged file of a local dataset, if there is one.
+
+    Args:
+        name: of the dataset.
+        split: of the dataset.
+        error: what reading it raised.
+        file: the only file of the split that can be the cause; None: any.
+        n_files: that the stream has; others than the split's cannot be told apart by number.
+    """
+    if not Path(name).exists():
+        return
+    builder = _loaded(name, lambda: _builder(name))
+    files = [str(path) for path in (builder.config.data_files or {}).get(split, [])]
+    if file is not None and len(files) == n_files:
+        files = files[file : file + 1]
+    explained = damage_of(name, builder, files, error) if files else None
+    if explained is not None:
+        raise explained from error
+
+
 def _digest(builder: Any, name: str, split: str) -> str:
     if not Path(name).exists():
         return f"{builder.config.name} {builder.hash}"
-    of_splits = builder.config.data_files or {}
-    named = [key for key in of_splits if str(key) in split and split != "all"]
     digest = hashlib.sha256()
-    for key in sorted(named or of_splits, key=str):
-        for file in of_splits[key]:
-            with Path(file).open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-            digest.update(f"{key}\0{os.path.relpath(file, name)}\0{content}\0".encode())
+    for key, file in _split_files(builder, split):
+        with Path(file).open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{key}\0{os.path.relpath(file, name)}\0{content}\0".encode())
     for option in _reading_options(builder.config):
         digest.update(f"{option}\0".encode())
     return digest.hexdigest()
+
+
+def _split_files(builder: Any, split: str) -> list[tuple[str, str]]:
+    """The name of a split and the path of a data file, for each that `split` may take rows of."""
+    of_splits = builder.config.data_files or {}
+    named = [key for key in of_splits if str(key) in split and split != "all"]
+    keys = sorted(named or of_splits, key=str)
+    return [(str(key), str(file)) for key in keys for file in of_splits[key]]
 
 
 def _reading_options(config: Any) -> list[str]:
@@ -126,11 +193,9 @@ def _check_inside(name: str, what: str) -> None:
     Raises:
         HarvestError: one lies elsewhere, or the folder is no dataset.
     """
-    import datasets
-
     if not _loaded(what, lambda: Path(name).is_dir()):
         return
-    builder = _loaded(what, lambda: datasets.load_dataset_builder(**_source(name)))
+    builder = _loaded(what, lambda: _builder(name))
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
     for files in (builder.config.data_files or {}).values():
         for file in files:
@@ -190,6 +255,7 @@ def _file_values(
         for batch in rows.select_columns([column]).iter(batch_size=_READ_AT_ONCE):
             yield from batch[column]
     except Exception as error:  # readers of many formats: each raises what it likes
+        _raise_damage(name, split, error, file, n_files)
         what = f"{_file_name(name, split, file, n_files)} of the dataset {name!r}"
         msg = f"{what[:1000]} cannot be read: {cause_of(error)}."
         final = Path(name).exists() or isinstance(error, _WRONG_CONTENT)
@@ -198,10 +264,8 @@ def _file_values(
 
 def _file_name(name: str, split: str, file: int, n_files: int) -> str:
     """A data file of a split, for an error message: its path, or its number if that is unknown."""
-    import datasets
-
     try:
-        builder = _loaded(name, lambda: datasets.load_dataset_builder(**_source(name)))
+        builder = _loaded(name, lambda: _builder(name))
     except HarvestError:
         return f"Data file {file + 1}"
     files = (builder.config.data_files or {}).get(split, [])

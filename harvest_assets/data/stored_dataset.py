@@ -57,6 +57,7 @@ def open_stored(
     with _scratch_folder() as scratch:
         builder = open_builder(str(scratch))
         expected = dict(builder.info.splits or {})
+        _check_counts(name, expected)
         content = digest or digest_of(builder)
         place = scratch.parent / _key(builder, content)
         if not _is_whole(place):
@@ -79,6 +80,26 @@ def changed(name: str) -> TransientError:
 def data_files(builder: Any) -> list[str]:
     """The data files of all splits of a local dataset."""
     return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+
+
+def damage_of(name: str, builder: Any, files: list[str], error: Exception) -> HarvestError | None:
+    """The error that names the damaged one of some files of a local dataset; None if none is.
+
+    Args:
+        name: of the dataset.
+        builder: of the dataset.
+        files: that may be damaged.
+        error: what the library raised when it read them.
+
+    Raises:
+        HarvestError: a file begins with zero bytes.
+    """
+    try:
+        check_not_blank(name, files)
+        with _scratch_folder() as scratch:
+            return damage(name, builder.name, files, scratch, error)
+    except OSError:  # a file is gone, or the library's cache cannot be written
+        return None
 
 
 @contextmanager
@@ -142,6 +163,19 @@ def _commit(arrow_files: Path, place: Path) -> None:
         if not _is_whole(place):
             raise
     fsync_path(place.parent)
+
+
+def _check_counts(name: str, expected: dict[str, Any]) -> None:
+    """Check that what a dataset card counts are numbers, which the library takes on trust."""
+    card = str(Path(name, "README.md"))
+    for key, info in expected.items():
+        if type(info.num_examples) is not int:
+            msg = (
+                f"The dataset card {card!r} says that the split {key!r} has "
+                f"{info.num_examples!r} rows (num_examples); correct it to their number, or remove "
+                "it."
+            )
+            raise HarvestError(msg)
 
 
 def _checked(name: str, split: str, builder: Any, expected: dict[str, Any]) -> Any:

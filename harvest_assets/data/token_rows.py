@@ -201,18 +201,22 @@ def _map_file(directory: Path, file: ArrowRows, n_ctx: int) -> list[NDArray[Any]
     return blocks
 
 
+def is_token_lists(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of lists of integers."""
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+    return is_list and bool(pa.types.is_integer(kind.value_type))
+
+
 def chunk_rows(chunk: pa.Array, n_ctx: int) -> NDArray[Any]:
     """The ids of an Arrow array of lists as a view [len(chunk), n_ctx].
 
     Raises:
         ValueError: the array does not hold lists of `n_ctx` integers, or holds a null.
     """
-    kind = chunk.type
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    if not is_list or not pa.types.is_integer(kind.value_type):
-        msg = f"it holds {kind} instead of lists of token ids"
+    if not is_token_lists(chunk.type):
+        msg = f"it holds {chunk.type} instead of lists of token ids"
         raise ValueError(msg)
     if chunk.null_count:
         msg = "a row is null"

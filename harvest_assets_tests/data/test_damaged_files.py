@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,53 @@ def test_a_card_that_counts_other_rows(
     assert "SplitInfo" not in refusal
     for named in (str(tmp_path), "README.md", f"{split!r}", counted, f"hold {there}"):
         assert named in refusal
+
+
+_SPLIT = "dataset_info:\n  splits:\n  - name: train\n    num_examples: "
+CARDS = {
+    "a word as a count": (f"{_SPLIT}many", "'many'"),
+    "a quoted count": (f"{_SPLIT}'2000'", "'2000'"),
+    "no count": (f"{_SPLIT}null", "None"),
+    "a list as a count": (f"{_SPLIT}[2000]", r"\[2000\]"),
+    "a truth value as a count": (f"{_SPLIT}true", "True"),
+    "splits that are a word": ("dataset_info:\n  splits: train", "str"),
+    "features that are a word": ("dataset_info:\n  features: text", "text"),
+    "configs that are a word": ("configs: text", "configs"),
+    "broken YAML": ("a: [1\nb: }", "expected"),
+    "a list": ("- a\n- b", "dict"),
+    "bytes that are no text": (b"\xff\xfe: 1", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_a_card_that_cannot_be_used_is_named(kind: str, tmp_path: Path) -> None:
+    text, cause = CARDS[kind]
+    _write(tmp_path / "train.parquet")
+    content = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "README.md").write_bytes(b"---\n" + content + b"\n---\n")
+    refusal = _refusal(tmp_path)
+    assert str(tmp_path / "README.md") in refusal
+    assert re.search(cause, refusal)
+
+
+@pytest.mark.parametrize("damage", ["another format", "cut", "damaged within"])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_archive_that_cannot_be_read_is_named(
+    damage: str, streaming: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.zip"
+    lines = "".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(N_ROWS))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.jsonl", lines)
+    content = path.read_bytes()
+    damages = {
+        "another format": b"junk" * 50,
+        "cut": content[: len(content) // 2],
+        "damaged within": content[:200] + bytes(200) + content[400:],
+    }
+    path.write_bytes(damages[damage])
+    with pytest.raises(HarvestError, match=rf"{re.escape(str(path))}'.*restore or remove it"):
+        open_dataset(str(tmp_path), "train", "text", streaming=streaming)
 
 
 def test_a_folder_of_save_to_disk_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from transformers import AutoTokenizer
 
 from harvest_assets.data.data import DataSpec, sample_data, write_token_rows
-from harvest_assets.data.dataset import permutation, stream_files
+from harvest_assets.data.dataset import open_dataset, permutation, stream_files
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets_tests.data.data_oracle import group_rows, streamed
 from harvest_assets_tests.data.row_orders import examples
@@ -158,7 +160,7 @@ def test_a_stream_opens_no_file_before_it_is_needed(
     damaged = dataset / f"train-{last:05}-of-00003.parquet"
     damaged.write_bytes(_without_its_pages(damaged))
     assert harvest_rows(spec, 1_500).tolist() == expected[:1_500]
-    with pytest.raises(HarvestError, match=rf"{damaged.name}' of the dataset .*cannot be read"):
+    with pytest.raises(HarvestError, match=rf"{damaged.name}' of the dataset .*cannot be used"):
         harvest_rows(spec)
 
 
@@ -192,6 +194,63 @@ def test_a_file_that_ends_a_stream_is_named(name: str, content: bytes, tmp_path:
     assert "\n" not in str(caught.value)
     with pytest.raises(HarvestError, match=name):
         sample_data(spec)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 12345\n"
+UNUSABLE: dict[str, tuple[str, bytes, str]] = {
+    "no rows": (".parquet", b"", "no rows"),
+    "empty": (".jsonl", b"", "no rows"),
+    "blank lines": (".jsonl", b"\n\n  \n", "no rows"),
+    "a cut line": (".jsonl", b'{"ids": [3, 4]}\n{"ids": [', "parse error.* row 1"),
+    "zero bytes": (".jsonl", bytes(1000), "zero bytes"),
+    "a cut archive": (".jsonl.gz", gzip.compress(b'{"ids": [3, 4]}\n')[:20], "Compressed file"),
+    "a pointer to lines": (".jsonl", POINTER, "parse error"),
+    "a pointer to an archive": (".jsonl.gz", POINTER, "gzip"),
+    "a pointer to parquet": (".parquet", POINTER, "magic bytes"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "single"),
+    [(kind, False) for kind in UNUSABLE]
+    + [(kind, True) for kind, (suffix, *_) in UNUSABLE.items() if suffix != ".jsonl.gz"],
+)
+def test_a_lone_file_that_cannot_be_streamed_is_named(
+    kind: str, single: bool, tmp_path: Path
+) -> None:
+    suffix, content, cause = UNUSABLE[kind]
+    path = tmp_path / "data" / f"train{suffix}"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    if kind == "no rows":
+        pq.write_table(pa.table({"ids": pa.array([], pa.list_(pa.int64()))}), path)
+    spec = _tokens(path if single else path.parent, n_ctx=2)
+    (tmp_path / "rows").mkdir()
+    for read in (
+        lambda: write_token_rows(spec, tmp_path / "rows", None),
+        lambda: sample_data(spec),
+    ):
+        with pytest.raises(HarvestError, match=rf"{re.escape(str(path))}'.*{cause}") as caught:
+            read()
+        assert "restore it" in str(caught.value) or "restore or remove it" in str(caught.value)
+        assert not isinstance(caught.value, TransientError)
+
+
+def test_a_split_that_is_not_there_damages_no_file(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(3)})
+    with pytest.raises(HarvestError, match="'nowhere'") as caught:
+        sample_data(_tokens(dataset, train_data_split="nowhere"))
+    assert ".parquet" not in str(caught.value)
+
+
+def test_a_file_that_vanishes_from_a_stream_is_named(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(9)}, n_files=3)
+    stream = open_dataset(str(dataset), "train", "ids", streaming=True)
+    first, *_ = stream_files(stream, str(dataset), "train", "ids")
+    path = dataset / "train-00000-of-00003.parquet"
+    path.unlink()
+    with pytest.raises(HarvestError, match=str(dataset)):
+        list(first)
 
 
 @pytest.mark.parametrize(
