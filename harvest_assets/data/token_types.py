@@ -21,7 +21,7 @@ _ROWS = 1000  # of a file without a schema
 def check_token_types(name: str, builder: Any, files: Iterable[str], column: str) -> None:
     """Check that a column holds lists of integers in each data file, by the file's own type.
 
-    A parquet file has its type in its schema; of another, the first rows tell. A file that cannot
+    A parquet file has its type in its schema; of another file, its first rows have it. A file that cannot
     be read passes, as does one without the column or without rows: whoever reads it finds that.
 
     Args:
@@ -45,7 +45,7 @@ def check_token_types(name: str, builder: Any, files: Iterable[str], column: str
 
 
 def _type_of(builder: Any, file: str, column: str) -> pa.DataType | None:
-    """The type of a column in one file; None if the file does not tell."""
+    """The type of a column in one file; None if the file does not show it."""
     try:
         schema = _schema(builder, file)
         kind = schema.field(column).type
