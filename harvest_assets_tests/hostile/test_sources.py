@@ -42,7 +42,7 @@ _MUST_SAY = {
     ("AutoConfig", "from_pretrained"): "trust_remote_code",
 }
 # The names of the errors that a damaged checkpoint raises are looked up in `pickle`.
-_MAY_IMPORT = {("decomposition/checkpoint.py", "pickle")}
+_MAY_IMPORT = {("decompositions/spd/checkpoint.py", "pickle")}
 
 
 def dangers(source: str, file: str = "") -> list[str]:
