@@ -21,8 +21,8 @@ _ROWS = 1000  # of a file without a schema
 def check_token_types(name: str, builder: Any, files: Iterable[str], column: str) -> None:
     """Check that a column holds lists of integers in each data file, by the file's own type.
 
-    A parquet file has its type in its schema; of another file, its first rows have it. A file that cannot
-    be read passes, as does one without the column or without rows: whoever reads it finds that.
+    A parquet file has its type in its schema; of another file, its first rows have it. A file that
+    cannot be read passes, as does one without the column or without rows: its reader finds that.
 
     Args:
         name: of the local dataset.
