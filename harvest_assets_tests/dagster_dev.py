@@ -1,4 +1,4 @@
-"""The UI with its daemon, as `harvest_assets ui` starts it, for tests that talk to both."""
+"""The UI with its daemon, as `harvest-assets ui` starts it, for tests that talk to both."""
 
 from __future__ import annotations
 

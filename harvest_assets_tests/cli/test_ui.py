@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets_tests.dagster_dev import dagster_dev
 from harvest_assets_tests.tiny_run import write_world
 
@@ -87,13 +88,11 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     page.wait_for_timeout(2000)
     page.get_by_role("button", name="Launch backfill").click()
 
-    lines = tmp_path / "out/harvest/aaaaaaaa/activation_contexts/components.jsonl"
+    paths = HarvestLayout(tmp_path / "out/harvest/aaaaaaaa")
     deadline = time.monotonic() + 600
-    while not lines.exists():
+    while not all(file.exists() for file in paths.five_files):
         assert time.monotonic() < deadline, (tmp_path / "ui.log").read_text()[-5000:]
         time.sleep(2)
-    five = [*lines.parent.glob("*.json"), *(lines.parents[1] / "correlations").glob("*.pt")]
-    assert {file.name for file in five} >= {"config.json", "summary.json", "token_stats.pt"}
 
     shown(page, address, "asset-groups", "graph", "run_checkpoint", "activation_contexts")
     grid = "assets/harvest_shard?view=partitions"

@@ -65,7 +65,7 @@ def test_the_demo_harvests_and_prints(out_dir: Path, tmp_path: Path, monkeypatch
     assert done.returncode == 0, done.stderr
     portraits = re.findall(r"^h\.\d\.\S+:\d+ +fires [\d,]+ times", done.stdout, re.MULTILINE)
     assert len(portraits) == 10
-    for part in ("reads", "predicts", "fires with", "<<", "Next:", "harvest_assets ui"):
+    for part in ("reads", "predicts", "fires with", "<<", "Next:", "harvest-assets ui"):
         assert part in done.stdout
     (harvest,) = (out_dir / "harvest").iterdir()
     stats = load_token_stats(harvest.name)
