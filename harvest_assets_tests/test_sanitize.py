@@ -34,7 +34,6 @@ def traces(text: bytes) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_planted_key_is_found_nowhere(tmp_path: Path):
     files = {file.name: file.read_bytes() for file in write_world(tmp_path / "world").iterdir()}
     home, work = tmp_path / "home", tmp_path / "work"

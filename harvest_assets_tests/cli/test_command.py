@@ -51,7 +51,6 @@ def refused(result: subprocess.CompletedProcess, *named: str) -> None:
         assert name in told[0]
 
 
-@pytest.mark.timeout(600)
 def test_a_run_is_harvested_and_harvested_again(
     home: dict[str, str], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

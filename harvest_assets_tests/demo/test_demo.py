@@ -59,7 +59,7 @@ def test_the_demo_harvests_and_prints(out_dir: Path, tmp_path: Path, monkeypatch
         [sys.executable, "-m", "harvest_assets", "demo"],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
     )
     assert done.returncode == 0, done.stderr

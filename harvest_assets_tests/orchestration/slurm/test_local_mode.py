@@ -14,7 +14,6 @@ from harvest_assets_tests.orchestration.slurm.commands import Place
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_shards_are_jobs_and_the_ui_tells_where_their_output_is(tiny_run: Path, tmp_path: Path):
     place = Place(
         tmp_path, tmp_path, DAGSTER_HOME=str(tmp_path / "dagster"), HARVEST_SLURM_CLUSTER="local"
