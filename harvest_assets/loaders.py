@@ -241,7 +241,7 @@ def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:
     """The tokenizer that a harvest was made with.
 
     Raises:
-        HarvestError: the harvest does not tell it.
+        HarvestError: the harvest does not name it.
     """
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
 
@@ -249,7 +249,7 @@ def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:
     try:
         return RecordedTokenizer.of({**read_json(paths.config), "tokenizer_name": name})
     except (OSError, ValueError, TypeError) as error:
-        msg = f"{paths.config} does not tell the tokenizer."
+        msg = f"{paths.config} does not name the tokenizer."
         raise HarvestError(msg) from error
 
 
@@ -265,7 +265,7 @@ def tokenizer_name(paths: HarvestLayout) -> str:
             config = _run_config(text_of(config["wandb_path"]))
         return text_of(config["tokenizer_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{paths.config} does not tell the tokenizer."
+        msg = f"{paths.config} does not name the tokenizer."
         raise HarvestError(msg) from error
 
 

@@ -17,7 +17,7 @@ from harvest_assets.cli.where import where_to_harvest
     is_flag=True,
     help="Also runs whose plan or checkpoint has changed since they were harvested.",
 )
-@click.option("--dry-run", is_flag=True, help="Only tell where the harvest of each run stands.")
+@click.option("--dry-run", is_flag=True, help="Only list the state of the harvest of each run.")
 @debug_option
 def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
     """Harvest all registered runs whose harvest is missing.

@@ -12,7 +12,7 @@ from harvest_assets.cli.options import complete_settings, debug_option
 @click.command()
 @debug_option
 def demo(*, debug: bool) -> None:
-    """Harvest the built-in run and print its ten most telling components.
+    """Harvest the built-in run and print its ten most informative components.
 
     \b
     The run is a language model of two layers, trained on the docstrings of Python's standard

@@ -159,7 +159,7 @@ def _harvest_by_daemon(
         last_words(
             f"Stopped watching; the daemon goes on with backfill {number}.\n"
             "  harvest-assets ui                  shows it, and can end it\n"
-            "  harvest-assets backfill --dry-run  tells where each run stands"
+            "  harvest-assets backfill --dry-run  lists the state of each run"
         )
         sys.exit(exit_status())
     for owner in registrations:

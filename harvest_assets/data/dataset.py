@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.data.datasets_cache import choose_datasets_cache
 from harvest_assets.data.folder_faults import folder_fault
-from harvest_assets.data.stored_dataset import damage_of, open_stored
+from harvest_assets.data.stored_dataset import damage_of, data_files, open_stored
 from harvest_assets.data.token_types import check_token_types
 from harvest_assets.errors import HarvestError, TransientError, cause_of
 from harvest_assets.files.unwritable import advice
@@ -149,7 +149,7 @@ def _raise_damage(
     if not Path(name).exists():
         return
     builder = _loaded(name, lambda: _builder(name))
-    files = [str(path) for path in (builder.config.data_files or {}).get(split, [])]
+    files = data_files(builder, split)
     if file is not None and len(files) == n_files:
         files = files[file : file + 1]
     explained = damage_of(name, builder, files, error) if files else None
@@ -188,21 +188,19 @@ def _reading_options(config: Any) -> list[str]:
 
 
 def _check_inside(name: str, what: str) -> None:
-    """See that the data files of a local folder lie in it, whatever its README tells.
+    """Check that the data files of a local folder are in it, whatever its README names.
 
     Raises:
-        HarvestError: one lies elsewhere, or the folder is no dataset.
+        HarvestError: one is elsewhere, or the folder is no dataset.
     """
     if not _loaded(what, lambda: Path(name).is_dir()):
         return
     builder = _loaded(what, lambda: _builder(name))
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
-    for files in (builder.config.data_files or {}).values():
-        for file in files:
-            path = os.path.normpath(str(file))
-            if not path.startswith(root + os.sep):
-                msg = f"The dataset {name!r} asks for {str(file)!r}, which lies outside of it."
-                raise HarvestError(msg)
+    for file in data_files(builder):
+        if not os.path.normpath(file).startswith(root + os.sep):
+            msg = f"The dataset {name!r} asks for {file!r}, which lies outside of it."
+            raise HarvestError(msg)
 
 
 def _source(name: str) -> dict[str, str]:
@@ -268,8 +266,8 @@ def _file_name(name: str, split: str, file: int, n_files: int) -> str:
         builder = _loaded(name, lambda: _builder(name))
     except HarvestError:
         return f"Data file {file + 1}"
-    files = (builder.config.data_files or {}).get(split, [])
-    return f"{str(files[file])!r}" if len(files) == n_files else f"Data file {file + 1}"
+    files = data_files(builder, split)
+    return f"{files[file]!r}" if len(files) == n_files else f"Data file {file + 1}"
 
 
 def permutation(n: int, seed: int) -> NDArray[np.int64]:

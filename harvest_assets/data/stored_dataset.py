@@ -77,9 +77,11 @@ def changed(name: str) -> TransientError:
     )
 
 
-def data_files(builder: Any) -> list[str]:
-    """The data files of all splits of a local dataset."""
-    return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+def data_files(builder: Any, split: str | None = None) -> list[str]:
+    """The data files of one split of a local dataset, or of all splits."""
+    of_splits = builder.config.data_files or {}
+    wanted = of_splits.values() if split is None else [of_splits.get(split, ())]
+    return [str(file) for files in wanted for file in files]
 
 
 def damage_of(name: str, builder: Any, files: list[str], error: Exception) -> HarvestError | None:
@@ -190,7 +192,7 @@ def _checked(name: str, split: str, builder: Any, expected: dict[str, Any]) -> A
             )
             raise HarvestError(msg)
     if found.get(split) == 0:
-        files = ", ".join(str(file) for file in (builder.config.data_files or {}).get(split, ()))
+        files = ", ".join(data_files(builder, split))
         msg = f"The split {split!r} of the dataset {name!r} has no rows; its files are {files}."
         raise HarvestError(msg)
     return builder.as_dataset(split=split)
