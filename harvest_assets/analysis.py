@@ -113,8 +113,7 @@ def get_correlated_components(
     """
     i = _index(storage.component_keys, component_key)
     if metric not in METRICS:
-        msg = f"metric {metric!r} is unknown; known are {', '.join(METRICS)}."
-        raise HarvestError(msg)
+        raise HarvestError(f"metric {metric!r} is unknown; known are {', '.join(METRICS)}.")
     together, firings = storage.count_ij[i].numpy(), storage.count_i.numpy()
     others = np.flatnonzero(together)
     others = others[others != i]
@@ -301,8 +300,7 @@ def _index(component_keys: list[str], component_key: str) -> int:
     try:
         return component_keys.index(component_key)
     except ValueError:
-        msg = f"There is no component {component_key!r} in this harvest."
-        raise HarvestError(msg) from None
+        raise HarvestError(f"There is no component {component_key!r} in this harvest.") from None
 
 
 def _float64(counts: NDArray[Any]) -> NDArray[np.float64]:

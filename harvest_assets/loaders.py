@@ -188,8 +188,7 @@ def activation_examples(
     )
 
     if order not in ("sample", "ci"):
-        msg = f"order is {order!r}; it must be 'sample' or 'ci'."
-        raise HarvestError(msg)
+        raise HarvestError(f"order is {order!r}; it must be 'sample' or 'ci'.")
     paths = _harvest(run_id)
     component = read_component(paths, component_key) if paths.components.exists() else None
     if component is None:
@@ -249,8 +248,7 @@ def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:
     try:
         return RecordedTokenizer.of({**read_json(paths.config), "tokenizer_name": name})
     except (OSError, ValueError, TypeError) as error:
-        msg = f"{paths.config} does not name the tokenizer."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{paths.config} does not name the tokenizer.") from error
 
 
 def tokenizer_name(paths: HarvestLayout) -> str:
@@ -265,8 +263,7 @@ def tokenizer_name(paths: HarvestLayout) -> str:
             config = _run_config(text_of(config["wandb_path"]))
         return text_of(config["tokenizer_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{paths.config} does not name the tokenizer."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{paths.config} does not name the tokenizer.") from error
 
 
 def _run_config(run: str) -> dict[str, Any]:
@@ -303,8 +300,7 @@ def _harvest(run_id: str) -> HarvestLayout:
     from harvest_assets.wandb_client.run_name import is_run_name
 
     if not is_run_name(run_id) and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
-        msg = f"{run_id[:200]!r} is no run id."
-        raise HarvestError(msg)
+        raise HarvestError(f"{run_id[:200]!r} is no run id.")
     paths = find_harvest(run_id)
     problems = disagreements(paths) if paths.manifest.exists() else []
     if paths.root.name != run_id and owner_of(paths) is None:

@@ -103,11 +103,10 @@ def settings_over_stored(
             stored = HarvestPlan.open(paths.root)
         except HarvestError as error:
             if set(HarvestConfig.model_fields) - set(given):
-                msg = (
+                raise HarvestError(
                     f"{paths.plan} cannot be read, so its settings cannot be kept; give all "
                     "settings of harvest_plan, or remove the file to begin with the defaults."
-                )
-                raise HarvestError(msg) from error
+                ) from error
     kept = {name: getattr(stored, name) for name in HarvestConfig.model_fields} if stored else {}
     return stored, HarvestConfig.model_validate({**kept, **given})
 
@@ -123,11 +122,10 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
         context_length = checkpoint.default_context_length
     limit = checkpoint.max_context_length
     if limit is not None and context_length > limit:
-        msg = (
+        raise HarvestError(
             f"context_length is {context_length}, but the target model reads at most {limit} "
             "tokens; give a smaller --context_length."
         )
-        raise HarvestError(msg)
     return HarvestPlan(
         run=checkpoint.run,
         checkpoint_sha256=checkpoint.sha256,

@@ -96,13 +96,12 @@ def _check_tokenizer(stored: RunCheckpoint, checkpoint: RunCheckpoint) -> None:
     before, here = stored.tokenizer_sha256, checkpoint.tokenizer_sha256
     if stored.sha256 != checkpoint.sha256 or None in (before, here) or before == here:
         return
-    msg = (
+    raise HarvestError(
         f"The tokenizer {checkpoint.tokenizer_name!r} is another one than this harvest was made "
         f"with: there it was {_of_tokenizer(stored)}, here it is {_of_tokenizer(checkpoint)}. Give "
         "the command in the folder in which the name leads to the first, or an --out-name for a "
         "harvest with the second."
     )
-    raise HarvestError(msg)
 
 
 def _of_tokenizer(checkpoint: RunCheckpoint) -> str:

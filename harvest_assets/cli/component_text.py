@@ -58,8 +58,7 @@ def print_telling_components(run_id: str, n: int, console: Console) -> None:
     correlations, token_stats = load_correlations(run_id), load_token_stats(run_id)
     frame = load_components_frame(run_id)
     if correlations is None or token_stats is None or frame is None:
-        msg = f"{run_id} has not been harvested."
-        raise HarvestError(msg)
+        raise HarvestError(f"{run_id} has not been harvested.")
     mean_ci = dict(zip(frame["component_key"], frame["mean_ci"], strict=True))
     harvest = _Harvest(run_id, correlations, token_stats, load_vocabulary_of(run_id), mean_ci)
     for key in get_telling_components(correlations, token_stats, n):

@@ -91,8 +91,9 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
     spec = checkpoint.config().data_spec(plan.context_length)
     sample = sample_data(spec)
     if len(sample.rows) == 0:
-        msg = f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."
+        )
     gpus = count_gpus()
     device = torch.device("cuda" if gpus else "cpu")
     require_counts(device, checkpoint.layers, checkpoint.vocab_size)

@@ -84,8 +84,9 @@ def _cluster_runner() -> Callable[..., HarvestPlan]:
     from harvest_assets.runners.slurm import harvest_on_cluster
 
     if SlurmSettings.from_environment().cluster == "slurm" and not slurm_is_here():
-        msg = "No SLURM is set up on this machine (sbatch and its configuration); use --local."
-        raise HarvestError(msg)
+        raise HarvestError(
+            "No SLURM is set up on this machine (sbatch and its configuration); use --local."
+        )
     return harvest_on_cluster
 
 

@@ -96,5 +96,6 @@ def require_one_run(runs: Sequence[str], out_name: str | None, action: str) -> N
         HarvestError: it is given for several.
     """
     if out_name and len(runs) > 1:
-        msg = f"--out_name names the folder of one run; {action} the others by themselves."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"--out_name names the folder of one run; {action} the others by themselves."
+        )

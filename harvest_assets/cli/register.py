@@ -38,8 +38,7 @@ def register(
 
         require_one_run(runs, out_name, "register")
         if not runs and not project:
-            msg = "Name the runs to be registered, or a --project."
-            raise HarvestError(msg)
+            raise HarvestError("Name the runs to be registered, or a --project.")
         references = [parse_run(run) for run in runs]
         with open_instance() as instance:
             for reference in references:

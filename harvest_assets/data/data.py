@@ -236,8 +236,7 @@ def _blocks(spec: DataSpec, groups: Iterable[list[Any]]) -> Iterator[NDArray[Any
     tokenizer = Tokenizer(spec.tokenizer_name, restores_eos=_LOWER_CASED in spec.dataset_name)
     for group in groups:
         if not all(isinstance(text, str) for text in group):
-            msg = f"{_where(spec)} holds a row that is no text."
-            raise HarvestError(msg)
+            raise HarvestError(f"{_where(spec)} holds a row that is no text.")
         yield tokenizer.rows(group, spec.n_ctx)
 
 
@@ -247,8 +246,7 @@ def _token_lists(spec: DataSpec, group: list[Any]) -> NDArray[Any]:
         chunk_rows(lists, spec.n_ctx)  # refuses 7.0 and True, which a cast would accept
         return chunk_rows(lists.cast(pa.list_(pa.int32())), spec.n_ctx)
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        msg = f"{_where(spec)} is said to hold tokens, but {error}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{_where(spec)} is said to hold tokens, but {error}.") from error
 
 
 def _index(spec: DataSpec, dataset: Any) -> list[ArrowRows] | None:
@@ -266,8 +264,7 @@ def _indexed(spec: DataSpec, path: Path) -> ArrowRows:
             for batch in stream:
                 n_rows += len(chunk_rows(batch.column(spec.column_name), spec.n_ctx))
     except (ValueError, pa.ArrowException) as error:
-        msg = f"{_where(spec)} is said to hold tokens, but {error}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{_where(spec)} is said to hold tokens, but {error}.") from error
     return ArrowRows(str(path), "stream", spec.column_name, n_rows, path.stat().st_size)
 
 

@@ -67,8 +67,9 @@ def open_dataset(
         dataset = _loaded(what, lambda: _stored(name, split, digest))
         there = dataset.column_names
     if column not in there:
-        msg = f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
+        )
     return dataset
 
 
@@ -126,8 +127,7 @@ def _stream(name: str, split: str, column: str) -> tuple[Any, list[str]]:
         if columns is None:  # a stream that has no features before it has rows
             columns = list(next(iter(stream), {} if Path(name).exists() else {column: None}))
         if not columns and Path(name).exists():
-            msg = "it has no rows"
-            raise ValueError(msg)
+            raise ValueError("it has no rows")
     except Exception as error:  # readers of many formats: each raises what it likes
         _raise_damage(name, split, error)
         raise
@@ -199,8 +199,7 @@ def _check_inside(name: str, what: str) -> None:
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
     for file in data_files(builder):
         if not os.path.normpath(file).startswith(root + os.sep):
-            msg = f"The dataset {name!r} asks for {file!r}, which lies outside of it."
-            raise HarvestError(msg)
+            raise HarvestError(f"The dataset {name!r} asks for {file!r}, which lies outside of it.")
 
 
 def _source(name: str) -> dict[str, str]:
@@ -210,18 +209,16 @@ def _source(name: str) -> dict[str, str]:
 
     if not Path(name).is_file():
         if name in _PACKAGED_DATASETS_MODULES and not Path(name).is_dir():
-            msg = "it is the name of a format, which would read whatever lies in this folder"
-            raise ValueError(msg)
+            raise ValueError(
+                "it is the name of a format, which would read whatever lies in this folder"
+            )
         if Path(name).exists() and not Path(name).is_dir():
-            msg = "it is neither a file nor a folder"
-            raise ValueError(msg)
+            raise ValueError("it is neither a file nor a folder")
         if Path(name, datasets.config.DATASET_STATE_JSON_FILENAME).exists():
-            msg = "it was written by save_to_disk; write it with to_parquet instead"
-            raise ValueError(msg)
+            raise ValueError("it was written by save_to_disk; write it with to_parquet instead")
         return {"path": name}
     if Path(name).suffix not in _FORMATS:
-        msg = f"it is a file, and of those only {', '.join(_FORMATS)} are read"
-        raise ValueError(msg)
+        raise ValueError(f"it is a file, and of those only {', '.join(_FORMATS)} are read")
     return {"path": _FORMATS[Path(name).suffix], "data_files": name}
 
 
@@ -285,5 +282,6 @@ def _loaded(what: str, load: Callable[[], Any]) -> Any:
     except HarvestError:
         raise
     except Exception as error:  # readers of many formats: each raises what it likes
-        msg = f"{what[:500]} cannot be loaded: {cause_of(error)}.{advice(error)}"
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{what[:500]} cannot be loaded: {cause_of(error)}.{advice(error)}"
+        ) from error

@@ -97,12 +97,11 @@ class RecordedTokenizer:
         else:
             where = "" if self.folder is None else f", from {self.folder}"
             expected = f" (digest {self.sha256[:_SHOWN_DIGITS]}{where})"
-        msg = (
+        raise HarvestError(
             f"The tokenizer {self.name[:500]!r} that this harvest was made with{expected} was not "
             f"found: {'; '.join(problems) or self._absence()}. Put it back, or read the harvest in "
             "the folder in which its name leads to it."
         )
-        raise HarvestError(msg)
 
     def _sources(self) -> Iterator[str]:
         """Where the tokenizer may be, as folders and names that open it."""

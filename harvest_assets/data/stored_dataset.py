@@ -172,12 +172,11 @@ def _check_counts(name: str, expected: dict[str, Any]) -> None:
     card = str(Path(name, "README.md"))
     for key, info in expected.items():
         if type(info.num_examples) is not int:
-            msg = (
+            raise HarvestError(
                 f"The dataset card {card!r} says that the split {key!r} has "
                 f"{info.num_examples!r} rows (num_examples); correct it to their number, or remove "
                 "it."
             )
-            raise HarvestError(msg)
 
 
 def _checked(name: str, split: str, builder: Any, expected: dict[str, Any]) -> Any:
@@ -185,14 +184,14 @@ def _checked(name: str, split: str, builder: Any, expected: dict[str, Any]) -> A
     found = {key: info.num_examples for key, info in builder.info.splits.items()}
     for key, info in expected.items():
         if info.num_examples != found.get(key, 0):
-            msg = (
+            raise HarvestError(
                 f"The dataset card (README.md) of {name!r} counts {info.num_examples:,} rows in "
                 f"the split {key!r}, but its data files hold {found.get(key, 0):,}; correct the "
                 "card's dataset_info, or restore the missing files."
             )
-            raise HarvestError(msg)
     if found.get(split) == 0:
         files = ", ".join(data_files(builder, split))
-        msg = f"The split {split!r} of the dataset {name!r} has no rows; its files are {files}."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"The split {split!r} of the dataset {name!r} has no rows; its files are {files}."
+        )
     return builder.as_dataset(split=split)

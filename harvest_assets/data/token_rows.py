@@ -146,8 +146,7 @@ class TokenRows:
             version = manifest["format_version"]
             n_rows, n_ctx = manifest["n_rows"], manifest["n_ctx"]
             if type(n_rows) is not int or type(n_ctx) is not int or n_ctx < 1:
-                msg = f"it tells of {n_rows!r} rows of {n_ctx!r} tokens"
-                raise ValueError(msg)
+                raise ValueError(f"it tells of {n_rows!r} rows of {n_ctx!r} tokens")
             files = [as_record(file, ArrowRows) for file in manifest["files"]]
             order_name = manifest["order"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -172,8 +171,9 @@ class TokenRows:
         import torch
 
         if not 0 <= start <= stop <= self.n_rows:
-            msg = f"rows {start} to {stop} are not all among the {self.n_rows} there are"
-            raise IndexError(msg)
+            raise IndexError(
+                f"rows {start} to {stop} are not all among the {self.n_rows} there are"
+            )
         places = np.arange(start, stop) if self._order is None else self._order[start:stop]
         blocks = np.searchsorted(self._starts, places, side="right") - 1
         tokens = np.empty((stop - start, self.n_ctx), dtype=np.int64)
@@ -216,19 +216,15 @@ def chunk_rows(chunk: pa.Array, n_ctx: int) -> NDArray[Any]:
         ValueError: the array does not hold lists of `n_ctx` integers, or holds a null.
     """
     if not is_token_lists(chunk.type):
-        msg = f"it holds {chunk.type} instead of lists of token ids"
-        raise ValueError(msg)
+        raise ValueError(f"it holds {chunk.type} instead of lists of token ids")
     if chunk.null_count:
-        msg = "a row is null"
-        raise ValueError(msg)
+        raise ValueError("a row is null")
     lengths = _lengths(chunk)
     if (lengths != n_ctx).any():
-        msg = f"a row is {lengths[lengths != n_ctx][0]} tokens long instead of {n_ctx}"
-        raise ValueError(msg)
+        raise ValueError(f"a row is {lengths[lengths != n_ctx][0]} tokens long instead of {n_ctx}")
     ids = chunk.flatten()
     if ids.null_count:
-        msg = "a token id is missing"
-        raise ValueError(msg)
+        raise ValueError("a token id is missing")
     rows: NDArray[Any] = ids.to_numpy(zero_copy_only=True).reshape(len(chunk), n_ctx)
     return rows
 

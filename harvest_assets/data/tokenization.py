@@ -55,8 +55,7 @@ class Tokenizer:
         self._tokenizer = load_tokenizer(name)
         self._restores_eos = restores_eos
         if not isinstance(self._tokenizer.eos_token, str):
-            msg = f"The tokenizer {name!r} has no EOS token, which joins the texts."
-            raise HarvestError(msg)
+            raise HarvestError(f"The tokenizer {name!r} has no EOS token, which joins the texts.")
 
     def rows(self, texts: Sequence[str], n_ctx: int) -> NDArray[np.int32]:
         """The rows [n, n_ctx] of one group of texts."""
@@ -86,8 +85,9 @@ def load_tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # loaders of many kinds: each raises what it likes
-        msg = f"The tokenizer {name[:500]!r} cannot be loaded: {reason_of(error)}.{advice(error)}"
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"The tokenizer {name[:500]!r} cannot be loaded: {reason_of(error)}.{advice(error)}"
+        ) from error
 
 
 def tokenizer_digest(name: str) -> str:

@@ -222,8 +222,9 @@ def _fast(name: str, file: Path) -> Any:
     try:
         return Tokenizer.from_buffer(read_bytes(file, _MOST_BYTES))
     except Exception as error:  # the library raises nothing more special
-        msg = f"The tokenizer {name!r} cannot be loaded: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"The tokenizer {name!r} cannot be loaded: {reason_of(error)}."
+        ) from error
 
 
 def _tokenizer_file(name: str) -> Path | None:
@@ -235,8 +236,9 @@ def _tokenizer_file(name: str) -> Path | None:
         if Path(name).exists():
             return None
     except OSError as error:
-        msg = f"The tokenizer {name[:200]!r} cannot be loaded: {error.strerror}."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"The tokenizer {name[:200]!r} cannot be loaded: {error.strerror}."
+        ) from error
     return cached_tokenizer_file(name)
 
 

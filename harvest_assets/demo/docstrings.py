@@ -24,8 +24,9 @@ def read_docstrings() -> list[str]:
         if not _LEFT_OUT.intersection(path.relative_to(library).parts):
             found.update(dict.fromkeys(_docstrings_in(path)))
     if not found:
-        msg = f"{library} holds no Python sources whose docstrings the demo could read."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{library} holds no Python sources whose docstrings the demo could read."
+        )
     return list(found)
 
 

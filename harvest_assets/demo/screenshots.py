@@ -58,8 +58,7 @@ def _take(address: str, pages: dict[str, tuple[str, str]], folder: Path) -> None
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        msg = "There is no Chromium on PATH (Debian: apt-get install chromium)."
-        raise HarvestError(msg)
+        raise HarvestError("There is no Chromium on PATH (Debian: apt-get install chromium).")
     width, height = _SIZE
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -97,8 +97,7 @@ def committed_directory(current: Path) -> Path | None:
         return None
     folder = str(read_sealed(current).get("directory"))
     if not is_folder_name(folder) or folder == SAVED:
-        msg = f"{current} points out of its folder: {folder[:200]!r}."
-        raise HarvestError(msg)
+        raise HarvestError(f"{current} points out of its folder: {folder[:200]!r}.")
     return current.parent / folder
 
 

@@ -22,12 +22,11 @@ def require_free(folder: Path, n_bytes: int) -> None:
         there = there.parent
     free = shutil.disk_usage(there).free
     if free < n_bytes:
-        msg = (
+        raise HarvestError(
             f"{folder} has {size_text(free)} free, but the harvest needs about "
             f"{size_text(n_bytes)} at its peak; free some (harvest-assets clean), or "
             "set SPD_OUT_DIR to a larger disk."
         )
-        raise HarvestError(msg)
 
 
 def size_text(n_bytes: int) -> str:

@@ -108,8 +108,9 @@ class HarvestLayout:
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
             if folder.is_symlink():
-                msg = f"{folder} is a link, and nothing is written through one; remove it."
-                raise HarvestError(msg)
+                raise HarvestError(
+                    f"{folder} is a link, and nothing is written through one; remove it."
+                )
 
     @property
     def activation_contexts(self) -> Path:

@@ -40,8 +40,7 @@ def check_held(path: Path) -> None:
         HarvestError: it has not; nothing must be published.
     """
     if path not in _held or holder_of(path).get("token") != _held[path]:
-        msg = f"{path} was taken over by another process while this one stood still."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path} was taken over by another process while this one stood still.")
 
 
 def is_held(path: Path) -> bool:
@@ -98,8 +97,7 @@ def _take(path: Path, mine: dict[str, Any], what: str) -> None:
         remove_lease(path, holder)
     holder = holder_of(path)
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-    msg = f"{what} is being worked on by {who} ({path}); nothing was done here."
-    raise LeaseHeldError(msg)
+    raise LeaseHeldError(f"{what} is being worked on by {who} ({path}); nothing was done here.")
 
 
 def _create(path: Path, content: dict[str, Any]) -> bool:

@@ -35,11 +35,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
         value = read_json(path)
         found = value.pop(_SEAL)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path} is missing or damaged. ({reason_of(error)})"
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{path} is missing or damaged. ({reason_of(error)})") from error
     if found != _digest(value):
-        msg = f"{path} is damaged: it does not hold what was written."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path} is damaged: it does not hold what was written.")
     return value  # type: ignore[no-any-return]
 
 

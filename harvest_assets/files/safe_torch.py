@@ -60,8 +60,7 @@ def open_torch_file(path: Path) -> Any:
     import torch
 
     if not stat.S_ISREG(path.stat().st_mode):
-        msg = "it is no regular file"
-        raise ValueError(msg)
+        raise ValueError("it is no regular file")
     _check_archive(path)
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     _check_tensors(value, path.stat().st_size)
@@ -71,28 +70,22 @@ def open_torch_file(path: Path) -> Any:
 def _check_archive(path: Path) -> None:
     """See that the archive can be mapped, and that its pickle names tensors alone."""
     if _number_of_entries(path) > _MOST_ENTRIES:
-        msg = f"its archive has more than {_MOST_ENTRIES:,} entries"
-        raise ValueError(msg)
+        raise ValueError(f"its archive has more than {_MOST_ENTRIES:,} entries")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             if len(entries) < len(archive.infolist()):
-                msg = "its archive has an entry twice"
-                raise ValueError(msg)
+                raise ValueError("its archive has an entry twice")
             for entry in entries.values():
                 if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                    msg = f"its archive has the packed entry {entry.filename[:100]!r}"
-                    raise ValueError(msg)
+                    raise ValueError(f"its archive has the packed entry {entry.filename[:100]!r}")
                 if entry.file_size != entry.compress_size:
-                    msg = f"its archive tells two sizes of {entry.filename[:100]!r}"
-                    raise ValueError(msg)
+                    raise ValueError(f"its archive tells two sizes of {entry.filename[:100]!r}")
             pickles = [name for name in entries if name.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].count("/") > 1:
-                msg = "it is no archive of torch.save"
-                raise ValueError(msg)
+                raise ValueError("it is no archive of torch.save")
             if entries[pickles[0]].file_size > _MOST_PICKLE_BYTES:
-                msg = f"its list of tensors is longer than {_MOST_PICKLE_BYTES:,} bytes"
-                raise ValueError(msg)
+                raise ValueError(f"its list of tensors is longer than {_MOST_PICKLE_BYTES:,} bytes")
             folder = pickles[0].removesuffix("data.pkl")
             sizes = {
                 name.removeprefix(f"{folder}data/"): entry.file_size
@@ -100,8 +93,7 @@ def _check_archive(path: Path) -> None:
             }
             _check_pickle(archive.read(pickles[0]), sizes)
     except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
-        msg = f"its archive is damaged: {error or type(error).__name__}"
-        raise ValueError(msg) from error
+        raise ValueError(f"its archive is damaged: {error or type(error).__name__}") from error
 
 
 def _number_of_entries(path: Path) -> int:
@@ -113,8 +105,7 @@ def _number_of_entries(path: Path) -> int:
         end = file.read(tail)
     place = end.rfind(b"PK\5\6")
     if place < 0 or len(end) - place < _END.size:
-        msg = "it is no archive of torch.save, or it is cut short"
-        raise ValueError(msg)
+        raise ValueError("it is no archive of torch.save, or it is cut short")
     entries = int(_END.unpack_from(end, place)[4])
     wide = end.rfind(b"PK\6\6", 0, place)
     if wide >= 0 and place - wide >= _END64.size:
@@ -136,8 +127,7 @@ def _check_pickle(content: bytes, sizes: dict[str, int]) -> None:
         name = opcode.name
         if name in ("GLOBAL", "STACK_GLOBAL", "INST"):
             if name != "GLOBAL" or not _GLOBALS.fullmatch(str(argument)):
-                msg = f"it asks for {str(argument)[:100]!r}"
-                raise UnsafeFileError(msg)
+                raise UnsafeFileError(f"it asks for {str(argument)[:100]!r}")
             told.append(argument)
         elif name in ("BINGET", "LONG_BINGET"):
             told.append(kept.get(argument))
@@ -157,8 +147,7 @@ def _check_storage(told: list[Any], sizes: dict[str, int]) -> None:
         kind = str(told[1]).removeprefix("torch ").removesuffix("Storage")
         there = sizes.get(told[2])
         if there is not None and not 0 <= told[4] * _ITEM_SIZES.get(kind, 1) <= there:
-            msg = f"it claims {told[4]:,} values where it has {there:,} bytes"
-            raise ValueError(msg)
+            raise ValueError(f"it claims {told[4]:,} values where it has {there:,} bytes")
 
 
 def _check_tensors(value: Any, file_size: int) -> None:
@@ -171,8 +160,7 @@ def _check_tensors(value: Any, file_size: int) -> None:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     if sum(storages.values()) > file_size or total > _MOST_TIMES * file_size:
-        msg = f"it claims tensors of {total:,} bytes in a file of {file_size:,}"
-        raise ValueError(msg)
+        raise ValueError(f"it claims tensors of {total:,} bytes in a file of {file_size:,}")
 
 
 def _check_tensor(tensor: torch.Tensor) -> None:
@@ -180,14 +168,11 @@ def _check_tensor(tensor: torch.Tensor) -> None:
 
     shape = list(tensor.shape)
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        msg = f"it holds a tensor {shape} that is sparse, quantized or empty of values"
-        raise ValueError(msg)
+        raise ValueError(f"it holds a tensor {shape} that is sparse, quantized or empty of values")
     if str(tensor.dtype).removeprefix("torch.") not in _DTYPES:
-        msg = f"it holds a tensor {shape} of {tensor.dtype}"
-        raise ValueError(msg)
+        raise ValueError(f"it holds a tensor {shape} of {tensor.dtype}")
     if tensor.nbytes > tensor.untyped_storage().nbytes():
-        msg = f"it holds a tensor {shape} whose values are fewer than its shape tells"
-        raise ValueError(msg)
+        raise ValueError(f"it holds a tensor {shape} whose values are fewer than its shape tells")
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

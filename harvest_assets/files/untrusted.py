@@ -37,12 +37,10 @@ def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            msg = "it is no regular file"
-            raise ValueError(msg)
+            raise ValueError("it is no regular file")
         content = file.read(limit + 1)
     if len(content) > limit:
-        msg = f"it is longer than {limit:,} bytes"
-        raise ValueError(msg)
+        raise ValueError(f"it is longer than {limit:,} bytes")
     return content
 
 
@@ -73,8 +71,7 @@ def parse_json(content: bytes) -> Any:
             parse_constant=_constant,
         )
     except RecursionError:
-        msg = "it is nested too deeply"
-        raise ValueError(msg) from None
+        raise ValueError("it is nested too deeply") from None
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
     return value
@@ -87,8 +84,7 @@ def text_of(value: Any) -> str:
         TypeError: it is none.
     """
     if not isinstance(value, str):
-        msg = f"{type(value).__name__} instead of a text"
-        raise TypeError(msg)
+        raise TypeError(f"{type(value).__name__} instead of a text")
     return value
 
 
@@ -103,12 +99,10 @@ def as_record(value: Any, kind: type[_Record]) -> _Record:
         ValueError: a field is missing, unknown, or of another type.
     """
     if not isinstance(value, dict):
-        msg = "it holds no mapping"
-        raise ValueError(msg)
+        raise ValueError("it holds no mapping")
     unknown = sorted(set(value) - {field.name for field in dataclasses.fields(cast("Any", kind))})
     if unknown:
-        msg = f"it has the unknown key {unknown[0][:100]!r}"
-        raise ValueError(msg)
+        raise ValueError(f"it has the unknown key {unknown[0][:100]!r}")
     try:
         return cast(
             "_Record", _adapter(cast("Any", kind)).validate_json(json.dumps(value), strict=True)
@@ -116,8 +110,7 @@ def as_record(value: Any, kind: type[_Record]) -> _Record:
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        msg = f"{place}: {first['msg']}"
-        raise ValueError(msg) from None
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 @lru_cache(maxsize=64)
@@ -128,8 +121,7 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        msg = f"it has the key {twice([key for key, _ in pairs])[:100]!r} twice"
-        raise ValueError(msg)
+        raise ValueError(f"it has the key {twice([key for key, _ in pairs])[:100]!r} twice")
     return mapping
 
 
@@ -142,19 +134,16 @@ def twice(names: Iterable[str]) -> str:
 def _integer(digits: str) -> int:
     number = int(digits) if len(digits) <= len(str(_LEAST_INTEGER)) else None
     if number is None or not _LEAST_INTEGER <= number <= _MOST_INTEGER:
-        msg = f"the number {digits[:30]} is out of range"
-        raise ValueError(msg)
+        raise ValueError(f"the number {digits[:30]} is out of range")
     return number
 
 
 def _number(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        msg = f"the number {digits[:30]} is out of range"
-        raise ValueError(msg)
+        raise ValueError(f"the number {digits[:30]} is out of range")
     return number
 
 
 def _constant(name: str) -> float:
-    msg = f"{name} is no number of JSON"
-    raise ValueError(msg)
+    raise ValueError(f"{name} is no number of JSON")

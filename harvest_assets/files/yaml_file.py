@@ -28,8 +28,9 @@ class _Loader(yaml.SafeLoader):
         """The tree of the file, after a look how large it is with all its aliases written out."""
         node = super().get_single_node()
         if node is not None and _size(node, {}) > _MOST_NODES:
-            msg = f"it has more than {_MOST_NODES:,} entries, its aliases written out"
-            raise yaml.YAMLError(msg)
+            raise yaml.YAMLError(
+                f"it has more than {_MOST_NODES:,} entries, its aliases written out"
+            )
         return node
 
 
@@ -37,8 +38,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """Entries of a tree; aliases count as often as they stand there."""
     if id(node) in known:
         if known[id(node)] < 0:
-            msg = "it has an entry that holds itself"
-            raise yaml.YAMLError(msg)
+            raise yaml.YAMLError("it has an entry that holds itself")
         return known[id(node)]
     known[id(node)] = -1
     if isinstance(node, yaml.MappingNode):
@@ -56,16 +56,14 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 def _check_keys(node: yaml.MappingNode) -> None:
     keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
     if len(set(keys)) < len(keys):
-        msg = f"it has the key {twice(keys)[:100]!r} twice"
-        raise yaml.YAMLError(msg)
+        raise yaml.YAMLError(f"it has the key {twice(keys)[:100]!r} twice")
 
 
 def _check_scalar(node: yaml.Node) -> None:
     if node.tag == _DATE:
         node.tag = _TEXT
     if node.tag.endswith(":int") and len(node.value) > _LARGEST_INTEGER_DIGITS:
-        msg = f"the number {node.value[:30]} is out of range"
-        raise yaml.YAMLError(msg)
+        raise yaml.YAMLError(f"the number {node.value[:30]} is out of range")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -77,14 +75,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(read_bytes(path, _MOST_BYTES).decode(), _Loader)  # noqa: S506 - a safe one
     except RecursionError as error:
-        msg = f"{path} cannot be read as YAML: it is nested too deeply."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{path} cannot be read as YAML: it is nested too deeply.") from error
     except Exception as error:  # the constructors of wrong values raise what they like
-        msg = f"{path} cannot be read as YAML: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{path} cannot be read as YAML: {reason_of(error)}.") from error
     if not isinstance(raw, dict):
-        msg = f"{path} does not hold a mapping of settings."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path} does not hold a mapping of settings.")
     return {key: value for key, value in raw.items() if isinstance(key, str)}
 
 
@@ -100,5 +95,6 @@ def validated(path: Path, raw: dict[str, Any], schema: type[Schema]) -> Schema:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         where = f"{place}: " if place else ""
-        msg = f"{path}: {where}{first['msg'].removeprefix('Value error, ')}."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{path}: {where}{first['msg'].removeprefix('Value error, ')}."
+        ) from error

@@ -214,11 +214,10 @@ class Harvester:
     def _as_state(self, *, copy: bool) -> HarvesterState:
         bad_row = self.first_bad_row()
         if bad_row is not None:
-            msg = (
+            raise HarvestError(
                 f"The batch that begins at row {bad_row} of the harvest holds a NaN, an infinity "
                 "or a token outside the vocabulary."
             )
-            raise HarvestError(msg)
 
         def out(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to("cpu", copy=copy)
@@ -263,11 +262,11 @@ class Harvester:
     ) -> _Batch:
         integers = not tokens.dtype.is_floating_point and tokens.dtype != torch.bool
         if tokens.ndim != 2 or not integers:  # noqa: PLR2004
-            msg = f"tokens must be integers [B, S], not {tokens.dtype} {list(tokens.shape)}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"tokens must be integers [B, S], not {tokens.dtype} {list(tokens.shape)}."
+            )
         if first_row < 0:
-            msg = f"first_row is {first_row}; it must not be negative."
-            raise HarvestError(msg)
+            raise HarvestError(f"first_row is {first_row}; it must not be negative.")
         n, v = self.settings.n_components, self.settings.vocab_size
         for name, value, width in (
             ("ci", ci, n),
@@ -275,8 +274,9 @@ class Harvester:
             ("component_acts", component_acts, n),
         ):
             if value.shape != (*tokens.shape, width):
-                msg = f"{name} must be {[*tokens.shape, width]}, not {list(value.shape)}."
-                raise HarvestError(msg)
+                raise HarvestError(
+                    f"{name} must be {[*tokens.shape, width]}, not {list(value.shape)}."
+                )
         tokens = tokens.to(self.device, torch.int64)
         foreign_tokens = ((tokens < 0) | (tokens >= v)).any()
         if self.device.type != "cpu":
@@ -309,8 +309,7 @@ class Harvester:
         if self.device.type == "cpu":
             for what, found in problems.items():
                 if found:
-                    msg = f"There is {what} in {batch.rows}."
-                    raise HarvestError(msg)
+                    raise HarvestError(f"There is {what} in {batch.rows}.")
         else:
             bad = torch.stack(list(problems.values())).any() & (self._bad_row < 0)
             self._bad_row.masked_fill_(bad, batch.first_row)

@@ -76,23 +76,18 @@ class HarvesterSettings:
         }
         for name, (value, least) in too_small.items():
             if value < least:
-                msg = f"{name} is {value}; it must be at least {least}."
-                raise HarvestError(msg)
+                raise HarvestError(f"{name} is {value}; it must be at least {least}.")
         if not math.isfinite(self.ci_threshold):
-            msg = f"ci_threshold is {self.ci_threshold}; it must be a finite number."
-            raise HarvestError(msg)
+            raise HarvestError(f"ci_threshold is {self.ci_threshold}; it must be a finite number.")
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int) and value > (_MOST if name != "seed" else _MOST_SEED):
-                msg = f"{name} is {value}; that is too large."
-                raise HarvestError(msg)
+                raise HarvestError(f"{name} is {value}; that is too large.")
         if self.n_components > _MOST:
-            msg = f"{self.n_components} components are too many."
-            raise HarvestError(msg)
+            raise HarvestError(f"{self.n_components} components are too many.")
         names = [layer for layer, _ in self.layers]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            msg = f"The layer {twice!r} stands twice among the layers."
-            raise HarvestError(msg)
+            raise HarvestError(f"The layer {twice!r} stands twice among the layers.")
 
     @property
     def n_components(self) -> int:
@@ -166,8 +161,9 @@ class HarvesterState:
 
     def _examples(self, table: ExampleTable, flat_component_index: int) -> list[ActivationExample]:
         if not 0 <= flat_component_index < self.settings.n_components:
-            msg = f"There is no component {flat_component_index} of {self.settings.n_components}."
-            raise IndexError(msg)
+            raise IndexError(
+                f"There is no component {flat_component_index} of {self.settings.n_components}."
+            )
         rows = table.select(rows_between(table, flat_component_index, flat_component_index + 1))
         columns = (rows.token_ids, rows.ci_values, rows.component_acts)
         return [
@@ -273,8 +269,7 @@ class HarvesterState:
             **statistics,
         )
         for problem in () if trusted else state._impossible():
-            msg = f"{directory} is no state: {problem}."
-            raise HarvestError(msg)
+            raise HarvestError(f"{directory} is no state: {problem}.")
         return state
 
     def _impossible(self) -> Iterator[str]:
@@ -320,14 +315,14 @@ def common_settings(states: Sequence[HarvesterState]) -> HarvesterSettings:
         HarvestError: there are none, or they differ.
     """
     if not states:
-        msg = "There is no state to merge."
-        raise HarvestError(msg)
+        raise HarvestError("There is no state to merge.")
     first = dataclasses.asdict(states[0].settings)
     for state in states[1:]:
         for name, value in dataclasses.asdict(state.settings).items():
             if value != first[name]:
-                msg = f"States with different {name} do not add up: {first[name]} and {value}."
-                raise HarvestError(msg)
+                raise HarvestError(
+                    f"States with different {name} do not add up: {first[name]} and {value}."
+                )
     return states[0].settings
 
 
@@ -353,20 +348,20 @@ def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, dict[str, 
         meta = read_sealed(path)
         version = meta["format_version"]
         if version != FORMAT_VERSION:
-            msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
+            )
         settings = as_record(meta["settings"], HarvesterSettings)
         n_tokens, files = meta["total_tokens_processed"], meta["files"]
         if type(n_tokens) is not int or not 0 <= n_tokens < 1 << 62:
-            msg = f"it tells of {n_tokens!r} tokens"
-            raise ValueError(msg)
+            raise ValueError(f"it tells of {n_tokens!r} tokens")
         if set(files) != set(_TENSOR_FILES) or not all(isinstance(f, dict) for f in files.values()):
-            msg = f"it does not tell of {', '.join(_TENSOR_FILES)}"
-            raise ValueError(msg)
+            raise ValueError(f"it does not tell of {', '.join(_TENSOR_FILES)}")
         return settings, n_tokens, files
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path} is not the description of a harvester state: {error}."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{path} is not the description of a harvester state: {error}."
+        ) from error
 
 
 class _Expected(NamedTuple):
@@ -390,11 +385,11 @@ def _load_tensors(path: Path, expected: Mapping[str, _Expected]) -> dict[str, to
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:
-        msg = f"{path} cannot be read: {error}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{path} cannot be read: {error}.") from error
     for name, tensor in tensors.items():
         if not expected[name].fits(tensor):
             found = f"{tensor.dtype} {list(tensor.shape)}"
-            msg = f"{path}: {name} is {found}, not {list(expected[name].shape)} as it must be."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path}: {name} is {found}, not {list(expected[name].shape)} as it must be."
+            )
     return tensors

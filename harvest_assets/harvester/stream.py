@@ -79,23 +79,20 @@ def harvest_rows(
             _check_tokens(group.tokens, harvester.settings.vocab_size, group.start)
             n_pieces = _add_group(harvester, model, group, n_pieces)
         except HarvestError as error:
-            msg = f"{batches}: {error}"
-            raise HarvestError(msg) from error
+            raise HarvestError(f"{batches}: {error}") from error
         except torch.OutOfMemoryError as error:
-            msg = (
+            raise HarvestError(
                 f"{batches}: {harvester.device} has not enough memory for the model and what is "
                 "counted, even with half of the rows at a time; use a larger GPU."
-            )
-            raise HarvestError(msg) from error
+            ) from error
         if on_progress is not None:
             on_progress(group.last - rows.start)
     bad_row = harvester.first_bad_row()
     if bad_row is not None:
-        msg = (
+        raise HarvestError(
             f"Batch {bad_row // batch_size}: a NaN, an infinity or a token outside the vocabulary "
             f"stands in the rows from {bad_row} on."
         )
-        raise HarvestError(msg)
 
 
 class _Group(NamedTuple):
@@ -171,8 +168,7 @@ def _check_tokens(tokens: torch.Tensor, vocab_size: int, first_row: int) -> None
     foreign = ((tokens < 0) | (tokens >= vocab_size)).nonzero()
     if len(foreign):
         row, position = foreign[0].tolist()
-        msg = (
+        raise HarvestError(
             f"token {int(tokens[row, position])} at row {first_row + row}, position {position} "
             f"is outside the model's vocabulary of {vocab_size}."
         )
-        raise HarvestError(msg)

@@ -138,11 +138,10 @@ def follow(
         if status.over:
             return status
         if not daemon_is_alive(instance):
-            msg = (
+            raise HarvestError(
                 f"The Dagster daemon is gone; backfill {backfill_id} goes on when it is started "
                 "again: harvest-assets ui"
             )
-            raise HarvestError(msg)
         time.sleep(_POLL_SECONDS)
 
 
@@ -155,8 +154,7 @@ def look_at(
     """Where a backfill is now."""
     backfill = instance.get_backfill(backfill_id)
     if backfill is None:
-        msg = f"Backfill {backfill_id} is not there any more."
-        raise HarvestError(msg)
+        raise HarvestError(f"Backfill {backfill_id} is not there any more.")
     data = backfill.get_asset_backfill_data(graph)
     last = dg.AssetKey(MERGED[-1])
     harvested = {

@@ -58,8 +58,7 @@ def run_dagster_dev(host: str, port: int) -> int:
     if watch.problem:
         raise HarvestError(watch.problem)
     if not received:
-        msg = "Dagster ended by itself; what it printed above says why."
-        raise HarvestError(msg)
+        raise HarvestError("Dagster ended by itself; what it printed above says why.")
     return 0 if received[0] == signal.SIGINT else 128 + received[0]
 
 

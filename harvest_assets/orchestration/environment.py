@@ -21,8 +21,7 @@ def number_from(variable: str, default: int, least: int = 1) -> int:
     except ValueError:
         number = least - 1
     if number < least:
-        msg = f"{variable} is {text!r}; it must be a whole number from {least} on."
-        raise HarvestError(msg)
+        raise HarvestError(f"{variable} is {text!r}; it must be a whole number from {least} on.")
     return number
 
 
@@ -34,6 +33,5 @@ def yes_or_no(variable: str) -> bool:
     """
     text = os.environ.get(variable, "").strip().lower()
     if text not in (*_ON, *_OFF):
-        msg = f"{variable} is {text!r}; it must be 1 or 0."
-        raise HarvestError(msg)
+        raise HarvestError(f"{variable} is {text!r}; it must be 1 or 0.")
     return text in _ON

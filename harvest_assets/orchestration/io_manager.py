@@ -64,9 +64,8 @@ class HarvestIOManager(dg.IOManager):
                 return ShardResults(paths)
             file, open_value = _readable(asset, paths)
             if not file.exists():
-                msg = (
+                raise HarvestError(
                     f"{asset} of {run} is not there yet: dagster asset materialize --select "
                     f"{asset} --partition {run} -m harvest_assets.definitions"
                 )
-                raise HarvestError(msg)
             return open_value(paths.root)

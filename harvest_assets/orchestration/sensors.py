@@ -96,8 +96,9 @@ def _read_cursor(cursor: str | None) -> dict[str, Place]:
         for place in places.values():
             place.check()
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        msg = f"The sensor's cursor is damaged; reset it on the sensor's page. ({error})"
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"The sensor's cursor is damaged; reset it on the sensor's page. ({error})"
+        ) from error
     return places
 
 

@@ -271,8 +271,7 @@ def _check_claims(file: pq.ParquetFile, size: int) -> None:
     values = sum(rows) * file.metadata.num_columns
     most = _MOST_TIMES * size + _MOST_BESIDE
     if min([*rows, *n_bytes], default=0) < 0 or values > most or sum(n_bytes) > 8 * most:
-        msg = f"it claims {values:,} values of {sum(n_bytes):,} bytes in {size:,}"
-        raise ValueError(msg)
+        raise ValueError(f"it claims {values:,} values of {sum(n_bytes):,} bytes in {size:,}")
 
 
 def read_index(paths: HarvestLayout) -> pa.Table:
@@ -289,22 +288,18 @@ def read_index(paths: HarvestLayout) -> pa.Table:
         _check_index(table)
         return table
     except _DAMAGED as error:
-        msg = f"{paths.component_index} is damaged: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{paths.component_index} is damaged: {reason_of(error)}.") from error
 
 
 def _check_index(table: pa.Table) -> None:
     """See that each component stands there once, in flat order, with its counts."""
     if any(table[name].null_count for name in _NEVER_NULL):
-        msg = "a component lacks a value"
-        raise ValueError(msg)
+        raise ValueError("a component lacks a value")
     in_order = np.array_equal(table["flat_index"].to_numpy(), np.arange(len(table)))
     if not in_order or pc.count_distinct(table["component_key"]).as_py() != len(table):
-        msg = "its components are not in order, each once"
-        raise ValueError(msg)
+        raise ValueError("its components are not in order, each once")
     if len(table) and pc.min(table["firing_count"]).as_py() < 0:
-        msg = "a component fired less than never"
-        raise ValueError(msg)
+        raise ValueError("a component fired less than never")
 
 
 def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
@@ -336,8 +331,7 @@ class ComponentRows:
         self._schema = schema
         self._lock = threading.Lock()
         if file.schema_arrow.names != schema.names:
-            msg = f"it has the columns {file.schema_arrow.names}"
-            raise ValueError(msg)
+            raise ValueError(f"it has the columns {file.schema_arrow.names}")
         self._known_ends: dict[int, tuple[int, int]] = {}
 
     @classmethod

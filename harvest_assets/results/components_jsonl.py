@@ -156,8 +156,7 @@ def _check_finite(component: HarvestedComponent) -> None:
         what = "an example with a value"
     else:
         return
-    msg = f"{component.key} has {what} that is no finite number."
-    raise HarvestError(msg)
+    raise HarvestError(f"{component.key} has {what} that is no finite number.")
 
 
 def _line(component: HarvestedComponent) -> bytes:
@@ -234,8 +233,7 @@ def read_summary(paths: HarvestLayout) -> dict[str, ComponentSummary]:
             for key, entry in entries.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{paths.summary} is damaged: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{paths.summary} is damaged: {reason_of(error)}.") from error
 
 
 def scan_lines(
@@ -263,8 +261,7 @@ def scan_lines(
                 tokens[key] = (reads, predicts)
                 offset += len(line)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        msg = f"{paths.components} cannot be read: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{paths.components} cannot be read: {reason_of(error)}.") from error
     return ComponentIndex.of_lines(places), tokens
 
 
@@ -358,8 +355,9 @@ def lines_of(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     """
     while line := file.readline(_LONGEST_LINE + 1):
         if len(line) > _LONGEST_LINE:
-            msg = f"{path} has a damaged line: it is longer than {_LONGEST_LINE:,} bytes."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path} has a damaged line: it is longer than {_LONGEST_LINE:,} bytes."
+            )
         yield line
 
 
@@ -372,8 +370,7 @@ def _loads(path: Path, line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except ValueError as error:
-        msg = f"{path} has a damaged line: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{path} has a damaged line: {reason_of(error)}.") from error
 
 
 def parse_component(path: Path, line: bytes) -> ComponentData:
@@ -394,8 +391,9 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
             output_token_pmi=_pmi(value["output_token_pmi"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path} has a line that is no component: {reason_of(error)}."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{path} has a line that is no component: {reason_of(error)}."
+        ) from error
 
 
 def _examples(values: list[dict[str, Any]], line: bytes) -> list[ActivationExample]:
@@ -416,8 +414,7 @@ def _examples(values: list[dict[str, Any]], line: bytes) -> list[ActivationExamp
 def _refuse_truth_values(examples: list[ActivationExample]) -> None:
     values = chain.from_iterable((*e.token_ids, *e.ci_values, *e.component_acts) for e in examples)
     if bool in {*map(type, values)}:
-        msg = "an example with a truth value instead of a number"
-        raise TypeError(msg)
+        raise TypeError("an example with a truth value instead of a number")
 
 
 def _check_lists(examples: list[ActivationExample]) -> None:
@@ -428,18 +425,14 @@ def _check_lists(examples: list[ActivationExample]) -> None:
     tokens = [e.token_ids for e in examples]
     values = [*(e.ci_values for e in examples), *(e.component_acts for e in examples)]
     if not {*map(type, tokens), *map(type, values)} <= {list}:
-        msg = "an example without lists"
-        raise TypeError(msg)
+        raise TypeError("an example without lists")
     if [*map(len, tokens)] * 2 != [*map(len, values)]:
-        msg = "an example whose lists are of different lengths"
-        raise ValueError(msg)
+        raise ValueError("an example whose lists are of different lengths")
     ids = [*chain.from_iterable(tokens)]
     if ids and not (type(sum(ids)) is int and min(ids) >= -1 and max(ids) <= _LAST_TOKEN):
-        msg = "an example with what is no token id"
-        raise ValueError(msg)
+        raise ValueError("an example with what is no token id")
     if not math.isfinite(sum(chain.from_iterable(values))):
-        msg = "an example with what is no finite number"
-        raise ValueError(msg)
+        raise ValueError("an example with what is no finite number")
 
 
 def _pmi(value: dict[str, Any]) -> ComponentTokenPMI:
@@ -451,14 +444,12 @@ def _pmi(value: dict[str, Any]) -> ComponentTokenPMI:
 def _index(value: Any) -> int:
     """An index or a token id."""
     if type(value) is not int or not 0 <= value <= _LAST_TOKEN:
-        msg = f"{str(value)[:50]} is no index"
-        raise ValueError(msg)
+        raise ValueError(f"{str(value)[:50]} is no index")
     return value
 
 
 def _finite(value: Any) -> float:
     """A number, as it was written."""
     if type(value) not in (int, float) or not math.isfinite(value):
-        msg = f"{str(value)[:50]} is no finite number"
-        raise ValueError(msg)
+        raise ValueError(f"{str(value)[:50]} is no finite number")
     return value  # type: ignore[no-any-return]

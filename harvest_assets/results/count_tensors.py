@@ -43,16 +43,13 @@ class _Storage:
         try:
             value = open_torch_file(Path(path))
         except FileNotFoundError as error:
-            msg = f"{path} is not there."
-            raise HarvestError(msg) from error
+            raise HarvestError(f"{path} is not there.") from error
         except Exception as error:  # a damaged pickle raises whatever it runs into
-            msg = f"{path} is damaged: {reason_of(error)}."
-            raise HarvestError(msg) from error
+            raise HarvestError(f"{path} is damaged: {reason_of(error)}.") from error
         names = set(cls._names())
         if not isinstance(value, dict) or not names <= set(value):
             found = reprlib.repr(list(value)) if isinstance(value, dict) else type(value).__name__
-            msg = f"{path} does not hold {', '.join(sorted(names))}, but {found}."
-            raise HarvestError(msg)
+            raise HarvestError(f"{path} does not hold {', '.join(sorted(names))}, but {found}.")
         storage = cls(**{name: value[name] for name in names})
         storage._check(path)
         return storage
@@ -131,15 +128,13 @@ def _check_keys(path: Path, keys: Any) -> int:
         or not all(isinstance(key, str) for key in keys)
         or len(set(keys)) < len(keys)
     ):
-        msg = f"{path}: component_keys is no list of names, each once."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path}: component_keys is no list of names, each once.")
     return len(keys)
 
 
 def _check_number(path: Path, name: str, value: Any) -> None:
     if type(value) is not int or value < 0:
-        msg = f"{path}: {name} is {reprlib.repr(value)}, not a count."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path}: {name} is {reprlib.repr(value)}, not a count.")
 
 
 def _check_tensor(
@@ -149,9 +144,7 @@ def _check_tensor(
 
     if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
         found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        msg = f"{path}: {name} is {found}, not a tensor {list(shape)}."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path}: {name} is {found}, not a tensor {list(shape)}.")
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in dtypes:
-        msg = f"{path}: {name} holds {dtype}, not {dtypes[0]}."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path}: {name} holds {dtype}, not {dtypes[0]}.")

@@ -44,11 +44,10 @@ def hand_over(
         if it.status == HarvestStatus.UNDER_WAY
     ]
     if busy:
-        msg = (
+        raise HarvestError(
             f"{', '.join(busy)} is queued or in progress already: harvest-assets ui "
             "shows it, and can end it."
         )
-        raise HarvestError(msg)
     for key in keys:
         add_run(instance, key)
     title = keys[0] if len(keys) == 1 else f"{len(keys)} runs"

@@ -166,8 +166,7 @@ def _harvest_shards(
     work = Work.of(paths, plan)
     damage = work.merged.damage() if work.merged else []
     if damage:
-        msg = f"{' '.join(damage)} Remove {paths.merged} to harvest all rows anew."
-        raise HarvestError(msg)
+        raise HarvestError(f"{' '.join(damage)} Remove {paths.merged} to harvest all rows anew.")
     shares = [name for name in SHARD_KEYS if work.share(name)]
     names = [name for name in shares if work.standing(paths, plan, name) is None]
     before = work.n_rows - sum(len(work.share(name)) for name in names)

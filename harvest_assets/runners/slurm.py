@@ -93,8 +93,7 @@ class ClusterWork:
             raise
         if reasons:
             told = " ".join(dict.fromkeys(reasons))
-            msg = f"{told} The same command goes on with what is left."
-            raise HarvestError(msg)
+            raise HarvestError(f"{told} The same command goes on with what is left.")
 
     def _has_room(self) -> bool:
         return len(unfinished_runs(self._instance)) < self._settings.max_jobs

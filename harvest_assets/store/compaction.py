@@ -88,8 +88,7 @@ def keep_setting() -> str:
     """
     keep = os.environ.get("HARVEST_KEEP", "").strip() or "merged"
     if keep not in _KEEP:
-        msg = f"HARVEST_KEEP is {keep!r}; it must be one of {', '.join(_KEEP)}."
-        raise HarvestError(msg)
+        raise HarvestError(f"HARVEST_KEEP is {keep!r}; it must be one of {', '.join(_KEEP)}.")
     return keep
 
 

@@ -57,8 +57,7 @@ def parse_age(text: str) -> float:
     """
     match = _AGE.fullmatch(text.strip())
     if match is None:
-        msg = f"{text!r} is no age; say 30d, 12h, 90m or 2w."
-        raise HarvestError(msg)
+        raise HarvestError(f"{text!r} is no age; say 30d, 12h, 90m or 2w.")
     return float(match[1]) * _SECONDS[match[2]]
 
 

@@ -35,8 +35,7 @@ def find_harvest(text: str) -> HarvestLayout:
         name = parse_run(text).name
     except HarvestError as error:
         why = f"{harvest_root()} has no folder {text!r}." if is_folder_name(text) else str(error)
-        msg = f"{why} {_available(text)}"
-        raise HarvestNotFoundError(msg) from None
+        raise HarvestNotFoundError(f"{why} {_available(text)}") from None
     return HarvestLayout(_folder_of(name))
 
 
@@ -61,16 +60,16 @@ def _folder_of(name: RunName) -> Path:
     named = [folder for folder, owner in owners.items() if owner == name.key]
     if len(named) > 1:
         newest_first = sorted(named, key=_modified, reverse=True)
-        msg = (
+        raise HarvestNotFoundError(
             f"{name.key} has {len(named)} harvests; name the folder of one of them instead: "
             f"{_listed(newest_first)}."
         )
-        raise HarvestNotFoundError(msg)
     unnamed = [folder for folder in (registered, own) if folder in owners and _unnamed(folder)]
     for folder in (*named, *unnamed):
         return folder
-    msg = f"{name.key} has not been harvested. {_available(name.run_id, owners)}"
-    raise HarvestNotFoundError(msg)
+    raise HarvestNotFoundError(
+        f"{name.key} has not been harvested. {_available(name.run_id, owners)}"
+    )
 
 
 def _unnamed(folder: Path) -> bool:

@@ -83,14 +83,17 @@ class HarvestPlan:
         for names, least in ((at_least_one, 1), (at_least_zero, 0)):
             for name in names:
                 if getattr(self, name) < least:
-                    msg = f"{name} is {getattr(self, name)}; it must be at least {least}."
-                    raise HarvestError(msg)
+                    raise HarvestError(
+                        f"{name} is {getattr(self, name)}; it must be at least {least}."
+                    )
         if self.n_shards > MAX_SHARDS:
-            msg = f"n_shards is {self.n_shards}; at most {MAX_SHARDS} shards can share a harvest."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"n_shards is {self.n_shards}; at most {MAX_SHARDS} shards can share a harvest."
+            )
         if not 0 <= self.ci_threshold < float("inf"):
-            msg = f"ci_threshold is {self.ci_threshold}; it must be a number from 0 upwards."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"ci_threshold is {self.ci_threshold}; it must be a number from 0 upwards."
+            )
 
     @property
     def digest(self) -> str:
@@ -126,11 +129,10 @@ class HarvestPlan:
         """
         batches = self.batches_seen(n_rows)
         if batches == 0:
-            msg = (
+            raise HarvestError(
                 f"{dataset_name} yields {n_rows} rows of {n_ctx} tokens, less than one batch of "
                 f"{self.batch_size}; give a smaller --batch_size."
             )
-            raise HarvestError(msg)
         return batches
 
     def share(self, shard: int, n_rows: int, done: int = 0) -> range:
@@ -181,9 +183,9 @@ class HarvestPlan:
             version, digest = value.pop("plan_version"), value.pop("digest")
             plan = as_record(value, cls) if version == PLAN_VERSION else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{path} is not the plan of a harvest: {error}."
-            raise HarvestError(msg) from error
+            raise HarvestError(f"{path} is not the plan of a harvest: {error}.") from error
         if plan is None or plan.digest != digest:
-            msg = f"{path} was written by another version or changed by hand; make the plan again."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path} was written by another version or changed by hand; make the plan again."
+            )
         return plan

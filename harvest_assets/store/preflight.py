@@ -35,9 +35,8 @@ def require_counts(
     needed = least_memory(layers, vocab_size)
     if free < needed:
         where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
-        msg = (
+        raise HarvestError(
             f"The counts of {sum(c for _, c in layers):,} components and {vocab_size:,} tokens "
             f"take {size_text(needed)} of memory, but {where} has {size_text(free)} free; "
             "harvest on a machine or GPU that has more."
         )
-        raise HarvestError(msg)

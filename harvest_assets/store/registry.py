@@ -88,8 +88,7 @@ def registration_of(key: str) -> Registration:
     try:
         value = as_record(read_json(file), _Entry)
     except (OSError, ValueError) as error:
-        msg = f"{file} is damaged; register {key} again. ({error})"
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{file} is damaged; register {key} again. ({error})") from error
     _check_out_name(value.out_name)
     return Registration(
         RunReference(name, Path(value.path) if value.path else None), value.out_name
@@ -104,11 +103,10 @@ def check_owner(registration: Registration) -> None:
     """
     owner = owner_of(registration.layout)
     if owner is not None and owner != registration.key:
-        msg = (
+        raise HarvestError(
             f"{registration.layout.root} holds the harvest of {owner}; give the harvest of "
             f"{registration.key} another folder with --out_name."
         )
-        raise HarvestError(msg)
 
 
 def owner_of(paths: HarvestLayout) -> str | None:
@@ -154,8 +152,7 @@ def _run_named_in(
 
 def _check_out_name(out_name: str) -> None:
     if not layout.is_folder_name(out_name):
-        msg = f"{out_name[:200]!r} is no plain folder name for --out_name."
-        raise HarvestError(msg)
+        raise HarvestError(f"{out_name[:200]!r} is no plain folder name for --out_name.")
 
 
 def _file(name: RunName) -> Path:

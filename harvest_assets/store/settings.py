@@ -25,15 +25,15 @@ def _default(option: str, value: Any, kind: type[int | float] = int) -> Any:
         return value
     if isinstance(value, bool):
         if text.lower() not in _YES_OR_NO:
-            msg = f"{variable} is {text!r}; it must be one of {', '.join(_YES_OR_NO)}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{variable} is {text!r}; it must be one of {', '.join(_YES_OR_NO)}."
+            )
         return _YES_OR_NO[text.lower()]
     try:
         return kind(text)
     except ValueError as error:
         what = "a whole number" if kind is int else "a number"
-        msg = f"{variable} is {text!r}; it must be {what}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{variable} is {text!r}; it must be {what}.") from error
 
 
 class HarvestConfig(BaseModel, frozen=True, extra="forbid"):

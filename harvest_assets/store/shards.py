@@ -97,12 +97,12 @@ class StoredState:
         meta = read_sealed(path)
         if meta.get("format_version") != FORMAT_VERSION:
             version = meta.get("format_version")
-            msg = f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
+            )
         first, last = meta.get("first_row"), meta.get("last_row")
         if type(first) is not int or type(last) is not int or not 0 <= first <= last < 1 << 62:
-            msg = f"{path} does not tell which rows were harvested."
-            raise HarvestError(msg)
+            raise HarvestError(f"{path} does not tell which rows were harvested.")
         digests = str(meta.get("plan_digest")), str(meta.get("sums"))
         return cls(directory, *digests, range(first, last))
 
@@ -197,8 +197,9 @@ class ShardResults:
         names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
         if missing:
-            msg = f"Shards {', '.join(missing)} of {plan.run} have not been harvested."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"Shards {', '.join(missing)} of {plan.run} have not been harvested."
+            )
         states = []
         if work.merged is not None:
             with _naming(f"The merged state of {plan.run}", f"remove {self.paths.merged}"):
@@ -207,15 +208,13 @@ class ShardResults:
             with _naming(f"Shard {name} of {plan.run}", "materialize it again"):
                 stored = StoredState.find(self.paths.shard_current(name))
                 if stored is None:
-                    msg = "it is gone."
-                    raise HarvestError(msg)
+                    raise HarvestError("it is gone.")
                 if (stored.plan_digest, stored.sums, stored.rows) != (
                     plan.digest,
                     work.sums,
                     work.share(name),
                 ):
-                    msg = "it was harvested for another plan or checkpoint."
-                    raise HarvestError(msg)
+                    raise HarvestError("it was harvested for another plan or checkpoint.")
                 states.append(stored.open())
         return states
 
@@ -271,8 +270,9 @@ def _naming(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except HarvestError as error:
-        msg = f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
+        ) from error
 
 
 def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:

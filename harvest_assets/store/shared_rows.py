@@ -84,11 +84,13 @@ class SharedTokenRows:
         try:
             value = as_record(read_json(path), cls)
         except (OSError, ValueError) as error:
-            msg = f"{path} does not tell where the token rows are: {error}."
-            raise HarvestError(msg) from error
+            raise HarvestError(
+                f"{path} does not tell where the token rows are: {error}."
+            ) from error
         if not _FINGERPRINT.fullmatch(value.fingerprint) or min(value.n_rows, value.n_ctx - 1) < 0:
-            msg = f"{path} names no folder of token rows: {value.fingerprint[:200]!r}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path} names no folder of token rows: {value.fingerprint[:200]!r}."
+            )
         return value
 
 
@@ -113,8 +115,9 @@ def _write(
     try:
         write_token_rows(spec, staging, n_rows, progress, digest)
         if fingerprint(spec, n_rows, digest) != place.name:
-            msg = f"The tokenizer {spec.tokenizer_name!r} changed while it was used; start again."
-            raise TransientError(msg)
+            raise TransientError(
+                f"The tokenizer {spec.tokenizer_name!r} changed while it was used; start again."
+            )
         for file in staging.iterdir():
             fsync_path(file)
         fsync_path(staging)

@@ -78,8 +78,9 @@ def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        msg = f"{host!r} is not a host that can be found; give another --host, such as 127.0.0.1."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{host!r} is not a host that can be found; give another --host, such as 127.0.0.1."
+        ) from error
     return [(family, address) for family, _, _, _, address in found]
 
 

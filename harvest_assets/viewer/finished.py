@@ -59,8 +59,9 @@ class FinishedHarvest(Harvest):
         self._index = index
         n_tokens = config.get("n_tokens") or _counts(paths).count_total
         if type(n_tokens) is not int or not 0 < n_tokens < 1 << 62:
-            msg = f"{paths.config} tells of {str(n_tokens)[:50]} tokens, which is no count."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{paths.config} tells of {str(n_tokens)[:50]} tokens, which is no count."
+            )
         warnings = disagreements(paths) if paths.manifest.exists() else []
         vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths))
         super().__init__(
@@ -85,8 +86,9 @@ class FinishedHarvest(Harvest):
     def _of_these(self, counts: Counts) -> Counts:
         """Counts that were opened later than the table, if they are of the same components."""
         if counts.component_keys != self.frame["component_key"].to_list():
-            msg = f"The files in {self._paths.root} are being replaced; load the page again."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"The files in {self._paths.root} are being replaced; load the page again."
+            )
         return counts
 
     @cached_property
@@ -173,6 +175,5 @@ def _read_config(paths: HarvestLayout) -> dict[str, Any]:
     try:
         config = read_json(paths.config)
     except (OSError, ValueError) as error:
-        msg = f"{paths.config} is missing or damaged: {error}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{paths.config} is missing or damaged: {error}.") from error
     return config if isinstance(config, dict) else {}

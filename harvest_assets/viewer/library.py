@@ -46,8 +46,7 @@ class Library:
         """
         paths = HarvestLayout.of(name)
         if name not in self.names():
-            msg = f"{name} has not been harvested: {paths.root} is not there."
-            raise HarvestError(msg)
+            raise HarvestError(f"{name} has not been harvested: {paths.root} is not there.")
         with self._lock:
             known, stamp = self._opened.get(name), _stamp(paths)
             if known is None or known.stamp != stamp:
@@ -84,8 +83,9 @@ def open_harvest(paths: HarvestLayout) -> Harvest:
     if not paths.plan.exists() or not paths.token_rows.exists():
         if finished:
             return FinishedHarvest(paths)
-        msg = f"{paths.root} holds no harvest yet: neither results nor a plan with its token rows."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{paths.root} holds no harvest yet: neither results nor a plan with its token rows."
+        )
     plan = HarvestPlan.open(paths.root)
     if finished and {entry.get("plan") for entry in read(paths).values()} == {plan.digest}:
         return FinishedHarvest(paths)

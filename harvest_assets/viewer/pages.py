@@ -254,8 +254,7 @@ def _table_query(params: QueryParams) -> TableQuery:
 def _place(harvest: Harvest, key: str) -> int:
     place = harvest.places.get(key)
     if place is None:
-        msg = f"There is no component {key!r} in {harvest.name}."
-        raise HarvestError(msg)
+        raise HarvestError(f"There is no component {key!r} in {harvest.name}.")
     return place
 
 

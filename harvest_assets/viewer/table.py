@@ -168,8 +168,7 @@ def _number(params: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        msg = f"{name} is {text!r}, not a density: write 0.01 or 1%."
-        raise HarvestError(msg)
+        raise HarvestError(f"{name} is {text!r}, not a density: write 0.01 or 1%.")
     return number
 
 

@@ -43,11 +43,10 @@ def list_files(name: RunName) -> dict[str, Any]:
         HarvestError: W&B knows no such run, or has no valid API key from us.
     """
     if name.entity == LOCAL_ENTITY:
-        msg = (
+        raise HarvestError(
             f"{name.key} is a local run, so it cannot be downloaded from W&B, and its files are "
             "not in the run cache: give the path to its directory instead."
         )
-        raise HarvestError(msg)
     with _told_in_one_sentence(name):
         import wandb
 
@@ -92,14 +91,14 @@ def download_files(
 
 def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
     if not is_folder_name(file_name):
-        msg = f"{name.key} has a file {file_name!r} on W&B, which is no plain file name."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{name.key} has a file {file_name!r} on W&B, which is no plain file name."
+        )
     if n_bytes > _MOST_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):
-        msg = (
+        raise HarvestError(
             f"{file_name} of {name.key} has {size_text(n_bytes)} on W&B; such a file has "
             f"{size_text(_MOST_BYTES)} at most."
         )
-        raise HarvestError(msg)
 
 
 def _download(name: RunName, file: Any, folder: Path) -> None:
@@ -108,11 +107,10 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
     path = folder / file.name
     size = path.stat().st_size
     if size != file.size:
-        msg = (
+        raise TransientError(
             f"{file.name} of {name.key} came from W&B with {size} bytes instead of {file.size}: "
             "try again."
         )
-        raise TransientError(msg)
     _sync(path)
 
 
@@ -130,8 +128,7 @@ def check_reachable(settings: Any) -> None:
         answer.close()
     except urllib.error.URLError as error:
         if not isinstance(error.reason, ssl.SSLError):
-            msg = f"{settings.base_url} does not answer ({error.reason})"
-            raise OSError(msg) from error
+            raise OSError(f"{settings.base_url} does not answer ({error.reason})") from error
 
 
 def _sync(path: Path) -> None:
@@ -154,17 +151,19 @@ def _told_in_one_sentence(name: RunName) -> Iterator[None]:
     try:
         yield
     except wandb.errors.UsageError as error:
-        msg = (
+        raise HarvestError(
             f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
             f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
-        )
-        raise HarvestError(msg) from None
+        ) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
-        msg = (
-            f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
-            f"network, or give a path to the run's files: {reason_of(error)}"
-        )
-        raise (TransientError if may_pass(error) else HarvestError)(msg) from None
+        raise (
+            TransientError
+            if may_pass(error)
+            else HarvestError(
+                f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
+                f"network, or give a path to the run's files: {reason_of(error)}"
+            )
+        ) from None
 
 
 def may_pass(error: BaseException | None) -> bool:

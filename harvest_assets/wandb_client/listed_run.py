@@ -63,8 +63,7 @@ def parse_time(text: str) -> datetime:
     try:
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except OverflowError as error:
-        msg = f"{text!r} is out of range"
-        raise ValueError(msg) from error
+        raise ValueError(f"{text!r} is out of range") from error
 
 
 def listed_run(node: Any) -> ListedRun:
@@ -89,8 +88,7 @@ def listed_run(node: Any) -> ListedRun:
 
 def _require(condition: bool, field: str, value: Any) -> None:
     if not condition:
-        msg = f"{field} is {plain_text(reprlib.repr(value))} in W&B's answer."
-        raise ValueError(msg)
+        raise ValueError(f"{field} is {plain_text(reprlib.repr(value))} in W&B's answer.")
 
 
 def _text(fields: dict[str, Any], field: str) -> str:

@@ -74,8 +74,9 @@ def fetch_target(name: RunName) -> Path:
     files = list_files(name)
     missing = [needed for needed in (TARGET_CONFIG, CONFIG) if needed not in files]
     if missing:
-        msg = f"{name.key} is no target model: it has no {' and no '.join(missing)} on W&B."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{name.key} is no target model: it has no {' and no '.join(missing)} on W&B."
+        )
     newest = _highest(_TARGET_NUMBERED, files)
     extras = [extra for extra in (newest, *TARGET_EXTRAS) if extra is not None and extra in files]
     download_files(name, files, [*extras, TARGET_CONFIG, CONFIG], folder)
@@ -148,15 +149,16 @@ def _checkpoint_in(folder: Path, step: int | None) -> str | None:
 def _files_of_checkpoint(name: RunName, checkpoint: Path, step: int | None) -> RunFiles:
     config = checkpoint.parent / CONFIG
     if not checkpoint.is_file():
-        msg = f"{checkpoint} is not there."
-        raise HarvestError(msg)
+        raise HarvestError(f"{checkpoint} is not there.")
     if not config.is_file():
-        msg = f"{checkpoint} has no {CONFIG} beside it, so what run it is of is not known."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{checkpoint} has no {CONFIG} beside it, so what run it is of is not known."
+        )
     own_step = checkpoint_step(checkpoint.name)
     if step is not None and step != own_step:
-        msg = f"{checkpoint} is not the checkpoint of step {step}: leave out one of the two."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{checkpoint} is not the checkpoint of step {step}: leave out one of the two."
+        )
     return RunFiles(name, config, checkpoint, own_step)
 
 
@@ -166,8 +168,7 @@ def _file_names(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
-        msg = f"{folder} cannot be read: {error.strerror}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
 def _highest(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:

@@ -45,11 +45,10 @@ class RunName:
         for part in (self.entity, self.project, self.run_id):
             _check_part(part)
         if not _RUN_ID.fullmatch(self.run_id):
-            msg = (
+            raise HarvestError(
                 f"{self.run_id!r} is no run id: 8 characters of a-z and 0-9, optionally behind "
                 "one character and a dash, are."
             )
-            raise HarvestError(msg)
 
     @property
     def key(self) -> str:
@@ -76,8 +75,7 @@ class RunName:
         """
         parts = key.split("/")
         if len(parts) != 3:  # noqa: PLR2004
-            msg = f"{key!r} is no key of a run: entity/project/run_id is."
-            raise HarvestError(msg)
+            raise HarvestError(f"{key!r} is no key of a run: entity/project/run_id is.")
         return cls(*parts)
 
 
@@ -106,8 +104,7 @@ def parse_run(text: str) -> RunReference:
         return RunReference(name=RunName(*parts), path=None)
     path = _existing_path(stripped)
     if path is None:
-        msg = f"{text[:500]!r} is no run: accepted are {_ACCEPTED}."
-        raise HarvestError(msg)
+        raise HarvestError(f"{text[:500]!r} is no run: accepted are {_ACCEPTED}.")
     return RunReference(name=_path_name(path), path=path)
 
 
@@ -151,8 +148,9 @@ def _path_name(path: Path) -> RunName:
     try:
         return RunName(entity=LOCAL_ENTITY, project=folder, run_id=f"x-{digest}")
     except HarvestError as error:
-        msg = f"The run at {str(path)!r} cannot be named after its folder: {error} Rename it."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"The run at {str(path)!r} cannot be named after its folder: {error} Rename it."
+        ) from error
 
 
 def _check_part(part: str) -> None:
@@ -163,9 +161,8 @@ def _check_part(part: str) -> None:
         and len(part.encode()) <= _MOST_BYTES
     )
     if not usable or _REFUSED.search(part):
-        msg = (
+        raise HarvestError(
             f"{part[:_MOST_BYTES]!r} cannot be part of a run's name: it must not be empty, '.' or "
             "'..', have blanks around it, hold '|', ',', '[', ']', '...', a slash or a character "
             f"that cannot be printed, or be longer than {_MOST_BYTES} bytes."
         )
-        raise HarvestError(msg)

@@ -64,8 +64,7 @@ def list_runs(
 def _nodes(project: str, answer: Any) -> list[Any]:
     """What a page of W&B's answer has in the places of runs."""
     if not answer or not answer.get("project"):
-        msg = f"there is no project {project}"
-        raise ValueError(msg)
+        raise ValueError(f"there is no project {project}")
     page = answer["project"].get("runs") or {}
     # The client takes the place of the next page from the last of them.
     page["edges"] = [edge for edge in page.get("edges") or () if isinstance(edge, dict)]

@@ -84,8 +84,7 @@ def _run(harvest: SmallHarvest, n: int, log: Path) -> tuple[bool, bool]:
         status = Path(f"/proc/{pid}/status")
         while "TracerPid:\t0\n" in status.read_text():
             if tracer.poll() is not None:
-                msg = "strace cannot trace processes here"
-                raise RuntimeError(msg)
+                raise RuntimeError("strace cannot trace processes here")
             time.sleep(0.005)
     finally:
         os.close(writing)

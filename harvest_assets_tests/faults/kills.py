@@ -150,8 +150,7 @@ def in_child(work: Callable[[], None]) -> None:
         be_child(work)
     _, status = os.waitpid(pid, 0)
     if status:
-        msg = f"status {status}"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"status {status}")
 
 
 def be_child(work: Callable[[], None]) -> None:

@@ -21,8 +21,7 @@ def test_a_file_appears_whole(tmp_path: Path):
 def write_half(path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("half")
-        msg = "power"
-        raise RuntimeError(msg)
+        raise RuntimeError("power")
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path):

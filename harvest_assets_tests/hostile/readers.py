@@ -647,8 +647,7 @@ class Address(Reader):
         if status == 200:
             assert b"root:x:0" not in body
         elif status in (400, 404):
-            msg = "refused"
-            raise HarvestError(msg)
+            raise HarvestError("refused")
 
     async def _ask(self, path: str, query: bytes) -> tuple[int, bytes]:
         messages = []

@@ -46,20 +46,20 @@ class Checkpoint:
         try:
             state = open_torch_file(path)
         except FileNotFoundError as error:
-            msg = f"The checkpoint {path} is not there."
-            raise HarvestError(msg) from error
+            raise HarvestError(f"The checkpoint {path} is not there.") from error
         except (UnsafeFileError, pickle.UnpicklingError) as error:
-            msg = f"{path} holds more than tensors, which is not safe to open, or is damaged."
-            raise HarvestError(msg) from error
+            raise HarvestError(
+                f"{path} holds more than tensors, which is not safe to open, or is damaged."
+            ) from error
         except Exception as error:  # a damaged pickle raises what it likes
             reason = reason_of(error).split(". ")[0]
-            msg = f"{path} cannot be read as a checkpoint, it may be cut short: {reason}."
-            raise HarvestError(msg) from error
+            raise HarvestError(
+                f"{path} cannot be read as a checkpoint, it may be cut short: {reason}."
+            ) from error
         if not isinstance(state, dict) or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
         ):
-            msg = f"{path} is no state dict: it must map names to tensors."
-            raise HarvestError(msg)
+            raise HarvestError(f"{path} is no state dict: it must map names to tensors.")
         return cls(path, current_state(path, state))
 
     def target_weights(self) -> dict[str, torch.Tensor]:
@@ -94,8 +94,9 @@ class Checkpoint:
         prefix = f"{_CI_FUNCTIONS}{_in_keys(layer)}."
         superfluous = sorted(set(self._below(prefix)) - set(shapes))
         if superfluous:
-            msg = f"{self.path} has {prefix}{superfluous[0]}, which its config does not ask for."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{self.path} has {prefix}{superfluous[0]}, which its config does not ask for."
+            )
         return {name: self.tensor(f"{prefix}{name}", shape) for name, shape in shapes.items()}
 
     def tensor(self, key: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -105,8 +106,7 @@ class Checkpoint:
             HarvestError: it is missing, or has another shape or type.
         """
         if key not in self.state:
-            msg = f"{self.path} lacks {key}: it is no checkpoint of this config."
-            raise HarvestError(msg)
+            raise HarvestError(f"{self.path} lacks {key}: it is no checkpoint of this config.")
         self.check_shape(key, shape)
         self.check_floating(key)
         return self.state[key]
@@ -119,8 +119,9 @@ class Checkpoint:
         """
         found = tuple(self.state[key].shape)
         if found != shape:
-            msg = f"{self.path}: {key} has the shape {list(found)}, not {list(shape)}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{self.path}: {key} has the shape {list(found)}, not {list(shape)}."
+            )
 
     def check_floating(self, key: str) -> None:
         """See that a tensor holds floating-point numbers.
@@ -130,8 +131,9 @@ class Checkpoint:
         """
         dtype = self.state[key].dtype
         if not dtype.is_floating_point:
-            msg = f"{self.path}: {key} is {dtype}; weights are floating-point numbers."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{self.path}: {key} is {dtype}; weights are floating-point numbers."
+            )
 
     def check_layers(self, layers: Collection[str]) -> None:
         """See that no layer is decomposed here that the config does not name.
@@ -143,11 +145,10 @@ class Checkpoint:
         for prefix in (_COMPONENTS, _CI_FUNCTIONS):
             for name in self._below(prefix):
                 if name.partition(".")[0] not in known:
-                    msg = (
+                    raise HarvestError(
                         f"{self.path} has {prefix}{name}, but no pattern of its config matches "
                         "that layer."
                     )
-                    raise HarvestError(msg)
 
     def _below(self, prefix: str) -> dict[str, torch.Tensor]:
         return {

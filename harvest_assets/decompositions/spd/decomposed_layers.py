@@ -55,11 +55,10 @@ class DecomposedLayer:
             HarvestError: the layer is an embedding.
         """
         if self.reads_tokens:
-            msg = (
+            raise HarvestError(
                 f"ci_fn_type {ci_fn_type!r} reads a layer's input, but {self.path} is an "
                 "embedding; its components allow only 'mlp'."
             )
-            raise HarvestError(msg)
 
 
 def find_layers(target: nn.Module, module_info: Sequence[ModuleInfo]) -> list[DecomposedLayer]:
@@ -79,12 +78,12 @@ def find_layers(target: nn.Module, module_info: Sequence[ModuleInfo]) -> list[De
             (path, module) for path, module in target.named_modules() if fnmatchcase(path, pattern)
         ]
         if not matches:
-            msg = f"module_pattern {pattern!r} matches no module of the target model."
-            raise HarvestError(msg)
+            raise HarvestError(f"module_pattern {pattern!r} matches no module of the target model.")
         for path, module in matches:
             if path in layers:
-                msg = f"{path} is matched twice, the second time by module_pattern {pattern!r}."
-                raise HarvestError(msg)
+                raise HarvestError(
+                    f"{path} is matched twice, the second time by module_pattern {pattern!r}."
+                )
             d_in, d_out = _widths(path, module, pattern)
             layers[path] = DecomposedLayer(path, info.C, module, d_in, d_out)
     return list(layers.values())
@@ -111,8 +110,7 @@ def _widths(path: str, module: nn.Module, pattern: str) -> tuple[int, int]:
         return widths
     kind = type(module).__name__
     what = f"{path} ({kind})" if path else f"the whole model ({kind})"
-    msg = (
+    raise HarvestError(
         f"module_pattern {pattern!r} matches {what}, whose components cannot be harvested; those "
         "of a Linear, a Conv1D, an Embedding or an identity layer can."
     )
-    raise HarvestError(msg)

@@ -28,11 +28,10 @@ def insert_identities(target: nn.Module, identity_module_info: Sequence[ModuleIn
     for info in identity_module_info:
         matches = [path for path in modules if fnmatchcase(path, info.module_pattern)]
         if not matches:
-            msg = (
+            raise HarvestError(
                 f"module_pattern {info.module_pattern!r} of identity_module_info matches no "
                 "module of the target model."
             )
-            raise HarvestError(msg)
         for path in matches:
             _insert(path, modules[path], info.module_pattern)
 
@@ -40,17 +39,15 @@ def insert_identities(target: nn.Module, identity_module_info: Sequence[ModuleIn
 def _insert(path: str, module: nn.Module, pattern: str) -> None:
     widths = matrix_widths(module)
     if widths is None:
-        msg = (
+        raise HarvestError(
             f"module_pattern {pattern!r} of identity_module_info matches {path!r} "
             f"({type(module).__name__}); an identity layer can stand before a Linear or a Conv1D."
         )
-        raise HarvestError(msg)
     if hasattr(module, PRE_IDENTITY):
-        msg = (
+        raise HarvestError(
             f"{path} is matched twice, the second time by module_pattern {pattern!r} of "
             "identity_module_info."
         )
-        raise HarvestError(msg)
     identity = Identity(widths[0])
     module.add_module(PRE_IDENTITY, identity)
 

@@ -95,8 +95,9 @@ class DecomposedModel:
         """
         limit = self.max_context_length
         if limit is not None and tokens.shape[1] > limit:
-            msg = f"Rows of {tokens.shape[1]} tokens are longer than the target's {limit}."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"Rows of {tokens.shape[1]} tokens are longer than the target's {limit}."
+            )
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.inference_mode(), autocast:
             shape = (*tokens.shape, sum(c for _, c in self.layers))
@@ -127,11 +128,10 @@ class DecomposedModel:
                 handle.remove()
         for path, _ in self.layers:
             if ran.count(path) != 1:
-                msg = (
+                raise HarvestError(
                     f"{path} runs {ran.count(path)} times when the target model does; its "
                     "components can be harvested only if it runs once."
                 )
-                raise HarvestError(msg)
 
     def _hook(
         self,
@@ -228,11 +228,10 @@ def _by_position(
     if layer.reads_tokens and tuple(given.shape) in (shape[1:], (1, *shape[1:])):
         return given.expand(shape)
     if tuple(given.shape) not in ((*shape, *width), (shape[0] * shape[1], *width)):
-        msg = (
+        raise HarvestError(
             f"{layer.path} gets an input of shape {list(given.shape)} for tokens of shape "
             f"{list(shape)}, so what belongs to which position is not known."
         )
-        raise HarvestError(msg)
     return given.reshape(*shape, *width)
 
 
@@ -247,12 +246,11 @@ def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch
             logits = None
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape[:-1]) != shape:
         spelled = "null" if attribute is None else repr(attribute)
-        msg = (
+        raise HarvestError(
             f"pretrained_model_output_attr {spelled} does not take logits [batch, pos, vocab] "
             f"from the target's output, which is a {type(output).__name__}; it must be null, "
             "idx_<n> or the name of an attribute."
         )
-        raise HarvestError(msg)
     return logits
 
 

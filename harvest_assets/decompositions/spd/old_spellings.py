@@ -48,8 +48,9 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
         patterns = config.get(old)
         if config.get(new) is None and patterns is not None:
             if not isinstance(patterns, list) or "C" not in config:
-                msg = f"{path}: {old} must be a list of patterns, with one C for all of them."
-                raise HarvestError(msg)
+                raise HarvestError(
+                    f"{path}: {old} must be a list of patterns, with one C for all of them."
+                )
             config[new] = [{"module_pattern": p, "C": config["C"]} for p in patterns]
     ci_config = config.get("ci_config")
     return config if ci_config is None else config | _layerwise(path, ci_config)
@@ -59,11 +60,10 @@ def _layerwise(path: Path, ci_config: Any) -> dict[str, Any]:
     """Kind and hidden sizes of the CI functions, as newer configs tell them."""
     mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
     if mode != _LAYERWISE:
-        msg = (
+        raise HarvestError(
             f"{path}: ci_config of mode {reprlib.repr(mode)} cannot be harvested; known is "
             f"{_LAYERWISE}."
         )
-        raise HarvestError(msg)
     return {new: ci_config[key] for key, new in _CI_CONFIG.items() if key in ci_config}
 
 
@@ -81,8 +81,9 @@ def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:
     for key, value in state.items():
         name = _current_key(key)
         if name in renamed:
-            msg = f"{path} has {name} twice, once as {key} in an older spelling or beside one."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{path} has {name} twice, once as {key} in an older spelling or beside one."
+            )
         renamed[name] = value
     return renamed
 

@@ -120,11 +120,10 @@ class RunCheckpoint:
         from harvest_assets.decompositions.spd.model import open_model
 
         if _digest(Path(self.config_path), Path(self.checkpoint_path)) != self.sha256:
-            msg = (
+            raise HarvestError(
                 f"{self.checkpoint_path} or its config has changed since the harvest was planned; "
                 "materialize run_checkpoint and harvest_plan again."
             )
-            raise HarvestError(msg)
         config, path = self.config(), Path(self.checkpoint_path)
         return open_model(config, path, device, ci_noise=ci_noise, bf16=bf16)
 
@@ -143,8 +142,9 @@ class RunCheckpoint:
         try:
             return as_record(read_json(path), cls)
         except (OSError, ValueError) as error:
-            msg = f"{path} is not the description of a run's checkpoint: {error}."
-            raise HarvestError(msg) from error
+            raise HarvestError(
+                f"{path} is not the description of a run's checkpoint: {error}."
+            ) from error
 
 
 def _digest(*paths: Path) -> str:

@@ -119,8 +119,7 @@ class RunConfig(_Section):
         """
         task = self.task_config
         if context_length is not None and context_length < 1:
-            msg = f"context_length is {context_length}; a row has at least one token."
-            raise HarvestError(msg)
+            raise HarvestError(f"context_length is {context_length}; a row has at least one token.")
         return DataSpec(
             dataset_name=task.dataset_name,
             train_data_split=task.train_data_split,
@@ -151,10 +150,12 @@ def load_run_config(path: Path) -> RunConfig:
     task = raw.get("task_config")
     task_name = task.get("task_name") if isinstance(task, dict) else None
     if task_name != "lm":
-        msg = f"{path}: task_name is {reprlib.repr(task_name)}; only 'lm' runs can be harvested."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{path}: task_name is {reprlib.repr(task_name)}; only 'lm' runs can be harvested."
+        )
     config = validated(path, raw, RunConfig)
     if not (config.pretrained_model_name or config.pretrained_model_path):
-        msg = f"{path}: neither pretrained_model_name nor pretrained_model_path is given."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{path}: neither pretrained_model_name nor pretrained_model_path is given."
+        )
     return config

@@ -42,8 +42,9 @@ def load_target_weights(target: nn.Module, checkpoint: Checkpoint, device: torch
             setattr(target.get_submodule(module), attribute, weight)
     unknown = [name for name in weights if name not in own and not name.endswith(_SAVED_BUFFERS)]
     if unknown:
-        msg = f"{checkpoint.path} has {TARGET}{unknown[0]}, which the target model has not."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{checkpoint.path} has {TARGET}{unknown[0]}, which the target model has not."
+        )
     target.to(device)
 
 
@@ -51,8 +52,9 @@ def _weight(names: list[str], own: torch.Tensor, checkpoint: Checkpoint) -> torc
     """The one weight that has these names in the target, where it is like `own`."""
     keys = [TARGET + name for name in names if TARGET + name in checkpoint.state]
     if not keys:
-        msg = f"{checkpoint.path} lacks {TARGET}{names[0]}, which the target model has."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{checkpoint.path} lacks {TARGET}{names[0]}, which the target model has."
+        )
     for key in keys:
         checkpoint.check_shape(key, tuple(own.shape))
         if own.is_floating_point():
@@ -60,6 +62,7 @@ def _weight(names: list[str], own: torch.Tensor, checkpoint: Checkpoint) -> torc
     first, *others = (checkpoint.state[key] for key in keys)
     for key, other in zip(keys[1:], others, strict=True):
         if other.data_ptr() != first.data_ptr() and not torch.equal(first, other):
-            msg = f"{checkpoint.path}: {keys[0]} and {key} differ, but the target model ties them."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"{checkpoint.path}: {keys[0]} and {key} differ, but the target model ties them."
+            )
     return first

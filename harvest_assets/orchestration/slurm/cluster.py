@@ -63,8 +63,9 @@ def states_of(jobs: Collection[str]) -> dict[str, str]:
         return {}
     listed = _run(["squeue", "--noheader", "--states=all", "--user", _user(), "-o", "%i|%T"])
     if listed is None:
-        msg = "squeue does not answer; nothing is known about the jobs of the cluster."
-        raise ClusterSilentError(msg)
+        raise ClusterSilentError(
+            "squeue does not answer; nothing is known about the jobs of the cluster."
+        )
     found = _pairs(listed, jobs)
     forgotten = sorted(set(jobs) - set(found))
     if forgotten:

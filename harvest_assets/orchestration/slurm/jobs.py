@@ -116,15 +116,17 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
     )
     folder = folder_of(run)
     if not str(folder).isprintable() or set(str(folder)) & set(_OF_PATTERNS):
-        msg = f"{str(folder)!r} cannot stand in a job's script; it must hold no % and no \\."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{str(folder)!r} cannot stand in a job's script; it must hold no % and no \\."
+        )
     try:
         executor = submitit.AutoExecutor(folder, cluster=settings.cluster)
         executor.update_parameters(**parameters)
         job = executor.submit(execute, run.run_id, _environment(settings))
     except (FailedJobError, FailedSubmissionError, OSError, RuntimeError) as error:
-        msg = f"{job_name(run, owner)} was not accepted by the cluster: {_last_line(error)}"
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{job_name(run, owner)} was not accepted by the cluster: {_last_line(error)}"
+        ) from error
     tags = {JOB_TAG: job.job_id, CLUSTER_TAG: settings.cluster, USER_TAG: str(os.getuid())}
     instance.add_run_tags(run.run_id, tags)
     instance.report_engine_event(

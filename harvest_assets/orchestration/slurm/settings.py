@@ -183,8 +183,7 @@ def _variable(field: str) -> str:
 
 
 def _refuse(field: str, value: str, expected: str) -> NoReturn:
-    msg = f"{_variable(field)} is {value!r}; it must be {expected}."
-    raise HarvestError(msg)
+    raise HarvestError(f"{_variable(field)} is {value!r}; it must be {expected}.")
 
 
 def _whole(field: str, text: str) -> int:

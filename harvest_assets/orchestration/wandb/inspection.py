@@ -48,8 +48,9 @@ def inspect_run(key: str) -> Finding:
     except HarvestError:
         raise
     except Exception as error:  # noqa: BLE001  the client raises whatever odd fields lead to
-        msg = f"W&B's answer about {key} cannot be understood: {reason_of(error)}."
-        raise HarvestError(msg) from None
+        raise HarvestError(
+            f"W&B's answer about {key} cannot be understood: {reason_of(error)}."
+        ) from None
 
 
 def _inspect_run(key: str) -> Finding:

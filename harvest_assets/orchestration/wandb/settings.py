@@ -75,8 +75,7 @@ def check_project(text: str) -> str:
     """
     project = text.strip().removeprefix("https://wandb.ai/").strip("/")
     if len([part for part in project.split("/") if part]) != 2:  # noqa: PLR2004
-        msg = f"{text!r} is no W&B project: entity/project is."
-        raise HarvestError(msg)
+        raise HarvestError(f"{text!r} is no W&B project: entity/project is.")
     return project
 
 
@@ -91,8 +90,9 @@ def parse_since(text: str, source: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError as error:
-        msg = f"{source} is {text!r}; it must be a date such as 2025-01-31."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{source} is {text!r}; it must be a date such as 2025-01-31."
+        ) from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 

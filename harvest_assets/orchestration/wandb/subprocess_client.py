@@ -113,10 +113,8 @@ class WandbSubprocess:
         except (BrokenPipeError, ValueError):
             pass  # killed while it wrote
         if time.monotonic() < self._deadline:
-            msg = "The process that asks W&B ended by itself."
-            raise TransientError(msg)
-        msg = f"W&B did not answer within {self._seconds:.0f} s."
-        raise TransientError(msg)
+            raise TransientError("The process that asks W&B ended by itself.")
+        raise TransientError(f"W&B did not answer within {self._seconds:.0f} s.")
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):

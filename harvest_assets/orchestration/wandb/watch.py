@@ -99,8 +99,7 @@ class Place:
         values: dict[str, Any] = asdict(self)
         first = values.pop("first")
         if not isinstance(first, int):
-            msg = f"first is {first!r}"
-            raise TypeError(msg)
+            raise TypeError(f"first is {first!r}")
         for name in values.keys() - {"settings"}:
             _time(values[name])
 

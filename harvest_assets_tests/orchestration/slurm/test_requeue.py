@@ -64,8 +64,7 @@ def test_of_no_job_or_while_slurm_is_silent(lease: Path, monkeypatch: pytest.Mon
     assert not free(lease)
 
     def silent(_jobs: list[str]) -> dict[str, str]:
-        msg = "squeue does not answer"
-        raise cluster.ClusterSilentError(msg)
+        raise cluster.ClusterSilentError("squeue does not answer")
 
     monkeypatch.setattr(cluster, "states_of", silent)
     held_elsewhere(lease, "11")

@@ -137,8 +137,7 @@ class FakeWandb:
 
     def inspect_run(self, key: str) -> Finding:
         if key.endswith("f"):
-            msg = f"{key} is odd"
-            raise HarvestError(msg)
+            raise HarvestError(f"{key} is odd")
         return Finding(HARVESTABLE, step=1)
 
 

@@ -43,6 +43,5 @@ def open_ci_function(
             weights or has other shapes.
     """
     if kind not in CI_FUNCTIONS:
-        msg = f"ci_fn_type {kind!r} is unknown; known are {', '.join(CI_FUNCTIONS)}."
-        raise HarvestError(msg)
+        raise HarvestError(f"ci_fn_type {kind!r} is unknown; known are {', '.join(CI_FUNCTIONS)}.")
     return CI_FUNCTIONS[kind](layer, hidden_dims, checkpoint, device)

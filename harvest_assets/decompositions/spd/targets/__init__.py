@@ -46,5 +46,4 @@ def build_target(class_path: str, source: str) -> nn.Module:
         if fnmatchcase(class_path, pattern):
             return builder(class_path, source).eval()
     known = ", ".join(name.replace("*", "<any causal LM>") for name in FAMILIES)
-    msg = f"pretrained_model_class {class_path!r} is unknown; known are {known}."
-    raise HarvestError(msg)
+    raise HarvestError(f"pretrained_model_class {class_path!r} is unknown; known are {known}.")

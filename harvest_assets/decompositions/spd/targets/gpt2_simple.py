@@ -35,8 +35,7 @@ class GPT2SimpleConfig(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.n_embd % self.n_head:
-            msg = f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}"
-            raise ValueError(msg)
+            raise ValueError(f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
         return self
 
 
@@ -131,11 +130,10 @@ class GPT2Simple(nn.Module):
         norms = {n: module for n, module in self.named_modules() if isinstance(module, LayerNorm)}
         if norms.keys() != stds.keys():
             told = min(norms.keys() ^ stds.keys())
-            msg = (
+            raise HarvestError(
                 f"The fixed LayerNorm stds and the target model disagree about {told!r}; there "
                 f"must be one for each of {', '.join(norms)}."
             )
-            raise HarvestError(msg)
         for name, norm in norms.items():
             norm.std = stds[name]
 

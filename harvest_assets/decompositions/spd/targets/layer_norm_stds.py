@@ -31,8 +31,9 @@ def read_fixed_stds(source: str) -> dict[str, float] | None:
     if not config.is_file():
         if not stds.is_file():
             return None
-        msg = f"{config} is missing, so whether the stds in {stds.name} count is not known."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{config} is missing, so whether the stds in {stds.name} count is not known."
+        )
     return _read(stds) if read_mapping(config).get(_SWITCH) is True else None
 
 
@@ -40,14 +41,15 @@ def _read(path: Path) -> dict[str, float]:
     try:
         stds = read_json(path)
     except FileNotFoundError as error:
-        msg = f"{path.parent / _CONFIG} has {_SWITCH}: true, but {path} is missing."
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"{path.parent / _CONFIG} has {_SWITCH}: true, but {path} is missing."
+        ) from error
     except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read as JSON: {error}."
-        raise HarvestError(msg) from error
+        raise HarvestError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(stds, dict) or not all(
         type(std) in (int, float) and 0 < std < math.inf for std in stds.values()
     ):
-        msg = f"{path} must map the path of each LayerNorm to its std, a number above 0."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"{path} must map the path of each LayerNorm to its std, a number above 0."
+        )
     return {str(name): float(std) for name, std in stds.items()}

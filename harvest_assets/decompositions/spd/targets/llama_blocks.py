@@ -40,13 +40,13 @@ class LlamaConfig(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.n_embd % (2 * self.n_head):
-            msg = f"n_embd {self.n_embd} does not give {self.n_head} heads of an even width"
-            raise ValueError(msg)
+            raise ValueError(
+                f"n_embd {self.n_embd} does not give {self.n_head} heads of an even width"
+            )
         if self.use_grouped_query_attention and self.n_head % self.n_key_value_heads:
-            msg = (
+            raise ValueError(
                 f"n_head {self.n_head} is no multiple of n_key_value_heads {self.n_key_value_heads}"
             )
-            raise ValueError(msg)
         return self
 
     @property

@@ -27,8 +27,9 @@ def target_folder(source: str) -> Path:
         return fetch_target(parse_run(source).name)
     folder = Path(source).parent.parent
     if not (folder / _FILE).is_file():
-        msg = f"The target model {source!r} is not there: {folder / _FILE} is missing."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"The target model {source!r} is not there: {folder / _FILE} is missing."
+        )
     return folder
 
 
@@ -48,6 +49,5 @@ def read_model_config(class_path: str, source: str, schema: type[Schema]) -> Sch
     class_name = class_path.rpartition(".")[2]
     stated = raw.get("model_type")
     if stated is not None and stated != class_name:
-        msg = f"{path} is the config of a {str(stated)[:100]}, not of a {class_name}."
-        raise HarvestError(msg)
+        raise HarvestError(f"{path} is the config of a {str(stated)[:100]}, not of a {class_name}.")
     return validated(path, raw, schema)

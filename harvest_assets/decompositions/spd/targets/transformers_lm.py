@@ -43,8 +43,9 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # hub clients of many versions: each raises what it likes
         reason = f"{reason_of(error)}.{advice(error)}"
-        msg = f"The config of the target model {source!r} cannot be read: {reason}"
-        raise HarvestError(msg) from error
+        raise HarvestError(
+            f"The config of the target model {source!r} cannot be read: {reason}"
+        ) from error
     if class_name != _AUTO:
         config = _own_config(model_class, config, source)
     # Older versions know only the second name, newer ones warn of it.
@@ -62,11 +63,10 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     except HarvestError:
         raise
     except Exception as error:  # so are the models
-        msg = (
+        raise HarvestError(
             f"transformers.{class_name} cannot be built from the config of {source!r}: "
             f"{reason_of(error)}."
-        )
-        raise HarvestError(msg) from error
+        ) from error
 
 
 def _causal_lm(class_path: str) -> Any:
@@ -83,12 +83,11 @@ def _causal_lm(class_path: str) -> Any:
         )
     )
     if not is_causal_lm or not f"{model_class.__module__}.".startswith(f"{package}."):
-        msg = (
+        raise HarvestError(
             f"pretrained_model_class {class_path!r} is unknown; known of transformers are {_AUTO}, "
             "GPT2LMHeadModel and every <X>ForCausalLM of the installed version "
             f"{transformers.__version__}."
         )
-        raise HarvestError(msg)
     return model_class
 
 
@@ -103,8 +102,9 @@ def _check_attention(config: Any, source: str) -> None:
         for name, asked in vars(part).items():
             names_code = name.endswith(("_implementation", "_implementation_internal"))
             if names_code and asked not in _IMPLEMENTATIONS:
-                msg = f"{source!r} asks for the {name.strip('_')} {reprlib.repr(asked)}."
-                raise HarvestError(msg)
+                raise HarvestError(
+                    f"{source!r} asks for the {name.strip('_')} {reprlib.repr(asked)}."
+                )
 
 
 def _own_config(model_class: Any, config: Any, source: str) -> Any:
@@ -112,5 +112,6 @@ def _own_config(model_class: Any, config: Any, source: str) -> Any:
     for candidate in (config, config.get_text_config()):
         if isinstance(candidate, model_class.config_class):
             return candidate
-    msg = f"{source!r} is the config of a {config.model_type}, not of a {model_class.__name__}."
-    raise HarvestError(msg)
+    raise HarvestError(
+        f"{source!r} is the config of a {config.model_type}, not of a {model_class.__name__}."
+    )

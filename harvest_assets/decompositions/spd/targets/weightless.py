@@ -49,8 +49,9 @@ def _check_size(build: Callable[[], nn.Module]) -> None:
         return  # a model that looks at its values while it is built
     n_bytes = sum(buffer.nbytes for buffer in empty.buffers())
     if n_bytes > _MOST_BUFFER_BYTES:
-        msg = f"The target model's masks and tables would take {n_bytes:,} bytes: too many."
-        raise HarvestError(msg)
+        raise HarvestError(
+            f"The target model's masks and tables would take {n_bytes:,} bytes: too many."
+        )
 
 
 @contextmanager
@@ -60,8 +61,9 @@ def _parameters_on_meta() -> Iterator[None]:
 
     def register_empty(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if next(numbers) > _MOST_PARAMETERS:
-            msg = f"The target model would have more than {_MOST_PARAMETERS:,} weight matrices."
-            raise HarvestError(msg)
+            raise HarvestError(
+                f"The target model would have more than {_MOST_PARAMETERS:,} weight matrices."
+            )
         # One already empty is kept as it is: it may be shared by two modules.
         if param is not None and not param.is_meta:
             param = nn.Parameter(param.to("meta"), requires_grad=False)
