@@ -34,6 +34,7 @@ from harvest_assets.data.token_rows import (
     ArrowRows,
     TokenRows,
     chunk_rows,
+    list_lengths,
     write_manifest,
     write_tokens,
 )
@@ -74,6 +75,7 @@ class DataSpec:
     seed: int
     tokenizer_name: str
     n_ctx: int
+    special_tokens: bool = True  # text gets the special tokens that the tokenizer adds by itself
 
 
 def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -> str:
@@ -97,7 +99,7 @@ def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -
     """
     told = asdict(spec)
     if spec.is_tokenized:
-        del told["tokenizer_name"]
+        del told["tokenizer_name"], told["special_tokens"]
     else:
         told["tokenizer"] = tokenizer_digest(spec.tokenizer_name)
     if spec.streaming:
@@ -106,6 +108,8 @@ def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -
         told["stream_order"] = STREAM_ORDER_VERSION
     else:
         del told["buffer_size"]
+    if told.get("special_tokens"):
+        del told["special_tokens"]  # rows made before the setting keep their name
     told["dataset"] = digest or dataset_digest(spec.dataset_name, spec.train_data_split)
     told["format_version"] = FORMAT_VERSION
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
@@ -130,7 +134,7 @@ def write_token_rows(
 
     Raises:
         HarvestError: the dataset, its split, its column or the tokenizer is not there, or a row
-            that is already tokenized is not `n_ctx` long.
+            that is already tokenized is shorter than `n_ctx`.
         TransientError: the dataset has another digest, or changed while it was read.
     """
     tell = progress or (lambda _done, _total: None)
@@ -233,7 +237,11 @@ def _blocks(spec: DataSpec, groups: Iterable[list[Any]]) -> Iterator[NDArray[Any
         for group in groups:
             yield _token_lists(spec, group)
         return
-    tokenizer = Tokenizer(spec.tokenizer_name, restores_eos=_LOWER_CASED in spec.dataset_name)
+    tokenizer = Tokenizer(
+        spec.tokenizer_name,
+        restores_eos=_LOWER_CASED in spec.dataset_name,
+        special_tokens=spec.special_tokens,
+    )
     for group in groups:
         if not all(isinstance(text, str) for text in group):
             raise HarvestError(f"{_where(spec)} holds a row that is no text.")
@@ -250,19 +258,28 @@ def _token_lists(spec: DataSpec, group: list[Any]) -> NDArray[Any]:
 
 
 def _index(spec: DataSpec, dataset: Any) -> list[ArrowRows] | None:
-    """The Arrow files that `datasets` keeps of these rows; None if they hold others too."""
+    """The Arrow files that `datasets` keeps of these rows.
+
+    None if they hold others too, or rows of several lengths, which cannot be mapped.
+    """
     if not _WHOLE_SPLIT.fullmatch(spec.train_data_split):
         return None
-    files = [_indexed(spec, Path(file["filename"]).absolute()) for file in dataset.cache_files]
-    return files if sum(file.n_rows for file in files) == len(dataset) else None
+    lengths: set[int] = set()
+    paths = [Path(cached["filename"]).absolute() for cached in dataset.cache_files]
+    files = [_indexed(spec, path, lengths) for path in paths]
+    is_whole = sum(file.n_rows for file in files) == len(dataset)
+    return files if is_whole and len(lengths) <= 1 else None
 
 
-def _indexed(spec: DataSpec, path: Path) -> ArrowRows:
+def _indexed(spec: DataSpec, path: Path, lengths: set[int]) -> ArrowRows:
+    """One file; the lengths of its rows are added to `lengths`."""
     n_rows = 0
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
             for batch in stream:
-                n_rows += len(chunk_rows(batch.column(spec.column_name), spec.n_ctx))
+                column = batch.column(spec.column_name)
+                n_rows += len(chunk_rows(column, spec.n_ctx))
+                lengths.update(np.unique(list_lengths(column)).tolist())
     except (ValueError, pa.ArrowException) as error:
         raise HarvestError(f"{_where(spec)} is said to hold tokens, but {error}.") from error
     return ArrowRows(str(path), "stream", spec.column_name, n_rows, path.stat().st_size)

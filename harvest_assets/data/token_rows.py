@@ -210,26 +210,36 @@ def is_token_lists(kind: pa.DataType) -> bool:
 
 
 def chunk_rows(chunk: pa.Array, n_ctx: int) -> NDArray[Any]:
-    """The ids of an Arrow array of lists as a view [len(chunk), n_ctx].
+    """The first `n_ctx` ids of each list of an Arrow array: [len(chunk), n_ctx].
+
+    Of lists of one length it is a view, of others a copy.
 
     Raises:
-        ValueError: the array does not hold lists of `n_ctx` integers, or holds a null.
+        ValueError: the array does not hold lists of at least `n_ctx` integers, or holds a null.
     """
     if not is_token_lists(chunk.type):
         raise ValueError(f"it holds {chunk.type} instead of lists of token ids")
     if chunk.null_count:
         raise ValueError("a row is null")
-    lengths = _lengths(chunk)
-    if (lengths != n_ctx).any():
-        raise ValueError(f"a row is {lengths[lengths != n_ctx][0]} tokens long instead of {n_ctx}")
-    ids = chunk.flatten()
-    if ids.null_count:
+    lengths = list_lengths(chunk)
+    if (lengths < n_ctx).any():
+        raise ValueError(
+            f"a row is {lengths[lengths < n_ctx][0]} tokens long; at least {n_ctx} are needed"
+        )
+    flat = chunk.flatten()
+    if flat.null_count:
         raise ValueError("a token id is missing")
-    rows: NDArray[Any] = ids.to_numpy(zero_copy_only=True).reshape(len(chunk), n_ctx)
-    return rows
+    ids = flat.to_numpy(zero_copy_only=True)
+    if len(np.unique(lengths)) <= 1:
+        rows: NDArray[Any] = ids.reshape(len(chunk), -1)[:, :n_ctx]
+        return rows
+    starts = np.cumsum(lengths) - lengths
+    cut: NDArray[Any] = ids[starts[:, None] + np.arange(n_ctx)]
+    return cut
 
 
-def _lengths(chunk: pa.Array) -> NDArray[Any]:
+def list_lengths(chunk: pa.Array) -> NDArray[Any]:
+    """Length of each list of an Arrow array of lists."""
     if pa.types.is_fixed_size_list(chunk.type):
         return np.full(len(chunk), chunk.type.list_size)
     return np.diff(chunk.offsets.to_numpy())

@@ -1,8 +1,9 @@
 """How training turned text into rows of tokens, oddities included.
 
 Rows of text come in groups of 1,000. A group is joined with the EOS token, the string is cut into
-20 pieces of equal length wherever that falls, each piece is tokenized by itself with the special
-tokens the tokenizer adds, and what does not fill a last row of the group is dropped.
+20 pieces of equal length wherever that falls, each piece is tokenized by itself, in runs before
+February 2026 with the special tokens the tokenizer adds, and what does not fill a last row of the
+group is dropped.
 """
 
 from __future__ import annotations
@@ -46,20 +47,24 @@ class Tokenizer:
     Args:
         name: hub name or local path.
         restores_eos: put the lower-cased EOS token back to its own case before tokenizing.
+        special_tokens: each piece gets the special tokens that the tokenizer adds by itself.
 
     Raises:
         HarvestError: there is no such tokenizer, or it has no EOS token.
     """
 
-    def __init__(self, name: str, *, restores_eos: bool) -> None:
+    def __init__(self, name: str, *, restores_eos: bool, special_tokens: bool = True) -> None:
         self._tokenizer = load_tokenizer(name)
+        self._special_tokens = special_tokens
         self._restores_eos = restores_eos
         if not isinstance(self._tokenizer.eos_token, str):
             raise HarvestError(f"The tokenizer {name!r} has no EOS token, which joins the texts.")
 
     def rows(self, texts: Sequence[str], n_ctx: int) -> NDArray[np.int32]:
         """The rows [n, n_ctx] of one group of texts."""
-        encoded = self._tokenizer(self._pieces(texts), verbose=False)["input_ids"]
+        encoded = self._tokenizer(
+            self._pieces(texts), add_special_tokens=self._special_tokens, verbose=False
+        )["input_ids"]
         n_tokens = sum(map(len, encoded)) // n_ctx * n_ctx
         tokens = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=n_tokens)
         return tokens.reshape(-1, n_ctx)

@@ -1,8 +1,8 @@
 """The checkpoint of an SPD run: a flat state dict, opened without trusting it.
 
-Keys are `target_model.<name>`, `_components.<layer>.<V or U>` and `_ci_fns.<layer>.<name>`, where
-`<layer>` is the layer's path with `-` for `.`. A path may hold a `-` of its own, so keys are always
-made from known paths, never read backwards.
+Keys are `target_model.<name>`, `_components.<layer>.<V or U>` and `_ci_fns.<layer>.<name>` or
+`_global_ci_fn.<name>`, where `<layer>` is the layer's path with `-` for `.`. A path may hold a `-`
+of its own, so keys are always made from known paths, never read backwards.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from harvest_assets.files.safe_torch import UnsafeFileError, open_torch_file
 TARGET = "target_model."
 _COMPONENTS = "_components."
 _CI_FUNCTIONS = "_ci_fns."
+_GLOBAL_CI_FUNCTION = "_global_ci_fn."
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,36 @@ class Checkpoint:
         Raises:
             HarvestError: one is missing, superfluous, or has another shape.
         """
-        prefix = f"{_CI_FUNCTIONS}{_in_keys(layer)}."
+        return self._exactly(f"{_CI_FUNCTIONS}{_in_keys(layer)}.", shapes)
+
+    def has_global_ci(self, prefix: str) -> bool:
+        """Whether the global CI function has weights whose names begin so."""
+        return any(key.startswith(_GLOBAL_CI_FUNCTION + prefix) for key in self.state)
+
+    def global_ci_weights(
+        self, shapes: Mapping[str, tuple[int, ...]], device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """The weights of the CI function of all layers, by their names in it, float32.
+
+        Args:
+            shapes: what the config says of them.
+            device: where to.
+
+        Raises:
+            HarvestError: one is missing, superfluous, or has another shape.
+        """
+        layerwise = next(iter(self._below(_CI_FUNCTIONS)), None)
+        if layerwise is not None:
+            raise HarvestError(
+                f"{self.path} has {_CI_FUNCTIONS}{layerwise}, but its config names a global CI "
+                "function."
+            )
+        weights = self._exactly(_GLOBAL_CI_FUNCTION, shapes)
+        return {name: weight.to(device, torch.float32) for name, weight in weights.items()}
+
+    def _exactly(
+        self, prefix: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, torch.Tensor]:
         superfluous = sorted(set(self._below(prefix)) - set(shapes))
         if superfluous:
             raise HarvestError(

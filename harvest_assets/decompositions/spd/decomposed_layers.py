@@ -44,6 +44,11 @@ class DecomposedLayer:
     d_out: int
 
     @property
+    def input_width(self) -> int:
+        """Width of what a global CI function reads of it: of an embedding, of V[token]."""
+        return self.C if self.reads_tokens else self.d_in
+
+    @property
     def reads_tokens(self) -> bool:
         """Its input is token ids, which stand for one-hot vectors."""
         return isinstance(self.module, nn.Embedding)

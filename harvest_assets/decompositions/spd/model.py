@@ -18,7 +18,15 @@ from torch import nn
 from torch.nn.functional import embedding
 
 from harvest_assets.decompositions.spd.checkpoint import Checkpoint
-from harvest_assets.decompositions.spd.ci_functions import CIFunction, open_ci_function
+from harvest_assets.decompositions.spd.ci_functions import (
+    CIFunction,
+    open_ci_function,
+    open_global_ci_function,
+)
+from harvest_assets.decompositions.spd.ci_functions.global_function import (
+    GlobalCIFunction,
+    total_width,
+)
 from harvest_assets.decompositions.spd.decomposed_layers import DecomposedLayer, find_layers
 from harvest_assets.decompositions.spd.identity_layers import insert_identities
 from harvest_assets.decompositions.spd.noise import noisy, row_noise
@@ -45,7 +53,29 @@ class _Layer:
     columns: slice  # its components in the flat order
     V: torch.Tensor  # float32 [d_in, C]
     U_norm: torch.Tensor  # float32 [C]
-    ci_function: CIFunction
+    ci_function: CIFunction | None  # None where one function answers for all layers
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What fills up while the target runs."""
+
+    ci: torch.Tensor  # float32 [B, S, C_total]
+    acts: torch.Tensor  # float32 [B, S, C_total]
+    inputs: torch.Tensor  # float32 [B, S, all widths], for a global CI function, else [B, S, 0]
+
+    @classmethod
+    def empty(
+        cls,
+        tokens: torch.Tensor,
+        layers: list[_Layer],
+        global_ci: GlobalCIFunction | None,
+        device: torch.device,
+    ) -> _Answers:
+        n_components = sum(layer.found.C for layer in layers)
+        width = total_width(global_ci.layers) if global_ci is not None else 0
+        sizes = (n_components, n_components, width)
+        return cls(*(torch.empty((*tokens.shape, n), device=device) for n in sizes))
 
 
 class DecomposedModel:
@@ -54,7 +84,7 @@ class DecomposedModel:
     Attributes:
         layers: (layer, C) in flat order.
         vocab_size: width of the logits.
-        max_context_length: tokens that the target reads at once; None if it has no limit.
+        max_context_length: tokens of a row that target and CI function read; None: no limit.
         device: where it computes.
 
     Raises:
@@ -69,6 +99,7 @@ class DecomposedModel:
         sigmoid: Callable[[torch.Tensor], torch.Tensor],
         output_attr: str | None,
         device: torch.device,
+        global_ci: GlobalCIFunction | None = None,
         *,
         ci_noise: bool,
         bf16: bool,
@@ -76,12 +107,13 @@ class DecomposedModel:
         self._target = target
         self._layers = layers
         self._sigmoid = sigmoid
+        self._global_ci = global_ci
         self._output_attr = output_attr
         self._ci_noise = ci_noise
         self._bf16 = bf16
         self.device = device
         self.layers = [(layer.found.path, layer.found.C) for layer in layers]
-        self.max_context_length = _max_context_length(target)
+        self.max_context_length = _max_context_length(target, global_ci)
         self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
 
     def __call__(self, tokens: torch.Tensor) -> ModelOutputs:
@@ -100,24 +132,42 @@ class DecomposedModel:
             )
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.inference_mode(), autocast:
-            shape = (*tokens.shape, sum(c for _, c in self.layers))
-            ci = torch.empty(shape, device=self.device)
-            acts = torch.empty(shape, device=self.device)
-            noise = row_noise(tokens, shape[-1], self.device) if self._ci_noise else None
-            with self._caught_inputs(ci, acts, noise):
+            answers = _Answers.empty(tokens, self._layers, self._global_ci, self.device)
+            noise = None
+            if self._ci_noise:
+                noise = row_noise(tokens, answers.ci.shape[-1], self.device)
+            with self._caught_inputs(answers, noise):
                 output = self._target(tokens.to(self.device))
             logits = _logits(output, self._output_attr, tuple(tokens.shape))
-            return ModelOutputs(logits.float().softmax(dim=-1), ci, acts)
+            probs = logits.float().softmax(dim=-1)
+            del output, logits
+            if self._global_ci is not None:
+                self._fill_ci(self._global_ci, answers, noise)
+            return ModelOutputs(probs, answers.ci, answers.acts)
+
+    def _fill_ci(
+        self, function: GlobalCIFunction, answers: _Answers, noise: torch.Tensor | None
+    ) -> None:
+        """Causal importances of all layers, from the inputs that were caught of all."""
+        raw_ci = function.raw_ci(answers.inputs).float()
+        outputs = function.outputs
+        for layer in self._layers:
+            self._set_ci(layer, raw_ci[..., outputs[layer.found.path]], answers, noise)
+
+    def _set_ci(
+        self, layer: _Layer, raw_ci: torch.Tensor, answers: _Answers, noise: torch.Tensor | None
+    ) -> None:
+        if noise is not None:
+            raw_ci = noisy(raw_ci, noise[..., layer.columns])
+        answers.ci[..., layer.columns] = self._sigmoid(raw_ci)
 
     @contextmanager
-    def _caught_inputs(
-        self, ci: torch.Tensor, acts: torch.Tensor, noise: torch.Tensor | None
-    ) -> Iterator[None]:
+    def _caught_inputs(self, answers: _Answers, noise: torch.Tensor | None) -> Iterator[None]:
         """While the target runs, each layer's input fills its columns."""
         ran: list[str] = []
         handles = [
             layer.found.module.register_forward_pre_hook(
-                self._hook(layer, ci, acts, noise, ran), with_kwargs=True
+                self._hook(layer, answers, noise, ran), with_kwargs=True
             )
             for layer in self._layers
         ]
@@ -136,23 +186,24 @@ class DecomposedModel:
     def _hook(
         self,
         layer: _Layer,
-        ci: torch.Tensor,
-        acts: torch.Tensor,
+        answers: _Answers,
         noise: torch.Tensor | None,
         ran: list[str],
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def fill(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = args[0] if args else next(iter(kwargs.values()))
-            layer_input = _by_position(given, layer.found, tuple(ci.shape[:2]))
+            layer_input = _by_position(given, layer.found, tuple(answers.ci.shape[:2]))
             if layer.found.reads_tokens:
                 inner = embedding(layer_input, layer.V)
             else:
                 inner = layer_input @ layer.V
-            raw_ci = layer.ci_function(layer_input, inner).float()
-            if noise is not None:
-                raw_ci = noisy(raw_ci, noise[..., layer.columns])
-            ci[..., layer.columns] = self._sigmoid(raw_ci)
-            torch.mul(inner, layer.U_norm, out=acts[..., layer.columns])
+            if layer.ci_function is not None:
+                raw_ci = layer.ci_function(layer_input, inner).float()
+                self._set_ci(layer, raw_ci, answers, noise)
+            elif self._global_ci is not None:
+                columns = self._global_ci.inputs[layer.found.path]
+                answers.inputs[..., columns] = inner if layer.found.reads_tokens else layer_input
+            torch.mul(inner, layer.U_norm, out=answers.acts[..., layer.columns])
             ran.append(layer.found.path)
 
         return fill
@@ -186,12 +237,16 @@ def open_model(
     opened.check_layers([layer.path for layer in found])
     load_target_weights(target, opened, device)
     layers = _open_layers(found, config, opened, device)
+    global_ci = None
+    if config.global_ci is not None:
+        global_ci = open_global_ci_function(config.global_ci, found, opened, device)
     return DecomposedModel(
         target,
         layers,
         LOWER_LEAKY[config.sigmoid_type],
         config.pretrained_model_output_attr,
         device,
+        global_ci,
         ci_noise=ci_noise and config.sampling == "binomial",
         bf16=bf16,
     )
@@ -206,9 +261,11 @@ def _open_layers(
         v, u = checkpoint.component_matrices(
             layer.path, d_in=layer.d_in, n_components=layer.C, d_out=layer.d_out
         )
-        ci_function = open_ci_function(
-            config.ci_fn_type, layer, config.ci_fn_hidden_dims, checkpoint, device
-        )
+        ci_function = None
+        if config.global_ci is None:
+            ci_function = open_ci_function(
+                config.ci_fn_type, layer, config.ci_fn_hidden_dims, checkpoint, device
+            )
         columns = slice(first, first + layer.C)
         u_norm = u.to(device, torch.float32).norm(dim=1)
         layers.append(_Layer(layer, columns, v.to(device, torch.float32), u_norm, ci_function))
@@ -254,10 +311,13 @@ def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch
     return logits
 
 
-def _max_context_length(target: nn.Module) -> int | None:
+def _max_context_length(target: nn.Module, global_ci: GlobalCIFunction | None) -> int | None:
+    """Tokens that both the target and the CI function read at once."""
     config = getattr(target, "config", None)
+    limits = [global_ci.max_context_length if global_ci else None]
     for owner, name in ((target, "max_context_length"), (config, "max_position_embeddings")):
         value = getattr(owner, name, None)
         if isinstance(value, int):
-            return value
-    return None
+            limits.append(value)
+            break
+    return min((limit for limit in limits if limit is not None), default=None)

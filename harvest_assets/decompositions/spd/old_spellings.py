@@ -1,13 +1,13 @@
-"""Older names of keys in configs and checkpoints, and what they are called now."""
+"""Other names of keys in configs and checkpoints, and what they are called here."""
 
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harvest_assets.decompositions.spd.ci_config import current_ci_settings
 from harvest_assets.errors import HarvestError
 
 _Value = TypeVar("_Value")
@@ -22,10 +22,13 @@ _PATTERNS = {
     "target_module_patterns": "module_info",
     "identity_module_patterns": "identity_module_info",
 }
-_CI_CONFIG = {"fn_type": "ci_fn_type", "hidden_dims": "ci_fn_hidden_dims"}
-_LAYERWISE = "layerwise"
 
-_PREFIXES = {"_gates.": "_ci_fns.", "patched_model.": "target_model."}
+_PREFIXES = {
+    "_gates.": "_ci_fns.",
+    "ci_fn._ci_fns.": "_ci_fns.",
+    "ci_fn._global_ci_fn.": "_global_ci_fn.",
+    "patched_model.": "target_model.",
+}
 _WRAPPED_COMPONENTS = re.compile(r"(?:target_model\.)?(.+)\.components\.(U|V|bias)")
 _WRAPPED_WEIGHT = re.compile(r"(target_model\..+)\.original\.(weight|bias)")
 
@@ -38,7 +41,8 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
         raw: what stands in it.
 
     Raises:
-        HarvestError: patterns stand there without their C, or `ci_config` is not layer by layer.
+        HarvestError: patterns stand there without their C, or `ci_config` has a mode that is not
+            known.
     """
     config = dict(raw)
     for old, new in _RENAMED.items():
@@ -52,19 +56,7 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
                     f"{path}: {old} must be a list of patterns, with one C for all of them."
                 )
             config[new] = [{"module_pattern": p, "C": config["C"]} for p in patterns]
-    ci_config = config.get("ci_config")
-    return config if ci_config is None else config | _layerwise(path, ci_config)
-
-
-def _layerwise(path: Path, ci_config: Any) -> dict[str, Any]:
-    """Kind and hidden sizes of the CI functions, as newer configs tell them."""
-    mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
-    if mode != _LAYERWISE:
-        raise HarvestError(
-            f"{path}: ci_config of mode {reprlib.repr(mode)} cannot be harvested; known is "
-            f"{_LAYERWISE}."
-        )
-    return {new: ci_config[key] for key, new in _CI_CONFIG.items() if key in ci_config}
+    return config | current_ci_settings(path, config)
 
 
 def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from harvest_assets.data.data import DataSpec
+from harvest_assets.decompositions.spd.ci_config import GlobalCI
 from harvest_assets.decompositions.spd.old_spellings import current_config
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.yaml_file import read_mapping, validated
@@ -22,7 +23,7 @@ _MOST_WIDTH = 1 << 24
 _MOST_PATTERNS = 4096
 _Width = Annotated[int, pydantic.Field(gt=0, le=_MOST_WIDTH)]
 
-SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard"]
+SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard", "half_sin"]
 
 
 class _Section(pydantic.BaseModel):
@@ -52,6 +53,7 @@ class DataConfig(_Section):
     shuffle_each_epoch: bool = True
     is_tokenized: bool = False
     streaming: bool = False
+    dataset_seed: int | None = pydantic.Field(default=None, ge=0, lt=1 << 63)
 
 
 class RunConfig(_Section):
@@ -64,6 +66,7 @@ class RunConfig(_Section):
     )
     ci_fn_type: str = "vector_mlp"
     ci_fn_hidden_dims: tuple[_Width, ...] = pydantic.Field(default=(8,), max_length=100)
+    global_ci: GlobalCI | None = None  # instead of one CI function a layer
     sigmoid_type: SigmoidType = "leaky_hard"
     sampling: Literal["continuous", "binomial"] = "continuous"
     pretrained_model_class: str
@@ -128,7 +131,7 @@ class RunConfig(_Section):
             streaming=task.streaming,
             buffer_size=task.buffer_size,
             shuffle_each_epoch=task.shuffle_each_epoch,
-            seed=self.seed,
+            seed=self.seed if task.dataset_seed is None else task.dataset_seed,
             tokenizer_name=self.tokenizer_name,
             n_ctx=task.max_seq_len if context_length is None else context_length,
         )

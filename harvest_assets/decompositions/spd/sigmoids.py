@@ -26,6 +26,10 @@ def _swish(x: torch.Tensor) -> torch.Tensor:
     return 1 - x + (x - 1) * torch.sigmoid(k * (1 - x)) + x * torch.sigmoid(k * x)
 
 
+def _half_sin(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 + 0.5 * x.sin()
+
+
 # sigmoid_type -> the function of x that gives the lower-leaky causal importance
 LOWER_LEAKY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "leaky_hard": _clamped,
@@ -33,4 +37,5 @@ LOWER_LEAKY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "normal": torch.sigmoid,
     "upper_leaky_hard": _upper_leaky,
     "swish_hard": _swish,
+    "half_sin": _half_sin,
 }

@@ -25,8 +25,13 @@ FAMILIES: dict[str, Callable[[str, str], nn.Module]] = {
     "transformers.*": build_transformers_lm,
 }
 
-# Training code moved; both prefixes name the same classes.
-_ALIASES = {"spd.pretrain.models.": "simple_stories_train.models."}
+# Training code moved several times; all these name the same classes.
+_ALIASES = (
+    "spd.pretrain.models.",
+    "param_decomp.pretrain.models.",
+    "param_decomp_lab.experiments.lm.pretrain.models.",
+    "param_decomp.experiments.lm.pretrain.models.",
+)
 
 
 def build_target(class_path: str, source: str) -> nn.Module:
@@ -39,9 +44,9 @@ def build_target(class_path: str, source: str) -> nn.Module:
     Raises:
         HarvestError: the class is unknown, or its config is not there or wrong.
     """
-    for alias, prefix in _ALIASES.items():
+    for alias in _ALIASES:
         if class_path.startswith(alias):
-            class_path = prefix + class_path.removeprefix(alias)
+            class_path = "simple_stories_train.models." + class_path.removeprefix(alias)
     for pattern, builder in FAMILIES.items():
         if fnmatchcase(class_path, pattern):
             return builder(class_path, source).eval()

@@ -8,21 +8,21 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.yaml_file import Schema, read_mapping, validated
 
 _FILE = "model_config.yaml"
-_NAMES = ("wandb:", "https://wandb.ai/")
 
 
 def target_folder(source: str) -> Path:
     """The folder that holds the files of a target's training run.
 
     Args:
-        source: `<run>/checkpoints/model_step_<n>.pt`, or a `wandb:` name or the run's page.
+        source: `<run>/checkpoints/model_step_<n>.pt`, or a W&B run in any accepted spelling.
 
     Raises:
         HarvestError: it is not there.
     """
-    if source.strip().startswith(_NAMES):
+    from harvest_assets.wandb_client.run_name import is_run_name, parse_run
+
+    if is_run_name(source) or source.strip().startswith("wandb:"):
         from harvest_assets.wandb_client.run_files import fetch_target
-        from harvest_assets.wandb_client.run_name import parse_run
 
         return fetch_target(parse_run(source).name)
     folder = Path(source).parent.parent
