@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harvest_assets.decompositions.spd.ci_config import current_ci_settings
+from harvest_assets.decompositions.spd.config_age import has_special_tokens, notes_on_age
+from harvest_assets.decompositions.spd.nested_config import (
+    flat_config,
+    is_nested,
+    output_attribute,
+    refuse_extra_inputs,
+)
 from harvest_assets.errors import HarvestError
 
 _Value = TypeVar("_Value")
@@ -44,7 +51,15 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
         HarvestError: patterns stand there without their C, or `ci_config` has a mode that is not
             known.
     """
-    config = dict(raw)
+    refuse_extra_inputs(path, raw)
+    nested = is_nested(raw)
+    config = flat_config(path, raw) if nested else dict(raw)
+    if "output_extract" in config:
+        attribute = output_attribute(path, config["output_extract"])
+        config.setdefault("pretrained_model_output_attr", attribute)
+    config.pop("global_ci", None)  # a name of ours
+    config["special_tokens"] = has_special_tokens(config, is_nested=nested)
+    config["notes_on_age"] = notes_on_age(config, special_tokens=config["special_tokens"])
     for old, new in _RENAMED.items():
         if config.get(new) is None and config.get(old) is not None:
             config[new] = config[old]

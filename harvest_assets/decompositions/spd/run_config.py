@@ -75,6 +75,8 @@ class RunConfig(_Section):
     pretrained_model_output_attr: str | None = None
     tokenizer_name: str
     task_config: DataConfig
+    special_tokens: bool = True
+    notes_on_age: tuple[str, ...] = ()
 
     @property
     def decomposed_modules(self) -> tuple[ModuleInfo, ...]:
@@ -90,14 +92,14 @@ class RunConfig(_Section):
         """Sentences on how the run's config was read, for whoever reads the results."""
         data = self.task_config
         if data.streaming or "shuffle_each_epoch" in data.model_fields_set:
-            return []
+            return list(self.notes_on_age)
         note = (
             "The run's task_config has no shuffle_each_epoch: the run is older than that key, and "
             "its training did not shuffle the rows of tokens again. It is read as true, which "
             "gives the rows in another order; add shuffle_each_epoch: false for that of the "
             "training."
         )
-        return [note]
+        return [*self.notes_on_age, note]
 
     def warnings(self, ci_threshold: float) -> list[str]:
         """Sentences that whoever starts a harvest with this threshold should read."""
@@ -134,6 +136,7 @@ class RunConfig(_Section):
             seed=self.seed if task.dataset_seed is None else task.dataset_seed,
             tokenizer_name=self.tokenizer_name,
             n_ctx=task.max_seq_len if context_length is None else context_length,
+            special_tokens=self.special_tokens,
         )
 
     @property
@@ -143,7 +146,7 @@ class RunConfig(_Section):
 
 
 def load_run_config(path: Path) -> RunConfig:
-    """Read and check `final_config.yaml`, also where it spells keys as older runs did.
+    """Read and check a run's config, also where it spells keys as older and newer runs did.
 
     Raises:
         HarvestError: the file is unreadable, no YAML, lacks a key, holds a wrong value, or its

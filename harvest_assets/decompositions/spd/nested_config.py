@@ -1,0 +1,169 @@
+"""`run_meta.yaml` and `experiment_config.yaml`: configs in sections, read as a flat one.
+
+Runs of `goodfire/param-decomp` (from March 2026 on) write one of these, or a flat
+`final_config.yaml` that says `output_extract` for `pretrained_model_output_attr`.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harvest_assets.errors import HarvestError
+
+_PD = {
+    "seed": "seed",
+    "ci_config": "ci_config",
+    "sampling": "sampling",
+    "sigmoid_type": "sigmoid_type",
+    "decomposition_targets": "module_info",
+    "identity_decomposition_targets": "identity_module_info",
+}
+_DATA = {
+    "dataset_name": "dataset_name",
+    "column_name": "column_name",
+    "max_seq_len": "max_seq_len",
+    "train_split": "train_data_split",
+    "is_tokenized": "is_tokenized",
+    "streaming": "streaming",
+    "buffer_size": "buffer_size",
+    "shuffle_each_epoch": "shuffle_each_epoch",
+}
+_DATA_DEFAULTS = {"column_name": "text", "shuffle_each_epoch": True}
+_EXTRA_INPUTS = "extra_input_module_patterns"
+# Copies of what `transformers` has under these names.
+_VENDORED = ("GPT2LMHeadModel", "LlamaForCausalLM")
+
+
+def is_nested(config: Mapping[str, Any]) -> bool:
+    """Whether a config is in sections."""
+    return "pd" in config
+
+
+def flat_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config in sections, under the names of `final_config.yaml`.
+
+    Args:
+        path: of the config, for messages.
+        config: its sections.
+
+    Raises:
+        HarvestError: a section is missing, or the run is of a kind that cannot be harvested.
+    """
+    reloader = str(config.get("reloader_class"))
+    if "jax" in reloader.lower():
+        raise HarvestError(
+            f"{path}: reloader_class {reloader[:200]!r} is of a run in JAX, whose checkpoints do "
+            "not hold the target model; runs in PyTorch can be harvested."
+        )
+    pd, target, data = (_section(path, config, name) for name in ("pd", "target", "data"))
+    task = _DATA_DEFAULTS | _renamed(data, _DATA) | {"task_name": "lm"}
+    return {
+        **_renamed(pd, _PD),
+        **_target(path, target),
+        "tokenizer_name": data.get("tokenizer_name"),
+        "task_config": task,
+    }
+
+
+def refuse_extra_inputs(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse runs whose global CI function reads layers that are not decomposed.
+
+    Raises:
+        HarvestError: the config asks for that, at its top or in one of its sections.
+    """
+    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
+    sections += [
+        value for part in sections[1:] for value in part.values() if isinstance(value, dict)
+    ]
+    if any(section.get(_EXTRA_INPUTS) for section in sections):
+        raise HarvestError(
+            f"{path}: {_EXTRA_INPUTS} gives the CI function inputs of layers that are not "
+            "decomposed, in an order that is not known; such a run cannot be harvested."
+        )
+
+
+def output_attribute(path: Path, extract: Any) -> str | None:
+    """`output_extract` as `pretrained_model_output_attr`: 0 is `idx_0`.
+
+    Raises:
+        HarvestError: it is neither an integer, a string nor null.
+    """
+    if extract is None or isinstance(extract, str):
+        return extract
+    if isinstance(extract, int) and not isinstance(extract, bool):
+        return f"idx_{extract}"
+    raise HarvestError(
+        f"{path}: output_extract is {reprlib.repr(extract)}; it must be an integer, a string or "
+        "null."
+    )
+
+
+def _target(path: Path, target: Mapping[str, Any]) -> dict[str, Any]:
+    spec = target.get("spec")
+    attribute = output_attribute(path, target.get("output_extract", "logits"))
+    if spec is None:
+        name = target.get("model_name") or target.get("model_path")
+        named = {
+            "pretrained_model_class": target.get("model_class"),
+            "pretrained_model_name": name,
+        }
+    else:
+        kind = spec.get("kind") if isinstance(spec, dict) else spec
+        if kind not in _KINDS:
+            raise HarvestError(
+                f"{path}: target.spec has the kind {reprlib.repr(kind)}, which cannot be "
+                f"harvested; known are {', '.join(_KINDS)}."
+            )
+        named = _KINDS[kind](path, spec)
+    return named | {"pretrained_model_output_attr": attribute}
+
+
+def _hf(_path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pretrained_model_class": spec.get("model_class"),
+        "pretrained_model_name": spec.get("model_name"),
+    }
+
+
+def _pretrained(_path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pretrained_model_class": spec.get("model_class"),
+        "pretrained_model_name": spec.get("run_path"),
+    }
+
+
+def _vendored(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
+    class_name = str(spec.get("model_class")).rpartition(".")[2]
+    if class_name not in _VENDORED:
+        raise HarvestError(
+            f"{path}: the target is {reprlib.repr(spec.get('model_class'))} with weights of "
+            f"{reprlib.repr(spec.get('model_name'))}; of hf_weights_in_vendored only "
+            f"{' and '.join(_VENDORED)} can be harvested, which transformers has too."
+        )
+    return {
+        "pretrained_model_class": f"transformers.{class_name}",
+        "pretrained_model_name": spec.get("model_name"),
+    }
+
+
+_KINDS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
+    "hf": _hf,
+    "pretrained": _pretrained,
+    "hf_weights_in_vendored": _vendored,
+}
+
+
+def _section(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    if not isinstance(section, dict):
+        raise HarvestError(
+            f"{path} has no section {name!r}; pd, target and data are needed to harvest a run."
+        )
+    return section
+
+
+def _renamed(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {new: section[old] for old, new in names.items() if old in section}
