@@ -17,6 +17,7 @@ class Spec(Protocol):
     n_ctx: int
     seed: int
     shuffle_each_epoch: bool
+    special_tokens: bool
 
 
 def group_rows(texts: list[str], tokenizer: Any, spec: Spec) -> list[list[int]]:
@@ -29,7 +30,7 @@ def group_rows(texts: list[str], tokenizer: Any, spec: Spec) -> list[list[int]]:
         piece = joined[i * length : (i + 1) * length]
         if "SimpleStories" in spec.dataset_name:
             piece = piece.replace(eos.lower(), eos)
-        tokens += tokenizer.encode(piece)
+        tokens += tokenizer.encode(piece, add_special_tokens=spec.special_tokens)
     n_rows = len(tokens) // spec.n_ctx
     return [tokens[i * spec.n_ctx : (i + 1) * spec.n_ctx] for i in range(n_rows)]
 

@@ -237,7 +237,7 @@ def test_a_part_of_a_split_is_copied(
 @pytest.mark.parametrize(
     ("split", "streaming"), [("train", False), ("train", True), ("train[:9]", False)]
 )
-def test_rows_of_another_length_are_one_clear_error(
+def test_rows_that_are_too_short_are_one_clear_error(
     split: str, streaming: bool, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
     lists = [*_token_lists(9), [1, 2, 3]][:: -1 if split != "train" else 1]
@@ -249,7 +249,7 @@ def test_rows_of_another_length_are_one_clear_error(
         streaming=streaming,
         train_data_split=split,
     )
-    with pytest.raises(HarvestError, match=r"'ids' of .* a row is 3 tokens long instead of 16\.$"):
+    with pytest.raises(HarvestError, match=r"'ids' of .* a row is 3 tokens long.* 16 "):
         harvest_rows(spec)
 
 

@@ -118,7 +118,7 @@ def current_ci_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]
     if ci_config is None:
         return _global_by_flag(config)
     mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
-    if mode == _GLOBAL:
+    if mode == _GLOBAL and isinstance(ci_config, dict):
         older = "transition_hidden_dim" not in ci_config
         return {"global_ci": ci_config | {"reads_before_transition": older}}
     if mode != _LAYERWISE:

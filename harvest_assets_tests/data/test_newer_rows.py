@@ -1,0 +1,132 @@
+"""Rows as runs of 2026 saw them: long rows cut, ids of any integer type, no special tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from harvest_assets.data.data import DataSpec, fingerprint
+from harvest_assets_tests.data.conftest import EOS, WORDS
+from harvest_assets_tests.data.data_oracle import permuted, streamed, text_rows, through_loader
+
+N_CTX = 6
+SEED = 5
+
+
+def spec_of(folder: Path, **changes: object) -> DataSpec:
+    plain = {
+        "dataset_name": str(folder),
+        "train_data_split": "train",
+        "column_name": "ids",
+        "is_tokenized": True,
+        "streaming": False,
+        "buffer_size": 7,
+        "shuffle_each_epoch": True,
+        "seed": SEED,
+        "tokenizer_name": "",
+        "n_ctx": N_CTX,
+    }
+    return DataSpec(**{**plain, **changes})
+
+
+def write(folder: Path, rows: list[list[int]], kind: pa.DataType, n_files: int = 1) -> Path:
+    folder.mkdir()
+    size = -(-len(rows) // n_files)
+    for n in range(n_files):
+        table = pa.table({"ids": pa.array(rows[n * size : (n + 1) * size], kind)})
+        pq.write_table(table, folder / f"train-{n:05d}-of-{n_files:05d}.parquet")
+    return folder
+
+
+def rows_of(lengths: list[int]) -> list[list[int]]:
+    generator = random.Random(1)
+    return [[generator.randrange(300) for _ in range(length)] for length in lengths]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [[9] * 40, [6] * 40, [6, 7, 9] * 13], ids=["longer", "equal", "of several lengths"]
+)
+def test_rows_are_cut_to_their_first_tokens(
+    lengths: list[int],
+    streaming: bool,
+    tmp_path: Path,
+    harvest_rows: Callable[..., torch.Tensor],
+):
+    rows = rows_of(lengths)
+    spec = spec_of(write(tmp_path / "data", rows, pa.list_(pa.int64())), streaming=streaming)
+    cut = [row[:N_CTX] for row in rows]
+    expected = (
+        torch.tensor(streamed([cut], SEED, 7))
+        if streaming
+        else through_loader(permuted(cut, SEED), spec)
+    )
+    assert torch.equal(harvest_rows(spec), expected)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.int32()),
+        pa.list_(pa.uint16()),
+        pa.large_list(pa.int64()),
+        pa.large_list(pa.uint16()),
+        pa.list_(pa.int64(), 9),
+        pa.list_(pa.uint16(), 9),
+    ],
+    ids=str,
+)
+def test_lists_of_any_integer_type(
+    kind: pa.DataType,
+    streaming: bool,
+    tmp_path: Path,
+    harvest_rows: Callable[..., torch.Tensor],
+):
+    rows = rows_of([9] * 30)
+    spec = spec_of(write(tmp_path / "data", rows, kind), streaming=streaming)
+    cut = [row[:N_CTX] for row in rows]
+    expected = (
+        torch.tensor(streamed([cut], SEED, 7))
+        if streaming
+        else through_loader(permuted(cut, SEED), spec)
+    )
+    assert torch.equal(harvest_rows(spec), expected)
+
+
+def test_a_stream_of_several_files(tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]):
+    rows = rows_of([8] * 40)
+    spec = spec_of(write(tmp_path / "data", rows, pa.list_(pa.uint16()), 4), streaming=True)
+    files = [[row[:N_CTX] for row in rows[n : n + 10]] for n in range(0, 40, 10)]
+    assert torch.equal(harvest_rows(spec), torch.tensor(streamed(files, SEED, 7)))
+
+
+def test_text_without_special_tokens(
+    tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
+):
+    generator = random.Random(2)
+    texts = [" ".join(generator.choices(WORDS, k=12)) for _ in range(60)]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": texts}), folder / "train.parquet")
+    spec = spec_of(
+        folder,
+        column_name="text",
+        is_tokenized=False,
+        tokenizer_name=str(tokenizer_dir),
+        special_tokens=False,
+    )
+    rows = harvest_rows(spec)
+    expected = through_loader(text_rows(permuted(texts, SEED), spec), spec)
+    assert torch.equal(rows, expected)
+    with_them = harvest_rows(spec_of(**{**vars(spec), "folder": folder, "special_tokens": True}))
+    assert len(with_them) > len(rows), f"each piece ends with {EOS}"
+    assert fingerprint(spec, None) != fingerprint(
+        spec_of(**{**vars(spec), "folder": folder, "special_tokens": True}), None
+    )

@@ -1,0 +1,241 @@
+"""Configs in sections, and the flat ones of the same time, mean what the older flat form means."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
+from harvest_assets.errors import HarvestError
+
+CI = {"mode": "layerwise", "fn_type": "shared_mlp", "hidden_dims": [5]}
+FLAT = {
+    "seed": 11,
+    "autocast_bf16": True,
+    "ci_config": CI,
+    "sampling": "continuous",
+    "sigmoid_type": "half_sin",
+    "module_info": [{"module_pattern": "h.*.c_fc", "C": 7}],
+    "identity_module_info": None,
+    "tied_weights": None,
+    "pretrained_model_class": "param_decomp.pretrain.models.gpt2_simple.GPT2Simple",
+    "pretrained_model_name": "who/what/runs/t-0123abcd",
+    "pretrained_model_output_attr": "idx_0",
+    "tokenizer_name": "somebody/tokenizer",
+    "task_config": {
+        "task_name": "lm",
+        "dataset_name": "data",
+        "column_name": "text",
+        "max_seq_len": 32,
+        "train_data_split": "train",
+        "is_tokenized": False,
+        "streaming": False,
+        "buffer_size": 1000,
+        "shuffle_each_epoch": True,
+    },
+}
+NESTED: dict[str, Any] = {
+    "reloader_class": "param_decomp_lab.experiments.lm.run.LMReloader",
+    "pd": {
+        "seed": 11,
+        "ci_config": CI,
+        "sampling": "continuous",
+        "sigmoid_type": "half_sin",
+        "decomposition_targets": [{"module_pattern": "h.*.c_fc", "C": 7}],
+        "identity_decomposition_targets": None,
+        "tied_weights": None,
+        "loss_metrics": [],
+    },
+    "runtime": {"device": "cuda"},
+    "cadence": {},
+    "target": {
+        "spec": {
+            "kind": "pretrained",
+            "model_class": "param_decomp.pretrain.models.gpt2_simple.GPT2Simple",
+            "run_path": "who/what/runs/t-0123abcd",
+        },
+        "output_extract": 0,
+        "weights_dtype": "bfloat16",
+    },
+    "data": {
+        "dataset_name": "data",
+        "tokenizer_name": "somebody/tokenizer",
+        "max_seq_len": 32,
+        "train_split": "train",
+        "eval_split": "test",
+        "is_tokenized": False,
+        "streaming": False,
+    },
+    "eval": {},
+}
+
+
+def load(folder: Path, raw: dict[str, Any]) -> RunConfig:
+    path = folder / "run_meta.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return load_run_config(path)
+
+
+def nested(section: str, **changes: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(NESTED)
+    raw[section] |= changes
+    return raw
+
+
+def test_sections_mean_the_same(tmp_path: Path):
+    flat = load(tmp_path, FLAT)
+    assert load(tmp_path, NESTED) == flat
+    without = {key: value for key, value in NESTED.items() if key != "reloader_class"}
+    assert load(tmp_path, without) == flat
+    assert not flat.special_tokens
+    extracted = {k: v for k, v in FLAT.items() if k != "pretrained_model_output_attr"}
+    del extracted["autocast_bf16"]
+    assert load(tmp_path, {**extracted, "output_extract": 0}) == flat
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "attribute"),
+    [
+        (
+            {"spec": {"kind": "hf", "model_class": "transformers.X", "model_name": "a/b"}},
+            "a/b",
+            "logits",
+        ),
+        ({"model_class": "transformers.X", "model_name": "a/b"}, "a/b", "logits"),
+        (
+            {"model_class": "transformers.X", "model_path": "./here", "output_extract": None},
+            "./here",
+            None,
+        ),
+        (
+            {
+                "spec": {
+                    "kind": "hf_weights_in_vendored",
+                    "model_class": "param_decomp.vendored.gpt2.GPT2LMHeadModel",
+                    "model_name": "a/b",
+                },
+                "output_extract": "logits",
+            },
+            "a/b",
+            "logits",
+        ),
+    ],
+)
+def test_kinds_of_targets(tmp_path: Path, target: dict[str, Any], name: str, attribute: str | None):
+    config = load(tmp_path, {**NESTED, "target": target})
+    assert config.target_name == name
+    assert config.pretrained_model_output_attr == attribute
+    assert config.pretrained_model_class.startswith("transformers.")
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (nested("pd", extra_input_module_patterns=["h.*.attn"]), "extra_input_module_patterns"),
+        (
+            nested("pd", ci_config={**CI, "extra_input_module_patterns": ["h.*"]}),
+            "extra_input_module_patterns",
+        ),
+        ({**FLAT, "extra_input_module_patterns": ["h.*"]}, "extra_input_module_patterns"),
+        ({**NESTED, "reloader_class": "param_decomp_jax.lm.JaxReloader"}, "JAX"),
+        (nested("target", spec={"kind": "tms", "model_class": "x"}), "tms"),
+        (
+            nested(
+                "target",
+                spec={"kind": "hf_weights_in_vendored", "model_class": "a.Qwen", "model_name": "q"},
+            ),
+            "Qwen",
+        ),
+        (nested("target", output_extract=[1]), "output_extract"),
+        ({**NESTED, "data": None}, "data"),
+        ({**NESTED, "pd": 3}, "pd"),
+    ],
+)
+def test_what_cannot_be_harvested_is_named(tmp_path: Path, raw: dict[str, Any], name: str):
+    with pytest.raises(HarvestError, match=name):
+        load(tmp_path, raw)
+
+
+def test_an_empty_list_of_extra_inputs_is_none(tmp_path: Path):
+    raw = nested("pd", extra_input_module_patterns=[])
+    assert load(tmp_path, raw) == load(tmp_path, NESTED)
+
+
+TRANSFORMER = {
+    "mode": "global",
+    "fn_type": "global_shared_transformer",
+    "simple_transformer_ci_cfg": {
+        "d_model": 8,
+        "n_blocks": 1,
+        "attn_config": {"n_heads": 2},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "special_tokens", "n_notes"),
+    [
+        ({}, False, 0),
+        ({"autocast_bf16": False}, False, 0),
+        ({"autocast_bf16": None}, False, 0),
+        ({"without": "autocast_bf16"}, True, 1),
+        ({"without": "autocast_bf16", "ci_config": TRANSFORMER}, True, 2),
+        ({"without": "autocast_bf16", "ci_config": None}, True, 0),
+    ],
+)
+def test_the_age_of_a_config_decides(
+    tmp_path: Path, changes: dict[str, Any], special_tokens: bool, n_notes: int
+):
+    raw = {**FLAT, **changes}
+    raw.pop(raw.pop("without", ""), None)
+    config = load(tmp_path, raw)
+    assert config.special_tokens == special_tokens
+    assert config.data_spec(None).special_tokens == special_tokens
+    assert len(config.notes) == n_notes
+
+
+def test_a_seed_of_the_data_wins(tmp_path: Path):
+    task = FLAT["task_config"]
+    for seed, expected in ((None, 11), (0, 0), (5, 5)):
+        raw = {**FLAT, "task_config": {**task, "dataset_seed": seed}}
+        assert load(tmp_path, raw).data_spec(None).seed == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"use_global_ci": True, "ci_fn_type": "shared_mlp"}, "global_shared_mlp"),
+        ({"ci_fn_type": "global_shared_mlp"}, "global_shared_mlp"),
+        (
+            {"use_global_ci": True, "ci_fn_type": "global_reverse_residual"},
+            "global_reverse_residual",
+        ),
+        ({"use_global_ci": False, "ci_fn_type": "shared_mlp"}, None),
+    ],
+)
+def test_global_functions_before_ci_config(
+    tmp_path: Path, changes: dict[str, Any], kind: str | None
+):
+    raw = {key: value for key, value in FLAT.items() if key != "ci_config"}
+    config = load(tmp_path, {**raw, "ci_fn_hidden_dims": [6], **changes})
+    assert (config.global_ci.fn_type if config.global_ci else None) == kind
+    if kind == "global_shared_mlp":
+        assert config.global_ci.hidden_dims == (6,)
+
+
+def test_an_unknown_mode_is_named(tmp_path: Path):
+    with pytest.raises(HarvestError, match="sideways"):
+        load(tmp_path, {**FLAT, "ci_config": {"mode": "sideways"}})
+
+
+def test_heads_that_do_not_divide_are_named(tmp_path: Path):
+    sizes = TRANSFORMER["simple_transformer_ci_cfg"] | {"attn_config": {"n_heads": 3}}
+    with pytest.raises(HarvestError, match="n_heads"):
+        load(
+            tmp_path,
+            {**FLAT, "ci_config": {**TRANSFORMER, "simple_transformer_ci_cfg": sizes}},
+        )
