@@ -9,6 +9,7 @@ from rich.console import Console
 
 from benchmarks.accumulate import Measured, measure
 from benchmarks.batches import SIZES
+from benchmarks.large_run import Shape, write_large_run
 from benchmarks.merging import MergeSize, measure_merge
 from benchmarks.report import accumulation_table, merge_table, whole_table
 from benchmarks.whole import measure_whole
@@ -80,6 +81,15 @@ def harvest(run: str, device: str, repeats: int, bf16: bool, picture: Path | Non
     """Time the harvest of a run (default: the built-in one) beside its bare forward and CI pass."""
     reference = parse_run(str(lay_out_demo()) if run == "demo" else run)
     show([whole_table(measure_whole(reference, device, repeats, bf16=bf16))], picture)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--rows", default=4096, show_default=True, help="Rows of data.")
+def large_run(folder: Path, rows: int) -> None:
+    """Write a random run of the size of the VPD paper's into a new folder (2.9 GB)."""
+    run = write_large_run(folder, Shape(n_rows=rows))
+    click.echo(f"Harvest it with: harvest-assets {run}")
 
 
 def show(tables: list[object], picture: Path | None) -> None:
