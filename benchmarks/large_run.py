@@ -95,7 +95,15 @@ def _sparse_bias(config_path: Path, checkpoint: Path, seed: int) -> torch.Tensor
     exponents = torch.rand(raw.shape[1], generator=generator)
     places = (lowest * (highest / lowest) ** exponents) * len(raw)
     ranks = (len(raw) - 1 - places.long()).clamp(min=0)
-    return -raw.sort(dim=0).values.gather(0, ranks[None])[0]
+    bias = -raw.sort(dim=0).values.gather(0, ranks[None])[0]
+    of_layer = dict(
+        zip(
+            (path for path, _ in model.layers),
+            bias.split([c for _, c in model.layers]),
+            strict=True,
+        )
+    )
+    return torch.cat([of_layer[path] for path in sorted(of_layer)])  # the head's own order
 
 
 def _config(root: Path, target: Path, shape: Shape, seed: int) -> dict[str, object]:
