@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held
@@ -50,7 +50,7 @@ STATE_VERSION = "2"
 def harvest_shard(
     context: dg.AssetExecutionContext,
     harvest_plan: HarvestPlan,
-    run_checkpoint: RunCheckpoint,
+    run_checkpoint: Decomposition,
     token_rows: SharedTokenRows,
 ) -> dg.MaterializeResult[Any]:
     """The statistics of one shard's share; a shard beyond the plan's has nothing to do.
@@ -84,7 +84,7 @@ def harvest_shard(
 
 def harvest_share(
     plan: HarvestPlan,
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     shared_rows: SharedTokenRows,
     share: ShardResult,
     paths: HarvestLayout,
@@ -101,7 +101,7 @@ def harvest_share(
 def _harvest_share_on(
     device: "torch.device",
     plan: HarvestPlan,
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     shared_rows: SharedTokenRows,
     share: ShardResult,
     paths: HarvestLayout,

@@ -30,11 +30,21 @@ from harvest_assets.errors import HarvestError
 
 
 class ModelOutputs(NamedTuple):
-    """What the model answers for tokens [B, S]."""
+    """What the model computes for tokens [B, S]."""
 
     output_probs: torch.Tensor  # float32 [B, S, vocab], of the next token
     ci: torch.Tensor  # float32 [B, S, C_total], lower-leaky causal importances
     component_acts: torch.Tensor  # float32 [B, S, C_total]
+
+    @property
+    def firing_strengths(self) -> torch.Tensor:
+        """Of a component: its causal importance."""
+        return self.ci
+
+    @property
+    def second_values(self) -> torch.Tensor:
+        """Of a component: its activation."""
+        return self.component_acts
 
 
 @dataclass(frozen=True)
