@@ -90,12 +90,12 @@ class RunCheckpoint:
         from harvest_assets.data.tokenization import load_tokenizer
         from harvest_assets.decompositions.spd.model import open_model
 
-        paths = (files.config, files.checkpoint)
-        stamps = stamps_of(paths)
         config = load_run_config(files.config)
         model = open_model(config, files.checkpoint, "cpu")
         limit = id_limit(load_tokenizer(config.tokenizer_name), with_added=False)
         tokenizer = RecordedTokenizer.in_use(config.tokenizer_name)
+        paths = (files.config, files.checkpoint)
+        stamps = stamps_of(paths)
         return cls(
             run=files.name.key,
             config_path=str(files.config),
