@@ -1,8 +1,8 @@
 """Files of a run, recognised again: by their content, or faster by their stamps.
 
 A stamp is a file's size, modification time, change time and inode. The file system sets the change
-time on every write and nobody can set it back, so equal stamps mean equal content. Two writes in one
-tick of its clock have the same time, so a file that was just changed has no stamp. Where stamps
+time on every write and nobody can set it back, so equal stamps mean equal content. Two writes in
+one tick of its clock have the same time, so a file that was just changed has no stamp. Where stamps
 differ or are missing, the digest decides.
 """
 
