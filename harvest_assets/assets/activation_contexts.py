@@ -1,4 +1,4 @@
-"""What is told component by component: examples, PMI, summary, and how it was harvested."""
+"""The results of each component: examples, PMI, summary; and how they were harvested."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def activation_contexts(
     token_rows: SharedTokenRows,
     harvest_shard: ShardResults,
 ) -> dg.MaterializeResult[Any]:
-    """`components.jsonl`, `summary.json`, `config.json`, and the tables that stand beside them."""
+    """`components.jsonl`, `summary.json`, `config.json`, and the Parquet tables beside them."""
     from harvest_assets.results.merge import MergedContexts, firing_overview
 
     states = harvest_shard.open(harvest_plan)

@@ -1,4 +1,4 @@
-"""The files of an SPD run: found or downloaded, opened, verified."""
+"""The files of a decomposition run: found or downloaded, opened, verified."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from harvest_assets.wandb_client.run_files import fetch_run
 )
 @refuses_bad_input
 def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    """Config and checkpoint of the SPD run, verified to make a model.
+    """Config and checkpoint of the run, verified to make a model.
 
     They are taken from the run cache or downloaded from W&B. The data version is their digest.
     """
@@ -58,7 +58,10 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
             "components": checkpoint.n_components,
             "layers": dg.MetadataValue.md(f"| layer | C |\n|---|---|\n{layers}"),
             "vocabulary": checkpoint.vocab_size,
-            "step": checkpoint.step if checkpoint.step is not None else "not told",
+            "kind": checkpoint.kind,
+            "firing strength": checkpoint.firing_strength,
+            "second value": checkpoint.second_value or "none",
+            "step": checkpoint.step if checkpoint.step is not None else "unknown",
             "checkpoint": dg.MetadataValue.path(checkpoint.checkpoint_path),
             "config": dg.MetadataValue.path(checkpoint.config_path),
             "wandb": dg.MetadataValue.url(owner.reference.name.url)
@@ -98,10 +101,9 @@ def _check_tokenizer(stored: Decomposition, checkpoint: Decomposition) -> None:
     if stored.sha256 != checkpoint.sha256 or None in (before, here) or before == here:
         return
     raise HarvestError(
-        f"The tokenizer {checkpoint.tokenizer.name!r} is another one than this harvest was made "
-        f"with: there it was {_of_tokenizer(stored)}, here it is {_of_tokenizer(checkpoint)}. Give "
-        "the command in the folder in which the name leads to the first, or an --out-name for a "
-        "harvest with the second."
+        f"The tokenizer {checkpoint.tokenizer.name!r} is {_of_tokenizer(checkpoint)}, but this "
+        f"harvest was made with {_of_tokenizer(stored)}. Run the command in the folder in which "
+        "the name leads to the latter, or give an --out-name for a harvest with the former."
     )
 
 

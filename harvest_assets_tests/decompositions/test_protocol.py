@@ -81,7 +81,7 @@ def test_a_dictionary_is_harvested_like_plain_loops(tiny: TinyHarvest, run: Path
         assert line["mean_ci"] == pytest.approx(mean, rel=1e-5)
         places = table.filter(flat_index=c).select("row", "position").rows()
         for example, firing in zip(line["activation_examples"], places, strict=True):
-            # Without a second value, the first stands in both places.
+            # Without a second value, the first is in both places.
             window = oracle.window(tokens, latents, latents, firing, c, tokens_per_side=4)
             assert latents[firing][c] > THRESHOLD
             assert example["token_ids"] == window.token_ids
@@ -96,8 +96,8 @@ def test_a_dictionary_is_harvested_like_plain_loops(tiny: TinyHarvest, run: Path
             top_k=5,
             vocab_limit=VOCAB,
         )
-        told = {"top": [list(pair) for pair in top], "bottom": [list(pair) for pair in bottom]}
-        assert line["input_token_pmi"] == told
+        expected = {"top": [list(pair) for pair in top], "bottom": [list(pair) for pair in bottom]}
+        assert line["input_token_pmi"] == expected
 
 
 def test_what_is_recorded_of_a_dictionary(tiny: TinyHarvest):

@@ -35,7 +35,7 @@ _WIDTH = 10
 
 
 def write_run(root: Path) -> Path:
-    """Fill `root` with tokenizer, dataset and dictionary; answers the run's folder."""
+    """Fill `root` with tokenizer, dataset and dictionary; returns the run's folder."""
     generator = random.Random(5)
     texts = [text(generator) for _ in range(150)]
     (root / "dataset").mkdir(parents=True)
