@@ -1,4 +1,4 @@
-"""What is told component by component: examples, PMI, summary, and how it was harvested."""
+"""The results of each component: examples, PMI, summary; and how they were harvested."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets import __version__
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.orchestration.asset_metadata import (
     GROUP,
     OWNERS,
@@ -40,12 +40,12 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @one_owner(merge_work)
 def activation_contexts(
     context: dg.AssetExecutionContext,
-    run_checkpoint: RunCheckpoint,
+    run_checkpoint: Decomposition,
     harvest_plan: HarvestPlan,
     token_rows: SharedTokenRows,
     harvest_shard: ShardResults,
 ) -> dg.MaterializeResult[Any]:
-    """`components.jsonl`, `summary.json`, `config.json`, and the tables that stand beside them."""
+    """`components.jsonl`, `summary.json`, `config.json`, and the Parquet tables beside them."""
     from harvest_assets.results.merge import MergedContexts, firing_overview
 
     states = harvest_shard.open(harvest_plan)
@@ -76,11 +76,10 @@ def activation_contexts(
 
 
 def _harvest_config(
-    checkpoint: RunCheckpoint, plan: HarvestPlan, rows: SharedTokenRows, n_tokens: int
+    checkpoint: Decomposition, plan: HarvestPlan, rows: SharedTokenRows, n_tokens: int
 ) -> dict[str, Any]:
     """What was harvested and how: the content of `config.json`."""
-    config = checkpoint.config()
-    data = config.task_config
+    data, notes = checkpoint.data_spec(plan.context_length), checkpoint.notes()
     return {
         "wandb_path": registration_of(plan.run).reference.name.wandb_path,
         "n_batches": plan.n_batches,
@@ -97,14 +96,13 @@ def _harvest_config(
         **checkpoint.tokenizer.as_config(),
         "dataset_name": data.dataset_name,
         "dataset_split": data.train_data_split,
-        "data_seed": config.seed,
-        "sigmoid_type": config.sigmoid_type,
-        "sampling": config.sampling,
+        "data_seed": data.seed,
+        **checkpoint.as_config(),
         "ci_noise": plan.ci_noise,
         "bf16": plan.bf16,
         "checkpoint": Path(checkpoint.checkpoint_path).name,
         "checkpoint_sha256": checkpoint.sha256,
         "plan": plan.digest,
         "harvest_assets_version": __version__,
-        **({"notes": config.notes} if config.notes else {}),
+        **({"notes": notes} if notes else {}),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.data.data import DataSpec, fingerprint
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
@@ -38,7 +38,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 )
 @refuses_bad_input
 def harvest_plan(
-    context: dg.AssetExecutionContext, run_checkpoint: RunCheckpoint
+    context: dg.AssetExecutionContext, run_checkpoint: Decomposition
 ) -> dg.MaterializeResult[Any]:
     """What is to be harvested and how; every shard and every merge reads it from here.
 
@@ -47,15 +47,14 @@ def harvest_plan(
     paths = registration(context.partition_key).layout
     stored, config = settings_over_stored(paths, context.op_execution_context.op_config)
     plan = make_plan(run_checkpoint, config)
-    run = run_checkpoint.config()
+    spec, notes = run_checkpoint.data_spec(plan.context_length), run_checkpoint.notes()
     if stored is not None:
-        _check_rows(paths, plan, run.data_spec(plan.context_length))
+        _check_rows(paths, plan, spec)
     changes = {}
     if stored is not None and stored != plan:
-        streaming = run.task_config.streaming
-        changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=streaming)}
+        changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=spec.streaming)}
         context.log.warning(changes[CHANGES])
-    for warning in run.warnings(plan.ci_threshold):
+    for warning in run_checkpoint.warnings(plan.ci_threshold):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
     settings = "\n".join(
@@ -68,7 +67,7 @@ def harvest_plan(
             "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
             "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
             "shards": plan.n_shards,
-            **({"notes": "\n\n".join(run.notes)} if run.notes else {}),
+            **({"notes": "\n\n".join(notes)} if notes else {}),
             **changes,
         },
     )
@@ -111,7 +110,7 @@ def settings_over_stored(
     return stored, HarvestConfig.model_validate({**kept, **given})
 
 
-def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
+def make_plan(checkpoint: Decomposition, config: HarvestConfig) -> HarvestPlan:
     """Resolve the settings that depend on the run and on the machine.
 
     Raises:
@@ -126,6 +125,7 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
             f"context_length is {context_length}, but the target model reads at most {limit} "
             "tokens; give a smaller --context_length."
         )
+    options = checkpoint.options()
     return HarvestPlan(
         run=checkpoint.run,
         checkpoint_sha256=checkpoint.sha256,
@@ -138,8 +138,8 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
         pmi_token_top_k=config.pmi_token_top_k,
         seed=config.seed,
         n_shards=default_n_shards() if config.n_shards is None else config.n_shards,
-        ci_noise=config.ci_noise and checkpoint.config().sampling == "binomial",
-        bf16=config.bf16,
+        ci_noise=config.ci_noise and "ci_noise" in options,
+        bf16=config.bf16 and "bf16" in options,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held
@@ -50,13 +50,13 @@ STATE_VERSION = "2"
 def harvest_shard(
     context: dg.AssetExecutionContext,
     harvest_plan: HarvestPlan,
-    run_checkpoint: RunCheckpoint,
+    run_checkpoint: Decomposition,
     token_rows: SharedTokenRows,
 ) -> dg.MaterializeResult[Any]:
     """The statistics of one shard's share; a shard beyond the plan's has nothing to do.
 
-    A share that was harvested for the same plan and lies there undamaged is not harvested again; of
-    one that was interrupted, what has been saved is not.
+    A share that was harvested for the same plan and is undamaged is not harvested again; one that
+    was interrupted continues after what was saved.
     """
     started = time.monotonic()
     shard = shard_of(context.partition_key)
@@ -84,28 +84,28 @@ def harvest_shard(
 
 def harvest_share(
     plan: HarvestPlan,
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     shared_rows: SharedTokenRows,
     share: ShardResult,
     paths: HarvestLayout,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> "HarvesterState":
     """Harvest a share on a GPU that nobody else uses, or on the CPU where there is none.
 
     What was saved of it before is not harvested again; the lease of the shard must be held.
     """
-    with lease_device(tell) as device:
-        return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, tell)
+    with lease_device(log) as device:
+        return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, log)
 
 
 def _harvest_share_on(
     device: "torch.device",
     plan: HarvestPlan,
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     shared_rows: SharedTokenRows,
     share: ShardResult,
     paths: HarvestLayout,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> "HarvesterState":
     from harvest_assets.harvester import Harvester
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
@@ -125,7 +125,7 @@ def _harvest_share_on(
 
     saved = paths.shard_saved(share.shard)
     lease = paths.lease(f"shard-{share.shard}")
-    harvester, done = resume_or_begin(saved, share, begin, device, tell)
+    harvester, done = resume_or_begin(saved, share, begin, device, log)
     harvest_saving(
         harvester,
         checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16),
@@ -136,7 +136,7 @@ def _harvest_share_on(
         batch_size=plan.batch_size,
         rows_per_forward=plan.rows_per_forward,
         on_progress=ProgressWriter(
-            paths.shard_progress(share.shard), len(share.rows), plan.context_length, tell, done
+            paths.shard_progress(share.shard), len(share.rows), plan.context_length, log, done
         ),
         may_write=lambda: check_held(lease),
     )
@@ -148,7 +148,7 @@ def _metadata(share: ShardResult, seconds: float) -> dict[str, Any]:
         return {"share": "empty: nothing is left for this shard"}
     rows = f"rows {share.rows.start:,} to {share.rows.stop:,}"
     if share.stands:
-        told = shard_metadata(share.state, seconds)
-        del told["tokens per second"]  # nothing was computed
-        return {"share": f"{rows}, harvested before", **told}
+        counted = shard_metadata(share.state, seconds)
+        del counted["tokens per second"]  # nothing was computed
+        return {"share": f"{rows}, harvested before", **counted}
     return {"share": rows, **shard_metadata(share.state, seconds)}

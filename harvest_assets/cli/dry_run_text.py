@@ -18,7 +18,6 @@ def print_dry_run(result: DryRun, console: Console) -> None:
 
 def _lines(result: DryRun) -> list[tuple[str, str]]:
     checkpoint, plan, needs = result.checkpoint, result.plan, result.footprint
-    config = checkpoint.config()
     widest = max(len(layer) for layer, _ in checkpoint.layers)
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
@@ -26,7 +25,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     peak = size_text(needs.peak_disk)
     return [
         ("run", f"{plan.run}{step}"),
-        ("model", f"{config.pretrained_model_class} {config.target_name}"),
+        ("model", checkpoint.model_name()),
         ("components", f"{checkpoint.n_components:,} in {len(checkpoint.layers)} layers"),
         *layers,
         ("vocabulary", f"{checkpoint.vocab_size:,}"),
@@ -40,7 +39,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("", f"{size_text(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
-        *(("warning", warning) for warning in config.warnings(plan.ci_threshold)),
+        *(("warning", warning) for warning in checkpoint.warnings(plan.ci_threshold)),
     ]
 
 

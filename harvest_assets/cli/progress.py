@@ -19,7 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.backfills import BackfillStatus
 from harvest_assets.runners.local import StageStatus
@@ -35,8 +35,8 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 def harvest_warnings(paths: HarvestLayout) -> list[str]:
     """Sentences that whoever started this harvest should read."""
-    config = RunCheckpoint.open(paths.root).config()
-    return config.warnings(HarvestPlan.open(paths.root).ci_threshold)
+    threshold = HarvestPlan.open(paths.root).ci_threshold
+    return open_decomposition(paths.root).warnings(threshold)
 
 
 class _Display:

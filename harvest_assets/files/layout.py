@@ -180,7 +180,7 @@ class HarvestLayout:
 
     @property
     def run_checkpoint(self) -> Path:
-        """Which files of the SPD run are harvested, with their digests."""
+        """Which files of the run are harvested, with their digest."""
         return self.root / "run_checkpoint.json"
 
     @property

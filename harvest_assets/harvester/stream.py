@@ -18,19 +18,19 @@ from harvest_assets.harvester.harvester import Harvester
 
 
 class Activations(Protocol):
-    """What a model answers for tokens [B, S]."""
+    """What a model computes for tokens [B, S]."""
 
     @property
     def output_probs(self) -> torch.Tensor:
         """Next-token probabilities, float [B, S, V]."""
 
     @property
-    def ci(self) -> torch.Tensor:
-        """Causal importances, float [B, S, C_total]."""
+    def firing_strengths(self) -> torch.Tensor:
+        """What the threshold is applied to, float [B, S, C_total]: the `ci` of `process_batch`."""
 
     @property
-    def component_acts(self) -> torch.Tensor:
-        """Component activations, float [B, S, C_total]."""
+    def second_values(self) -> torch.Tensor | None:
+        """The `component_acts`, float [B, S, C_total]; None repeats the firing strengths."""
 
 
 class RowSource(Protocol):
@@ -152,15 +152,35 @@ def _add_group(
         )
         if first < last:
             mine = slice(first - group.start - start, last - group.start - start)
-            harvester.process_batch(
-                group.padded[start : start + size][mine],
-                answer.ci[mine],
-                answer.output_probs[mine],
-                answer.component_acts[mine],
-                first,
-            )
+            add_answer(harvester, group.padded[start : start + size], answer, first, mine)
         del answer
     return n_pieces
+
+
+def add_answer(
+    harvester: Harvester,
+    tokens: torch.Tensor,
+    answer: Activations,
+    first_row: int,
+    rows: slice = slice(None),
+) -> None:
+    """Add what a model computed for rows of tokens.
+
+    Args:
+        harvester: accumulates it.
+        tokens: int64 [B, S].
+        answer: for these tokens.
+        first_row: number in the whole harvest of the first row that is added.
+        rows: which of the B rows to add.
+    """
+    strengths, second = answer.firing_strengths[rows], answer.second_values
+    harvester.process_batch(
+        tokens[rows],
+        strengths,
+        answer.output_probs[rows],
+        strengths if second is None else second[rows],
+        first_row,
+    )
 
 
 def _check_tokens(tokens: torch.Tensor, vocab_size: int, first_row: int) -> None:

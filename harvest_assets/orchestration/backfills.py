@@ -200,7 +200,7 @@ def _progress(keys: Sequence[str], since: float) -> tuple[int, int, float]:
 
 
 def _reasons(instance: dg.DagsterInstance, backfill_id: str) -> dict[str, str]:
-    """Why runs of a backfill failed, in a sentence, by the key of the SPD run."""
+    """Why runs of a backfill failed, in a sentence, by the key of the run."""
     filters = dg.RunsFilter(
         tags={"dagster/backfill": backfill_id}, statuses=[dg.DagsterRunStatus.FAILURE]
     )

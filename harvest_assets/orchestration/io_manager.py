@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.commit import publish_files
 from harvest_assets.files.layout import HarvestLayout
@@ -29,7 +29,7 @@ CONTEXTS_ASSET = "activation_contexts"
 def _readable(asset: str, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
     """The file that an upstream asset leaves, and what opens it."""
     return {
-        "run_checkpoint": (paths.run_checkpoint, RunCheckpoint.open),
+        "run_checkpoint": (paths.run_checkpoint, open_decomposition),
         "harvest_plan": (paths.plan, HarvestPlan.open),
         "token_rows": (paths.token_rows, SharedTokenRows.open),
     }[asset]

@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.lease import hold_lease
@@ -170,7 +170,7 @@ def _harvest_shards(
     shares = [name for name in SHARD_KEYS if work.share(name)]
     names = [name for name in shares if work.standing(paths, plan, name) is None]
     before = work.n_rows - sum(len(work.share(name)) for name in names)
-    checkpoint = RunCheckpoint.open(paths.root)
+    checkpoint = open_decomposition(paths.root)
     require_free(paths.root, least_disk(checkpoint.layers, checkpoint.vocab_size, len(names)))
     for name in names:
         paths.shard_progress(name).unlink(missing_ok=True)

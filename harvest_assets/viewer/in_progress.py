@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.results.pmi import telling
 from harvest_assets.schemas import ActivationExample
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
@@ -42,7 +43,7 @@ class HarvestInProgress(Harvest):
     """
 
     def __init__(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
-        checkpoint = RunCheckpoint.open(paths.root)
+        checkpoint = open_decomposition(paths.root)
         stored = ShardResults(paths).saved_so_far(plan)
         self._states: list[HarvesterState] = [s.open(trusted=True) for s in stored.values()]
         self._vocab_size = checkpoint.vocab_size
@@ -132,7 +133,7 @@ class HarvestInProgress(Harvest):
 
 
 def _frame(
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     firings: NDArray[np.int64],
     ci_sums: NDArray[np.float64],
     n_tokens: int,

@@ -1,4 +1,4 @@
-"""Where the files of an SPD run and of its target model lie; on W&B, they are fetched first."""
+"""The files of a run and of its target model; on W&B, they are fetched first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TARGET_NUMBERED = re.compile(r"model_step_([0-9]{1,18})\.pt")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The two files of an SPD run that a harvest reads.
+    """The two files of a run that a harvest reads.
 
     Args:
         name: what the run is called.
@@ -178,7 +178,7 @@ def _highest(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:
 
 def _incomplete(where: str, names: list[str], step: int | None) -> HarvestError:
     if CONFIG not in names:
-        return HarvestError(f"{where} is no SPD run: it has no {CONFIG}.")
+        return HarvestError(f"{where} cannot be harvested: it has no {CONFIG}.")
     there = ", ".join(sorted(name for name in names if name.endswith(".pth"))) or "none"
     wanted = "model_<integer>.pth" if step is None else f"model_{step}.pth"
     return HarvestError(f"{where} has no checkpoint {wanted}; the .pth files there: {there}.")

@@ -31,8 +31,8 @@ RUN = "local/faults/x-aaaaaaaa"
 
 class Answer(NamedTuple):
     output_probs: torch.Tensor
-    ci: torch.Tensor
-    component_acts: torch.Tensor
+    firing_strengths: torch.Tensor
+    second_values: torch.Tensor
 
 
 class Table:

@@ -20,8 +20,8 @@ N_ROWS, LENGTH, GROUP = 23, 5, 4
 @dataclass
 class Answer:
     output_probs: torch.Tensor
-    ci: torch.Tensor
-    component_acts: torch.Tensor
+    firing_strengths: torch.Tensor
+    second_values: torch.Tensor | None = None
 
 
 class Source:
@@ -90,7 +90,7 @@ def test_a_foreign_token_is_named_and_never_reaches_the_model():
 def test_a_nan_is_named_by_its_batch():
     def broken(tokens):
         answer = model(tokens)
-        answer.ci[:] = float("nan")
+        answer.firing_strengths[:] = float("nan")
         return answer
 
     with pytest.raises(HarvestError, match=r"[Bb]atch 2\b"):
@@ -120,7 +120,7 @@ def test_a_group_too_large_for_memory_is_halved_once(cut):
 
 
 def _fields(answer):
-    return answer.output_probs, answer.ci, answer.component_acts
+    return answer.output_probs, answer.firing_strengths, answer.second_values
 
 
 def test_too_little_memory_is_told():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -28,6 +29,7 @@ import torch
 
 from harvest_assets.data.token_rows import TokenRows, write_manifest, write_tokens
 from harvest_assets.data.vocabulary import Vocabulary
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.decompositions.spd.run_config import load_run_config
@@ -268,17 +270,18 @@ class RunCheckpointFile(_OfHarvest):
     FILE = "run_checkpoint.json"
 
     def seeds(self) -> list[bytes]:
-        told = RunCheckpoint(
+        checkpoint = RunCheckpoint(
             "local/a/x-aaaaaaaa", "/c.yaml", "/m.pth", 3, "0" * 64, (("h", 3),), 9, None, 8, "t", 9
         )
-        told.write(self.paths.root)
+        stamped = dataclasses.replace(checkpoint, file_stamps=((7, 1, 2, 3), (9, 1, 2, 4)))
+        stamped.write(self.paths.root)
         return [self.file.read_bytes()]
 
     def read(self, content: bytes) -> None:
         put(self.file, content)
-        told = RunCheckpoint.open(self.paths.root)
-        assert type(told.n_components) is int
-        Path(told.config_path).exists()
+        opened = open_decomposition(self.paths.root)
+        assert type(opened.n_components) is int
+        Path(opened.config_path).exists()
 
 
 class Rows(_OfHarvest):

@@ -51,7 +51,8 @@ def interrupted(small: SmallHarvest, shard: str, rows: int) -> None:
 def truth_of(rows: list[int]) -> oracle.Statistics:
     tokens = Rows().tokens[rows]
     answer = Table()(tokens)
-    return oracle.statistics(tokens.numpy(), answer.ci.numpy(), answer.output_probs.numpy(), 1e-6)
+    strengths, probs = answer.firing_strengths.numpy(), answer.output_probs.numpy()
+    return oracle.statistics(tokens.numpy(), strengths, probs, 1e-6)
 
 
 def test_saved_states_add_up_to_what_was_seen(small: SmallHarvest):

@@ -35,10 +35,10 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: of the config, for messages.
-        raw: what stands in it.
+        raw: its content.
 
     Raises:
-        HarvestError: patterns stand there without their C, or `ci_config` is not layer by layer.
+        HarvestError: patterns are given without their C, or `ci_config` is not layer by layer.
     """
     config = dict(raw)
     for old, new in _RENAMED.items():
@@ -57,7 +57,7 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layerwise(path: Path, ci_config: Any) -> dict[str, Any]:
-    """Kind and hidden sizes of the CI functions, as newer configs tell them."""
+    """Kind and hidden sizes of the CI functions, as newer configs give them."""
     mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
     if mode != _LAYERWISE:
         raise HarvestError(
@@ -72,10 +72,10 @@ def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:
 
     Args:
         path: of the checkpoint, for messages.
-        state: what stands in it.
+        state: its content.
 
     Raises:
-        HarvestError: a tensor stands there under an older and a newer key.
+        HarvestError: a tensor is given under an older and a newer key.
     """
     renamed: dict[str, _Value] = {}
     for key, value in state.items():

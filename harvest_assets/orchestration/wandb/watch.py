@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import watched_path
@@ -330,7 +330,7 @@ class ProjectWatch:
 
     def _see_whether_it_was_trained_on(self, key: str) -> None:
         try:
-            harvested = RunCheckpoint.open(registration_of(key).layout.root).step
+            harvested = open_decomposition(registration_of(key).layout.root).step
             newest = self._asked.inspect_run(key).step
         except TransientError:
             raise
