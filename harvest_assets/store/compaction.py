@@ -73,7 +73,8 @@ class FoldedState:
                         [s.output_token_prob_totals for s in states]
                     ),
                     sample=ReservoirSampler.merge(
-                        [s.sample for s in states], settings.max_examples_per_component
+                        [s.sample for s in states],
+                        settings.sample.activation_examples_per_component,
                     ),
                     highest=ReservoirSampler.merge([s.highest for s in states], N_HIGHEST),
                 ),
