@@ -7,7 +7,7 @@ deployment changes a default with `HARVEST_<OPTION>` in the environment.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -196,6 +196,18 @@ class HarvestSettings(SampleSettings):
 
 class HarvestDefaults(EnvironmentModel, HarvestSettings):
     """A deployment's defaults: `HARVEST_<OPTION>` in the environment for each setting."""
+
+
+class StorageSettings(EnvironmentModel):
+    """What is kept of a harvest beside its results."""
+
+    keep: Literal["all", "merged", "none"] = Field(
+        default="merged",
+        description=(
+            "What stays after a verified merge: `merged`, one state of all rows; `all`, the states "
+            "of the shards too; `none`: such a harvest cannot be extended."
+        ),
+    )
 
 
 class Option(NamedTuple):

@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
 
 from harvest_assets.cli.harvest import harvest
 from harvest_assets.errors import HarvestError
-from harvest_assets.settings import HarvestDefaults, HarvestSettings, SampleSettings
+from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.wandb.settings import WatchSettings
+from harvest_assets.settings import (
+    HarvestDefaults,
+    HarvestSettings,
+    SampleSettings,
+    StorageSettings,
+)
+from harvest_assets_tests import variables
 
 # What users know: names and defaults.
 DEFAULTS = {
@@ -148,3 +157,37 @@ def test_help_shows_the_deployments_defaults(monkeypatch: pytest.MonkeyPatch):
         check=True,
     )
     assert "[default: 77]" in " ".join(shown.stdout.split())
+
+
+def test_the_page_of_variables_is_up_to_date():
+    assert variables.PAGE.read_text("utf-8") == variables.page(), "run `make variables`"
+
+
+def test_every_variable_in_code_and_docs_has_a_row():
+    rows = set(re.findall(r"^\| `(HARVEST_[A-Z_0-9]+)` \|", variables.page(), re.MULTILINE))
+    assert {"HARVEST_N_BATCHES", "HARVEST_KEEP", "HARVEST_WANDB_SINCE"} <= rows
+    root = variables.PAGE.parents[1]
+    pages = [*root.glob("docs/*.md"), *root.glob("*.md"), *(root / "harvest_assets").rglob("*.py")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    named = set(re.findall(r"\bHARVEST_[A-Z_]*[A-Z]\b", text))
+    assert "HARVEST_SLURM_SETUP" in named
+    assert named - rows <= {"HARVEST_REFERENCE_RUNS"}  # read by tests alone
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "read"),
+    [
+        ("HARVEST_KEEP", "some", StorageSettings.from_environment),
+        ("HARVEST_AUTOMATION", "loud", UnattendedSettings.from_environment),
+        ("HARVEST_MAX_ACTIVE_RUNS", "0", UnattendedSettings.from_environment),
+        ("HARVEST_RETRY_SECONDS", "-1", UnattendedSettings.from_environment),
+        ("HARVEST_WANDB_PROJECTS", "only-an-entity", WatchSettings.from_environment),
+        ("HARVEST_WANDB_SECONDS", "soon", WatchSettings.from_environment),
+    ],
+)
+def test_a_deployments_variables_are_named_too(
+    variable: str, value: str, read: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(HarvestError, match=f"^{variable} is '{value}'"):
+        read()
