@@ -12,7 +12,7 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration import dagster_private
-from harvest_assets.store.settings import HarvestConfig
+from harvest_assets.settings import HarvestSettings
 
 HEAVY = ("torch", "transformers", "datasets", "wandb")
 UPSTREAM = {
@@ -76,7 +76,7 @@ def test_the_graph_is_the_one_that_is_documented():
 def test_the_settings_are_told_in_the_launchpad():
     node = defs.get_assets_def("harvest_plan").op
     settings = node.config_schema.as_field().config_type.fields
-    assert set(settings) == set(HarvestConfig.model_fields)
+    assert set(settings) == set(HarvestSettings.model_fields)
     assert all(field.description for field in settings.values())
 
 

@@ -80,26 +80,22 @@ def _harvest_config(
 ) -> dict[str, Any]:
     """What was harvested and how: the content of `config.json`."""
     data, notes = checkpoint.data_spec(plan.context_length), checkpoint.notes()
+    settings = plan.flat()
+    del settings["run"], settings["checkpoint_sha256"]
+    # Keys keep their order: results of equal harvests are equal byte for byte.
+    at_the_end = {name: settings.pop(name) for name in ("ci_noise", "bf16")}
     return {
         "wandb_path": registration_of(plan.run).reference.name.wandb_path,
         "n_batches": plan.n_batches,
         "n_batches_seen": plan.batches_seen(rows.n_rows),
-        "batch_size": plan.batch_size,
-        "context_length": plan.context_length,
-        "ci_threshold": plan.ci_threshold,
-        "activation_examples_per_component": plan.activation_examples_per_component,
-        "activation_context_tokens_per_side": plan.activation_context_tokens_per_side,
-        "pmi_token_top_k": plan.pmi_token_top_k,
-        "seed": plan.seed,
-        "n_shards": plan.n_shards,
+        **settings,
         "n_tokens": n_tokens,
         **checkpoint.tokenizer.as_config(),
         "dataset_name": data.dataset_name,
         "dataset_split": data.train_data_split,
         "data_seed": data.seed,
         **checkpoint.as_config(),
-        "ci_noise": plan.ci_noise,
-        "bf16": plan.bf16,
+        **at_the_end,
         "checkpoint": Path(checkpoint.checkpoint_path).name,
         "checkpoint_sha256": checkpoint.sha256,
         "plan": plan.digest,

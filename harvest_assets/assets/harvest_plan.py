@@ -1,7 +1,5 @@
 """The settings of a harvest: the one place where they are set."""
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +16,9 @@ from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
 from harvest_assets.sanitize import markdown_cell
+from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
-from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -57,15 +55,14 @@ def harvest_plan(
     for warning in run_checkpoint.warnings(plan.ci_threshold):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
-    settings = "\n".join(
-        f"| {k} | {markdown_cell(v)} |" for k, v in dataclasses.asdict(plan).items()
-    )
+    values = plan.model_dump()
+    settings = "\n".join(f"| {k} | {markdown_cell(v)} |" for k, v in values.items())
     return dg.MaterializeResult(
         value=plan,
         data_version=dg.DataVersion(plan.digest),
         metadata={
             "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
-            "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
+            "plan": dg.MetadataValue.json(values),
             "shards": plan.n_shards,
             **({"notes": "\n\n".join(notes)} if notes else {}),
             **changes,
@@ -90,7 +87,7 @@ def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None
 
 def settings_over_stored(
     paths: HarvestLayout, given: Mapping[str, Any]
-) -> tuple[HarvestPlan | None, HarvestConfig]:
+) -> tuple[HarvestPlan | None, HarvestSettings]:
     """The stored plan, if there is one, and the settings that were given over those it has.
 
     Raises:
@@ -101,16 +98,18 @@ def settings_over_stored(
         try:
             stored = HarvestPlan.open(paths.root)
         except HarvestError as error:
-            if set(HarvestConfig.model_fields) - set(given):
+            if set(HarvestSettings.model_fields) - set(given):
                 raise HarvestError(
                     f"{paths.plan} cannot be read, so its settings cannot be kept; give all "
                     "settings of harvest_plan, or remove the file to begin with the defaults."
                 ) from error
-    kept = {name: getattr(stored, name) for name in HarvestConfig.model_fields} if stored else {}
-    return stored, HarvestConfig.model_validate({**kept, **given})
+    if stored is None:
+        return None, HarvestSettings.over_defaults(given)
+    kept = stored.model_dump(include=set(HarvestSettings.model_fields))
+    return stored, HarvestSettings(**{**kept, **given})
 
 
-def make_plan(checkpoint: Decomposition, config: HarvestConfig) -> HarvestPlan:
+def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan:
     """Resolve the settings that depend on the run and on the machine.
 
     Raises:
@@ -126,21 +125,15 @@ def make_plan(checkpoint: Decomposition, config: HarvestConfig) -> HarvestPlan:
             "tokens; give a smaller --context_length."
         )
     options = checkpoint.options()
-    return HarvestPlan(
-        run=checkpoint.run,
-        checkpoint_sha256=checkpoint.sha256,
-        n_batches=config.n_batches,
-        batch_size=config.batch_size,
-        context_length=context_length,
-        ci_threshold=config.ci_threshold,
-        activation_examples_per_component=config.activation_examples_per_component,
-        activation_context_tokens_per_side=config.activation_context_tokens_per_side,
-        pmi_token_top_k=config.pmi_token_top_k,
-        seed=config.seed,
-        n_shards=default_n_shards() if config.n_shards is None else config.n_shards,
-        ci_noise=config.ci_noise and "ci_noise" in options,
-        bf16=config.bf16 and "bf16" in options,
-    )
+    resolved = {
+        "run": checkpoint.run,
+        "checkpoint_sha256": checkpoint.sha256,
+        "context_length": context_length,
+        "n_shards": default_n_shards() if config.n_shards is None else config.n_shards,
+        "ci_noise": config.ci_noise and "ci_noise" in options,
+        "bf16": config.bf16 and "bf16" in options,
+    }
+    return HarvestPlan(**{**config.model_dump(), **resolved})
 
 
 def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:

@@ -107,19 +107,16 @@ def _harvest_share_on(
     paths: HarvestLayout,
     log: Callable[[str], None],
 ) -> "HarvesterState":
-    from harvest_assets.harvester import Harvester
+    from harvest_assets.harvester import Harvester, HarvesterSettings
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
     require_counts(device, checkpoint.layers, checkpoint.vocab_size)
 
     def begin() -> Harvester:
-        return Harvester(
-            checkpoint.layers,
-            checkpoint.vocab_size,
-            plan.ci_threshold,
-            plan.activation_examples_per_component,
-            plan.activation_context_tokens_per_side,
-            plan.seed,
+        return Harvester.from_settings(
+            HarvesterSettings(
+                layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
+            ),
             device,
         )
 

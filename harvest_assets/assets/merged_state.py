@@ -12,6 +12,7 @@ from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.settings import StorageSettings
 from harvest_assets.store.plan import HarvestPlan
 
 
@@ -33,10 +34,10 @@ def merged_state(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan
 ) -> dg.MaterializeResult[Any]:
     """The shards of a verified harvest, folded into one state; `HARVEST_KEEP` says what stays."""
-    from harvest_assets.store.compaction import fold, keep_setting
+    from harvest_assets.store.compaction import fold
 
     paths = registration(context.partition_key).layout
-    keep = keep_setting()
+    keep = StorageSettings.from_environment().keep
     problems = disagreements(paths)
     if any(entry.get("plan") != harvest_plan.digest for entry in read(paths).values()):
         problems.append(f"The results in {paths.root} are of another plan; merge first.")

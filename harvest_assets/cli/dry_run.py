@@ -18,11 +18,11 @@ from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import verify
 from harvest_assets.errors import HarvestError
+from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import Footprint, footprint
-from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.system.gpus import count_gpus
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -79,7 +79,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
 
     Args:
         registration: the run and its folder.
-        settings: of `HarvestConfig`, those that are not the default.
+        settings: of `HarvestSettings`, those that are not the default.
         step: of the checkpoint; None is the newest.
 
     Raises:
@@ -88,7 +88,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
     import torch
 
     checkpoint = verify(fetch_run(registration.reference, step))
-    plan = make_plan(checkpoint, HarvestConfig(**settings))
+    plan = make_plan(checkpoint, HarvestSettings(**settings))
     spec = checkpoint.data_spec(plan.context_length)
     sample = sample_data(spec)
     if len(sample.rows) == 0:
@@ -120,17 +120,14 @@ def _tokens_per_second(
     """Of one shard: a group of rows through the model and the accumulator, after a warm-up."""
     import torch
 
-    from harvest_assets.harvester import Harvester
+    from harvest_assets.harvester import Harvester, HarvesterSettings
     from harvest_assets.harvester.stream import add_answer
 
     model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
-    harvester = Harvester(
-        checkpoint.layers,
-        checkpoint.vocab_size,
-        plan.ci_threshold,
-        plan.activation_examples_per_component,
-        plan.activation_context_tokens_per_side,
-        plan.seed,
+    harvester = Harvester.from_settings(
+        HarvesterSettings(
+            layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
+        ),
         device,
     )
     rows = torch.from_numpy(sample.rows[: plan.rows_per_forward])

@@ -53,7 +53,7 @@ def harvest_one(
     Args:
         reference: the run.
         out_name: the folder of its results; None for that of its run id.
-        settings: of `HarvestConfig`; what is omitted stays as in the stored plan.
+        settings: of `HarvestSettings`; what is omitted stays as in the stored plan.
         step: of the checkpoint; None is the newest.
         on_cluster: whether its jobs go to the cluster.
 
@@ -102,7 +102,7 @@ def harvest_all(
 
     Args:
         registrations: the runs.
-        settings: of `HarvestConfig`; what is omitted stays as in the stored plans.
+        settings: of `HarvestSettings`; what is omitted stays as in the stored plans.
         step: of the checkpoints; None is the newest.
         where: which of the three.
         replan: whether the daemon makes their plans again, or only what is missing.

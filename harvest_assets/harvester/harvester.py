@@ -35,6 +35,7 @@ from harvest_assets.harvester.priorities import (
 from harvest_assets.harvester.products import add_cofirings, add_output_mass
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
+from harvest_assets.settings import SampleSettings
 
 # Positions x components multiplied together: the bigger, the fewer passes over the sums.
 _CHUNK_ELEMENTS = 1 << 25
@@ -46,6 +47,7 @@ _SUMMED_ROWS = 256
 _LISTED_FIRINGS = 1 << 19
 # What a profiler sees, and a benchmark tells.
 PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
+_DEFAULTS = SampleSettings()
 _INT32_MAX = torch.iinfo(torch.int32).max
 
 
@@ -93,19 +95,21 @@ class Harvester:
         self,
         layers: Sequence[tuple[str, int]],
         vocab_size: int,
-        ci_threshold: float = 1e-6,
-        max_examples_per_component: int = 1000,
-        context_tokens_per_side: int = 10,
-        seed: int = 0,
+        ci_threshold: float = _DEFAULTS.ci_threshold,
+        max_examples_per_component: int = _DEFAULTS.activation_examples_per_component,
+        context_tokens_per_side: int = _DEFAULTS.activation_context_tokens_per_side,
+        seed: int = _DEFAULTS.seed,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.settings = HarvesterSettings(
-            layers=tuple((layer, c) for layer, c in layers),
-            vocab_size=vocab_size,
-            ci_threshold=ci_threshold,
-            max_examples_per_component=max_examples_per_component,
-            context_tokens_per_side=context_tokens_per_side,
-            seed=seed,
+        self.settings = HarvesterSettings.from_flat(
+            {
+                "layers": layers,
+                "vocab_size": vocab_size,
+                "ci_threshold": ci_threshold,
+                "max_examples_per_component": max_examples_per_component,
+                "context_tokens_per_side": context_tokens_per_side,
+                "seed": seed,
+            }
         )
         self.device = torch.device(device)
         self.total_tokens_processed = 0
@@ -128,18 +132,16 @@ class Harvester:
         self._bad_row = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     @classmethod
+    def from_settings(
+        cls, settings: HarvesterSettings, device: str | torch.device = "cpu"
+    ) -> Harvester:
+        """A harvester that has seen nothing."""
+        return cls(**settings.flat(), device=device)
+
+    @classmethod
     def from_state(cls, state: HarvesterState, device: str | torch.device = "cpu") -> Harvester:
         """A harvester that goes on where the state stopped."""
-        s = state.settings
-        harvester = cls(
-            s.layers,
-            s.vocab_size,
-            s.ci_threshold,
-            s.max_examples_per_component,
-            s.context_tokens_per_side,
-            s.seed,
-            device,
-        )
+        harvester = cls(**state.settings.flat(), device=device)
         harvester._restore(state)
         return harvester
 
@@ -248,7 +250,7 @@ class Harvester:
         self._input_totals.copy_(state.input_token_totals)
         self._output_mass.copy_(state.output_token_prob_mass)
         self._output_totals.copy_(state.output_token_prob_totals)
-        k = self.settings.max_examples_per_component
+        k = self.settings.sample.activation_examples_per_component
         self._sample = ReservoirSampler.of(state.sample, n, k, self.device)
         self._highest = ReservoirSampler.of(state.highest, n, N_HIGHEST, self.device)
 
@@ -325,7 +327,7 @@ class Harvester:
         """Add the flat positions from `start` to `stop` of the batch."""
         ci = batch.ci.flatten(0, 1)[start:stop]
         with record_function("firing statistics"):
-            firing = ci > self.settings.ci_threshold
+            firing = ci > self.settings.sample.ci_threshold
             listed = FiringList.if_sparse(firing)
         with record_function("co-occurrence"):
             add_cofirings(self._count_ij, firing, listed)
@@ -345,7 +347,7 @@ class Harvester:
             width = batch.tokens.shape[1]
             positions = torch.arange(start, start + len(ci), device=self.device)
             hashes = position_hashes(
-                self.settings.seed, positions // width + batch.first_row, positions % width
+                self.settings.sample.seed, positions // width + batch.first_row, positions % width
             )
         for first in range(0, len(listed.flat), _LISTED_FIRINGS):
             part = slice(first, first + _LISTED_FIRINGS)
@@ -396,7 +398,7 @@ class Harvester:
         """The windows around firings at flat positions of the batch."""
         width = batch.tokens.shape[1]
         row, centre = position // width, position % width
-        side = self.settings.context_tokens_per_side
+        side = self.settings.sample.activation_context_tokens_per_side
         at = centre[:, None] + torch.arange(-side, side + 1, device=self.device)
         # Few windows reach over the ends of their row: only those are looked at token by token.
         reaching = ((centre < side) | (centre >= width - side)).nonzero().squeeze(1)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
 from harvest_assets.files.records import damage, describe_files, read_sealed, write_sealed
-from harvest_assets.files.untrusted import as_record
+from harvest_assets.files.untrusted import twice
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
     mirror,
@@ -28,14 +27,12 @@ from harvest_assets.harvester.counters import (
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.schemas import ActivationExample
+from harvest_assets.settings import MAX_COUNT, CheckedModel, Count, SampleSettings
 
 FORMAT_VERSION = 2
 # Beside the uniform sample, this many examples of highest causal importance are kept.
 N_HIGHEST = 20
 
-# Of components, tokens, examples and tokens around them: more is no harvest, and overflows.
-_MOST = (1 << 31) - 1
-_MOST_SEED = (1 << 64) - 1
 _MOST_ROWS = 1 << 62
 _LARGEST = 1e300
 
@@ -44,50 +41,58 @@ _STATISTICS_FILE = "statistics.safetensors"
 _SAMPLE_FILE = "sample.safetensors"
 _HIGHEST_FILE = "highest_ci.safetensors"
 _TENSOR_FILES = (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_FILE)
+# What state.json and the parameters of `Harvester` call two settings of the sample.
+_SPELLING = {
+    "activation_examples_per_component": "max_examples_per_component",
+    "activation_context_tokens_per_side": "context_tokens_per_side",
+}
 
 
-@dataclass(frozen=True)
-class HarvesterSettings:
+class HarvesterSettings(CheckedModel):
     """What must be equal for states to add up.
 
     Args:
         layers: (layer, C) in flat order.
         vocab_size: width of the next-token probabilities; token ids are below it.
-        ci_threshold: a component fires where its causal importance is strictly above.
-        max_examples_per_component: k of the uniform sample.
-        context_tokens_per_side: tokens kept left and right of a firing.
-        seed: of the sample.
+        sample: which firings are kept.
     """
 
-    layers: tuple[tuple[str, int], ...]
-    vocab_size: int
-    ci_threshold: float = 1e-6
-    max_examples_per_component: int = 1000
-    context_tokens_per_side: int = 10
-    seed: int = 0
+    layers: tuple[tuple[str, Count], ...] = Field(min_length=1)
+    vocab_size: Count
+    sample: SampleSettings = SampleSettings()
 
-    def __post_init__(self) -> None:
-        too_small = {
-            "the number of layers": (len(self.layers), 1),
-            "vocab_size": (self.vocab_size, 1),
-            "max_examples_per_component": (self.max_examples_per_component, 0),
-            "context_tokens_per_side": (self.context_tokens_per_side, 0),
-            "the number of components of a layer": (min((c for _, c in self.layers), default=1), 1),
-        }
-        for name, (value, least) in too_small.items():
-            if value < least:
-                raise HarvestError(f"{name} is {value}; it must be at least {least}.")
-        if not math.isfinite(self.ci_threshold):
-            raise HarvestError(f"ci_threshold is {self.ci_threshold}; it must be a finite number.")
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, int) and value > (_MOST if name != "seed" else _MOST_SEED):
-                raise HarvestError(f"{name} is {value}; that is too large.")
-        if self.n_components > _MOST:
+    @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        if self.n_components > MAX_COUNT:
             raise HarvestError(f"{self.n_components} components are too many.")
         names = [layer for layer, _ in self.layers]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise HarvestError(f"The layer {twice!r} stands twice among the layers.")
+            raise HarvestError(f"The layer {twice(names)!r} is listed twice.")
+        return self
+
+    def flat(self) -> dict[str, Any]:
+        """All values, under the names of `state.json` and of the parameters of `Harvester`."""
+        sample = {_SPELLING.get(k, k): v for k, v in self.sample.model_dump().items()}
+        return {"layers": self.layers, "vocab_size": self.vocab_size, **sample}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], *, strict: bool = False) -> HarvesterSettings:
+        """The settings from what `flat` returns.
+
+        Args:
+            values: by name; lists as good as tuples, as they come from JSON.
+            strict: whether a text that holds a number is refused.
+
+        Raises:
+            HarvestError: a value is missing, unknown or not valid.
+            TypeError: `layers` is not a list of lists.
+        """
+        spelled = {_SPELLING.get(name, name): name for name in SampleSettings.model_fields}
+        rest = {k: v for k, v in values.items() if k not in spelled}
+        if "layers" in rest:
+            rest["layers"] = tuple(map(tuple, rest["layers"]))
+        sample = {spelled[k]: v for k, v in values.items() if k in spelled}
+        return cls.model_validate({**rest, "sample": sample}, strict=strict)
 
     @property
     def n_components(self) -> int:
@@ -97,7 +102,7 @@ class HarvesterSettings:
     @property
     def window(self) -> int:
         """Tokens of an example."""
-        return 2 * self.context_tokens_per_side + 1
+        return 2 * self.sample.activation_context_tokens_per_side + 1
 
     @property
     def component_keys(self) -> list[str]:
@@ -194,7 +199,7 @@ class HarvesterState:
             output_token_prob_mass=mass,
             output_token_prob_totals=prob_totals,
             sample=ReservoirSampler.merge(
-                [s.sample for s in states], settings.max_examples_per_component
+                [s.sample for s in states], settings.sample.activation_examples_per_component
             ),
             highest=ReservoirSampler.merge([s.highest for s in states], N_HIGHEST),
         )
@@ -217,7 +222,7 @@ class HarvesterState:
             {
                 "format_version": FORMAT_VERSION,
                 "total_tokens_processed": self.total_tokens_processed,
-                "settings": dataclasses.asdict(self.settings),
+                "settings": self.settings.flat(),
                 "files": describe_files(directory, _TENSOR_FILES),
             },
         )
@@ -284,7 +289,7 @@ class HarvesterState:
             bounds = {
                 "component": (0, self.settings.n_components),
                 "row": (0, _MOST_ROWS),
-                "position": (0, _MOST),
+                "position": (0, MAX_COUNT),
                 "token_ids": (-1, self.settings.vocab_size),
             }
             for column, (least, end) in bounds.items():
@@ -316,9 +321,9 @@ def common_settings(states: Sequence[HarvesterState]) -> HarvesterSettings:
     """
     if not states:
         raise HarvestError("There is no state to merge.")
-    first = dataclasses.asdict(states[0].settings)
+    first = states[0].settings.flat()
     for state in states[1:]:
-        for name, value in dataclasses.asdict(state.settings).items():
+        for name, value in state.settings.flat().items():
             if value != first[name]:
                 raise HarvestError(
                     f"States with different {name} do not add up: {first[name]} and {value}."
@@ -351,7 +356,7 @@ def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, dict[str, 
             raise HarvestError(
                 f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
             )
-        settings = as_record(meta["settings"], HarvesterSettings)
+        settings = HarvesterSettings.from_flat(meta["settings"], strict=True)
         n_tokens, files = meta["total_tokens_processed"], meta["files"]
         if type(n_tokens) is not int or not 0 <= n_tokens < 1 << 62:
             raise ValueError(f"it tells of {n_tokens!r} tokens")

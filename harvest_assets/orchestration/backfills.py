@@ -24,8 +24,8 @@ from harvest_assets.orchestration.partitions import registration
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.orchestration.run_failures import failure_in
+from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
-from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.store.shards import SHARD_KEYS
 
 _POLL_SECONDS = 1.0
@@ -64,7 +64,7 @@ def submit(
         graph: the asset graph.
         keys: the runs.
         title: what people see.
-        settings: of `HarvestConfig`; what is omitted stays as in the stored plans.
+        settings: of `HarvestSettings`; what is omitted stays as in the stored plans.
         step: of the checkpoint; see `prepare_config`.
         anew: everything, beginning with the plan; else what is missing.
         tags: of the backfill and of its runs.
@@ -77,7 +77,8 @@ def submit(
     planned = {key: n for key in keys if (n := _planned_shards(key))}
     # How many shards there are must be known before a plan is made.
     if "n_shards" in plan or planned.keys() != set(keys):
-        plan["n_shards"] = plan.get("n_shards") or HarvestConfig().n_shards or default_n_shards()
+        default = HarvestSettings.over_defaults({}).n_shards or default_n_shards()
+        plan["n_shards"] = plan.get("n_shards") or default
     parts = set()
     for key in keys:
         n_shards = plan["n_shards"] if "n_shards" in plan else planned[key]

@@ -21,6 +21,7 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import is_held
+from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.harvests import (
     SHARD_ASSET,
     HarvestStatus,
@@ -28,10 +29,6 @@ from harvest_assets.orchestration.harvests import (
     look_at_harvests,
 )
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
-from harvest_assets.orchestration.wandb.settings import (
-    automation_from_the_start,
-    max_active_runs,
-)
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
@@ -77,7 +74,7 @@ class Admitted(_Selecting):
         harvests = look_at_harvests(view.instance, view.asset_graph)
         open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.UNDER_WAY)
         active = [it for it in harvests if it.begun and not it.backfilled and it.status in open_]
-        room = max(0, max_active_runs() - len(active))
+        room = max(0, UnattendedSettings.from_environment().max_active_runs - len(active))
         waiting = [it.key for it in harvests if it.key in keys]
         return waiting[:room]
 
@@ -184,7 +181,7 @@ harvest_automation = dg.AutomationConditionSensorDefinition(
     "harvest_automation",
     target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.RUNNING
-    if automation_from_the_start()
+    if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
     description=(
         "Harvests registered runs: makes what is missing as soon as all it needs is there, "

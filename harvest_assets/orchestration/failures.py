@@ -17,16 +17,17 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
-from harvest_assets.orchestration.environment import number_from
+from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_RETRIES = "HARVEST_MAX_RETRIES"
+_settings = UnattendedSettings.from_environment()
 RETRIES = dg.RetryPolicy(
-    max_retries=number_from(MAX_RETRIES, 3, least=0),
-    delay=number_from("HARVEST_RETRY_SECONDS", 60, least=0),
+    max_retries=_settings.max_retries,
+    delay=_settings.retry_seconds,
     backoff=dg.Backoff.EXPONENTIAL,
 )
 

@@ -11,13 +11,10 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
 from harvest_assets.orchestration.wandb.retrained import resumed_event
-from harvest_assets.orchestration.wandb.settings import (
-    WatchSettings,
-    automation_from_the_start,
-    seconds_between_looks,
-)
+from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.orchestration.wandb.subprocess_client import WandbSubprocess
 from harvest_assets.orchestration.wandb.watch import Look, Place, ProjectWatch
 
@@ -31,9 +28,9 @@ _MOST_SENTENCES = 30
         "Registers finished runs of the W&B projects in HARVEST_WANDB_PROJECTS as partitions. A "
         "tick tells which runs it left out, and why: click on its result."
     ),
-    minimum_interval_seconds=seconds_between_looks(),
+    minimum_interval_seconds=WatchSettings.from_environment().seconds,
     default_status=dg.DefaultSensorStatus.RUNNING
-    if automation_from_the_start()
+    if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
     asset_selection=["run_checkpoint"],
     tags={"stage": "prepare"},

@@ -256,7 +256,8 @@ def merged_components(
     histogram = total_sum([s.ci_histogram for s in states]).numpy()
     ci_sums = torch.stack([s.ci_sums for s in states]).sum(dim=0).tolist()
     places = [(layer, index) for layer, c in settings.layers for index in range(c)]
-    kept, offered = (settings.max_examples_per_component * n for n in (1, len(states)))
+    k = settings.sample.activation_examples_per_component
+    kept, offered = (k * n for n in (1, len(states)))
     # Windows are of 12 bytes a token, and held twice while they are gathered.
     example_bytes = kept * settings.window * 12 * 2 + offered * _SORTED_BYTES
     step = min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
@@ -272,7 +273,7 @@ def merged_components(
             block,
             total_sum(s.input_counts[block] for s in states).numpy(),
             sum_rows(states, block).numpy(),
-            _Examples([s.sample for s in states], block, settings.max_examples_per_component),
+            _Examples([s.sample for s in states], block, k),
             _Examples([s.highest for s in states], block, N_HIGHEST),
         )
 

@@ -116,7 +116,7 @@ def harvest_with(
         work_on: works on the stages.
         registration: the run and its folder.
         instance: where runs and materializations are recorded.
-        settings: of `HarvestConfig`; what is omitted stays as in the stored plan.
+        settings: of `HarvestSettings`; what is omitted stays as in the stored plan.
         step: of the checkpoint; see `prepare_config`.
         watch: called a few times a second.
 

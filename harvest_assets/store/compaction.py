@@ -5,7 +5,6 @@ Extending a harvest needs what was counted so far, but not shard by shard.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory
 from harvest_assets.files.layout import HarvestLayout
@@ -26,7 +24,6 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResult, ShardResults, Work
 
 _BLOCK_ENTRIES = 1 << 22
-_KEEP = ("all", "merged", "none")
 
 
 @dataclass(frozen=True)
@@ -73,23 +70,12 @@ class FoldedState:
                         [s.output_token_prob_totals for s in states]
                     ),
                     sample=ReservoirSampler.merge(
-                        [s.sample for s in states], settings.max_examples_per_component
+                        [s.sample for s in states],
+                        settings.sample.activation_examples_per_component,
                     ),
                     highest=ReservoirSampler.merge([s.highest for s in states], N_HIGHEST),
                 ),
             ).write(directory)
-
-
-def keep_setting() -> str:
-    """`$HARVEST_KEEP`: `all`, `merged` (the default) or `none`.
-
-    Raises:
-        HarvestError: it is something else.
-    """
-    keep = os.environ.get("HARVEST_KEEP", "").strip() or "merged"
-    if keep not in _KEEP:
-        raise HarvestError(f"HARVEST_KEEP is {keep!r}; it must be one of {', '.join(_KEEP)}.")
-    return keep
 
 
 def fold(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:

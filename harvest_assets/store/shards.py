@@ -18,7 +18,8 @@ from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory, committed_directory
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import read_sealed, write_sealed
-from harvest_assets.store.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.settings import MAX_SHARDS
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class ShardResult:
 
     Args:
         plan_digest: of the plan it was harvested for.
-        sums: names all that must be equal for states to add up; see `HarvestPlan.sums`.
+        sums: names all that must be equal for states to add up; see
+            `HarvestPlan.compatibility_digest`.
         shard: `00` to `15`, or `merged`.
         rows: what has been harvested.
         state: the statistics; None where there are no rows.
@@ -155,7 +157,7 @@ class Work:
             HarvestError: the token rows are not there.
         """
         rows = SharedTokenRows.open(paths.root)
-        sums = plan.sums(rows.fingerprint)
+        sums = plan.compatibility_digest(rows.fingerprint)
         n_rows = plan.batches_seen(rows.n_rows) * plan.batch_size
         merged = _find_sound(paths.merged_current)
         if merged is not None and (merged.sums != sums or merged.rows.stop > n_rows):

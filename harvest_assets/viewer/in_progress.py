@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +59,7 @@ class HarvestInProgress(Harvest):
         vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer)
         super().__init__(
             paths.root.name,
-            dataclasses.asdict(plan) | checkpoint.tokenizer.as_config(),
+            plan.model_dump() | checkpoint.tokenizer.as_config(),
             _frame(checkpoint, self._histogram.sum(axis=1), ci_sums, max(1, n_tokens)),
             n_tokens,
             vocabulary,

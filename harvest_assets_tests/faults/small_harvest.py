@@ -89,7 +89,16 @@ class SmallHarvest:
     @property
     def plan(self) -> HarvestPlan:
         return HarvestPlan(
-            RUN, "0" * 64, self.n_batches, 8, N_CTX, 1e-6, 8, 3, 4, self.seed, self.n_shards
+            run=RUN,
+            checkpoint_sha256="0" * 64,
+            n_batches=self.n_batches,
+            batch_size=8,
+            context_length=N_CTX,
+            activation_examples_per_component=8,
+            activation_context_tokens_per_side=3,
+            pmi_token_top_k=4,
+            seed=self.seed,
+            n_shards=self.n_shards,
         )
 
     def prepare(self) -> None:

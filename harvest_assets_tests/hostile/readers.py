@@ -261,7 +261,7 @@ class Plan(_OfHarvest):
         assert type(plan.batch_size) is int
         assert plan.batch_size > 0
         plan.share(0, 10_000)
-        plan.sums("0")
+        plan.compatibility_digest("0")
 
 
 class RunCheckpointFile(_OfHarvest):

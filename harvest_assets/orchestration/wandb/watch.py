@@ -183,7 +183,8 @@ class ProjectWatch:
         return self._look
 
     def _begin(self) -> None:
-        settings = json.dumps(asdict(self.settings) | {"projects": ""}, default=str)
+        wanted = self.settings.model_dump(exclude={"seconds"}) | {"projects": ""}
+        settings = json.dumps(wanted, default=str)
         digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
         if self.place.settings != digest:
             switched_on = self.place.switched_on or self._now.isoformat()
