@@ -15,9 +15,11 @@ from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tag
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
 from harvest_assets.sanitize import markdown_cell
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
 from harvest_assets.store.settings import HarvestConfig
@@ -28,7 +30,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "none"),
+    tags=stage_tags(Stage.PREPARE, "none"),
     partitions_def=runs,
     kinds={"json"},
     code_version="1",
@@ -148,7 +150,7 @@ def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> Non
     for shard in SHARD_KEYS[plan.n_shards :]:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
-                asset_key="harvest_shard",
+                asset_key=asset_key(Asset.HARVEST_SHARD),
                 partition=shard_partition(plan.run, shard),
                 metadata={"share": f"empty: the plan has {plan.n_shards} shards"},
             )

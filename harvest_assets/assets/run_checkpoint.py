@@ -15,6 +15,7 @@ from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
 from harvest_assets.sanitize import markdown_cell
+from harvest_assets.stages import Stage
 from harvest_assets.store.registry import check_owner
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -22,7 +23,7 @@ from harvest_assets.wandb_client.run_files import fetch_run
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "disk_and_network"),
+    tags=stage_tags(Stage.PREPARE, "disk_and_network"),
     partitions_def=runs,
     kinds={"wandb", "torch"},
     code_version="1",

@@ -12,6 +12,7 @@ import dagster as dg
 import numpy as np
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.stages import Stage
 from harvest_assets.store.registry import Registration
 from harvest_assets.viewer import charts
 
@@ -28,9 +29,9 @@ _SHOWN_TOKENS = 5
 _MOST_BARS = 60
 
 
-def stage_tags(stage: str, work: str) -> dict[str, str]:
-    """Tags of an asset: the stage (a job's name), and where its work is done."""
-    return {"stage": stage, "work": work}
+def stage_tags(stage: Stage, work: str) -> dict[str, str]:
+    """Tags of an asset: its stage, and the resource that its work needs."""
+    return {"stage": stage.value, "work": work}
 
 
 def paths_of(**files: Path) -> dict[str, dg.MetadataValue[Any]]:

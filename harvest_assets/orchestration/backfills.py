@@ -19,11 +19,13 @@ from harvest_assets.orchestration.dagster_private import (
     make_new_backfill_id,
 )
 from harvest_assets.orchestration.harvest_config import prepare_config
-from harvest_assets.orchestration.harvests import MERGED, all_parts, missing_parts
+from harvest_assets.orchestration.harvests import all_parts, missing_parts
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.orchestration.run_failures import failure_in
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.store.shards import SHARD_KEYS
@@ -73,7 +75,7 @@ def submit(
         The id of the backfill.
     """
     run_config = prepare_config(settings or {}, step)
-    plan = run_config["ops"]["harvest_plan"]["config"]
+    plan = run_config["ops"][Asset.HARVEST_PLAN.value]["config"]
     planned = {key: n for key in keys if (n := _planned_shards(key))}
     # How many shards there are must be known before a plan is made.
     if "n_shards" in plan or planned.keys() != set(keys):
@@ -88,7 +90,7 @@ def submit(
         tags=dict(tags or {}),
         dynamic_partitions_store=instance,
         asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
-            {AssetKeyPartitionKey(dg.AssetKey(asset), part) for asset, part in parts}, graph
+            {AssetKeyPartitionKey(asset_key(asset), part) for asset, part in parts}, graph
         ),
         title=title,
         description="\n".join(keys),
@@ -156,7 +158,7 @@ def look_at(
     if backfill is None:
         raise HarvestError(f"Backfill {backfill_id} is not there any more.")
     data = backfill.get_asset_backfill_data(graph)
-    last = dg.AssetKey(MERGED[-1])
+    last = asset_key(Asset.MERGED_STATE)
     harvested = {
         part.partition_key
         for part in data.materialized_subset.iterate_asset_partitions()

@@ -22,16 +22,17 @@ import dagster as dg
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import is_held
 from harvest_assets.orchestration.harvests import (
-    SHARD_ASSET,
     HarvestStatus,
     is_driven,
     look_at_harvests,
 )
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
 from harvest_assets.orchestration.wandb.settings import (
     automation_from_the_start,
     max_active_runs,
 )
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
@@ -116,7 +117,7 @@ class ShardRedone(_Selecting):
         instance = context.asset_graph_view.instance
         event = dg.DagsterEventType.ASSET_MATERIALIZATION
         made = instance.get_latest_storage_id_by_partition(context.key, event, keys)
-        shards = instance.get_latest_storage_id_by_partition(dg.AssetKey(SHARD_ASSET), event)
+        shards = instance.get_latest_storage_id_by_partition(asset_key(Asset.HARVEST_SHARD), event)
         newer: dict[str, set[str]] = {}
         for partition, number in shards.items():
             run, _, shard = partition.partition("|")
@@ -136,7 +137,7 @@ class WorkedOnElsewhere(_Selecting):
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """Those whose leases are held."""
-        is_shard = context.key.path[-1] == SHARD_ASSET
+        is_shard = context.key.path[-1] == Asset.HARVEST_SHARD
         return [key for key in keys if _is_worked_on(key, is_shard=is_shard)]
 
 

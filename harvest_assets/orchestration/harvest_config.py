@@ -12,6 +12,7 @@ from typing import Any, get_args
 import dagster as dg
 from pydantic import BaseModel
 
+from harvest_assets.stages import Asset
 from harvest_assets.store.settings import HarvestConfig
 
 _SOURCES = {int: dg.IntSource, bool: dg.BoolSource}  # a value, or the variable that holds it
@@ -61,7 +62,7 @@ def prepare_config(settings: Mapping[str, Any], step: int | None) -> dict[str, A
     checkpoint = {"step": step} if settings or step is not None else {}
     return {
         "ops": {
-            "harvest_plan": {"config": dict(settings)},
-            "run_checkpoint": {"config": checkpoint},
+            Asset.HARVEST_PLAN.value: {"config": dict(settings)},
+            Asset.RUN_CHECKPOINT.value: {"config": checkpoint},
         }
     }

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.sanitize import markdown_cell
+from harvest_assets.stages import Asset
 
 MOST_DEAD = 0.5
 FEW_FIRINGS, MOST_WITH_FEW = 100, 0.2
@@ -22,7 +24,7 @@ warnings.filterwarnings(
 )
 
 
-@dg.asset_check(asset="component_correlations", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.COMPONENT_CORRELATIONS), partitions_def=runs)
 @refuses_bad_input
 def components_are_alive(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """At most half of the components never fired: else the decomposition has room to spare."""
@@ -30,21 +32,21 @@ def components_are_alive(context: dg.AssetCheckExecutionContext) -> dg.AssetChec
     return judge_alive(counts.component_keys, counts.count_i.numpy())
 
 
-@dg.asset_check(asset="component_correlations", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.COMPONENT_CORRELATIONS), partitions_def=runs)
 @refuses_bad_input
 def components_fired_often_enough(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """At most a fifth of the living components fired less than 100 times; PMI of few is noise."""
     return judge_firings(_correlations(context).count_i.numpy())
 
 
-@dg.asset_check(asset="token_stats", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.TOKEN_STATS), partitions_def=runs)
 @refuses_bad_input
 def tokens_occurred_often_enough(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """At most half of the tokens that occurred did so less than 10 times."""
     return judge_occurrences(_token_stats(context).input_totals.numpy())
 
 
-@dg.asset_check(asset="token_stats", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.TOKEN_STATS), partitions_def=runs)
 @refuses_bad_input
 def probabilities_sum_to_one(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The model's next-token probabilities add up to 1 at a position, on average."""

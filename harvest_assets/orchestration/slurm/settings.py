@@ -12,10 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.stages import Stage
 from harvest_assets.system.gpus import count_gpus
 
-SHARD_STAGE = "harvest"
-_STAGES = ("prepare", SHARD_STAGE, "merge")
 _CLUSTERS = ("slurm", "local")
 _TIME = re.compile(
     r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?", re.ASCII
@@ -73,7 +72,7 @@ class SlurmSettings:
     cpu_args: str = ""
     setup: str = ""
     max_jobs: int = 16
-    stages: str = SHARD_STAGE
+    stages: str = Stage.HARVEST.value
     save_seconds: int = 300
     cluster: str = "slurm"
 
@@ -130,18 +129,18 @@ class SlurmSettings:
         return -(-seconds // 60)
 
     @property
-    def submitted_stages(self) -> tuple[str, ...]:
+    def submitted_stages(self) -> tuple[Stage, ...]:
         """The stages that become jobs.
 
         Raises:
-            HarvestError: one of that name there is not.
+            HarvestError: a name is not that of a stage.
         """
         if self.stages == "all":
-            return _STAGES
-        names = tuple(name.strip() for name in self.stages.split(",") if name.strip())
-        if not set(names) <= set(_STAGES):
-            _refuse("stages", self.stages, f"all, or some of {', '.join(_STAGES)}")
-        return names
+            return tuple(Stage)
+        names = [name.strip() for name in self.stages.split(",") if name.strip()]
+        if not set(names) <= set(Stage):
+            _refuse("stages", self.stages, f"all, or some of {', '.join(Stage)}")
+        return tuple(map(Stage, names))
 
     def parameters(self, *, name: str, comment: str, gpu: bool) -> dict[str, Any]:
         """The parameters of submitit's executor for one job.
