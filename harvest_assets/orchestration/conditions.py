@@ -23,8 +23,8 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import is_held
 from harvest_assets.orchestration.harvests import (
     HarvestStatus,
+    harvests_of,
     is_driven,
-    look_at_harvests,
 )
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
@@ -75,8 +75,8 @@ class Admitted(_Selecting):
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """The first so many."""
         view = context.asset_graph_view
-        harvests = look_at_harvests(view.instance, view.asset_graph)
-        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.UNDER_WAY)
+        harvests = harvests_of(view.instance, view.asset_graph)
+        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.IN_PROGRESS)
         active = [it for it in harvests if it.begun and not it.backfilled and it.status in open_]
         room = max(0, max_active_runs() - len(active))
         waiting = [it.key for it in harvests if it.key in keys]

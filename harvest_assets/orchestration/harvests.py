@@ -47,7 +47,7 @@ class HarvestStatus(Enum):
     """Where the harvest of a run stands."""
 
     UNHARVESTED = "to be harvested"
-    UNDER_WAY = "queued or in progress"
+    IN_PROGRESS = "queued or in progress"
     FAILED = "failed; it starts again when somebody starts it"
     CHANGED = "harvested; its plan or its checkpoint has changed since"
     HARVESTED = "harvested"
@@ -85,10 +85,10 @@ def unharvested(
     wanted = {HarvestStatus.UNHARVESTED}
     if include_changed:
         wanted.add(HarvestStatus.CHANGED)
-    return [it.key for it in look_at_harvests(instance, graph) if it.status in wanted]
+    return [it.key for it in harvests_of(instance, graph) if it.status in wanted]
 
 
-def look_at_harvests(
+def harvests_of(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], keys: Iterable[str] | None = None
 ) -> list[Harvest]:
     """Where the harvests of registered runs stand, in the order of their registration.
@@ -163,11 +163,11 @@ def _status(
     changed: set[str],
 ) -> HarvestStatus:
     if AssetPartitionStatus.IN_PROGRESS in statuses:
-        return HarvestStatus.UNDER_WAY
+        return HarvestStatus.IN_PROGRESS
     if AssetPartitionStatus.FAILED in statuses:
         return HarvestStatus.FAILED
     if key in backfilled or is_driven(key):
-        return HarvestStatus.UNDER_WAY
+        return HarvestStatus.IN_PROGRESS
     if not _is(harvested, key):
         return HarvestStatus.UNHARVESTED
     return HarvestStatus.CHANGED if key in changed else HarvestStatus.HARVESTED
