@@ -49,9 +49,13 @@ def counted(n: int, noun: str) -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that an error was raised from, at the end of the chain; itself if from none."""
+    """The error at the end of the chain of causes, or the first that is ours."""
     seen = {id(error)}
-    while error.__cause__ is not None and id(error.__cause__) not in seen:
+    while (
+        error.__cause__ is not None
+        and id(error.__cause__) not in seen
+        and not isinstance(error, HarvestError)
+    ):
         error = error.__cause__
         seen.add(id(error))
     return error
