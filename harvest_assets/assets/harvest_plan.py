@@ -9,16 +9,16 @@ import dagster as dg
 
 from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.sanitize import plain_text
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
@@ -60,14 +60,12 @@ def harvest_plan(
     for warning in run.warnings(plan.ci_threshold):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
-    settings = "\n".join(
-        f"| {k} | {markdown_cell(v)} |" for k, v in dataclasses.asdict(plan).items()
-    )
+    settings = [(name, plain_text(str(v))) for name, v in dataclasses.asdict(plan).items()]
     return dg.MaterializeResult(
         value=plan,
         data_version=dg.DataVersion(plan.digest),
         metadata={
-            "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
+            "settings": table(("setting", "value"), settings),
             "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
             "shards": plan.n_shards,
             **({"notes": "\n\n".join(run.notes)} if run.notes else {}),
@@ -152,6 +150,6 @@ def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> Non
             dg.AssetMaterialization(
                 asset_key=asset_key(Asset.HARVEST_SHARD),
                 partition=shard_partition(plan.run, shard),
-                metadata={"share": f"empty: the plan has {plan.n_shards} shards"},
+                metadata={"share": f"empty: the plan has {counted(plan.n_shards, 'shard')}"},
             )
         )
