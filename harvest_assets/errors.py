@@ -43,10 +43,19 @@ def reason_of(error: BaseException) -> str:
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def innermost(error: BaseException) -> BaseException:
-    """The error that an error was raised from, at the end of the chain; itself if from none."""
+    """The error at the end of the chain of causes, or the first that is ours."""
     seen = {id(error)}
-    while error.__cause__ is not None and id(error.__cause__) not in seen:
+    while (
+        error.__cause__ is not None
+        and id(error.__cause__) not in seen
+        and not isinstance(error, HarvestError)
+    ):
         error = error.__cause__
         seen.add(id(error))
     return error

@@ -10,7 +10,6 @@ import re
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 # A shorter one would be found in words that mean something else.
 _LEAST_SECRET = 6
-_MARKUP = re.compile(r"[^\w .,:/-]")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 
 
@@ -22,12 +21,6 @@ def plain_text(text: str) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
-
-
-def markdown_cell(value: object) -> str:
-    """A value as text in a cell of a Markdown table, where nothing of it is markup."""
-    text = plain_text(str(value)).replace("\n", " ")
-    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
 
 
 def without_secrets(text: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.sanitize import markdown_cell
 from harvest_assets_tests.cli.test_command import command
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 from harvest_assets_tests.tiny_run import write_world
@@ -92,16 +89,3 @@ def test_an_error_acts_on_no_terminal():
     told = str(HarvestError("a\x1b]0;x\x07\r\x9b2J\u202e\udcff\u200b é 日 b"))
     assert told == r"a\x1b]0;x\x07\r\x9b2J\u202e\udcff\u200b é 日 b"
     assert len(str(HarvestError("x" * 10**6))) < 20_000
-
-
-@pytest.mark.parametrize(
-    "text", ["<img src=x>", "a|b", "[x](javascript:y)", "`a`", "**b**", "a\n\n# b", "&lt;", "é 日"]
-)
-def test_a_cell_of_a_table_shows_the_text_itself(text: str):
-    from markdown_it import MarkdownIt
-
-    table = f"| head |\n|---|\n| {markdown_cell(text)} |"
-    page = MarkdownIt("commonmark").enable("table").render(table)
-    (cell,) = re.findall(r"<td>(.*)</td>", page)
-    assert html.unescape(cell) == text.replace("\n", " ")
-    assert "<" not in cell

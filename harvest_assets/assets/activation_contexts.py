@@ -17,7 +17,9 @@ from harvest_assets.orchestration.asset_metadata import (
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import registration_of
 from harvest_assets.store.shards import ShardResults
@@ -27,7 +29,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("merge", "cpu"),
+    tags=stage_tags(Stage.MERGE, "cpu"),
     partitions_def=runs,
     kinds={"json", "parquet"},
     code_version="1",
@@ -35,7 +37,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
     retry_policy=RETRIES,
     config_schema=NO_CONFIG,
     output_required=False,
-    deps=["component_correlations", "token_stats"],
+    deps=[asset_key(Asset.COMPONENT_CORRELATIONS), asset_key(Asset.TOKEN_STATS)],
 )
 @one_owner(merge_work)
 def activation_contexts(

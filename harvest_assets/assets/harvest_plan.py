@@ -7,16 +7,18 @@ import dagster as dg
 
 from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.decompositions.protocol import Decomposition
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.sanitize import plain_text
 from harvest_assets.settings import HarvestSettings
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
 from harvest_assets.store.shards import SHARD_KEYS
@@ -26,7 +28,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "none"),
+    tags=stage_tags(Stage.PREPARE, "none"),
     partitions_def=runs,
     kinds={"json"},
     code_version="1",
@@ -56,12 +58,12 @@ def harvest_plan(
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
     values = plan.model_dump()
-    settings = "\n".join(f"| {k} | {markdown_cell(v)} |" for k, v in values.items())
+    settings = [(name, plain_text(str(v))) for name, v in values.items()]
     return dg.MaterializeResult(
         value=plan,
         data_version=dg.DataVersion(plan.digest),
         metadata={
-            "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
+            "settings": table(("setting", "value"), settings),
             "plan": dg.MetadataValue.json(values),
             "shards": plan.n_shards,
             **({"notes": "\n\n".join(notes)} if notes else {}),
@@ -141,8 +143,8 @@ def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> Non
     for shard in SHARD_KEYS[plan.n_shards :]:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
-                asset_key="harvest_shard",
+                asset_key=asset_key(Asset.HARVEST_SHARD),
                 partition=shard_partition(plan.run, shard),
-                metadata={"share": f"empty: the plan has {plan.n_shards} shards"},
+                metadata={"share": f"empty: the plan has {counted(plan.n_shards, 'shard')}"},
             )
         )

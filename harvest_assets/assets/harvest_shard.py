@@ -18,6 +18,7 @@ from harvest_assets.orchestration.gpu_lease import lease_device
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.resource_estimate import least_disk
@@ -36,7 +37,7 @@ STATE_VERSION = "2"
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("harvest", "gpu"),
+    tags=stage_tags(Stage.HARVEST, "gpu"),
     partitions_def=run_shards,
     kinds={"torch"},
     code_version=STATE_VERSION,

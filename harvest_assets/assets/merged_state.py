@@ -11,22 +11,28 @@ from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tag
 from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
 from harvest_assets.settings import StorageSettings
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan
 
 
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("merge", "disk"),
+    tags=stage_tags(Stage.MERGE, "disk"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
     automation_condition=MERGE,
     retry_policy=RETRIES,
     config_schema=NO_CONFIG,
-    deps=["component_correlations", "token_stats", "activation_contexts"],
+    deps=[
+        asset_key(Asset.COMPONENT_CORRELATIONS),
+        asset_key(Asset.TOKEN_STATS),
+        asset_key(Asset.ACTIVATION_CONTEXTS),
+    ],
     output_required=False,
 )
 @one_owner(merge_work)

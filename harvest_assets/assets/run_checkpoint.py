@@ -9,13 +9,14 @@ from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition, verify
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import BEGIN
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.sanitize import plain_text
+from harvest_assets.stages import Stage
 from harvest_assets.store.registry import check_owner
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -23,7 +24,7 @@ from harvest_assets.wandb_client.run_files import fetch_run
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "disk_and_network"),
+    tags=stage_tags(Stage.PREPARE, "disk_and_network"),
     partitions_def=runs,
     kinds={"wandb", "torch"},
     code_version="1",
@@ -50,13 +51,13 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
         )
     if stored is not None:
         _check_tokenizer(stored, checkpoint)
-    layers = "\n".join(f"| {markdown_cell(layer)} | {c:,} |" for layer, c in checkpoint.layers)
+    layers = [(plain_text(layer), c) for layer, c in checkpoint.layers]
     return dg.MaterializeResult(
         value=checkpoint,
         data_version=dg.DataVersion(checkpoint.sha256),
         metadata={
             "components": checkpoint.n_components,
-            "layers": dg.MetadataValue.md(f"| layer | C |\n|---|---|\n{layers}"),
+            "layers": table(("layer", "C"), layers),
             "vocabulary": checkpoint.vocab_size,
             "kind": checkpoint.kind,
             "firing strength": checkpoint.firing_strength,

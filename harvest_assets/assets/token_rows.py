@@ -10,6 +10,7 @@ from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import runs
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -17,7 +18,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "cpu"),
+    tags=stage_tags(Stage.PREPARE, "cpu"),
     partitions_def=runs,
     kinds={"huggingface", "arrow"},
     code_version="1",

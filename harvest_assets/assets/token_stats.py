@@ -9,6 +9,7 @@ from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
@@ -16,7 +17,7 @@ from harvest_assets.store.shards import ShardResults
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("merge", "cpu"),
+    tags=stage_tags(Stage.MERGE, "cpu"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",

@@ -14,6 +14,10 @@ from harvest_assets.files.unwritable import advice
 from harvest_assets.system.stopping import exit_status, interrupted_by_signals, last_words
 
 _EXIT_BAD_INPUT = 1
+_STOPPED = (
+    "Stopped; no file was left half-written where readers expect it. "
+    "The same command continues from what was saved."
+)
 
 
 @contextmanager
@@ -26,11 +30,8 @@ def errors_reported(*, debug: bool) -> Iterator[None]:
     try:
         with interrupted_by_signals():
             yield
-    except KeyboardInterrupt:
-        last_words(
-            "Stopped; nothing half-written was left where a reader would look. "
-            "The same command goes on from what was saved."
-        )
+    except KeyboardInterrupt as interrupt:
+        last_words(str(interrupt) or _STOPPED)
         sys.exit(exit_status())
     except (HarvestError, OSError) as error:
         if debug:

@@ -6,7 +6,9 @@ import dagster as dg
 
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
@@ -17,13 +19,13 @@ warnings.filterwarnings(
 
 
 @dg.asset_check(
-    asset="component_correlations",
+    asset=asset_key(Asset.COMPONENT_CORRELATIONS),
     partitions_def=runs,
     # Nothing is folded and removed before the counts have been looked at.
     blocking=True,
     additional_ins={
-        "harvest_plan": dg.AssetIn("harvest_plan"),
-        "harvest_shard": dg.AssetIn("harvest_shard"),
+        Asset.HARVEST_PLAN.value: dg.AssetIn(asset_key(Asset.HARVEST_PLAN)),
+        Asset.HARVEST_SHARD.value: dg.AssetIn(asset_key(Asset.HARVEST_SHARD)),
     },
 )
 @refuses_bad_input
@@ -63,7 +65,7 @@ def check_counts(
     )
 
 
-@dg.asset_check(asset="activation_contexts", partitions_def=runs, blocking=True)
+@dg.asset_check(asset=asset_key(Asset.ACTIVATION_CONTEXTS), partitions_def=runs, blocking=True)
 @refuses_bad_input
 def files_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Everything on disk agrees with itself: digests, symmetry, marginals, index and lines."""

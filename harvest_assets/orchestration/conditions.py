@@ -23,12 +23,13 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import is_held
 from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.harvests import (
-    SHARD_ASSET,
     HarvestStatus,
+    harvests_of,
     is_driven,
-    look_at_harvests,
 )
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
@@ -71,8 +72,8 @@ class Admitted(_Selecting):
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """The first so many."""
         view = context.asset_graph_view
-        harvests = look_at_harvests(view.instance, view.asset_graph)
-        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.UNDER_WAY)
+        harvests = harvests_of(view.instance, view.asset_graph)
+        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.IN_PROGRESS)
         active = [it for it in harvests if it.begun and not it.backfilled and it.status in open_]
         room = max(0, UnattendedSettings.from_environment().max_active_runs - len(active))
         waiting = [it.key for it in harvests if it.key in keys]
@@ -113,7 +114,7 @@ class ShardRedone(_Selecting):
         instance = context.asset_graph_view.instance
         event = dg.DagsterEventType.ASSET_MATERIALIZATION
         made = instance.get_latest_storage_id_by_partition(context.key, event, keys)
-        shards = instance.get_latest_storage_id_by_partition(dg.AssetKey(SHARD_ASSET), event)
+        shards = instance.get_latest_storage_id_by_partition(asset_key(Asset.HARVEST_SHARD), event)
         newer: dict[str, set[str]] = {}
         for partition, number in shards.items():
             run, _, shard = partition.partition("|")
@@ -133,7 +134,7 @@ class WorkedOnElsewhere(_Selecting):
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """Those whose leases are held."""
-        is_shard = context.key.path[-1] == SHARD_ASSET
+        is_shard = context.key.path[-1] == Asset.HARVEST_SHARD
         return [key for key in keys if _is_worked_on(key, is_shard=is_shard)]
 
 

@@ -12,7 +12,7 @@ from harvest_assets.orchestration.dagster_private import (
     InstigatorType,
     TickStatus,
 )
-from harvest_assets.orchestration.run_failures import innermost
+from harvest_assets.orchestration.run_failures import stored_message
 
 _MAX_TICKS = 500
 # An older tick is of a daemon that has ended.
@@ -41,6 +41,6 @@ def failing_sensors(instance: dg.DagsterInstance) -> list[str]:
             since = datetime.fromtimestamp(failed[-1].timestamp, UTC)
             sentences.append(
                 f"The sensor {state.name} has failed at its last {len(failed)} ticks, since "
-                f"{since:%Y-%m-%d %H:%M} UTC: {innermost(failed[0].error)}"
+                f"{since:%Y-%m-%d %H:%M} UTC: {stored_message(failed[0].error)}"
             )
     return sentences

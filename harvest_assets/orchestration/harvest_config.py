@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.settings import Option, deployment_options
+from harvest_assets.stages import Asset
 
 # A value, or the variable that holds it.
 _SOURCES = {int: dg.IntSource, bool: dg.BoolSource}
@@ -54,7 +55,7 @@ def prepare_config(settings: Mapping[str, Any], step: int | None) -> dict[str, A
     checkpoint = {"step": step} if settings or step is not None else {}
     return {
         "ops": {
-            "harvest_plan": {"config": dict(settings)},
-            "run_checkpoint": {"config": checkpoint},
+            Asset.HARVEST_PLAN.value: {"config": dict(settings)},
+            Asset.RUN_CHECKPOINT.value: {"config": checkpoint},
         }
     }

@@ -17,21 +17,19 @@ from harvest_assets.orchestration.asset_metadata import top_components
 from harvest_assets.orchestration.failures import bad_input_is_final
 from harvest_assets.orchestration.partitions import registration, run_of
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import check_owner
 from harvest_assets.store.shards import ShardResults, commit_shard
 from harvest_assets.store.shared_rows import SharedTokenRows
 
-SHARD_ASSET = "harvest_shard"
-CONTEXTS_ASSET = "activation_contexts"
 
-
-def _readable(asset: str, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
+def _readable(asset: Asset, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
     """The file that an upstream asset leaves, and what opens it."""
     return {
-        "run_checkpoint": (paths.run_checkpoint, open_decomposition),
-        "harvest_plan": (paths.plan, HarvestPlan.open),
-        "token_rows": (paths.token_rows, SharedTokenRows.open),
+        Asset.RUN_CHECKPOINT: (paths.run_checkpoint, open_decomposition),
+        Asset.HARVEST_PLAN: (paths.plan, HarvestPlan.open),
+        Asset.TOKEN_ROWS: (paths.token_rows, SharedTokenRows.open),
     }[asset]
 
 
@@ -44,23 +42,23 @@ class HarvestIOManager(dg.IOManager):
             started = time.monotonic()
             owner = registration(context.partition_key)
             check_owner(owner)
-            if context.asset_key.path[-1] == SHARD_ASSET:
+            if context.asset_key.path[-1] == Asset.HARVEST_SHARD:
                 written = commit_shard(owner.layout, obj)
             else:
                 written = publish_files(owner.layout, obj)
             seconds = round(time.monotonic() - started, 2)
             told = {"bytes": written, "seconds writing": seconds}
-            if context.asset_key.path[-1] == CONTEXTS_ASSET:
+            if context.asset_key.path[-1] == Asset.ACTIVATION_CONTEXTS:
                 told |= top_components(owner)
             context.add_output_metadata(told)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Open what an upstream asset left; shards are opened by the merge, by its plan."""
-        asset = context.asset_key.path[-1]
+        asset = Asset(context.asset_key.path[-1])
         run = run_of(context.asset_partition_keys[0])
         with bad_input_is_final():
             paths = registration(run).layout
-            if asset == SHARD_ASSET:
+            if asset is Asset.HARVEST_SHARD:
                 return ShardResults(paths)
             file, open_value = _readable(asset, paths)
             if not file.exists():

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from harvest_assets.orchestration.jobs import asset_key
+from harvest_assets.stages import Asset
+
 CHANGES = "changes"
 _MAX_RECORDS = 1000
 
@@ -21,7 +24,7 @@ def plan_changes(
         since: only plans made after this time, in seconds since 1970.
     """
     made = dg.AssetRecordsFilter(
-        dg.AssetKey("harvest_plan"), asset_partitions=keys, after_timestamp=since
+        asset_key(Asset.HARVEST_PLAN), asset_partitions=keys, after_timestamp=since
     )
     latest: dict[str, str] = {}
     for record in instance.fetch_materializations(made, limit=_MAX_RECORDS).records:

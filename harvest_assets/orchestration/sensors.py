@@ -12,11 +12,13 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
 from harvest_assets.orchestration.wandb.retrained import resumed_event
 from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.orchestration.wandb.subprocess_client import WandbSubprocess
 from harvest_assets.orchestration.wandb.watch import Look, Place, ProjectWatch
+from harvest_assets.stages import Asset, Stage
 
 # The daemon gives a tick a minute.
 SECONDS_FOR_A_LOOK = 40.0
@@ -32,8 +34,8 @@ _MOST_SENTENCES = 30
     default_status=dg.DefaultSensorStatus.RUNNING
     if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
-    asset_selection=["run_checkpoint"],
-    tags={"stage": "prepare"},
+    asset_selection=[asset_key(Asset.RUN_CHECKPOINT)],
+    tags={"stage": Stage.PREPARE.value},
 )
 def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Registers finished runs of the W&B projects in `HARVEST_WANDB_PROJECTS` as partitions.

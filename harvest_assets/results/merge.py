@@ -24,7 +24,6 @@ from harvest_assets.harvester.state import N_HIGHEST, HarvesterState, common_set
 from harvest_assets.results.components_jsonl import ExampleBlock, HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.pmi import telling, top_bottom_pmi
-from harvest_assets.sanitize import markdown_cell
 from harvest_assets.schemas import ComponentTokenPMI
 
 # What a block holds of a matrix, and in memory of examples.
@@ -115,15 +114,6 @@ class FiringOverview:
     def l0(self) -> float:
         """Components that fire at a token, on average."""
         return sum(l0 for *_, l0 in self.layers)
-
-    def table(self) -> str:
-        """The layers as a Markdown table."""
-        lines = ["| layer | C | alive | L0 |", "|---|---|---|---|"]
-        lines += [
-            f"| {markdown_cell(name)} | {c:,} | {alive:,} | {l0:.3f} |"
-            for name, c, alive, l0 in self.layers
-        ]
-        return "\n".join(lines)
 
 
 def firing_overview(states: Sequence[HarvesterState]) -> FiringOverview:

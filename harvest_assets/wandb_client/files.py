@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -115,20 +112,24 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
 
 
 def check_reachable(settings: Any) -> None:
-    """Raise OSError when nobody answers at W&B's address.
+    """Check that W&B's address answers, with whatever status.
 
-    The client tries such an address for long, and its service process sometimes never ends then.
+    The client retries an address that does not for minutes, and its service process sometimes never
+    ends after that.
+
+    Raises:
+        OSError: it does not answer.
     """
     if settings.http_proxy or settings.https_proxy:
         return  # known to the client alone
-    request = urllib.request.Request(settings.base_url, method="HEAD")  # noqa: S310
+    import requests
+
     try:
-        urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER).close()  # noqa: S310
-    except urllib.error.HTTPError as answer:
-        answer.close()
-    except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):
-            raise OSError(f"{settings.base_url} does not answer ({error.reason})") from error
+        requests.head(settings.base_url, timeout=_SECONDS_TO_ANSWER)
+    except requests.exceptions.SSLError:
+        return  # the client may trust other certificates
+    except requests.RequestException as error:
+        raise OSError(f"{settings.base_url} does not answer ({reason_of(error)})") from error
 
 
 def _sync(path: Path) -> None:

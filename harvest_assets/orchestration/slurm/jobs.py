@@ -21,8 +21,9 @@ from harvest_assets.orchestration.partitions import (
     runs,
 )
 from harvest_assets.orchestration.slurm import cluster
-from harvest_assets.orchestration.slurm.settings import SHARD_STAGE, SlurmSettings
+from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.sanitize import plain_text
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.registry import Registration, registration_of
 
 JOB_TAG = "harvest_assets/job"
@@ -30,11 +31,6 @@ CLUSTER_TAG = "harvest_assets/cluster"
 # SLURM may tell and cancel nobody else's jobs.
 USER_TAG = "harvest_assets/user"
 
-_ASSETS_OF_STAGES = {
-    "prepare": {"run_checkpoint", "harvest_plan", "token_rows"},
-    SHARD_STAGE: {"harvest_shard"},
-    "merge": {"component_correlations", "token_stats", "activation_contexts", "merged_state"},
-}
 _MOST_SLOTS = 1000
 _MOST_TEXT = 500
 # What SLURM replaces, or takes for something else, in the names of output files.
@@ -42,16 +38,13 @@ _OF_PATTERNS = "%\\"
 _FORWARDED = ("SPD_OUT_DIR", "DAGSTER_HOME")
 
 
-def stage_of(run: dg.DagsterRun) -> str | None:
+def stage_of(run: dg.DagsterRun) -> Stage | None:
     """The stage that a run belongs to, however it was started; None if it is of several."""
-    if run.job_name in _ASSETS_OF_STAGES:
-        return run.job_name
+    if run.job_name in set(Stage):
+        return Stage(run.job_name)
     names = {key.path[-1] for key in run.asset_selection or ()}
     names |= {key.asset_key.path[-1] for key in run.asset_check_selection or ()}
-    for stage, assets in _ASSETS_OF_STAGES.items():
-        if names and names <= assets:
-            return stage
-    return None
+    return next((stage for stage in Stage if names and names <= set(stage.assets)), None)
 
 
 def becomes_a_job(run: dg.DagsterRun, settings: SlurmSettings) -> bool:
@@ -60,7 +53,7 @@ def becomes_a_job(run: dg.DagsterRun, settings: SlurmSettings) -> bool:
     A run with shards in it is, always: only the cluster has GPUs.
     """
     stage = stage_of(run)
-    shards = any(key.path[-1] == "harvest_shard" for key in run.asset_selection or ())
+    shards = any(key.path[-1] == Asset.HARVEST_SHARD for key in run.asset_selection or ())
     return shards or stage in settings.submitted_stages
 
 
@@ -112,7 +105,7 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
     parameters = settings.parameters(
         name=job_name(run, owner),
         comment=_comment(run, owner),
-        gpu=stage_of(run) in (SHARD_STAGE, None),
+        gpu=stage_of(run) in (Stage.HARVEST, None),
     )
     folder = folder_of(run)
     if not str(folder).isprintable() or set(str(folder)) & set(_OF_PATTERNS):

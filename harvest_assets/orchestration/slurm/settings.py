@@ -12,10 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from harvest_assets.settings import EnvironmentModel
+from harvest_assets.stages import Stage
 from harvest_assets.system.gpus import count_gpus
 
-SHARD_STAGE = "harvest"
-_STAGES = ("prepare", SHARD_STAGE, "merge")
 _TIME = re.compile(
     r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?", re.ASCII
 )
@@ -72,7 +71,7 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
     )
     max_jobs: int = Field(default=16, ge=1, description="Jobs that wait or work at once.")
     stages: str = Field(
-        default=SHARD_STAGE,
+        default=Stage.HARVEST.value,
         description=(
             "Which stages are submitted, separated by commas: also `prepare` and `merge`, or "
             "`all`; those two ask for no GPU."
@@ -120,7 +119,7 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
         return _minutes(self.time)
 
     @property
-    def submitted_stages(self) -> tuple[str, ...]:
+    def submitted_stages(self) -> tuple[Stage, ...]:
         """The stages that become jobs."""
         return _stages(self.stages)
 
@@ -175,13 +174,13 @@ def _minutes(text: str) -> int:
     return -(-seconds // 60)
 
 
-def _stages(text: str) -> tuple[str, ...]:
+def _stages(text: str) -> tuple[Stage, ...]:
     if text == "all":
-        return _STAGES
+        return tuple(Stage)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not set(names) <= set(_STAGES):
-        raise ValueError(f"all, or some of {', '.join(_STAGES)}")
-    return names
+    if not set(names) <= set(Stage):
+        raise ValueError(f"all, or some of {', '.join(Stage)}")
+    return tuple(map(Stage, names))
 
 
 def _options(text: str) -> dict[str, str | bool]:

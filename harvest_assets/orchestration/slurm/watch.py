@@ -29,7 +29,7 @@ def _mine() -> dict[str, str]:
     return {jobs.USER_TAG: str(os.getuid())}
 
 
-def look_after(instance: dg.DagsterInstance) -> list[str]:
+def reconcile(instance: dg.DagsterInstance) -> list[str]:
     """End the runs whose jobs are gone, cancel the jobs of runs that were cancelled.
 
     Answers what was done, in sentences.
@@ -88,9 +88,9 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
     description="Ends runs whose jobs are gone, cancels jobs whose runs were cancelled.",
 )
 def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """See `look_after`."""
+    """See `reconcile`."""
     try:
-        done = look_after(context.instance)
+        done = reconcile(context.instance)
     except ClusterSilentError as error:
         return dg.SkipReason(str(error))
     return dg.SkipReason(" ".join(done) or "All jobs wait or work.")
