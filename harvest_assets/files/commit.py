@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from harvest_assets.files.atomic import (
 )
 from harvest_assets.files.layout import HarvestLayout, is_folder_name
 from harvest_assets.files.manifest import record
-from harvest_assets.files.records import read_sealed, write_sealed
+from harvest_assets.files.records import Older, Record
 
 
 class Value(Protocol):
@@ -31,6 +32,16 @@ class Value(Protocol):
 
     def write(self, directory: Path) -> None:
         """Write everything, on the disk when it returns, into a directory that is there."""
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """The name of the directory, in the folder of the pointer."""
+
+    directory: str
+
+
+_POINTER = Record(_Pointer, "a pointer to a state", older=Older(has_digest=True))
 
 
 @contextmanager
@@ -82,7 +93,7 @@ def commit_directory(current: Path, value: Value) -> int:
     except BaseException:
         remove(directory)
         raise
-    write_sealed(current, {"directory": attempt})
+    _POINTER.write(current, _Pointer(attempt))
     sweep_directories(current)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
@@ -95,7 +106,7 @@ def committed_directory(current: Path) -> Path | None:
     """
     if not current.exists():
         return None
-    folder = str(read_sealed(current).get("directory"))
+    folder = _POINTER.read(current).directory
     if not is_folder_name(folder) or folder == SAVED:
         raise HarvestError(f"{current} points out of its folder: {folder[:200]!r}.")
     return current.parent / folder

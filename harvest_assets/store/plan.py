@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Record
 from harvest_assets.system.gpus import count_gpus
 
 PLAN_VERSION = 3
@@ -167,25 +166,23 @@ class HarvestPlan:
 
     def write(self, directory: Path) -> None:
         """Write `plan.json` into a directory."""
-        value = {"plan_version": PLAN_VERSION, "digest": self.digest} | dataclasses.asdict(self)
-        write_json(HarvestLayout(directory).plan, value)
+        _RECORD.write(HarvestLayout(directory).plan, self)
 
     @classmethod
     def open(cls, directory: Path) -> HarvestPlan:
         """Read `plan.json`.
 
         Raises:
-            HarvestError: it is no plan, or one of another version.
+            HarvestError: it is missing, damaged, changed by hand, or of another version.
         """
-        path = HarvestLayout(directory).plan
-        try:
-            value = read_json(path)
-            version, digest = value.pop("plan_version"), value.pop("digest")
-            plan = as_record(value, cls) if version == PLAN_VERSION else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise HarvestError(f"{path} is not the plan of a harvest: {error}.") from error
-        if plan is None or plan.digest != digest:
-            raise HarvestError(
-                f"{path} was written by another version or changed by hand; make the plan again."
-            )
-        return plan
+        return _RECORD.read(HarvestLayout(directory).plan)
+
+
+_RECORD = Record(
+    HarvestPlan,
+    "a harvest plan",
+    PLAN_VERSION,
+    "plan_version",
+    remedy="make the plan again",
+    digest_of=lambda plan: plan.digest,
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Older, Record
 from harvest_assets.wandb_client.run_files import RunFiles
 
 if TYPE_CHECKING:
@@ -129,22 +127,24 @@ class RunCheckpoint:
 
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""
-        write_json(HarvestLayout(directory).run_checkpoint, dataclasses.asdict(self))
+        _RECORD.write(HarvestLayout(directory).run_checkpoint, self)
 
     @classmethod
     def open(cls, directory: Path) -> RunCheckpoint:
         """Read `run_checkpoint.json`.
 
         Raises:
-            HarvestError: it is not what `write` writes.
+            HarvestError: it is missing, damaged, or of another version.
         """
-        path = HarvestLayout(directory).run_checkpoint
-        try:
-            return as_record(read_json(path), cls)
-        except (OSError, ValueError) as error:
-            raise HarvestError(
-                f"{path} is not the description of a run's checkpoint: {error}."
-            ) from error
+        return _RECORD.read(HarvestLayout(directory).run_checkpoint)
+
+
+_RECORD = Record(
+    RunCheckpoint,
+    "the description of a run's checkpoint",
+    remedy="materialize run_checkpoint again",
+    older=Older(),
+)
 
 
 def _digest(*paths: Path) -> str:
