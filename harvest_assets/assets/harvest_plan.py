@@ -11,13 +11,13 @@ from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.sanitize import markdown_cell
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.sanitize import markdown_cell
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
 from harvest_assets.store.settings import HarvestConfig

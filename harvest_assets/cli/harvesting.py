@@ -11,6 +11,7 @@ import click
 from harvest_assets.cli.options import Settings
 from harvest_assets.cli.where import Where
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.system.stopping import exit_status, last_words
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _harvest_in_turn(
             if len(registrations) == 1:
                 raise
             failed[owner.key] = str(error)
-            click.echo(f"{owner.key}: {error}", err=True)
+            click.echo(f"{owner.key}: {presentable(str(error))}", err=True)
     return failed
 
 
@@ -167,5 +168,5 @@ def _harvest_by_daemon(
         if owner.key not in failed:
             click.echo(f"{owner.key} is harvested: {owner.layout.root}")
             for warning in harvest_warnings(owner.layout):
-                click.echo(f"Warning: {warning}", err=True)
+                click.echo(f"Warning: {presentable(warning)}", err=True)
     return failed

@@ -7,10 +7,10 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.files.sanitize import markdown_cell
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
-from harvest_assets.sanitize import markdown_cell
 
 MOST_DEAD = 0.5
 FEW_FIRINGS, MOST_WITH_FEW = 100, 0.2

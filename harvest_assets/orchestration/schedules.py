@@ -9,6 +9,7 @@ import dagster as dg
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.environment import yes_or_no
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.harvests import unharvested
 from harvest_assets.orchestration.instance import sensor_is_on
 from harvest_assets.orchestration.jobs import prepare
@@ -28,6 +29,7 @@ _CHANGED = "HARVEST_BACKFILL_CHANGED"
     cron_schedule=os.environ.get(_CRON) or "0 3 * * *",
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
+@presentable_errors()
 def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     """Submits one backfill of all registered runs whose harvest is missing.
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
 from harvest_assets.orchestration.wandb.retrained import resumed_event
 from harvest_assets.orchestration.wandb.settings import (
@@ -38,6 +39,7 @@ _MOST_SENTENCES = 30
     asset_selection=["run_checkpoint"],
     tags={"stage": "prepare"},
 )
+@presentable_errors()
 def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Registers finished runs of the W&B projects in `HARVEST_WANDB_PROJECTS` as partitions.
 

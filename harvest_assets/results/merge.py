@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.sanitize import markdown_cell
 from harvest_assets.harvester.counters import mirror, total_sum, unpack_rows
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterState, common_settings, rows_between
 from harvest_assets.results.components_jsonl import ExampleBlock, HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.pmi import telling, top_bottom_pmi
-from harvest_assets.sanitize import markdown_cell
 from harvest_assets.schemas import ComponentTokenPMI
 
 # What a block holds of a matrix, and in memory of examples.

@@ -34,7 +34,6 @@ from harvest_assets.orchestration.instance import (
 from harvest_assets.orchestration.partitions import harvest_lease
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress
-from harvest_assets.sanitize import plain_text, without_secrets
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import least_disk
@@ -243,7 +242,7 @@ class _Process:
         if error:
             failure = HarvestError(str(error))
             if trace:  # `--debug` prints notes
-                failure.add_note(plain_text(without_secrets(f"In the stage's process:\n{trace}")))
+                failure.add_note(f"In the stage's process:\n{trace}")
             raise failure
 
 

@@ -14,12 +14,17 @@ import signal
 import stat
 import sys
 import threading
-import traceback
 from types import FrameType
 from typing import Any
 
 import dagster as dg
 
+from harvest_assets.files.sanitize import (
+    MAX_TRACEBACK,
+    presentable,
+    presentable_traceback,
+    redact_uncaught_errors,
+)
 from harvest_assets.orchestration.partitions import partition_key
 from harvest_assets.orchestration.run_failures import failure_of, innermost_message, traceback_in
 from harvest_assets.system.stopping import hangup_terminates
@@ -59,6 +64,7 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> tuple[
 
 def main() -> None:
     """The process."""
+    redact_uncaught_errors()
     # Dagster marks a run that is interrupted as such; it knows of SIGINT only.
     signal.signal(signal.SIGTERM, _stop)
     hangup_terminates()
@@ -68,9 +74,13 @@ def main() -> None:
     try:
         error, trace = execute(job_name, partition, json.loads(rest[0]) if rest else {})
     except Exception as raised:  # noqa: BLE001  whatever stops Dagster before the run
-        traceback.print_exc()
-        error, trace = innermost_message(raised), traceback.format_exc()
-    sys.stdout.write("\n" + json.dumps({"error": error, "traceback": trace}) + "\n")
+        error, trace = innermost_message(raised), presentable_traceback(raised)
+        sys.stderr.write(trace)
+    answer = {
+        "error": error and presentable(error),
+        "traceback": presentable(trace, MAX_TRACEBACK),
+    }
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.exit(1 if error else 0)
 
 

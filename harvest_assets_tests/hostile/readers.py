@@ -38,6 +38,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease, holder_of, is_held
 from harvest_assets.files.manifest import disagreements, read
 from harvest_assets.files.records import FileDigest
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.files.yaml_file import read_mapping, validated
 from harvest_assets.harvester import HarvesterState
 from harvest_assets.loaders import tokenizer_name
@@ -114,7 +115,7 @@ class Reader(ABC):
                 warnings.simplefilter("ignore")
                 self.read(content)
         except HarvestError as error:
-            sentence = str(error)
+            sentence = presentable(str(error))
             assert sentence.strip(), "no sentence"
             assert len(sentence) < _LONGEST_SENTENCE, "a sentence nobody reads"
             sentence.encode()

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from harvest_assets.files.lease import Holder, holder_of, remove_lease
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.requeue import restarts, this_is_a_job
 
@@ -28,7 +29,7 @@ def execute(run_id: str, environment: dict[str, str]) -> None:
         recon_job_from_origin,
     )
 
-    with dg.DagsterInstance.get() as instance:
+    with presentable_errors(), dg.DagsterInstance.get() as instance:
         this_is_a_job(lambda: _is_cancelled(instance, run_id))
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.wandb.inspection import Finding, inspect_run
 from harvest_assets.wandb_client.listed_run import ListedRun
 from harvest_assets.wandb_client.runs import list_runs
@@ -151,7 +152,8 @@ def main() -> None:
                 out.flush()
             last: dict[str, Any] = {"end": True}
         except HarvestError as error:
-            last = {"error": str(error), "passing": isinstance(error, TransientError)}
+            passing = isinstance(error, TransientError)
+            last = {"error": presentable(str(error)), "passing": passing}
         out.write(json.dumps(last) + "\n")
         out.flush()
 

@@ -26,6 +26,7 @@ from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.layout import watched_path
 from harvest_assets.files.records import Older, Record
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.wandb.inspection import (
     HARVESTABLE,
     OTHER,
@@ -33,7 +34,6 @@ from harvest_assets.orchestration.wandb.inspection import (
     Finding,
 )
 from harvest_assets.orchestration.wandb.settings import WatchSettings
-from harvest_assets.sanitize import plain_text
 from harvest_assets.store.registry import registration_of
 from harvest_assets.wandb_client.listed_run import ListedRun, parse_time
 from harvest_assets.wandb_client.run_name import RunName
