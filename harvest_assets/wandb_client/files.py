@@ -19,9 +19,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from harvest_assets.errors import HarvestError, TransientError, reason_of
 from harvest_assets.files.atomic import remove, sweep, temporary_beside
-from harvest_assets.files.free_space import require_free, size_text
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import is_folder_name
 from harvest_assets.wandb_client.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
 
@@ -96,8 +98,8 @@ def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
         )
     if n_bytes > _MOST_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):
         raise HarvestError(
-            f"{file_name} of {name.key} has {size_text(n_bytes)} on W&B; such a file has "
-            f"{size_text(_MOST_BYTES)} at most."
+            f"{file_name} of {name.key} has {decimal(n_bytes)} on W&B; such a file has "
+            f"{decimal(_MOST_BYTES)} at most."
         )
 
 
