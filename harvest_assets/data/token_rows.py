@@ -243,13 +243,13 @@ def _map_order(path: Path, n_rows: int) -> NDArray[np.int64]:
     except Exception as error:  # the reader of a damaged header raises what it runs into
         raise _damaged(path, reason_of(error)) from error
     if order.dtype != np.int64 or order.shape != (n_rows,):
-        raise _damaged(path, f"it is no int64 array of {n_rows} places")
+        raise _damaged(path, f"it is not an int64 array of {n_rows} places")
     if n_rows and not (order.min() >= 0 and order.max() < n_rows):
-        raise _damaged(path, "a place in it lies outside the rows")
+        raise _damaged(path, "a place in it is outside the rows")
     mapped: NDArray[np.int64] = order
     return mapped
 
 
 def _damaged(path: Path, reason: str) -> HarvestError:
-    what = "is not there" if not path.exists() else f"is damaged: {reason}"
+    what = "is missing" if not path.exists() else f"is damaged: {reason}"
     return HarvestError(f"{path} {what}; materialize token_rows again.")

@@ -1,7 +1,7 @@
-"""How a value gets to where readers look: whole, or not at all.
+"""How a value is published: whole, or not at all.
 
-A value writes itself into a folder as its part of the harvest's folder looks; what is complete is
-then moved, file by file. A state is a directory, which no rename can put over another: every
+A value writes itself into a folder laid out like its part of the harvest's folder; what is complete
+is then moved, file by file. A state is a directory, which no rename can put over another: every
 attempt gets a new one, and a small file, replaced atomically, points to it.
 """
 
@@ -60,7 +60,10 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
     """Replace file by file, each atomically, and write the results into the manifest.
 
     A value that writes results knows the plan that it was merged for. What killed processes
-    left is swept away first. Answers the bytes written.
+    left is swept away first.
+
+    Returns:
+        The bytes written.
     """
     written = 0
     paths.check_links()
@@ -79,9 +82,12 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
 
 
 def commit_directory(current: Path, value: Value) -> int:
-    """Write into a new directory, point to it, and remove what lay beside it before.
+    """Write into a new directory, point to it, and remove the ones before it.
 
-    The folder of `current` has one writer at a time. Answers the bytes written.
+    The folder of `current` has one writer at a time.
+
+    Returns:
+        The bytes written.
     """
     place, attempt = current.parent, uuid.uuid4().hex
     directory = place / attempt
@@ -113,7 +119,7 @@ def committed_directory(current: Path) -> Path | None:
 
 
 def sweep_directories(current: Path) -> None:
-    """Remove the attempts that nothing points to; only for who may write there."""
+    """Remove the attempts that nothing points to; only for the one writer there."""
     directory = committed_directory(current)
     for path in current.parent.iterdir():
         if path.is_dir() and path != directory and path.name != SAVED:

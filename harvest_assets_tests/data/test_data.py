@@ -370,7 +370,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, tokenizer_dir: Path) -> None:
 def test_a_row_without_text(tmp_path: Path, tokenizer_dir: Path) -> None:
     spec = _spec(_dataset(tmp_path / "data", {"text": ["a", None]}), tokenizer_dir)
     (tmp_path / "rows").mkdir()
-    with pytest.raises(HarvestError, match="holds a row that is no text"):
+    with pytest.raises(HarvestError, match="holds a row that is not a string"):
         write_token_rows(spec, tmp_path / "rows", None)
 
 
@@ -409,7 +409,7 @@ def test_indexed_files_that_went_away(tmp_path: Path) -> None:
     with pytest.raises(HarvestError, match="its size is not"):
         TokenRows.open(tmp_path / "rows")
     Path(indexed["path"]).unlink()
-    with pytest.raises(HarvestError, match="is not there"):
+    with pytest.raises(HarvestError, match="is missing"):
         TokenRows.open(tmp_path / "rows")
 
 

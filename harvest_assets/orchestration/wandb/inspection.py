@@ -64,7 +64,7 @@ def _inspect_run(key: str) -> Finding:
     if not files:
         return Finding(UNFINISHED, reason=f"{key} has no files.")
     if CONFIG not in files:
-        return Finding(OTHER, reason=f"{key} is no SPD run: it has no {CONFIG}.")
+        return Finding(OTHER, reason=f"{key} is not an SPD run: it has no {CONFIG}.")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         download_files(name, files, [CONFIG], folder)
