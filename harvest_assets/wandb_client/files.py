@@ -37,12 +37,17 @@ _MAX_BYTES = 200_000_000
 _PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
+class RunNotOnWandbError(HarvestError):
+    """W&B has no run of this name."""
+
+
 def list_files(name: RunName) -> dict[str, Any]:
     """The files of a W&B run, as `wandb.apis.public.File` by name.
 
     Raises:
         TransientError: W&B cannot be reached, or does not answer now.
-        HarvestError: W&B has no such run, or there is no valid API key.
+        RunNotOnWandbError: W&B has no such run.
+        HarvestError: there is no valid API key, or W&B refuses the request.
     """
     if name.entity == LOCAL_ENTITY:
         raise HarvestError(
@@ -51,9 +56,17 @@ def list_files(name: RunName) -> dict[str, Any]:
         )
     with _reported_in_one_sentence(name):
         import wandb
+        from wandb.apis.public import RunNotFoundError
 
         check_reachable(wandb.setup().settings)
-        run = wandb.Api().run(name.key)
+        try:
+            run = wandb.Api().run(name.key)
+        except wandb.errors.CommError as error:
+            if not isinstance(error.exc, RunNotFoundError):
+                raise
+            raise RunNotOnWandbError(
+                f"{name.key} is not on W&B; check the name, or give a path to the run's files."
+            ) from None
         return {file.name: file for file in run.files(per_page=_FILES_PER_REQUEST)}
 
 
