@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.files.layout import HarvestLayout, is_folder_name, run_cache_dir
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.files.untrusted import read_json, text_of
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
 
@@ -67,7 +68,7 @@ def _none_if_not_found(load: Callable[P, T | None]) -> Callable[P, T | None]:
         try:
             return load(*args, **kwargs)
         except HarvestNotFoundError as error:
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(presentable(str(error)), stacklevel=2)
             return None
 
     return load_or_warn

@@ -9,6 +9,7 @@ from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
@@ -16,7 +17,6 @@ from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.sanitize import plain_text
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan, default_n_shards

@@ -45,7 +45,7 @@ def merged_state(
     paths = registration(context.partition_key).layout
     keep = StorageSettings.from_environment().keep
     problems = disagreements(paths)
-    if any(entry.get("plan") != harvest_plan.digest for entry in read(paths).values()):
+    if any(entry.plan != harvest_plan.digest for entry in read(paths).values()):
         problems.append(f"The results in {paths.root} are of another plan; merge first.")
     if problems:
         raise HarvestError(" ".join(problems))

@@ -9,13 +9,13 @@ from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition, verify
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import BEGIN
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
-from harvest_assets.sanitize import plain_text
 from harvest_assets.stages import Stage
 from harvest_assets.store.registry import check_owner
 from harvest_assets.wandb_client.run_files import fetch_run

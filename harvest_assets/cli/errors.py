@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import presentable, presentable_traceback
 from harvest_assets.files.unwritable import advice
 from harvest_assets.system.stopping import exit_status, interrupted_by_signals, last_words
 
@@ -35,8 +35,8 @@ def errors_reported(*, debug: bool) -> Iterator[None]:
         sys.exit(exit_status())
     except (HarvestError, OSError) as error:
         if debug:
-            traceback.print_exception(error)
-        click.echo(f"Error: {_sentence(error)}", err=True)
+            click.echo(presentable_traceback(error), err=True, nl=False)
+        click.echo(f"Error: {presentable(_sentence(error))}", err=True)
         sys.exit(_EXIT_BAD_INPUT)
 
 

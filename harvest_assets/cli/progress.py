@@ -22,6 +22,7 @@ from rich.progress import (
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import counted
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.runners.protocol import HarvestProgress
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
@@ -147,7 +148,7 @@ class HarvestDisplay:
             self._print(f"Warning: {warning}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(presentable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _files_of(paths: HarvestLayout) -> str:

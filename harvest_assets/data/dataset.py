@@ -156,7 +156,7 @@ def _raise_damage(
         split: of the dataset.
         error: what reading it raised.
         file: the only file of the split that can be the cause; None: any.
-        n_files: that the stream has; others than the split's cannot be told apart by number.
+        n_files: that the stream has; others than the split's cannot be distinguished by number.
     """
     if not Path(name).exists():
         return
@@ -203,12 +203,12 @@ def _check_inside(name: str, builder: Any) -> None:
     """Check that the data files of a local folder are in it, whatever its README names.
 
     Raises:
-        HarvestError: one is elsewhere.
+        HarvestError: one is elsewhere, or the folder is not a dataset.
     """
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
     for file in data_files(builder):
         if not os.path.normpath(file).startswith(root + os.sep):
-            raise HarvestError(f"The dataset {name!r} asks for {file!r}, which lies outside of it.")
+            raise HarvestError(f"The dataset {name!r} asks for {file!r}, which is outside of it.")
 
 
 def _source(name: str) -> dict[str, str]:
@@ -219,7 +219,7 @@ def _source(name: str) -> dict[str, str]:
     if not Path(name).is_file():
         if name in _PACKAGED_DATASETS_MODULES and not Path(name).is_dir():
             raise ValueError(
-                "it is the name of a format, which would read whatever lies in this folder"
+                "it is the name of a format, which would read whatever is in this folder"
             )
         if Path(name).exists() and not Path(name).is_dir():
             raise ValueError("it is neither a file nor a folder")

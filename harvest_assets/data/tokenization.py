@@ -48,7 +48,7 @@ class Tokenizer:
         restores_eos: put the lower-cased EOS token back to its own case before tokenizing.
 
     Raises:
-        HarvestError: there is no such tokenizer, or it has no EOS token.
+        HarvestError: the tokenizer does not exist, or has no EOS token.
     """
 
     def __init__(self, name: str, *, restores_eos: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
-from harvest_assets.files.records import damage, describe_files, read_sealed, write_sealed
+from harvest_assets.files.records import FileDigest, Record, damage
 from harvest_assets.files.untrusted import twice
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
@@ -217,15 +217,12 @@ class HarvesterState:
         for file in _TENSOR_FILES:
             fsync_path(directory / file)
         # Written last: a directory without it holds no state.
-        write_sealed(
-            directory / _META_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "total_tokens_processed": self.total_tokens_processed,
-                "settings": self.settings.flat(),
-                "files": describe_files(directory, _TENSOR_FILES),
-            },
+        meta = _StateMeta(
+            self.total_tokens_processed,
+            self.settings.flat(),
+            {name: FileDigest.of(directory / name) for name in _TENSOR_FILES},
         )
+        _META.write(directory / _META_FILE, meta)
 
     @classmethod
     def load(cls, directory: Path, *, trusted: bool = False) -> HarvesterState:
@@ -347,26 +344,31 @@ def state_damage(directory: Path) -> list[str]:
     return damage(directory, files)
 
 
-def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _StateMeta:
+    """What `state.json` holds: settings, tokens seen, and what the other files must be."""
+
+    total_tokens_processed: Annotated[int, Field(ge=0, lt=1 << 62)]
+    settings: dict[str, Any]
+    files: dict[str, FileDigest]
+
+    def __post_init__(self) -> None:
+        if set(self.files) != set(_TENSOR_FILES):
+            raise ValueError(f"its files are not {', '.join(_TENSOR_FILES)}")
+
+
+_META = Record(_StateMeta, "the description of a harvester state", FORMAT_VERSION)
+
+
+def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, FileDigest]]:
     """Settings, tokens that were seen, and what the other files must be."""
+    meta = _META.read(path)
     try:
-        meta = read_sealed(path)
-        version = meta["format_version"]
-        if version != FORMAT_VERSION:
-            raise HarvestError(
-                f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
-            )
-        settings = HarvesterSettings.from_flat(meta["settings"], strict=True)
-        n_tokens, files = meta["total_tokens_processed"], meta["files"]
-        if type(n_tokens) is not int or not 0 <= n_tokens < 1 << 62:
-            raise ValueError(f"it tells of {n_tokens!r} tokens")
-        if set(files) != set(_TENSOR_FILES) or not all(isinstance(f, dict) for f in files.values()):
-            raise ValueError(f"it does not tell of {', '.join(_TENSOR_FILES)}")
-        return settings, n_tokens, files
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HarvestError(
-            f"{path} is not the description of a harvester state: {error}."
-        ) from error
+        settings = HarvesterSettings.from_flat(meta.settings, strict=True)
+    except (HarvestError, TypeError) as error:
+        reason = str(error).rstrip(".")
+        raise HarvestError(f"{path} has settings of no harvester state: {reason}.") from error
+    return settings, meta.total_tokens_processed, meta.files
 
 
 class _Expected(NamedTuple):

@@ -12,7 +12,7 @@ import dagster as dg
 import numpy as np
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.sanitize import plain_text
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.stages import Stage
 from harvest_assets.store.registry import Registration
 from harvest_assets.viewer import charts

@@ -230,4 +230,4 @@ def _has_another_plan(key: str) -> bool:
         digest = HarvestPlan.open(paths.root).digest
     except HarvestError:
         return False
-    return any(entry.get("plan") != digest for entry in read(paths).values())
+    return any(entry.plan != digest for entry in read(paths).values())

@@ -12,6 +12,7 @@ import dagster as dg
 from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive
 from harvest_assets.files.filesystems import network_filesystem
 from harvest_assets.files.lease import process_started
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
@@ -86,7 +87,7 @@ def open_instance() -> dg.DagsterInstance:
     instance = dg.DagsterInstance.get()
     warning = database_warning(home, type(instance.run_storage).__name__)
     if warning:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {presentable(warning)}", err=True)
     return instance
 
 

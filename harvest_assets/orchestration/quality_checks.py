@@ -7,12 +7,12 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.asset_metadata import table
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
-from harvest_assets.sanitize import plain_text
 from harvest_assets.stages import Asset
 
 MAX_DEAD = 0.5

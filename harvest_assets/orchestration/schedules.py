@@ -7,6 +7,7 @@ import dagster as dg
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.harvests import unharvested
 from harvest_assets.orchestration.instance import sensor_is_on
 from harvest_assets.orchestration.jobs import prepare
@@ -23,6 +24,7 @@ BY_SCHEDULE = "Harvests that were missing"
     cron_schedule=UnattendedSettings.from_environment().backfill_cron,
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
+@presentable_errors()
 def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     """Submits one backfill of all registered runs whose harvest is missing.
 

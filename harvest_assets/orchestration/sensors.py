@@ -12,6 +12,7 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
 from harvest_assets.orchestration.wandb.retrained import resumed_event
@@ -37,6 +38,7 @@ _MOST_SENTENCES = 30
     asset_selection=[asset_key(Asset.RUN_CHECKPOINT)],
     tags={"stage": Stage.PREPARE.value},
 )
+@presentable_errors()
 def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Registers finished runs of the W&B projects in `HARVEST_WANDB_PROJECTS` as partitions.
 

@@ -21,7 +21,6 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.failures import MAX_RETRIES
 from harvest_assets.orchestration.instance import make_room_for_shards, shards_at_once
 from harvest_assets.runners.staged import StagedRunner, StageRun
-from harvest_assets.sanitize import plain_text, without_secrets
 from harvest_assets.stages import Stage
 from harvest_assets.store.registry import Registration
 from harvest_assets.system.gpus import count_gpus
@@ -108,7 +107,7 @@ class _Process:
         if error:
             failure = HarvestError(str(error))
             if trace:  # `--debug` prints notes
-                failure.add_note(plain_text(without_secrets(f"In the stage's process:\n{trace}")))
+                failure.add_note(f"In the stage's process:\n{trace}")
             raise failure
 
 

@@ -15,6 +15,7 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError
@@ -119,7 +120,7 @@ class SlurmRunner(StagedRunner):
         try:
             number = jobs.submit(self._instance, run, self._settings)
         except HarvestError as error:
-            self._instance.report_run_failed(run, str(error))
+            self._instance.report_run_failed(run, presentable(str(error)))
             raise
         _report(f"{stage_run.partition} waits as job {number}.")
 

@@ -21,6 +21,12 @@ from typing import Any
 import dagster as dg
 
 from harvest_assets.errors import HarvestError, innermost
+from harvest_assets.files.sanitize import (
+    MAX_TRACEBACK,
+    presentable,
+    presentable_traceback,
+    redact_uncaught_errors,
+)
 from harvest_assets.orchestration.partitions import partition_key
 from harvest_assets.orchestration.run_failures import failure_of, traceback_in
 from harvest_assets.system.stopping import hangup_terminates
@@ -60,6 +66,7 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> tuple[
 
 def main() -> None:
     """The process."""
+    redact_uncaught_errors()
     # Dagster marks an interrupted run as such, but handles SIGINT only.
     signal.signal(signal.SIGTERM, _stop)
     hangup_terminates()
@@ -69,12 +76,16 @@ def main() -> None:
     try:
         error, trace = execute(job_name, partition, json.loads(rest[0]) if rest else {})
     except Exception as raised:  # noqa: BLE001  whatever stops Dagster before the run
-        traceback.print_exc()
         cause = innermost(raised)
         ours = isinstance(cause, HarvestError)
         error = str(cause) if ours else "".join(traceback.format_exception_only(cause)).strip()
-        trace = traceback.format_exc()
-    sys.stdout.write("\n" + json.dumps({"error": error, "traceback": trace}) + "\n")
+        trace = presentable_traceback(raised)
+        sys.stderr.write(trace)
+    answer = {
+        "error": error and presentable(error),
+        "traceback": presentable(trace, MAX_TRACEBACK),
+    }
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.exit(1 if error else 0)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import read_json
+from harvest_assets.files.records import Record
 from harvest_assets.settings import MAX_SHARDS, Count, HarvestSettings, Shards
 from harvest_assets.system.gpus import count_gpus
 
@@ -137,26 +136,24 @@ class HarvestPlan(HarvestSettings):
 
     def write(self, directory: Path) -> None:
         """Write `plan.json` into a directory."""
-        value = {"plan_version": PLAN_VERSION, "digest": self.digest} | self.flat()
-        write_json(HarvestLayout(directory).plan, value)
+        _RECORD.write(HarvestLayout(directory).plan, self)
 
     @classmethod
     def open(cls, directory: Path) -> HarvestPlan:
         """Read `plan.json`.
 
         Raises:
-            HarvestError: it is not a valid plan, or one of another version.
+            HarvestError: it is missing, damaged, changed by hand, or of another version.
         """
-        path = HarvestLayout(directory).plan
-        try:
-            value = read_json(path)
-            version, digest = value.pop("plan_version"), value.pop("digest")
-            plan = cls.model_validate(value, strict=True) if version == PLAN_VERSION else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError) as error:
-            reason = str(error).rstrip(".")
-            raise HarvestError(f"{path} is not a valid plan of a harvest: {reason}.") from error
-        if plan is None or plan.digest != digest:
-            raise HarvestError(
-                f"{path} was written by another version or changed by hand; make the plan again."
-            )
-        return plan
+        return _RECORD.read(HarvestLayout(directory).plan)
+
+
+_RECORD = Record(
+    HarvestPlan,
+    "a valid plan of a harvest",
+    PLAN_VERSION,
+    "plan_version",
+    remedy="make the plan again",
+    digest_of=lambda plan: plan.digest,
+    fields_of=HarvestPlan.flat,
+)

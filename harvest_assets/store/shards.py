@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory, committed_directory
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.records import read_sealed, write_sealed
+from harvest_assets.files.records import Record
 from harvest_assets.settings import MAX_SHARDS
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
@@ -30,6 +32,26 @@ FORMAT_VERSION = 2
 
 _META_FILE = "shard.json"
 _STATE_FOLDER = "state"
+
+_Row = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+@dataclass(frozen=True)
+class _ShardMeta:
+    """What `shard.json` holds: the fields of `ShardResult`, the range of rows in two."""
+
+    plan_digest: str
+    sums: str
+    shard: str
+    first_row: _Row
+    last_row: _Row
+
+    def __post_init__(self) -> None:
+        if self.first_row > self.last_row:
+            raise ValueError(f"its rows end at {self.last_row}, before {self.first_row}")
+
+
+_META = Record(_ShardMeta, "the description of a shard's state", FORMAT_VERSION)
 
 
 @dataclass(frozen=True)
@@ -58,17 +80,8 @@ class ShardResult:
         directory.mkdir(parents=True, exist_ok=True)
         if self.state is not None:
             self.state.save(directory / _STATE_FOLDER)
-        write_sealed(
-            directory / _META_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "plan_digest": self.plan_digest,
-                "sums": self.sums,
-                "shard": self.shard,
-                "first_row": self.rows.start,
-                "last_row": self.rows.stop,
-            },
-        )
+        meta = _ShardMeta(self.plan_digest, self.sums, self.shard, self.rows.start, self.rows.stop)
+        _META.write(directory / _META_FILE, meta)
 
 
 @dataclass(frozen=True)
@@ -95,18 +108,8 @@ class StoredState:
         directory = committed_directory(current)
         if directory is None:
             return None
-        path = directory / _META_FILE
-        meta = read_sealed(path)
-        if meta.get("format_version") != FORMAT_VERSION:
-            version = meta.get("format_version")
-            raise HarvestError(
-                f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
-            )
-        first, last = meta.get("first_row"), meta.get("last_row")
-        if type(first) is not int or type(last) is not int or not 0 <= first <= last < 1 << 62:
-            raise HarvestError(f"{path} does not tell which rows were harvested.")
-        digests = str(meta.get("plan_digest")), str(meta.get("sums"))
-        return cls(directory, *digests, range(first, last))
+        meta = _META.read(directory / _META_FILE)
+        return cls(directory, meta.plan_digest, meta.sums, range(meta.first_row, meta.last_row))
 
     def open(self, *, trusted: bool = False) -> HarvesterState:
         """The statistics, memory-mapped, all bytes compared with their digests.

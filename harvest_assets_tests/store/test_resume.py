@@ -21,6 +21,7 @@ from harvest_assets.store import resume
 from harvest_assets.store.compaction import fold
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents, same_sums
+from harvest_assets_tests.files.sealed import change
 
 
 def harvested(root: Path, **settings) -> SmallHarvest:
@@ -163,14 +164,12 @@ def test_damage_is_named_and_not_summed(tmp_path: Path, damage, where: float):
 
 
 def test_another_format_version_is_named(tmp_path: Path):
-    from harvest_assets.files.records import read_sealed, write_sealed
-
     harvest = SmallHarvest(tmp_path / "h", n_shards=1)
     harvest.prepare()
     harvest.shard("00")
     file = StoredState.find(harvest.paths.shard_current("00")).directory / "shard.json"
-    write_sealed(file, {**read_sealed(file), "format_version": 99})
-    with pytest.raises(HarvestError, match=r"Shard 00.*format version 99"):
+    change(file, format_version=99)
+    with pytest.raises(HarvestError, match=r"Shard 00.*format_version is 99"):
         harvest.merge()
 
 

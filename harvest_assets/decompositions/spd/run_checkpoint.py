@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,10 +13,8 @@ from harvest_assets.decompositions.verified_files import (
     digest_of,
     stamps_of,
 )
-from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Older, Record
 from harvest_assets.wandb_client.run_files import RunFiles
 
 if TYPE_CHECKING:
@@ -177,19 +174,21 @@ class RunCheckpoint:
 
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""
-        write_json(HarvestLayout(directory).run_checkpoint, dataclasses.asdict(self))
+        _RECORD.write(HarvestLayout(directory).run_checkpoint, self)
 
     @classmethod
     def open(cls, directory: Path) -> RunCheckpoint:
         """Read `run_checkpoint.json`.
 
         Raises:
-            HarvestError: it is not what `write` writes.
+            HarvestError: it is missing, damaged, or of another version.
         """
-        path = HarvestLayout(directory).run_checkpoint
-        try:
-            return as_record(read_json(path), cls)
-        except (OSError, ValueError) as error:
-            raise HarvestError(
-                f"{path} is not the description of a run's checkpoint: {error}."
-            ) from error
+        return _RECORD.read(HarvestLayout(directory).run_checkpoint)
+
+
+_RECORD = Record(
+    RunCheckpoint,
+    "the description of a run's checkpoint",
+    remedy="materialize run_checkpoint again",
+    older=Older(),
+)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.dagster_private import EngineEventData, ReconstructableRepository
 from harvest_assets.orchestration.instance import GPU_POOL
 from harvest_assets.orchestration.partitions import (
@@ -22,7 +23,6 @@ from harvest_assets.orchestration.partitions import (
 )
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
-from harvest_assets.sanitize import plain_text
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.registry import Registration, registration_of
 

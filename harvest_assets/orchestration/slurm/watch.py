@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError, JobState, meaning
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
@@ -92,7 +93,7 @@ def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     try:
         done = reconcile(context.instance)
     except ClusterSilentError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(presentable(str(error)))
     return dg.SkipReason(" ".join(done) or "All jobs wait or work.")
 
 

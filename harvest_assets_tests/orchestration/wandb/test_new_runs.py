@@ -14,6 +14,8 @@ import yaml
 
 from harvest_assets.definitions import defs
 from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.files.atomic import write_json
+from harvest_assets.files.layout import watched_path
 from harvest_assets.orchestration import sensors
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.sensors import new_wandb_runs
@@ -252,8 +254,8 @@ def test_thousands_are_paged_over_ticks(
         add(server, n, files, days_ago=3000 - n)
     # Those without files are known: nobody waits for three thousand looks here.
     seen = {f"s-{n:08d}": server.runs[key(n)].heartbeat_at for n in range(3000) if n % 1000}
-    wandb_watch.write_json(
-        wandb_watch.watched_path("ent", "proj"),
+    write_json(
+        watched_path("ent", "proj"),
         {run: {"heartbeat": time, "found": "no SPD run"} for run, time in seen.items()},
     )
     pages = 0

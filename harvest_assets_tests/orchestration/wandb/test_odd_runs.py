@@ -220,7 +220,7 @@ def test_a_damaged_file_of_what_is_remembered(text: str):
     settings = WatchSettings(projects=(PROJECT,))
     look = ProjectWatch(PROJECT, settings, Place(), set(), asked, MOMENT).look()
     assert set(look.new) == {key(0), key(1)}
-    assert json.loads(path.read_text()).keys() == {"s-00000000", "s-00000001"}
+    assert json.loads(path.read_text())["runs"].keys() == {"s-00000000", "s-00000001"}
 
 
 @pytest.mark.parametrize(
