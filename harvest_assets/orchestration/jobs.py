@@ -17,5 +17,5 @@ harvest = dg.define_asset_job(
 merge = dg.define_asset_job(
     "merge",
     selection=["component_correlations", "token_stats", "activation_contexts", "merged_state"],
-    description="Sum the shards, write the result files, fold the shards into one state.",
+    description="Sum the shards, write the result files, compact the shards into one state.",
 )
