@@ -84,9 +84,7 @@ class Batch:
         """CI and output probabilities summed over all positions, float64 [C] and [V]."""
         return _column_sums(self.ci.flatten(0, 1)), _column_sums(self.output_probs.flatten(0, 1))
 
-    def problems(
-        self, ci_sums: torch.Tensor, prob_totals: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def problems(self, ci_sums: torch.Tensor, prob_totals: torch.Tensor) -> dict[str, torch.Tensor]:
         """For each kind of invalid value, whether the batch has one, bool [] on the device.
 
         Args:

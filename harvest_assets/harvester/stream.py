@@ -135,13 +135,13 @@ def _add_group(
     """
     size = -(-len(group.padded) // n_pieces)
     for start in range(0, len(group.padded), size):
-        answer = None
+        activations = None
         try:
-            answer = model(group.padded[start : start + size])
+            activations = model(group.padded[start : start + size])
         except torch.OutOfMemoryError:
             if n_pieces > 1 or len(group.padded) == 1:
                 raise
-        if answer is None:
+        if activations is None:
             # The memory that the error referred to is free only outside its handler.
             torch.cuda.empty_cache()
             return _add_group(harvester, model, group, 2)
@@ -153,12 +153,12 @@ def _add_group(
             mine = slice(first - group.start - start, last - group.start - start)
             harvester.process_batch(
                 group.padded[start : start + size][mine],
-                answer.ci[mine],
-                answer.output_probs[mine],
-                answer.component_acts[mine],
+                activations.ci[mine],
+                activations.output_probs[mine],
+                activations.component_acts[mine],
                 first,
             )
-        del answer
+        del activations
     return n_pieces
 
 

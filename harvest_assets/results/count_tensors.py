@@ -14,7 +14,7 @@ from harvest_assets.files.atomic import atomic_path
 if TYPE_CHECKING:
     import torch
 
-# The first is what is written; older writers had the second.
+# The first is written; older writers used the second.
 _INTEGERS = ("int64", "int32")
 _FLOATS = ("float64", "float32")
 

@@ -230,7 +230,7 @@ def test_what_is_written_is_read(components: list[HarvestedComponent]):
             assert sample == examples_of(truth.examples)
             plain = [ActivationExample(e.token_ids, e.ci_values, e.component_acts) for e in sample]
             assert found.activation_examples == plain
-            # Without any, those of the sample stand in.
+            # Without any, the sample is used.
             if len(truth.highest_ci.row):
                 assert stored.of(truth.key, "ci") == examples_of(truth.highest_ci)
         paths.component_index.unlink()

@@ -88,7 +88,7 @@ def test_they_are_exact_and_ratios_stay(two: tuple[HarvestLayout, HarvestLayout]
                 np.testing.assert_allclose(
                     [x for _, x in found[side][end]], [x for _, x in few[side][end]], rtol=1e-9
                 )
-    # A firing tells the same; that there are more of them counts by their logarithm.
+    # A firing is as informative as before; the number of firings counts by its logarithm.
     assert set(get_telling_components(more, more_tokens, 5)) <= set(counts.component_keys)
 
 
