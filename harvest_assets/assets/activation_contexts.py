@@ -50,12 +50,12 @@ def activation_contexts(
     """`components.jsonl`, `summary.json`, `config.json`, and the Parquet tables beside them."""
     from harvest_assets.results.merge import MergedContexts, firing_overview
 
-    states = harvest_shard.open(harvest_plan)
-    overview = firing_overview(states)
+    total = harvest_shard.open(harvest_plan)
+    overview = firing_overview(total)
     owner = registration(context.partition_key)
     return dg.MaterializeResult(
         value=MergedContexts(
-            states,
+            total,
             harvest_plan.digest,
             _harvest_config(run_checkpoint, harvest_plan, token_rows, overview.n_tokens),
             harvest_plan.pmi_token_top_k,
@@ -64,7 +64,7 @@ def activation_contexts(
         metadata={
             "components": overview.n_components,
             "components alive": overview.n_alive,
-            "examples": sum(len(s.sample.row) for s in states),
+            "examples": total.n_examples,
             "mean L0": round(overview.l0, 3),
             **how_to_view(owner),
             **paths_of(

@@ -39,12 +39,12 @@ def component_correlations(
     """`component_correlations.pt`: how often each component fired, and each pair together."""
     from harvest_assets.results.merge import MergedCorrelations
 
-    states = harvest_shard.open(harvest_plan)
+    total = harvest_shard.open(harvest_plan)
     owner = registration(context.partition_key)
     return dg.MaterializeResult(
-        value=MergedCorrelations(states, harvest_plan.digest),
+        value=MergedCorrelations(total, harvest_plan.digest),
         metadata={
-            **firing_metadata(states),
+            **firing_metadata(total),
             **how_to_view(owner),
             "path": dg.MetadataValue.path(str(owner.layout.component_correlations)),
         },

@@ -39,8 +39,8 @@ from harvest_assets.store.plan import HarvestPlan
 def merged_state(
     context: dg.AssetExecutionContext, harvest_plan: HarvestPlan
 ) -> dg.MaterializeResult[Any]:
-    """The shards of a verified harvest, folded into one state; `HARVEST_KEEP` says what stays."""
-    from harvest_assets.store.compaction import fold
+    """The shards of a verified harvest as one state; `HARVEST_KEEP` decides what is kept."""
+    from harvest_assets.store.compaction import compact
 
     paths = registration(context.partition_key).layout
     keep = StorageSettings.from_environment().keep
@@ -50,7 +50,7 @@ def merged_state(
     if problems:
         raise HarvestError(" ".join(problems))
     check_held(paths.lease("merge"))
-    written = fold(paths, harvest_plan, keep)
+    written = compact(paths, harvest_plan, keep)
     return dg.MaterializeResult(
         metadata={
             "kept": keep,

@@ -33,13 +33,13 @@ def token_stats(
     """`token_stats.pt`: input token counts and next-token probability mass per component."""
     from harvest_assets.results.merge import MergedTokenStats
 
-    states = harvest_shard.open(harvest_plan)
+    total = harvest_shard.open(harvest_plan)
     owner = registration(context.partition_key)
     return dg.MaterializeResult(
-        value=MergedTokenStats(states, harvest_plan.digest),
+        value=MergedTokenStats(total, harvest_plan.digest),
         metadata={
-            "tokens": sum(s.total_tokens_processed for s in states),
-            "vocabulary": states[0].settings.vocab_size,
+            "tokens": total.total_tokens_processed,
+            "vocabulary": total.settings.vocab_size,
             **how_to_view(owner),
             "path": dg.MetadataValue.path(str(owner.layout.token_stats)),
         },

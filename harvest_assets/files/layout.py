@@ -15,7 +15,7 @@ $SPD_OUT_DIR/
     ├── run_checkpoint.json, plan.json, token_rows.json
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
-    ├── merged/                         current.json and the state that shards were folded into
+    ├── merged/                         current.json and the state that shards were compacted into
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -195,7 +195,7 @@ class HarvestLayout:
 
     @property
     def merged(self) -> Path:
-        """The folder of the state that finished shards were folded into."""
+        """The folder of the state that finished shards were compacted into."""
         return self.root / "merged"
 
     @property

@@ -19,6 +19,7 @@ from harvest_assets.viewer import charts
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
+    from harvest_assets.harvester.state_sum import StateSum
     from harvest_assets.results.merge import FiringOverview
 
 OWNERS = ["team:interpretability"]
@@ -59,18 +60,12 @@ def how_to_view(owner: Registration) -> dict[str, dg.MetadataValue[Any]]:
     return {"view": dg.MetadataValue.md(f"```sh\nharvest-assets view {name}\n```")}
 
 
-def firing_metadata(states: Sequence[HarvesterState]) -> dict[str, Any]:
-    """How much fires, in numbers that are plotted over runs, and as charts.
-
-    Raises:
-        HarvestError: the states do not add up.
-    """
-    from harvest_assets.harvester.counters import total_sum
+def firing_metadata(total: StateSum) -> dict[str, Any]:
+    """How much fires, in numbers that are plotted over runs, and as charts."""
     from harvest_assets.results.merge import firing_overview
 
-    overview = firing_overview(states)
-    firings = total_sum([s.firing_counts for s in states]).numpy()
-    density = firings.astype(np.float64) / max(1, overview.n_tokens)
+    overview = firing_overview(total)
+    density = total.firing_counts.numpy().astype(np.float64) / max(1, overview.n_tokens)
     dead = 1 - overview.n_alive / max(1, overview.n_components)
     bars = [
         (layer, l0, f"{l0 * overview.n_tokens:,.0f}")

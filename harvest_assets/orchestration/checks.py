@@ -21,7 +21,7 @@ warnings.filterwarnings(
 @dg.asset_check(
     asset=asset_key(Asset.COMPONENT_CORRELATIONS),
     partitions_def=runs,
-    # Nothing is folded and removed before the counts have been looked at.
+    # Shards are compacted and removed only after the counts have been checked.
     blocking=True,
     additional_ins={
         Asset.HARVEST_PLAN.value: dg.AssetIn(asset_key(Asset.HARVEST_PLAN)),
@@ -41,27 +41,26 @@ def counts_are_consistent(
 def check_counts(
     paths: HarvestLayout, plan: HarvestPlan, shards: ShardResults
 ) -> dg.AssetCheckResult:
-    """Look at the counts in `component_correlations.pt` and at the shards they come from.
+    """Check the counts in `component_correlations.pt` against the sum of the shards.
 
     Raises:
         HarvestError: a file is missing or damaged.
     """
-    from harvest_assets.harvester.counters import total_sum
     from harvest_assets.results.count_tensors import CorrelationStorage
     from harvest_assets.store.verification import inconsistencies
 
     storage = CorrelationStorage.load(paths.component_correlations)
-    states = shards.open(plan)
+    total = shards.open(plan)
     problems = inconsistencies(storage.count_i, storage.count_ij, storage.count_total)
-    tokens = sum(s.total_tokens_processed for s in states)
+    tokens = total.total_tokens_processed
     if tokens != storage.count_total:
         problems.append(f"count_total is {storage.count_total}, the shards saw {tokens} positions")
-    if (total_sum([s.firing_counts for s in states]) != storage.count_i).any():
+    if (total.firing_counts != storage.count_i).any():
         problems.append("count_i is not the sum over the shards")
     return dg.AssetCheckResult(
         passed=not problems,
         description="; ".join(problems) or "symmetry, diagonal, bounds and sums over shards hold",
-        metadata={"tokens": storage.count_total, "shards": len(states)},
+        metadata={"tokens": storage.count_total, "shards": total.n_states},
     )
 
 

@@ -29,5 +29,5 @@ harvest = dg.define_asset_job(
 merge = dg.define_asset_job(
     Stage.MERGE.value,
     selection=_keys(Stage.MERGE),
-    description="Sum the shards, write the result files, merge the shards into one state.",
+    description="Sum the shards, write the result files, compact the shards into one state.",
 )

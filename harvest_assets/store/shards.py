@@ -2,7 +2,7 @@
 
 A state covers a range of rows. The merged state of earlier work covers the rows from 0 on; the
 shards of a plan share the rows behind it. So a harvest that was extended, or whose shards have been
-folded together, is opened in the same way as a new one.
+compacted, is opened in the same way as a new one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
+    from harvest_assets.harvester.state_sum import StateSum
 
 SHARD_KEYS = tuple(f"{shard:02d}" for shard in range(MAX_SHARDS))
 FORMAT_VERSION = 2
@@ -192,12 +193,14 @@ class ShardResults:
 
     paths: HarvestLayout
 
-    def open(self, plan: HarvestPlan) -> list[HarvesterState]:
-        """The states that together are the harvest of a plan, memory-mapped and undamaged.
+    def open(self, plan: HarvestPlan) -> StateSum:
+        """The sum of the states that are the harvest of a plan, memory-mapped and undamaged.
 
         Raises:
             HarvestError: shards are missing or damaged, or were harvested for another plan.
         """
+        from harvest_assets.harvester.state_sum import StateSum
+
         work = Work.of(self.paths, plan)
         names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
@@ -221,7 +224,7 @@ class ShardResults:
                 ):
                     raise HarvestError("it was harvested for another plan or checkpoint.")
                 states.append(stored.open())
-        return states
+        return StateSum(states)
 
     def are_complete(self, plan: HarvestPlan) -> bool:
         """Is the harvest of a plan there, shard by shard? The states are not opened.

@@ -1113,7 +1113,8 @@ def _(folder: Path) -> bool:
 
 @attack("lines and tables", "examples of another file, of no rank, of no column")
 def _(folder: Path) -> bool:
-    from harvest_assets.results.components_jsonl import highest_ci_examples
+    from harvest_assets.results.component_tables import ComponentIndex
+    from harvest_assets.results.examples import StoredExamples
 
     (folder / "files").mkdir()
     reader = READERS["highest"](folder / "files")
@@ -1126,9 +1127,18 @@ def _(folder: Path) -> bool:
         table.set_column(0, "flat_index", pa.array(["x"] * len(table))),
         table.set_column(4, "token_ids", pa.nulls(len(table), pa.list_(pa.int32()))),
     ]
+
+    def examples() -> Any:
+        return StoredExamples(reader.paths, ComponentIndex.open(reader.paths)).of("h.0.mlp:3", "ci")
+
+    right = examples()
+    reader.file.unlink()
+    without = examples()
+    if right is None or right == without:
+        return False
     for wrong in bad:
         pq.write_table(wrong, put(reader.file, b""))
-        if highest_ci_examples(reader.paths, "h.0.mlp:3") is not None:
+        if examples() != without:
             return False
     return True
 

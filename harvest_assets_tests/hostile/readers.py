@@ -47,13 +47,13 @@ from harvest_assets.loaders import tokenizer_name
 from harvest_assets.orchestration.progress import ProgressWriter, read_progress
 from harvest_assets.results.component_tables import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import (
-    highest_ci_examples,
     parse_component,
     read_component,
     read_summary,
     scan_lines,
 )
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.examples import StoredExamples
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import registration_of
 from harvest_assets.store.shards import StoredState
@@ -399,8 +399,10 @@ class Highest(_OfHarvest):
 
     def read(self, content: bytes) -> None:
         put(self.file, content)
-        for example, place in highest_ci_examples(self.paths, "h.0.mlp:3") or ():
-            assert place is not None
+        stored = StoredExamples(self.paths, ComponentIndex.open(self.paths))
+        for example in stored.of("h.0.mlp:3", "ci") or ():
+            assert example.row is not None
+            assert example.position is not None
             assert isinstance(example.token_ids, list)
 
 

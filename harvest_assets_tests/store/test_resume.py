@@ -18,7 +18,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.store import resume
-from harvest_assets.store.compaction import fold
+from harvest_assets.store.compaction import compact
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents, same_sums
 from harvest_assets_tests.files.sealed import change
@@ -31,8 +31,9 @@ def harvested(root: Path, **settings) -> SmallHarvest:
 
 
 def state_of(harvest: SmallHarvest):
-    (state,) = ShardResults(harvest.paths).open(harvest.plan)
-    return state
+    total = ShardResults(harvest.paths).open(harvest.plan)
+    assert total.n_states == 1
+    return total.state()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_damage_is_named_and_not_summed(tmp_path: Path, damage, where: float):
         assert file.name in str(told.value)
         assert not harvest.paths.component_correlations.exists()
         with pytest.raises(HarvestError, match="Shard 01"):
-            fold(harvest.paths, harvest.plan, "merged")
+            compact(harvest.paths, harvest.plan, "merged")
         file.write_bytes(good)
     harvest.merge()
 

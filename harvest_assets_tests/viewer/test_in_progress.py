@@ -84,10 +84,10 @@ def plain(examples) -> list:
     """Values as float32: a state tells them with all digits, a line with the shortest."""
     return [
         (
-            e.place,
-            e.example.token_ids,
-            np.float32(e.example.ci_values).tolist(),
-            np.float32(e.example.component_acts).tolist(),
+            (e.row, e.position),
+            e.token_ids,
+            np.float32(e.ci_values).tolist(),
+            np.float32(e.component_acts).tolist(),
         )
         for e in examples
     ]
