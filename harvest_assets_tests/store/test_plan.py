@@ -101,7 +101,7 @@ def test_a_plan_of_version_0_1_opens_and_is_written_as_before(tmp_path: Path):
         ({"n_shards": 17}, "n_shards"),
         ({"context_length": None}, "context_length"),
         ({"extra": 1}, "extra"),
-        ({"seed": 8}, "changed by hand"),
+        ({"seed": 8}, "digest"),
     ],
 )
 def test_a_plan_that_was_changed_is_refused_by_name(
