@@ -26,7 +26,7 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
   goodfire/spd/runs/s-d2ec3bfe
   wandb:goodfire/spd/runs/s-d2ec3bfe
   https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
-  ./runs/my-run            (final_config.yaml and model_<step>.pth lie in it)
+  ./runs/my-run            (it contains final_config.yaml and model_<step>.pth)
 """
 
 RUN_OR_HARVEST_HELP = f"""{RUN_HELP}
@@ -66,7 +66,7 @@ def _settings_options(command: F) -> F:
     """Add an option for every field of `HarvestConfig`, its default in the help."""
     try:
         from harvest_assets.store.settings import HarvestConfig
-    except HarvestError as error:  # a variable of the environment holds no number
+    except HarvestError as error:  # a variable of the environment is not a number
         sys.exit(f"Error: {error}")
     for name, field in reversed(HarvestConfig.model_fields.items()):
         option = f"--{name.replace('_', '-')}"

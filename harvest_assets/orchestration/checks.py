@@ -1,4 +1,4 @@
-"""Are the merged counts consistent with themselves and with the shards they were summed from?"""
+"""Whether the merged counts are consistent, also with the shards they were summed from."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
-# Checks per partition are wanted, and known to be new in Dagster: nobody need be told each time.
+# A preview feature of Dagster: no need to warn each time.
 warnings.filterwarnings(
     "ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=dg.PreviewWarning
 )
@@ -21,7 +21,7 @@ warnings.filterwarnings(
 @dg.asset_check(
     asset=asset_key(Asset.COMPONENT_CORRELATIONS),
     partitions_def=runs,
-    # Nothing is folded and removed before the counts have been looked at.
+    # Shards are removed only after the counts were checked.
     blocking=True,
     additional_ins={
         Asset.HARVEST_PLAN.value: dg.AssetIn(asset_key(Asset.HARVEST_PLAN)),
@@ -41,7 +41,7 @@ def counts_are_consistent(
 def check_counts(
     paths: HarvestLayout, plan: HarvestPlan, shards: ShardResults
 ) -> dg.AssetCheckResult:
-    """Look at the counts in `component_correlations.pt` and at the shards they come from.
+    """Check the counts in `component_correlations.pt` and at the shards they come from.
 
     Raises:
         HarvestError: a file is missing or damaged.

@@ -9,19 +9,21 @@ from harvest_assets.errors import HarvestError
 _ON, _OFF = ("1", "true", "yes"), ("", "0", "false", "no")
 
 
-def number_from(variable: str, default: int, least: int = 1) -> int:
+def number_from(variable: str, default: int, minimum: int = 1) -> int:
     """A whole number of the environment.
 
     Raises:
-        HarvestError: it is none, or below `least`.
+        HarvestError: it is not a number, or below `minimum`.
     """
     text = os.environ.get(variable, "").strip()
     try:
         number = int(text) if text else default
     except ValueError:
-        number = least - 1
-    if number < least:
-        raise HarvestError(f"{variable} is {text!r}; it must be a whole number from {least} on.")
+        number = minimum - 1
+    if number < minimum:
+        raise HarvestError(
+            f"{variable} is {text!r}; it must be a whole number of at least {minimum}."
+        )
     return number
 
 

@@ -1,8 +1,8 @@
 """Bad input fails an asset at once, with one sentence, and is never retried.
 
-Other errors, and those that may pass by themselves, are tried again three times, after 1, 3 and 7
-minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command at which somebody waits tells them
-at once: it sets `HARVEST_MAX_RETRIES` to 0.
+Other errors, and those that may pass, are tried again three times, after 1, 3 and 7
+minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command that somebody waits for reports
+them at once: it sets `HARVEST_MAX_RETRIES` to 0.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 MAX_RETRIES = "HARVEST_MAX_RETRIES"
 RETRIES = dg.RetryPolicy(
-    max_retries=number_from(MAX_RETRIES, 3, least=0),
-    delay=number_from("HARVEST_RETRY_SECONDS", 60, least=0),
+    max_retries=number_from(MAX_RETRIES, 3, minimum=0),
+    delay=number_from("HARVEST_RETRY_SECONDS", 60, minimum=0),
     backoff=dg.Backoff.EXPONENTIAL,
 )
 
@@ -38,7 +38,7 @@ SKIPPED = "skipped"
 def bad_input_is_final() -> Iterator[None]:
     """Turn a `HarvestError` into a Dagster failure that no retry policy repeats.
 
-    One that may pass by itself is left to the retry policy.
+    A `TransientError` is left to the retry policy.
     """
     try:
         yield
@@ -64,9 +64,9 @@ def one_owner(
 ) -> Callable[[Callable[P, T]], Callable[P, Iterator[T]]]:
     """Decorator of an asset's function that lets one process at a time produce the value.
 
-    The lease is held until the value lies where readers look. Who asks second produces nothing:
-    the asset, which must be declared with `output_required=False`, and what depends on it are
-    skipped, and an observation tells who has it.
+    The lease is held until the value is published. A second process produces nothing: the asset,
+    which must be declared with `output_required=False`, and what depends on it are skipped, and an
+    observation names the owner.
 
     Args:
         work_of: the lease's file, and what it is about.

@@ -1,4 +1,4 @@
-"""How far a shard is, told in a small file that anybody may read while it works."""
+"""The progress of a shard, in a small file that is rewritten while it works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harvest_assets.files.untrusted import as_record, read_json
 
 _SECONDS_BETWEEN_FILES = 0.5
 _SECONDS_BETWEEN_LINES = 60.0
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ProgressWriter:
         path: the file.
         rows: rows of the share.
         tokens_per_row: tokens of a row.
-        log: takes a line for people.
+        log: takes a line of text.
         rows_before: rows that were done before.
     """
 
@@ -73,7 +73,7 @@ class ProgressWriter:
         self._started = self._filed = self._logged = time.monotonic()
 
     def __call__(self, rows_done: int) -> None:
-        """Tell that so many rows are done."""
+        """Report that so many rows are done."""
         now = time.monotonic()
         progress = Progress(
             rows_done, self._rows, self._tokens_per_row, now - self._started, self._rows_before
@@ -87,8 +87,8 @@ class ProgressWriter:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What the file tells; None while there is none."""
+    """The content of the file; None while there is none."""
     try:
-        return as_record(read_json(path, _MOST_BYTES), Progress)
+        return as_record(read_json(path, _MAX_BYTES), Progress)
     except (OSError, ValueError):
         return None

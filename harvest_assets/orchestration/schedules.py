@@ -6,6 +6,7 @@ import os
 
 import dagster as dg
 
+from harvest_assets.errors import counted
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.environment import yes_or_no
@@ -45,4 +46,4 @@ def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     tags = {"dagster/schedule_name": backfill_new_runs.name}
     backfill = submit(instance, graph, keys, title=BY_SCHEDULE, tags=tags)
     runs = ", ".join(keys)
-    return dg.SkipReason(f"Backfill {backfill} harvests {len(keys)} runs: {runs}.")
+    return dg.SkipReason(f"Backfill {backfill} harvests {counted(len(keys), 'run')}: {runs}.")

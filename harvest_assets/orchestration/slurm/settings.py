@@ -1,4 +1,4 @@
-"""What a deployment says about its cluster, in the environment."""
+"""A deployment's settings for its cluster, from the environment."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TIME = re.compile(
 
 @functools.cache
 def slurm_is_here() -> bool:
-    """Is this machine one of a cluster? Its programs alone, without a configuration, say nothing.
+    """Whether this machine belongs to a cluster; the programs alone, unconfigured, do not count.
 
-    A controller that does not answer belongs to a cluster, too.
+    A controller that does not answer counts.
     """
     scontrol = shutil.which("scontrol")
     if shutil.which("sbatch") is None or scontrol is None:
@@ -57,7 +57,7 @@ class SlurmSettings:
         max_jobs: that wait or run at once.
         stages: which are submitted: `harvest`, `prepare`, `merge`, with commas, or `all`.
             Only the first asks for a GPU.
-        save_seconds: how long before its time limit a shard is told to save.
+        save_seconds: how long before its time limit a shard is signalled to save.
         cluster: `slurm`, or `local`: jobs are processes of this machine.
     """
 
@@ -81,7 +81,7 @@ class SlurmSettings:
         """The deployment's settings.
 
         Raises:
-            HarvestError: a variable has a value that cannot be meant.
+            HarvestError: a variable has a value that is not valid.
         """
         given: dict[str, Any] = {}
         for field in fields(cls):
@@ -95,7 +95,7 @@ class SlurmSettings:
         return settings
 
     def check(self) -> None:
-        """See that every setting can be used.
+        """Check that every setting can be used.
 
         Raises:
             HarvestError: one cannot.
@@ -148,7 +148,7 @@ class SlurmSettings:
         Args:
             name: of the job.
             comment: of the job.
-            gpu: does it need one?
+            gpu: whether it needs one.
         """
         if self.cluster == "local":
             # Without a number all GPUs would be hidden; each shard takes one that is free.
@@ -192,10 +192,10 @@ def _whole(field: str, text: str) -> int:
 
 
 def _options(field: str, text: str) -> dict[str, str | bool]:
-    """Options as they are typed behind `sbatch`, by name; one without a value is True.
+    """Options as they are typed after `sbatch`, by name; one without a value is True.
 
     Raises:
-        HarvestError: they are no long options.
+        HarvestError: they are not long options.
     """
     expected = "options such as --constraint=a100 --exclusive"
     options: dict[str, str | bool] = {}
