@@ -26,7 +26,7 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
   goodfire/spd/runs/s-d2ec3bfe
   wandb:goodfire/spd/runs/s-d2ec3bfe
   https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
-  ./runs/my-run            (final_config.yaml and model_<step>.pth lie in it)
+  ./runs/my-run            (it contains final_config.yaml and model_<step>.pth)
 """
 
 RUN_OR_HARVEST_HELP = f"""{RUN_HELP}

@@ -8,6 +8,8 @@ $SPD_OUT_DIR/
 ├── registered/<entity>/<project>/
 │   ├── <run_id>.json                   where a run that is not on W&B is stored
 │   └── watched.json                    which runs of a watched project were left out, and why
+├── demo/                               the built-in run
+├── huggingface/                        converted datasets, where the usual cache is read-only
 └── harvest/<run_id>/
     ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
     ├── correlations/                   component_correlations.pt, token_stats.pt

@@ -1,4 +1,4 @@
-"""Are the merged counts consistent with themselves and with the shards they were summed from?"""
+"""Whether the merged counts are consistent, also with the shards they were summed from."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
-# Checks per partition are wanted, and known to be new in Dagster: nobody need be told each time.
+# A preview feature of Dagster: no need to warn each time.
 warnings.filterwarnings(
     "ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=dg.PreviewWarning
 )

@@ -1,13 +1,13 @@
-"""When an asset is made by itself.
+"""When an asset is materialized automatically.
 
-An asset is made when it is missing and everything it needs is there; that is true at every look
-until it has been made, so nothing is lost when the daemon was away. Two things more:
+An asset is materialized when it is missing and everything it needs exists; that stays true at every
+tick until it is done, so nothing is lost while the daemon is down. Two more rules:
 
-- `run_checkpoint`, where a harvest begins, waits while as many harvests are under way as
-  `HARVEST_MAX_ACTIVE_RUNS` says;
-- what is merged is made again when a shard was.
+- `run_checkpoint`, where a harvest begins, waits while `HARVEST_MAX_ACTIVE_RUNS` harvests are in
+  progress;
+- merged assets are materialized again after a shard was.
 
-What failed stays as it is until somebody starts it, or makes anew something that it needs.
+What failed stays failed until somebody starts it, or materializes again something that it needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
-# That code servers evaluate conditions is new in Dagster: nobody need be told each time.
+# A beta feature of Dagster: no need to warn each time.
 warnings.filterwarnings(
     "ignore", message="Parameter `use_user_code_server`", category=dg.BetaWarning
 )
@@ -67,7 +67,7 @@ class Admitted(_Selecting):
     @property
     def name(self) -> str:
         """What the UI calls it."""
-        return "fewer than HARVEST_MAX_ACTIVE_RUNS harvests are under way"
+        return "fewer than HARVEST_MAX_ACTIVE_RUNS harvests are in progress"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """The first so many."""
@@ -82,10 +82,10 @@ class Admitted(_Selecting):
 
 @dataclass(frozen=True)
 class StillMissing(_Selecting):
-    """Nothing was made of it until now.
+    """It has never been materialized.
 
-    What Dagster knows of partitions at a tick is not of one moment: one that is just being
-    finished may look as if it were neither there nor in progress.
+    The statuses that Dagster reads at a tick are not of one moment: a partition that is just
+    finishing may appear neither materialized nor in progress.
     """
 
     @property
@@ -102,7 +102,7 @@ class StillMissing(_Selecting):
 
 @dataclass(frozen=True)
 class ShardRedone(_Selecting):
-    """A shard was made after this, and all shards of the plan are there to be summed."""
+    """A shard is newer than this, and all shards of the plan can be summed."""
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class WorkedOnElsewhere(_Selecting):
 
 
 def _are_to_be_summed(key: str, made_later: set[str]) -> bool:
-    """Has one of these shards a share, and are all shards of the plan there?"""
+    """Whether one of these shards has a share, and all shards of the plan exist."""
     try:
         paths = registration(key).layout
         plan = HarvestPlan.open(paths.root)
@@ -185,10 +185,10 @@ harvest_automation = dg.AutomationConditionSensorDefinition(
     if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Harvests registered runs: makes what is missing as soon as all it needs is there, "
+        "Harvests registered runs: makes what is missing as soon as all it needs exists, "
         "HARVEST_MAX_ACTIVE_RUNS harvests at a time."
     ),
-    # One run a partition, as everywhere; conditions of our own are evaluated where they are.
+    # One run per partition, as everywhere; custom conditions are evaluated in the code server.
     emit_backfills=False,
     use_user_code_server=True,
 )

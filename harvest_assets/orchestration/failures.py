@@ -1,8 +1,8 @@
 """Bad input fails an asset at once, with one sentence, and is never retried.
 
-Other errors, and those that may pass by themselves, are tried again three times, after 1, 3 and 7
-minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command at which somebody waits tells them
-at once: it sets `HARVEST_MAX_RETRIES` to 0.
+Other errors, and those that may pass, are tried again three times, after 1, 3 and 7
+minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command that somebody waits for reports
+them at once: it sets `HARVEST_MAX_RETRIES` to 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which registered runs are harvested, under way, failed, or waiting to be harvested.
+"""Which registered runs are harvested, in progress, failed, or waiting to be harvested.
 
 The one place that decides what is unharvested: the schedule, the commands and the automation all
-ask here, so that what one of them has started no other starts again.
+use it, so that none of them starts what another has started.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _Statuses = Mapping[str, AssetPartitionStatus | None]
 
 
 class HarvestStatus(Enum):
-    """Where the harvest of a run stands."""
+    """The status of the harvest of a run."""
 
     UNHARVESTED = "to be harvested"
     IN_PROGRESS = "queued or in progress"
-    FAILED = "failed; it starts again when somebody starts it"
+    FAILED = "failed; it is not retried automatically"
     CHANGED = "harvested; its plan or its checkpoint has changed since"
     HARVESTED = "harvested"
 
@@ -59,9 +59,9 @@ class Harvest:
 
     Args:
         key: the partition key.
-        status: where it stands.
-        begun: something of it is there or being made.
-        backfilled: a backfill that is not finished has it.
+        status: its status.
+        begun: whether a part of it exists or is being made.
+        backfilled: whether it is part of an unfinished backfill.
     """
 
     key: str
@@ -91,30 +91,29 @@ def unharvested(
 def harvests_of(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], keys: Iterable[str] | None = None
 ) -> list[Harvest]:
-    """Where the harvests of registered runs stand, in the order of their registration.
+    """The harvests of registered runs, in the order of registration.
 
     Args:
         instance: where runs are recorded.
         graph: the asset graph.
         keys: only these; None is all.
     """
-    there = instance.get_dynamic_partitions(RUN_DIMENSION)
+    registered = instance.get_dynamic_partitions(RUN_DIMENSION)
     if keys is not None:
         wanted = set(keys)
-        there = [key for key in there if key in wanted]
+        registered = [key for key in registered if key in wanted]
     by_asset = {
-        asset: instance.get_status_by_partition(asset_key(asset), there, runs) or {}
+        asset: instance.get_status_by_partition(asset_key(asset), registered, runs) or {}
         for asset in _OF_RUNS
     }
     backfilled, changed = _in_backfills(instance, graph), _changed(instance)
     harvested = by_asset[Asset.ACTIVATION_CONTEXTS]
-    # Of runs that have not been begun, and of finished ones, sixteen shards each need no look.
-    shards = _of_shards(
-        instance,
-        (key for key in there if by_asset[Asset.HARVEST_PLAN].get(key) and not _is(harvested, key)),
-    )
+    # The sixteen shards of runs that have not begun or are finished need not be queried.
+    planned = by_asset[Asset.HARVEST_PLAN]
+    begun = [key for key in registered if planned.get(key) and not _is(harvested, key)]
+    shards = _of_shards(instance, begun)
     found = []
-    for key in there:
+    for key in registered:
         statuses = {by_asset[asset].get(key) for asset in by_asset} | shards.get(key, set())
         status = _status(key, statuses, backfilled, harvested, changed)
         found.append(Harvest(key, status, bool(statuses - {None}), key in backfilled))
@@ -125,7 +124,7 @@ def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list
     """The assets and partitions that are to be made for the harvest of a run.
 
     Of a run with a plan, what is missing; if nothing is, all that follows from the plan. Of others,
-    and of one that was trained on, everything.
+    and of one that was trained further, everything.
 
     Args:
         instance: where runs are recorded.
@@ -174,7 +173,7 @@ def _status(
 
 
 def is_driven(key: str) -> bool:
-    """Does a command drive the whole harvest of a run now?"""
+    """Whether a command is driving the whole harvest of a run."""
     try:
         return is_held(harvest_lease(registration(key)))
     except HarvestError:
@@ -213,7 +212,7 @@ def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> s
 
 
 def _changed(instance: dg.DagsterInstance) -> set[str]:
-    """Runs that were trained on, or got another plan, since they were harvested."""
+    """Runs that were trained further, or got another plan, since they were harvested."""
     planned, harvested = (
         instance.get_latest_storage_id_by_partition(
             asset_key(asset), dg.DagsterEventType.ASSET_MATERIALIZATION

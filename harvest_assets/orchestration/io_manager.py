@@ -1,4 +1,4 @@
-"""Where the assets' values lie under `SPD_OUT_DIR`; `publication` moves them there whole."""
+"""Where the assets' values are stored under `SPD_OUT_DIR`; `files/commit.py` moves them there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HarvestIOManager(dg.IOManager):
     """Keeps the values of all assets under `SPD_OUT_DIR/harvest/<run_id>/`."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write a value where nobody looks, then move it into place."""
+        """Write a value beside its place, then move it there."""
         with requeued_when_interrupted(), bad_input_is_final():
             started = time.monotonic()
             owner = registration(context.partition_key)
@@ -47,10 +47,10 @@ class HarvestIOManager(dg.IOManager):
             else:
                 written = publish_files(owner.layout, obj)
             seconds = round(time.monotonic() - started, 2)
-            told = {"bytes": written, "seconds writing": seconds}
+            metadata = {"bytes": written, "seconds writing": seconds}
             if context.asset_key.path[-1] == Asset.ACTIVATION_CONTEXTS:
-                told |= top_components(owner)
-            context.add_output_metadata(told)
+                metadata |= top_components(owner)
+            context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Open what an upstream asset left; shards are opened by the merge, by its plan."""
@@ -63,7 +63,7 @@ class HarvestIOManager(dg.IOManager):
             file, open_value = _readable(asset, paths)
             if not file.exists():
                 raise HarvestError(
-                    f"{asset} of {run} is not there yet: dagster asset materialize --select "
+                    f"{asset} of {run} does not exist yet: dagster asset materialize --select "
                     f"{asset} --partition {run} -m harvest_assets.definitions"
                 )
             return open_value(paths.root)

@@ -1,4 +1,4 @@
-"""What the latest plan of a run changed, as its materialization in Dagster says it."""
+"""What the latest plan of a run changed, read from its materialization."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def plan_changes(
     for record in instance.fetch_materializations(made, limit=_MAX_RECORDS).records:
         event = record.asset_materialization
         if event is not None and event.partition is not None:
-            told = event.metadata.get(CHANGES)
-            latest.setdefault(event.partition, str(told.value) if told is not None else "")
+            changes = event.metadata.get(CHANGES)
+            latest.setdefault(event.partition, str(changes.value) if changes is not None else "")
     return {run: change for run, change in latest.items() if change}

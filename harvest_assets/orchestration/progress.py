@@ -1,4 +1,4 @@
-"""How far a shard is, in a small file that anybody may read while it works."""
+"""The progress of a shard, in a small file that is rewritten while it works."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ProgressWriter:
         path: the file.
         rows: rows of the share.
         tokens_per_row: tokens of a row.
-        log: takes a line for people.
+        log: takes a line of text.
         rows_before: rows that were done before.
     """
 
@@ -75,7 +75,7 @@ class ProgressWriter:
         self._started = self._filed = self._logged = time.monotonic()
 
     def __call__(self, rows_done: int) -> None:
-        """Record that so many rows are done."""
+        """Report that so many rows are done."""
         now = time.monotonic()
         progress = Progress(
             rows_done, self._rows, self._tokens_per_row, now - self._started, self._rows_before
@@ -89,7 +89,7 @@ class ProgressWriter:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What the file holds; None while there is none, or a damaged one."""
+    """The content of the file; None while there is none, or a damaged one."""
     try:
         return _RECORD.read(path)
     except HarvestError:

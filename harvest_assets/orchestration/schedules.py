@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from harvest_assets.errors import counted
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.environment import UnattendedSettings
@@ -42,4 +43,4 @@ def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     tags = {"dagster/schedule_name": backfill_new_runs.name}
     backfill = submit(instance, graph, keys, title=BY_SCHEDULE, tags=tags)
     runs = ", ".join(keys)
-    return dg.SkipReason(f"Backfill {backfill} harvests {len(keys)} runs: {runs}.")
+    return dg.SkipReason(f"Backfill {backfill} harvests {counted(len(keys), 'run')}: {runs}.")

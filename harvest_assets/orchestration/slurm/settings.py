@@ -1,4 +1,4 @@
-"""What a deployment sets for its cluster, in the environment."""
+"""A deployment's settings for its cluster, from the environment."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TIME = re.compile(
 
 @functools.cache
 def slurm_is_here() -> bool:
-    """Whether this machine belongs to a cluster: it has SLURM's programs and a configuration.
+    """Whether this machine belongs to a cluster; the programs alone, unconfigured, do not count.
 
-    A controller that does not answer belongs to a cluster, too.
+    A controller that does not answer counts.
     """
     scontrol = shutil.which("scontrol")
     if shutil.which("sbatch") is None or scontrol is None:
