@@ -156,13 +156,10 @@ def _told_in_one_sentence(name: RunName) -> Iterator[None]:
             f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
         ) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
-        raise (
-            TransientError
-            if may_pass(error)
-            else HarvestError(
-                f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
-                f"network, or give a path to the run's files: {reason_of(error)}"
-            )
+        kind = TransientError if may_pass(error) else HarvestError
+        raise kind(
+            f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
+            f"network, or give a path to the run's files: {reason_of(error)}"
         ) from None
 
 
