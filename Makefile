@@ -4,7 +4,7 @@ VENV ?= .venv
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: install demo harvest test test-slow fuzz row-orders check clean
+.PHONY: install demo harvest test test-slow fuzz row-orders variables check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -37,6 +37,10 @@ fuzz: install
 # The row orders of several versions of datasets: the table in docs/row_order.md
 row-orders: install
 	$(VENV)/bin/python -m harvest_assets_tests.data.row_orders
+
+# docs/variables.md, from the models that read the environment
+variables: install
+	$(VENV)/bin/python -m harvest_assets_tests.variables
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -108,6 +108,7 @@ def _merge(
     from harvest_assets.files.commit import Value
     from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.harvester.state import HarvesterState
+    from harvest_assets.harvester.state_sum import StateSum
     from harvest_assets.results.components_jsonl import read_component
     from harvest_assets.results.count_tensors import CorrelationStorage
     from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
@@ -125,16 +126,17 @@ def _merge(
 
     out.mkdir(parents=True, exist_ok=True)
     paths = HarvestLayout(out)
-    opened = timed("open, all bytes checked", lambda: [HarvesterState.load(s) for s in states])
-    v = opened[0].settings.vocab_size
+    total = timed(
+        "open, all bytes checked", lambda: StateSum(HarvesterState.load(s) for s in states)
+    )
     values: dict[str, Value] = {
-        "component_correlations.pt": MergedCorrelations(opened, ""),
-        "token_stats.pt": MergedTokenStats(opened, ""),
-        "components.jsonl": MergedContexts(opened, "", {}, 40, v),
+        "component_correlations.pt": MergedCorrelations(total, ""),
+        "token_stats.pt": MergedTokenStats(total, ""),
+        "components.jsonl": MergedContexts(total, "", {}, 40, total.settings.vocab_size),
     }
     for what, value in values.items():
         timed(what, partial(value.write, out))
-    keys = opened[0].settings.component_keys
+    keys = total.settings.component_keys
     reads = []
     for key in keys[:: max(1, len(keys) // _READS)]:
         start = time.perf_counter()

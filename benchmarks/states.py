@@ -10,6 +10,7 @@ from harvest_assets.harvester.counters import narrowest, packed_length
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
+from harvest_assets.settings import SampleSettings
 
 _LAYERS = 4
 _FIRINGS = 1 << 20
@@ -33,9 +34,9 @@ def write_states(
 def _state(shard: int, n_components: int, vocab_size: int, k: int) -> HarvesterState:
     generator = torch.Generator().manual_seed(shard)
     settings = HarvesterSettings(
-        tuple((f"h.{i}.mlp.c_fc", n_components // _LAYERS) for i in range(_LAYERS)),
-        vocab_size,
-        max_examples_per_component=k,
+        layers=tuple((f"h.{i}.mlp.c_fc", n_components // _LAYERS) for i in range(_LAYERS)),
+        vocab_size=vocab_size,
+        sample=SampleSettings(activation_examples_per_component=k),
     )
 
     def counts(below: int, *shape: int) -> torch.Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from harvest_assets.data.data import sample_data
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import verify
 from harvest_assets.harvester import Harvester
+from harvest_assets.harvester.stream import add_answer
 from harvest_assets.wandb_client.run_files import fetch_run
 from harvest_assets.wandb_client.run_name import RunReference
 
@@ -48,10 +49,10 @@ def measure_whole(
         repeats: groups that are timed.
         bf16: as in a harvest.
     """
-    checkpoint = RunCheckpoint.verify(fetch_run(reference, None))
+    checkpoint = verify(fetch_run(reference, None))
     model = checkpoint.open_model(device, bf16=bf16)
     length = checkpoint.default_context_length
-    rows = sample_data(checkpoint.config().data_spec(length)).rows
+    rows = sample_data(checkpoint.data_spec(length)).rows
     size = min(len(rows), max(1, _TOKENS_PER_FORWARD // length))
     harvester = Harvester(checkpoint.layers, checkpoint.vocab_size, device=device)
     forward, harvest = [], []
@@ -60,10 +61,7 @@ def measure_whole(
         tokens = torch.from_numpy(rows[first : first + size])
 
         def whole(tokens: torch.Tensor = tokens, row: int = turn * size) -> None:
-            answer = model(tokens)
-            harvester.process_batch(
-                tokens, answer.ci, answer.output_probs, answer.component_acts, row
-            )
+            add_answer(harvester, tokens, model(tokens), row)
 
         forward.append(_seconds(device, model, tokens))
         harvest.append(_seconds(device, whole))

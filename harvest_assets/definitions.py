@@ -1,7 +1,7 @@
 """Everything wired together.
 
 ```
-run_checkpoint  [run]           files of the SPD run, verified; data version = their digest
+run_checkpoint  [run]           files of the run, verified; data version = their digest
 harvest_plan    [run]           the settings: the one place where they are set
 token_rows      [run]           the rows in harvest order, shared by equal data sets
 harvest_shard   [run x shard]   one state of statistics each; the GPU work

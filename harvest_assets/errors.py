@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-from harvest_assets.sanitize import plain_text, without_secrets
-
-_MOST_CHARACTERS = 10_000
-_LONGEST_REASON = 300
+_MAX_REASON = 300  # characters
 
 
 class HarvestError(Exception):
-    """Bad input, told in one clear sentence that names the file or the value.
+    """Bad input, described in one clear sentence that names the file or the value.
 
     The command prints the sentence and exits with a status that is not 0; an asset fails with it
-    and is not retried. What strangers wrote may stand in the sentence: secrets are taken out of it,
-    nothing in it can act on a terminal, and it is cut where it would fill pages.
-
-    Args:
-        message: the sentence.
+    and is not retried. The sentence may quote what others wrote: whoever shows it passes it through
+    `files.sanitize.presentable`.
     """
-
-    def __init__(self, message: str) -> None:
-        told = plain_text(without_secrets(message))
-        more = len(told) > _MOST_CHARACTERS
-        super().__init__(f"{told[:_MOST_CHARACTERS]}..." if more else told)
 
 
 class TransientError(HarvestError):
-    """What is wrong may pass by itself, and nothing need be changed: W&B does not answer, say.
+    """A fault that may pass by itself: W&B does not answer, say.
 
     Unattended, an asset that fails with it is tried again a few times.
     """
 
 
 class HarvestNotFoundError(HarvestError):
-    """A name that means no harvest, or more than one; the message lists those there are."""
+    """A name that fits no harvest, or more than one; the message lists those there are."""
 
 
 def reason_of(error: BaseException) -> str:
     """What another library's error says, as a part of a sentence: its first line, not too long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].rstrip(".")
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that an error was raised from, at the end of the chain; itself if from none."""
+    """The error at the end of the chain of causes, or the first that is ours."""
     seen = {id(error)}
-    while error.__cause__ is not None and id(error.__cause__) not in seen:
+    while (
+        error.__cause__ is not None
+        and id(error.__cause__) not in seen
+        and not isinstance(error, HarvestError)
+    ):
         error = error.__cause__
         seen.add(id(error))
     return error
@@ -56,4 +54,4 @@ def cause_of(error: BaseException) -> str:
     """The innermost cause of an error, as a part of a sentence: one line, not too long."""
     cause = innermost(error)
     text = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.files.layout import HarvestLayout, is_folder_name, run_cache_dir
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.files.untrusted import read_json, text_of
-from harvest_assets.schemas import ActivationExample, ComponentData, ComponentSummary
+from harvest_assets.schemas import ComponentData, ComponentSummary, ExampleOrder, LocatedExample
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,19 +40,25 @@ class DecodedExample:
     Args:
         tokens: the text of each token by itself, empty outside the sequence.
         firing_index: which of them the component fired on.
-        example: ids, causal importances and component activations.
-        row: row of the harvest, where it is known.
-        position: position in that row.
+        example: ids, causal importances and component activations, row and position.
         context: the text of each token in its context: as `tokens`, but characters that are made
             up of several tokens are whole in one of them, so that joined they are the text.
     """
 
     tokens: list[str]
     firing_index: int
-    example: ActivationExample
-    row: int | None
-    position: int | None
+    example: LocatedExample
     context: list[str]
+
+    @property
+    def row(self) -> int | None:
+        """Row of the harvest; None where not recorded."""
+        return self.example.row
+
+    @property
+    def position(self) -> int | None:
+        """Position in the row; None where not recorded."""
+        return self.example.position
 
     def __str__(self) -> str:
         marked = list(self.context)
@@ -67,7 +74,7 @@ def _none_if_not_found(load: Callable[P, T | None]) -> Callable[P, T | None]:
         try:
             return load(*args, **kwargs)
         except HarvestNotFoundError as error:
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(presentable(str(error)), stacklevel=2)
             return None
 
     return load_or_warn
@@ -132,7 +139,8 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
 
     Columns: component_key, layer, component_idx, flat_index, firing_count, mean_ci, ci_histogram
     (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`,
-    telling, telling_input_tokens, telling_output_tokens (see `analysis` and `pmi.telling`).
+    telling, telling_input_tokens, telling_output_tokens (see `analysis` and
+    `pmi.informative_tokens`).
     What another writer left has component_key, layer, component_idx and mean_ci of the components
     that fired.
 
@@ -166,7 +174,7 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
 
 @_none_if_not_found
 def activation_examples(
-    run_id: str, component_key: str, k: int, order: Literal["sample", "ci"] = "sample"
+    run_id: str, component_key: str, k: int, order: ExampleOrder = "sample"
 ) -> list[DecodedExample] | None:
     """Examples of one component with their tokens decoded; None if it never fired.
 
@@ -181,27 +189,19 @@ def activation_examples(
     Raises:
         HarvestError: an unknown order, a damaged file, or the tokenizer is not there, or another.
     """
-    from harvest_assets.results.components_jsonl import (
-        example_places,
-        highest_ci_examples,
-        read_component,
-    )
+    from harvest_assets.results.component_tables import ComponentIndex
+    from harvest_assets.results.examples import StoredExamples
 
     if order not in ("sample", "ci"):
         raise HarvestError(f"order is {order!r}; it must be 'sample' or 'ci'.")
     paths = _harvest(run_id)
-    component = read_component(paths, component_key) if paths.components.exists() else None
-    if component is None:
+    if not paths.components.exists():
         return None
-    found = highest_ci_examples(paths, component_key) if order == "ci" else None
+    found = StoredExamples(paths, ComponentIndex.open(paths)).of(component_key, order)
     if found is None:
-        found = list(
-            zip(component.activation_examples, example_places(paths, component), strict=True)
-        )
-        if order == "ci":
-            found.sort(key=lambda pair: -pair[0].ci_values[len(pair[0].ci_values) // 2])
+        return None
     vocabulary = _vocabulary(paths)
-    return [_decoded(example, place, vocabulary) for example, place in found[: max(0, k)]]
+    return [_decoded(example, vocabulary) for example in found[: max(0, k)]]
 
 
 def load_tokenizer_of(run_id: str) -> Any:
@@ -227,13 +227,10 @@ def load_vocabulary_of(run_id: str) -> Vocabulary:
     return _vocabulary(_harvest(run_id))
 
 
-def _decoded(
-    example: ActivationExample, place: tuple[int, int] | None, vocabulary: Vocabulary
-) -> DecodedExample:
+def _decoded(example: LocatedExample, vocabulary: Vocabulary) -> DecodedExample:
     ids, middle = example.token_ids, len(example.token_ids) // 2
-    row, position = place or (None, None)
     tokens = [vocabulary.text(token) for token in ids]
-    return DecodedExample(tokens, middle, example, row, position, vocabulary.context(ids, middle))
+    return DecodedExample(tokens, middle, example, vocabulary.context(ids, middle))
 
 
 def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:

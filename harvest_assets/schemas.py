@@ -1,13 +1,17 @@
-"""The types that people hold in their hands when they read a harvest."""
+"""The types that readers of a harvest get."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+# The uniform sample by priority, or the firings of highest causal importance.
+ExampleOrder = Literal["sample", "ci"]
 
 
 @dataclass(frozen=True, slots=True)
 class ActivationExample:
-    """A window of tokens around one firing, which stands in its middle.
+    """A window of tokens with one firing in the middle.
 
     All three lists are `2 * activation_context_tokens_per_side + 1` long; outside the sequence the
     token is -1 and the values are 0.0.
@@ -16,6 +20,14 @@ class ActivationExample:
     token_ids: list[int]
     ci_values: list[float]
     component_acts: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedExample(ActivationExample):
+    """An example with the row of the harvest and the position in it; None where not recorded."""
+
+    row: int | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +43,7 @@ class ComponentTokenPMI:
 
 @dataclass(frozen=True, slots=True)
 class ComponentData:
-    """All that was harvested of one component that fired at least once."""
+    """The results for one component that fired at least once."""
 
     component_key: str
     layer: str

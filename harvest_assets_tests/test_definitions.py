@@ -12,7 +12,8 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration import dagster_private
-from harvest_assets.store.settings import HarvestConfig
+from harvest_assets.settings import HarvestSettings
+from harvest_assets.stages import Asset, Stage
 
 HEAVY = ("torch", "transformers", "datasets", "wandb")
 UPSTREAM = {
@@ -59,7 +60,7 @@ def test_heart_and_files_know_nothing_of_dagster():
 def test_the_graph_is_the_one_that_is_documented():
     graph = defs.resolve_asset_graph()
     nodes = {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
-    assert set(nodes) == {*UPSTREAM, "activation_contexts", "merged_state"}
+    assert set(nodes) == {*UPSTREAM, "activation_contexts", "merged_state"} == set(Asset)
     for name, upstream in UPSTREAM.items():
         assert {key.to_user_string() for key in nodes[name].parent_keys} == upstream
     for name, node in nodes.items():
@@ -67,7 +68,8 @@ def test_the_graph_is_the_one_that_is_documented():
         assert node.description
         assert node.owners
         assert node.kinds
-        assert {"stage", "work"} <= set(node.tags)
+        assert name in Stage(node.tags["stage"]).assets
+        assert node.tags["work"]
         assert node.group_name == "harvest"
         several = isinstance(node.partitions_def, dg.MultiPartitionsDefinition)
         assert several == (name == "harvest_shard")
@@ -76,7 +78,7 @@ def test_the_graph_is_the_one_that_is_documented():
 def test_the_settings_are_told_in_the_launchpad():
     node = defs.get_assets_def("harvest_plan").op
     settings = node.config_schema.as_field().config_type.fields
-    assert set(settings) == set(HarvestConfig.model_fields)
+    assert set(settings) == set(HarvestSettings.model_fields)
     assert all(field.description for field in settings.values())
 
 

@@ -15,6 +15,7 @@ from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
@@ -22,7 +23,7 @@ from harvest_assets.store.shards import ShardResults
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("merge", "cpu"),
+    tags=stage_tags(Stage.MERGE, "cpu"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
@@ -38,12 +39,12 @@ def component_correlations(
     """`component_correlations.pt`: how often each component fired, and each pair together."""
     from harvest_assets.results.merge import MergedCorrelations
 
-    states = harvest_shard.open(harvest_plan)
+    total = harvest_shard.open(harvest_plan)
     owner = registration(context.partition_key)
     return dg.MaterializeResult(
-        value=MergedCorrelations(states, harvest_plan.digest),
+        value=MergedCorrelations(total, harvest_plan.digest),
         metadata={
-            **firing_metadata(states),
+            **firing_metadata(total),
             **how_to_view(owner),
             "path": dg.MetadataValue.path(str(owner.layout.component_correlations)),
         },

@@ -1,26 +1,26 @@
 """The settings of a harvest: the one place where they are set."""
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from harvest_assets.data.data import DataSpec, fingerprint
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
-from harvest_assets.errors import HarvestError
+from harvest_assets.decompositions.protocol import Decomposition
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
+from harvest_assets.files.sanitize import plain_text
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.settings import HarvestSettings
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
-from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -28,7 +28,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "none"),
+    tags=stage_tags(Stage.PREPARE, "none"),
     partitions_def=runs,
     kinds={"json"},
     code_version="1",
@@ -38,7 +38,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 )
 @refuses_bad_input
 def harvest_plan(
-    context: dg.AssetExecutionContext, run_checkpoint: RunCheckpoint
+    context: dg.AssetExecutionContext, run_checkpoint: Decomposition
 ) -> dg.MaterializeResult[Any]:
     """What is to be harvested and how; every shard and every merge reads it from here.
 
@@ -47,28 +47,26 @@ def harvest_plan(
     paths = registration(context.partition_key).layout
     stored, config = settings_over_stored(paths, context.op_execution_context.op_config)
     plan = make_plan(run_checkpoint, config)
-    run = run_checkpoint.config()
+    spec, notes = run_checkpoint.data_spec(plan.context_length), run_checkpoint.notes()
     if stored is not None:
-        _check_rows(paths, plan, run.data_spec(plan.context_length))
+        _check_rows(paths, plan, spec)
     changes = {}
     if stored is not None and stored != plan:
-        streaming = run.task_config.streaming
-        changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=streaming)}
+        changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=spec.streaming)}
         context.log.warning(changes[CHANGES])
-    for warning in run.warnings(plan.ci_threshold):
+    for warning in run_checkpoint.warnings(plan.ci_threshold):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
-    settings = "\n".join(
-        f"| {k} | {markdown_cell(v)} |" for k, v in dataclasses.asdict(plan).items()
-    )
+    values = plan.model_dump()
+    settings = [(name, plain_text(str(v))) for name, v in values.items()]
     return dg.MaterializeResult(
         value=plan,
         data_version=dg.DataVersion(plan.digest),
         metadata={
-            "settings": dg.MetadataValue.md(f"| setting | value |\n|---|---|\n{settings}"),
-            "plan": dg.MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(plan)))),
+            "settings": table(("setting", "value"), settings),
+            "plan": dg.MetadataValue.json(values),
             "shards": plan.n_shards,
-            **({"notes": "\n\n".join(run.notes)} if run.notes else {}),
+            **({"notes": "\n\n".join(notes)} if notes else {}),
             **changes,
         },
     )
@@ -91,7 +89,7 @@ def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None
 
 def settings_over_stored(
     paths: HarvestLayout, given: Mapping[str, Any]
-) -> tuple[HarvestPlan | None, HarvestConfig]:
+) -> tuple[HarvestPlan | None, HarvestSettings]:
     """The stored plan, if there is one, and the settings that were given over those it has.
 
     Raises:
@@ -102,16 +100,18 @@ def settings_over_stored(
         try:
             stored = HarvestPlan.open(paths.root)
         except HarvestError as error:
-            if set(HarvestConfig.model_fields) - set(given):
+            if set(HarvestSettings.model_fields) - set(given):
                 raise HarvestError(
                     f"{paths.plan} cannot be read, so its settings cannot be kept; give all "
                     "settings of harvest_plan, or remove the file to begin with the defaults."
                 ) from error
-    kept = {name: getattr(stored, name) for name in HarvestConfig.model_fields} if stored else {}
-    return stored, HarvestConfig.model_validate({**kept, **given})
+    if stored is None:
+        return None, HarvestSettings.over_defaults(given)
+    kept = stored.model_dump(include=set(HarvestSettings.model_fields))
+    return stored, HarvestSettings(**{**kept, **given})
 
 
-def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
+def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan:
     """Resolve the settings that depend on the run and on the machine.
 
     Raises:
@@ -126,21 +126,16 @@ def make_plan(checkpoint: RunCheckpoint, config: HarvestConfig) -> HarvestPlan:
             f"context_length is {context_length}, but the target model reads at most {limit} "
             "tokens; give a smaller --context_length."
         )
-    return HarvestPlan(
-        run=checkpoint.run,
-        checkpoint_sha256=checkpoint.sha256,
-        n_batches=config.n_batches,
-        batch_size=config.batch_size,
-        context_length=context_length,
-        ci_threshold=config.ci_threshold,
-        activation_examples_per_component=config.activation_examples_per_component,
-        activation_context_tokens_per_side=config.activation_context_tokens_per_side,
-        pmi_token_top_k=config.pmi_token_top_k,
-        seed=config.seed,
-        n_shards=default_n_shards() if config.n_shards is None else config.n_shards,
-        ci_noise=config.ci_noise and checkpoint.config().sampling == "binomial",
-        bf16=config.bf16,
-    )
+    options = checkpoint.options()
+    resolved = {
+        "run": checkpoint.run,
+        "checkpoint_sha256": checkpoint.sha256,
+        "context_length": context_length,
+        "n_shards": default_n_shards() if config.n_shards is None else config.n_shards,
+        "ci_noise": config.ci_noise and "ci_noise" in options,
+        "bf16": config.bf16 and "bf16" in options,
+    }
+    return HarvestPlan(**{**config.model_dump(), **resolved})
 
 
 def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:
@@ -148,8 +143,8 @@ def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> Non
     for shard in SHARD_KEYS[plan.n_shards :]:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
-                asset_key="harvest_shard",
+                asset_key=asset_key(Asset.HARVEST_SHARD),
                 partition=shard_partition(plan.run, shard),
-                metadata={"share": f"empty: the plan has {plan.n_shards} shards"},
+                metadata={"share": f"empty: the plan has {counted(plan.n_shards, 'shard')}"},
             )
         )

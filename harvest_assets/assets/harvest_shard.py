@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held
@@ -18,6 +18,7 @@ from harvest_assets.orchestration.gpu_lease import lease_device
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.resource_estimate import least_disk
@@ -36,7 +37,7 @@ STATE_VERSION = "2"
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("harvest", "gpu"),
+    tags=stage_tags(Stage.HARVEST, "gpu"),
     partitions_def=run_shards,
     kinds={"torch"},
     code_version=STATE_VERSION,
@@ -50,13 +51,13 @@ STATE_VERSION = "2"
 def harvest_shard(
     context: dg.AssetExecutionContext,
     harvest_plan: HarvestPlan,
-    run_checkpoint: RunCheckpoint,
+    run_checkpoint: Decomposition,
     token_rows: SharedTokenRows,
 ) -> dg.MaterializeResult[Any]:
     """The statistics of one shard's share; a shard beyond the plan's has nothing to do.
 
-    A share that was harvested for the same plan and lies there undamaged is not harvested again; of
-    one that was interrupted, what has been saved is not.
+    A share that was harvested for the same plan and is undamaged is not harvested again; one that
+    was interrupted continues after what was saved.
     """
     started = time.monotonic()
     shard = shard_of(context.partition_key)
@@ -84,48 +85,45 @@ def harvest_shard(
 
 def harvest_share(
     plan: HarvestPlan,
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     shared_rows: SharedTokenRows,
     share: ShardResult,
     paths: HarvestLayout,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> "HarvesterState":
     """Harvest a share on a GPU that nobody else uses, or on the CPU where there is none.
 
     What was saved of it before is not harvested again; the lease of the shard must be held.
     """
-    with lease_device(tell) as device:
-        return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, tell)
+    with lease_device(log) as device:
+        return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, log)
 
 
 def _harvest_share_on(
     device: "torch.device",
     plan: HarvestPlan,
-    checkpoint: RunCheckpoint,
+    checkpoint: Decomposition,
     shared_rows: SharedTokenRows,
     share: ShardResult,
     paths: HarvestLayout,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> "HarvesterState":
-    from harvest_assets.harvester import Harvester
+    from harvest_assets.harvester import Harvester, HarvesterSettings
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
     require_counts(device, checkpoint.layers, checkpoint.vocab_size)
 
     def begin() -> Harvester:
-        return Harvester(
-            checkpoint.layers,
-            checkpoint.vocab_size,
-            plan.ci_threshold,
-            plan.activation_examples_per_component,
-            plan.activation_context_tokens_per_side,
-            plan.seed,
+        return Harvester.from_settings(
+            HarvesterSettings(
+                layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
+            ),
             device,
         )
 
     saved = paths.shard_saved(share.shard)
     lease = paths.lease(f"shard-{share.shard}")
-    harvester, done = resume_or_begin(saved, share, begin, device, tell)
+    harvester, done = resume_or_begin(saved, share, begin, device, log)
     harvest_saving(
         harvester,
         checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16),
@@ -136,7 +134,7 @@ def _harvest_share_on(
         batch_size=plan.batch_size,
         rows_per_forward=plan.rows_per_forward,
         on_progress=ProgressWriter(
-            paths.shard_progress(share.shard), len(share.rows), plan.context_length, tell, done
+            paths.shard_progress(share.shard), len(share.rows), plan.context_length, log, done
         ),
         may_write=lambda: check_held(lease),
     )
@@ -148,7 +146,7 @@ def _metadata(share: ShardResult, seconds: float) -> dict[str, Any]:
         return {"share": "empty: nothing is left for this shard"}
     rows = f"rows {share.rows.start:,} to {share.rows.stop:,}"
     if share.stands:
-        told = shard_metadata(share.state, seconds)
-        del told["tokens per second"]  # nothing was computed
-        return {"share": f"{rows}, harvested before", **told}
+        counted = shard_metadata(share.state, seconds)
+        del counted["tokens per second"]  # nothing was computed
+        return {"share": f"{rows}, harvested before", **counted}
     return {"share": rows, **shard_metadata(share.state, seconds)}

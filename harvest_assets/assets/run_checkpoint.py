@@ -1,20 +1,22 @@
-"""The files of an SPD run: found or downloaded, opened, verified."""
+"""The files of a decomposition run: found or downloaded, opened, verified."""
 
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
+from harvest_assets.decompositions.registry import open_decomposition, verify
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
+from harvest_assets.files.sanitize import plain_text
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import BEGIN
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.stages import Stage
 from harvest_assets.store.registry import check_owner
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -22,7 +24,7 @@ from harvest_assets.wandb_client.run_files import fetch_run
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "disk_and_network"),
+    tags=stage_tags(Stage.PREPARE, "disk_and_network"),
     partitions_def=runs,
     kinds={"wandb", "torch"},
     code_version="1",
@@ -32,14 +34,14 @@ from harvest_assets.wandb_client.run_files import fetch_run
 )
 @refuses_bad_input
 def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    """Config and checkpoint of the SPD run, verified to make a model.
+    """Config and checkpoint of the run, verified to make a model.
 
     They are taken from the run cache or downloaded from W&B. The data version is their digest.
     """
     owner = registration(context.partition_key)
     check_owner(owner)
     stored = _stored(owner.layout)
-    checkpoint = RunCheckpoint.verify(fetch_run(owner.reference, _step(context, stored)))
+    checkpoint = verify(fetch_run(owner.reference, _step(context, stored)))
     if stored is not None and stored.sha256 != checkpoint.sha256:
         context.log.warning(
             "The checkpoint changes from %s to %s; what was harvested of the first does not add up "
@@ -49,15 +51,18 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
         )
     if stored is not None:
         _check_tokenizer(stored, checkpoint)
-    layers = "\n".join(f"| {markdown_cell(layer)} | {c:,} |" for layer, c in checkpoint.layers)
+    layers = [(plain_text(layer), c) for layer, c in checkpoint.layers]
     return dg.MaterializeResult(
         value=checkpoint,
         data_version=dg.DataVersion(checkpoint.sha256),
         metadata={
             "components": checkpoint.n_components,
-            "layers": dg.MetadataValue.md(f"| layer | C |\n|---|---|\n{layers}"),
+            "layers": table(("layer", "C"), layers),
             "vocabulary": checkpoint.vocab_size,
-            "step": checkpoint.step if checkpoint.step is not None else "not told",
+            "kind": checkpoint.kind,
+            "firing strength": checkpoint.firing_strength,
+            "second value": checkpoint.second_value or "none",
+            "step": checkpoint.step if checkpoint.step is not None else "unknown",
             "checkpoint": dg.MetadataValue.path(checkpoint.checkpoint_path),
             "config": dg.MetadataValue.path(checkpoint.config_path),
             "wandb": dg.MetadataValue.url(owner.reference.name.url)
@@ -67,15 +72,15 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
     )
 
 
-def _stored(paths: HarvestLayout) -> RunCheckpoint | None:
+def _stored(paths: HarvestLayout) -> Decomposition | None:
     """The checkpoint harvested before; None if there is none, or its description is damaged."""
     try:
-        return RunCheckpoint.open(paths.root)
+        return open_decomposition(paths.root)
     except HarvestError:
         return None
 
 
-def _step(context: dg.AssetExecutionContext, stored: RunCheckpoint | None) -> int | None:
+def _step(context: dg.AssetExecutionContext, stored: Decomposition | None) -> int | None:
     """The step that was asked for, a newer one that was observed, or the one harvested before.
 
     None is the newest.
@@ -87,27 +92,27 @@ def _step(context: dg.AssetExecutionContext, stored: RunCheckpoint | None) -> in
     return step
 
 
-def _check_tokenizer(stored: RunCheckpoint, checkpoint: RunCheckpoint) -> None:
+def _check_tokenizer(stored: Decomposition, checkpoint: Decomposition) -> None:
     """Refuse another tokenizer that the run's name for it opens in this folder.
 
     Raises:
         HarvestError: the run is the same, and its tokenizer is not the one harvested with.
     """
-    before, here = stored.tokenizer_sha256, checkpoint.tokenizer_sha256
+    before, here = stored.tokenizer.sha256, checkpoint.tokenizer.sha256
     if stored.sha256 != checkpoint.sha256 or None in (before, here) or before == here:
         return
     raise HarvestError(
-        f"The tokenizer {checkpoint.tokenizer_name!r} is another one than this harvest was made "
-        f"with: there it was {_of_tokenizer(stored)}, here it is {_of_tokenizer(checkpoint)}. Give "
-        "the command in the folder in which the name leads to the first, or an --out-name for a "
-        "harvest with the second."
+        f"The tokenizer {checkpoint.tokenizer.name!r} is {_of_tokenizer(checkpoint)}, but this "
+        f"harvest was made with {_of_tokenizer(stored)}. Run the command in the folder in which "
+        "the name leads to the latter, or give an --out-name for a harvest with the former."
     )
 
 
-def _of_tokenizer(checkpoint: RunCheckpoint) -> str:
-    digest = str(checkpoint.tokenizer_sha256)[:12]
-    return f"{checkpoint.tokenizer_path or 'from the hub'} (digest {digest})"
+def _of_tokenizer(checkpoint: Decomposition) -> str:
+    tokenizer = checkpoint.tokenizer
+    digest = str(tokenizer.sha256)[:12]
+    return f"{tokenizer.folder or 'from the hub'} (digest {digest})"
 
 
-def _described(checkpoint: RunCheckpoint) -> str:
+def _described(checkpoint: Decomposition) -> str:
     return f"{Path(checkpoint.checkpoint_path).name} ({checkpoint.sha256[:8]})"

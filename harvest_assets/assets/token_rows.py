@@ -4,12 +4,13 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import runs
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -17,7 +18,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("prepare", "cpu"),
+    tags=stage_tags(Stage.PREPARE, "cpu"),
     partitions_def=runs,
     kinds={"huggingface", "arrow"},
     code_version="1",
@@ -27,10 +28,10 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 )
 @refuses_bad_input
 def token_rows(
-    context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, run_checkpoint: RunCheckpoint
+    context: dg.AssetExecutionContext, harvest_plan: HarvestPlan, run_checkpoint: Decomposition
 ) -> dg.MaterializeResult[Any]:
     """The run's training data as rows of tokens, tokenized once for all harvests of equal data."""
-    spec = run_checkpoint.config().data_spec(harvest_plan.context_length)
+    spec = run_checkpoint.data_spec(harvest_plan.context_length)
     rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted)
     batches = harvest_plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
     if harvest_plan.n_batches is not None and batches < harvest_plan.n_batches:

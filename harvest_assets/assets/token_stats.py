@@ -9,6 +9,7 @@ from harvest_assets.orchestration.conditions import MERGE
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
 from harvest_assets.orchestration.partitions import merge_work, registration, runs
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
@@ -16,7 +17,7 @@ from harvest_assets.store.shards import ShardResults
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
-    tags=stage_tags("merge", "cpu"),
+    tags=stage_tags(Stage.MERGE, "cpu"),
     partitions_def=runs,
     kinds={"torch"},
     code_version="1",
@@ -32,13 +33,13 @@ def token_stats(
     """`token_stats.pt`: input token counts and next-token probability mass per component."""
     from harvest_assets.results.merge import MergedTokenStats
 
-    states = harvest_shard.open(harvest_plan)
+    total = harvest_shard.open(harvest_plan)
     owner = registration(context.partition_key)
     return dg.MaterializeResult(
-        value=MergedTokenStats(states, harvest_plan.digest),
+        value=MergedTokenStats(total, harvest_plan.digest),
         metadata={
-            "tokens": sum(s.total_tokens_processed for s in states),
-            "vocabulary": states[0].settings.vocab_size,
+            "tokens": total.total_tokens_processed,
+            "vocabulary": total.settings.vocab_size,
             **how_to_view(owner),
             "path": dg.MetadataValue.path(str(owner.layout.token_stats)),
         },

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_all
+from harvest_assets.cli.harvesting import harvest_runs
 from harvest_assets.cli.options import debug_option
 from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
 from harvest_assets.cli.where import where_to_harvest
+from harvest_assets.errors import counted
 
 
 @click.command()
@@ -17,18 +18,18 @@ from harvest_assets.cli.where import where_to_harvest
     is_flag=True,
     help="Also runs whose plan or checkpoint has changed since they were harvested.",
 )
-@click.option("--dry-run", is_flag=True, help="Only list the state of the harvest of each run.")
+@click.option("--dry-run", is_flag=True, help="Only list the status of each run.")
 @debug_option
 def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
     """Harvest all registered runs whose harvest is missing.
 
     \b
-    The Dagster daemon does it, where one is running; else this command, run after run.
-    What is queued, in progress or has failed is left out; harvest a failed run by its name.
+    The Dagster daemon does it, where one runs; else this command, one run after another.
+    Runs that are queued, in progress or failed are left out; harvest a failed run by its name.
     """
     with errors_reported(debug=debug):
         from harvest_assets.definitions import defs
-        from harvest_assets.orchestration.harvests import look_at_harvests, unharvested
+        from harvest_assets.orchestration.harvests import harvests_of, unharvested
         from harvest_assets.orchestration.instance import open_instance
         from harvest_assets.store.registry import registration_of
 
@@ -36,11 +37,11 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
             warn_of_failing_sensors(instance)
             graph = defs.resolve_asset_graph()
             if dry_run:
-                for it in look_at_harvests(instance, graph):
+                for it in harvests_of(instance, graph):
                     click.echo(f"{it.key}: {it.status.value}")
             keys = unharvested(instance, graph, include_changed=include_changed)
-            runs = f"{len(keys)} run{'s' * (len(keys) > 1)}" if keys else "No registered run"
+            runs = counted(len(keys), "run") if keys else "No registered run"
             click.echo(f"{runs} {'would' if dry_run else 'will'} be harvested.")
             if keys and not dry_run:
                 owners = [registration_of(key) for key in keys]
-                harvest_all(owners, {}, None, where_to_harvest(None), replan=False)
+                harvest_runs(owners, {}, None, where_to_harvest(None), rebuild=False)

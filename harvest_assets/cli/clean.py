@@ -15,8 +15,8 @@ from harvest_assets.cli.options import debug_option
 def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
     """List and free what nobody needs any more.
 
-    Shards that were folded into a merged state, what killed processes left, and token rows that no
-    harvest names. Results and merged states stay, and so does whatever somebody works on.
+    Shards that were compacted into a merged state, what killed processes left, and token rows that
+    no harvest names. Results and merged states stay, and so does whatever somebody works on.
     """
     with errors_reported(debug=debug):
         from harvest_assets.store.garbage import free, parse_age, removable

@@ -19,6 +19,7 @@ from harvest_assets.analysis import (
 )
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.loaders import (
     DecodedExample,
     activation_examples,
@@ -27,7 +28,6 @@ from harvest_assets.loaders import (
     load_token_stats,
     load_vocabulary_of,
 )
-from harvest_assets.sanitize import plain_text
 
 _TOKENS = 8
 _NEIGHBOURS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_one
+from harvest_assets.cli.harvesting import harvest_runs
 from harvest_assets.cli.options import complete_settings, debug_option
 
 
@@ -24,11 +24,12 @@ def demo(*, debug: bool) -> None:
 
         from harvest_assets.cli.component_text import print_telling_components
         from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
+        from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run
 
-        reference = parse_run(str(lay_out_demo()))
-        registration = harvest_one(reference, None, complete_settings(SETTINGS), None)
-        click.echo("\nThe ten components whose firings tell most of the tokens around them:\n")
+        registration = register(parse_run(str(lay_out_demo())), None)
+        harvest_runs([registration], complete_settings(SETTINGS), None, "here")
+        click.echo("\nThe ten components whose firings say most about the tokens around them:\n")
         print_telling_components(registration.out_name, 10, Console())
         click.echo(_next_steps(registration.out_name))
 

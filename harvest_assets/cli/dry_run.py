@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from harvest_assets.assets.harvest_plan import make_plan
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.protocol import Decomposition
+from harvest_assets.decompositions.registry import verify
 from harvest_assets.errors import HarvestError
+from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import Footprint, footprint
-from harvest_assets.store.settings import HarvestConfig
 from harvest_assets.system.gpus import count_gpus
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -47,7 +48,7 @@ class DryRun:
     """
 
     registration: Registration
-    checkpoint: RunCheckpoint
+    checkpoint: Decomposition
     plan: HarvestPlan
     spec: DataSpec
     n_rows: int | None
@@ -78,7 +79,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
 
     Args:
         registration: the run and its folder.
-        settings: of `HarvestConfig`, those that are not the default.
+        settings: of `HarvestSettings`, those that are not the default.
         step: of the checkpoint; None is the newest.
 
     Raises:
@@ -86,9 +87,9 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
     """
     import torch
 
-    checkpoint = RunCheckpoint.verify(fetch_run(registration.reference, step))
-    plan = make_plan(checkpoint, HarvestConfig(**settings))
-    spec = checkpoint.config().data_spec(plan.context_length)
+    checkpoint = verify(fetch_run(registration.reference, step))
+    plan = make_plan(checkpoint, HarvestSettings(**settings))
+    spec = checkpoint.data_spec(plan.context_length)
     sample = sample_data(spec)
     if len(sample.rows) == 0:
         raise HarvestError(
@@ -114,36 +115,29 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
 
 
 def _tokens_per_second(
-    checkpoint: RunCheckpoint, plan: HarvestPlan, sample: DataSample, device: torch.device
+    checkpoint: Decomposition, plan: HarvestPlan, sample: DataSample, device: torch.device
 ) -> float:
     """Of one shard: a group of rows through the model and the accumulator, after a warm-up."""
     import torch
 
-    from harvest_assets.harvester import Harvester
+    from harvest_assets.harvester import Harvester, HarvesterSettings
+    from harvest_assets.harvester.stream import add_answer
 
     model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
-    harvester = Harvester(
-        checkpoint.layers,
-        checkpoint.vocab_size,
-        plan.ci_threshold,
-        plan.activation_examples_per_component,
-        plan.activation_context_tokens_per_side,
-        plan.seed,
+    harvester = Harvester.from_settings(
+        HarvesterSettings(
+            layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
+        ),
         device,
     )
     rows = torch.from_numpy(sample.rows[: plan.rows_per_forward])
     seconds = 0.0
     for turn in range(2):
         started = time.perf_counter()
-        answer = model(rows.to(device))
-        harvester.process_batch(rows, *_as_given(answer), first_row=turn * len(rows))
+        add_answer(harvester, rows, model(rows.to(device)), turn * len(rows))
         harvester.first_bad_row()  # waits for the device
         seconds = time.perf_counter() - started
     return rows.numel() / seconds
-
-
-def _as_given(answer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return answer.ci, answer.output_probs, answer.component_acts
 
 
 def _existing(path: Path) -> Path:

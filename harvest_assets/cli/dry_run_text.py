@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from harvest_assets.cli.dry_run import DryRun
-from harvest_assets.files.free_space import size_text
 
 
 def print_dry_run(result: DryRun, console: Console) -> None:
@@ -18,15 +18,14 @@ def print_dry_run(result: DryRun, console: Console) -> None:
 
 def _lines(result: DryRun) -> list[tuple[str, str]]:
     checkpoint, plan, needs = result.checkpoint, result.plan, result.footprint
-    config = checkpoint.config()
     widest = max(len(layer) for layer, _ in checkpoint.layers)
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
     side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
-    peak = size_text(needs.peak_disk)
+    peak = decimal(needs.peak_disk)
     return [
         ("run", f"{plan.run}{step}"),
-        ("model", f"{config.pretrained_model_class} {config.target_name}"),
+        ("model", checkpoint.model_name()),
         ("components", f"{checkpoint.n_components:,} in {len(checkpoint.layers)} layers"),
         *layers,
         ("vocabulary", f"{checkpoint.vocab_size:,}"),
@@ -35,12 +34,12 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("batches", _batches(result)),
         ("shards", f"{plan.n_shards}{side_by_side}"),
         ("device", result.device),
-        ("memory", f"at most {size_text(needs.memory)} a shard, and the model's weights"),
-        ("disk", f"at most {size_text(needs.results)} of results, {peak} at the peak"),
-        ("", f"{size_text(result.free_disk)} are free in {result.registration.layout.root.parent}"),
+        ("memory", f"at most {decimal(needs.memory)} a shard, and the model's weights"),
+        ("disk", f"at most {decimal(needs.results)} of results, {peak} at the peak"),
+        ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
-        *(("warning", warning) for warning in config.warnings(plan.ci_threshold)),
+        *(("warning", warning) for warning in checkpoint.warnings(plan.ci_threshold)),
     ]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import presentable, presentable_traceback
 from harvest_assets.files.unwritable import advice
 from harvest_assets.system.stopping import exit_status, interrupted_by_signals, last_words
 
 _EXIT_BAD_INPUT = 1
+_STOPPED = (
+    "Stopped; no file was left half-written where readers expect it. "
+    "The same command continues from what was saved."
+)
 
 
 @contextmanager
@@ -26,16 +30,13 @@ def errors_reported(*, debug: bool) -> Iterator[None]:
     try:
         with interrupted_by_signals():
             yield
-    except KeyboardInterrupt:
-        last_words(
-            "Stopped; nothing half-written was left where a reader would look. "
-            "The same command goes on from what was saved."
-        )
+    except KeyboardInterrupt as interrupt:
+        last_words(str(interrupt) or _STOPPED)
         sys.exit(exit_status())
     except (HarvestError, OSError) as error:
         if debug:
-            traceback.print_exception(error)
-        click.echo(f"Error: {_sentence(error)}", err=True)
+            click.echo(presentable_traceback(error), err=True, nl=False)
+        click.echo(f"Error: {presentable(_sentence(error))}", err=True)
         sys.exit(_EXIT_BAD_INPUT)
 
 

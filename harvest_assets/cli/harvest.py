@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_one, show_dry_run
+from harvest_assets.cli.harvesting import harvest_runs, show_dry_run
 from harvest_assets.cli.options import (
     RUN_HELP,
     complete_settings,
@@ -13,6 +13,7 @@ from harvest_assets.cli.options import (
     either_spelling,
     harvest_options,
 )
+from harvest_assets.cli.where import require_place, where_to_harvest
 
 
 @click.command(
@@ -57,11 +58,14 @@ def harvest(
 ) -> None:
     """Harvest one run on this machine."""
     with errors_reported(debug=debug):
+        from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run
 
         reference = parse_run(run)
         chosen = complete_settings(settings)
         if dry_run:
             show_dry_run(reference, out_name, chosen, step)
-        else:
-            harvest_one(reference, out_name, chosen, step, on_cluster=on_cluster)
+            return
+        where = where_to_harvest(on_cluster)
+        require_place(where)
+        harvest_runs([register(reference, out_name)], chosen, step, where)

@@ -33,11 +33,11 @@ def cli() -> None:
       harvest-assets demo                a finished harvest of a built-in run
       harvest-assets RUN                 harvest a run here (same as: harvest RUN)
       harvest-assets RUN --dry-run       what that would do, take and need
-      harvest-assets RUN --n_batches 50  a first look at a few batches
-      harvest-assets register RUN        let the Dagster UI know the run
+      harvest-assets RUN --n_batches 50  try a few batches first
+      harvest-assets register RUN        add the run to the Dagster UI
       harvest-assets backfill            harvest what is registered and not harvested
       harvest-assets ui                  watch, start and inspect harvests in a browser
-      harvest-assets view RUN            look at its components in a browser
+      harvest-assets view RUN            view its components in a browser
       harvest-assets verify RUN          check everything on disk against itself
       harvest-assets clean               free what nobody needs any more
 

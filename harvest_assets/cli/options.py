@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.settings import HarvestSettings, deployment_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, float | None]
@@ -26,7 +26,7 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
   goodfire/spd/runs/s-d2ec3bfe
   wandb:goodfire/spd/runs/s-d2ec3bfe
   https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
-  ./runs/my-run            (final_config.yaml and model_<step>.pth lie in it)
+  ./runs/my-run            (it contains final_config.yaml and model_<step>.pth)
 """
 
 RUN_OR_HARVEST_HELP = f"""{RUN_HELP}
@@ -63,30 +63,31 @@ def harvest_options(command: F) -> F:
 
 
 def _settings_options(command: F) -> F:
-    """Add an option for every field of `HarvestConfig`, its default in the help."""
-    try:
-        from harvest_assets.store.settings import HarvestConfig
-    except HarvestError as error:  # a variable of the environment holds no number
-        sys.exit(f"Error: {error}")
-    for name, field in reversed(HarvestConfig.model_fields.items()):
-        option = f"--{name.replace('_', '-')}"
-        default = "" if field.default is None else f"  [default: {field.default}]"
-        help_text = f"{field.description}{default}"
-        if field.annotation is bool:
-            switch = f"{option}/--no-{option.removeprefix('--')}"
-            command = click.option(switch, name, default=None, help=help_text)(command)
-            continue
-        kind = float if field.annotation is float else int
-        command = click.option(option, name, type=kind, help=help_text)(command)
+    """Add an option for every setting of a harvest, its default in the help."""
+    for setting in reversed(list(deployment_options())):
+        option, kind = f"--{setting.name.replace('_', '-')}", setting.kind
+        if kind is bool:
+            option = f"{option}/--no-{option.removeprefix('--')}"
+        default = "" if setting.default is None else f"  [default: {setting.default}]"
+        add = click.option(
+            option,
+            setting.name,
+            type=None if kind is bool else kind,
+            default=None,
+            help=f"{setting.description}{default}",
+        )
+        command = add(command)
     return command
 
 
 def complete_settings(given: Mapping[str, float | None]) -> Settings:
-    """The settings of a harvest: those that were given, and the deployment's defaults."""
-    from harvest_assets.store.settings import HarvestConfig
+    """The settings of a harvest: those that were given, and the deployment's defaults.
 
+    Raises:
+        HarvestError: a value, or a variable of the environment, is not valid.
+    """
     chosen = {name: value for name, value in given.items() if value is not None}
-    return HarvestConfig.model_validate(chosen).model_dump()
+    return HarvestSettings.over_defaults(chosen).model_dump()
 
 
 def require_one_run(runs: Sequence[str], out_name: str | None, action: str) -> None:

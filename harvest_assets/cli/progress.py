@@ -1,9 +1,9 @@
-"""What the command shows while it harvests, and what it says in the end."""
+"""What the command shows while it harvests, and what it prints at the end of a harvest."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -19,34 +19,42 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.errors import counted
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.orchestration.backfills import BackfillStatus
-from harvest_assets.runners.local import StageStatus
+from harvest_assets.files.sanitize import presentable
+from harvest_assets.runners.protocol import HarvestProgress
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import Registration
 
 _WHAT = {
-    "prepare": "opening the run, tokenizing",
-    "harvest": "harvesting",
-    "merge": "merging, writing",
+    Stage.PREPARE: "opening the run, tokenizing",
+    Stage.HARVEST: "harvesting",
+    Stage.MERGE: "merging, writing",
 }
 _SECONDS_BETWEEN_LINES = 60.0
 
 
 def harvest_warnings(paths: HarvestLayout) -> list[str]:
     """Sentences that whoever started this harvest should read."""
-    config = RunCheckpoint.open(paths.root).config()
-    return config.warnings(HarvestPlan.open(paths.root).ci_threshold)
+    threshold = HarvestPlan.open(paths.root).ci_threshold
+    return open_decomposition(paths.root).warnings(threshold)
 
 
-class _Display:
-    """A live bar on a terminal; elsewhere lines, which the subclass prints.
+class HarvestDisplay:
+    """A live bar on a terminal; elsewhere a line at each stage and one a minute.
 
     Args:
-        description: what stands before the bar at first.
+        registrations: the runs that are harvested.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, registrations: Sequence[Registration]) -> None:
+        self._registrations = {it.key: it for it in registrations}
+        self._reported: set[str] = set()
+        self._changes_shown: set[str] = set()
+        self._line = ""
+        self._line_printed = time.monotonic()
         self._console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
@@ -58,8 +66,7 @@ class _Display:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(description, total=None, pace="")
-        self._changes_shown: set[str] = set()
+        self._task = self._bar.add_task("queued", total=None, pace="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -74,105 +81,87 @@ class _Display:
         with suppress(OSError):  # the terminal may have been closed
             self._bar.stop()
 
-    def _show_changes(self, changes: Mapping[str, str]) -> None:
-        """Print once for each run what its new plan changes."""
-        for run in changes.keys() - self._changes_shown:
+    def show(self, progress: HarvestProgress) -> None:
+        """Show the progress of the harvests, and the result of each that has ended."""
+        for run in progress.changes.keys() - self._changes_shown:
             self._changes_shown.add(run)
-            self._console.print(
-                f"{run}: {changes[run]}", highlight=False, markup=False, soft_wrap=True
-            )
-
-
-class HarvestDisplay(_Display):
-    """A live bar on a terminal; elsewhere a line at each stage and one a minute.
-
-    Args:
-        run: `entity/project/run_id`.
-    """
-
-    def __init__(self, run: str) -> None:
-        super().__init__(run)
-        self._stage = ""
-        self._line_printed = self._started = time.monotonic()
-
-    def show(self, status: StageStatus) -> None:
-        """Show where the harvest is."""
-        self._show_changes(status.changes)
-        done = status.rows_done * status.tokens_per_row
-        total = status.rows * status.tokens_per_row
+            self._print(f"{run}: {progress.changes[run]}")
+        what = self._description(progress)
+        done, total, speed = progress.tokens_done, progress.tokens, progress.tokens_per_second
         pace = ""
-        if status.tokens_per_second:
-            left = timedelta(seconds=round((total - done) / status.tokens_per_second))
-            pace = f"{status.tokens_per_second:,.0f} tokens/s, {left} left"
+        if speed:
+            left = timedelta(seconds=round((total - done) / speed))
+            pace = f"{speed:,.0f} tokens/s, {left} left"
         self._bar.update(
             self._task,
-            description=_WHAT[status.stage],
+            description=what,
             completed=done,
-            total=total if status.stage == "harvest" else None,
+            total=total if progress.stage is not Stage.MERGE and total else None,
             pace=pace,
         )
-        now = time.monotonic()
-        due = status.stage != self._stage or now - self._line_printed > _SECONDS_BETWEEN_LINES
-        self._stage = status.stage
-        if due and not self._console.is_terminal:
-            self._line_printed = now
+        if what and not self._console.is_terminal:
             share = f"{done:,} of {total:,} tokens" if total else ""
-            told = ", ".join(part for part in (share, pace) if part)
-            self._console.print(_WHAT[status.stage] + (told and f": {told}"), highlight=False)
+            self._print_line(what, ", ".join(part for part in (share, pace) if part))
+        self._report_results(progress)
 
-    def finish(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
-        """Say where the files are and how to look at them."""
-        seconds = time.monotonic() - self._started
-        sizes = "\n".join(
-            f"  {file.relative_to(paths.root)!s:46}{file.stat().st_size:>16,} bytes"
-            for file in paths.five_files
-        )
-        console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(
-            f"{plan.run} is harvested ({seconds:,.1f} s, {plan.n_shards} shard"
-            f"{'s' if plan.n_shards > 1 else ''}):\n{paths.root}\n{sizes}\n\n"
-            "Look at it in Python:\n"
-            "  from harvest_assets.loaders import load_components_frame\n"
-            f"  load_components_frame({paths.root.name!r})\n"
-            "or in the Dagster UI:\n"
-            "  harvest-assets ui"
+    def _description(self, progress: HarvestProgress) -> str:
+        """What is going on; empty where the result of the only run says it."""
+        n = len(self._registrations)
+        if n == 1 and progress.harvested.keys() | progress.failed.keys():
+            return ""
+        runs = f"{len(progress.harvested)} of {counted(n, 'run')} harvested"
+        if progress.stage is None:
+            return runs
+        what = _WHAT[progress.stage]
+        return what if n == 1 else f"{runs}, {what}"
+
+    def _print_line(self, what: str, details: str) -> None:
+        now = time.monotonic()
+        if what != self._line or now - self._line_printed > _SECONDS_BETWEEN_LINES:
+            self._line, self._line_printed = what, now
+            self._print(f"{what}: {details}" if details else what)
+
+    def _report_results(self, progress: HarvestProgress) -> None:
+        ended = [*progress.harvested, *progress.failed]
+        new = [key for key in ended if key not in self._reported]
+        if not new:
+            return
+        self._reported.update(new)
+        self._bar.stop()  # results go to stdout, where the bar must not be
+        for key in new:
+            if key in progress.harvested:
+                self._print_result(key, progress.harvested[key])
+            elif len(self._registrations) > 1:
+                self._print(f"{key}: {progress.failed[key]}")
+        if len(self._reported) < len(self._registrations):
+            self._bar.start()
+
+    def _print_result(self, key: str, seconds: float) -> None:
+        paths = self._registrations[key].layout
+        shards = counted(HarvestPlan.open(paths.root).n_shards, "shard")
+        several = len(self._registrations) > 1
+        where = f" {paths.root}" if several else f"\n{paths.root}\n{_files_of(paths)}"
+        Console(soft_wrap=True, highlight=False, markup=False).print(
+            f"{key} is harvested ({seconds:,.1f} s, {shards}):{where}"
         )
         for warning in harvest_warnings(paths):
-            self._console.print(
-                f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True
-            )
+            self._print(f"Warning: {warning}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(presentable(line), highlight=False, markup=False, soft_wrap=True)
 
 
-class BackfillDisplay(_Display):
-    """The same of harvests that the daemon makes: one bar for all of them.
-
-    Args:
-        n_runs: runs of the backfill.
-    """
-
-    def __init__(self, n_runs: int) -> None:
-        super().__init__("queued")
-        self._n_runs = n_runs
-        self._printed = ""
-        self._printed_at = time.monotonic()
-
-    def show(self, status: BackfillStatus) -> None:
-        """Show where the backfill is."""
-        self._show_changes(status.changes)
-        runs = f"{len(status.harvested)} of {self._n_runs} runs harvested"
-        pace = f"{status.tokens_per_second:,.0f} tokens/s" if status.tokens_per_second else ""
-        self._bar.update(
-            self._task,
-            description=runs,
-            completed=status.rows_done,
-            total=status.rows or None,
-            pace=pace,
-        )
-        if self._console.is_terminal:
-            return
-        now = time.monotonic()
-        if runs != self._printed or now - self._printed_at > _SECONDS_BETWEEN_LINES:
-            self._printed, self._printed_at = runs, now
-            rows = f"{status.rows_done:,} of {status.rows:,} rows at work" if status.rows else ""
-            told = ", ".join(part for part in (runs, rows, pace) if part)
-            self._console.print(told, highlight=False)
+def _files_of(paths: HarvestLayout) -> str:
+    """The five files with their sizes, and how to read them."""
+    sizes = "\n".join(
+        f"  {file.relative_to(paths.root)!s:46}{file.stat().st_size:>16,} bytes"
+        for file in paths.five_files
+    )
+    return (
+        f"{sizes}\n\n"
+        "Read it in Python:\n"
+        "  from harvest_assets.loaders import load_components_frame\n"
+        f"  load_components_frame({paths.root.name!r})\n"
+        "or inspect it in the Dagster UI:\n"
+        "  harvest-assets ui"
+    )

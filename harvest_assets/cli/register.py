@@ -9,7 +9,8 @@ import click
 
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.options import RUN_HELP, debug_option, out_name_option, require_one_run
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
+from harvest_assets.files.sanitize import presentable
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -61,10 +62,10 @@ def _register_project(instance: DagsterInstance, project: str, since: str) -> No
             click.echo(f"{key} is registered.")
         else:
             n_left += 1
-            click.echo(f"Left out: {reason}")
+            click.echo(f"Left out: {presentable(reason)}")
     click.echo(
-        f"{n_added} runs of {project} were registered, {n_left} left out. They are harvested by "
-        "harvest_automation, where it is on, or by: harvest-assets backfill"
+        f"{counted(n_added, 'run')} of {project} registered, {n_left} left out. They are harvested "
+        "by harvest_automation, where it is on, or by: harvest-assets backfill"
     )
 
 

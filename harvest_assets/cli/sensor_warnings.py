@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harvest_assets.files.sanitize import presentable
+
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
@@ -15,4 +17,4 @@ def warn_of_failing_sensors(instance: DagsterInstance) -> None:
     from harvest_assets.orchestration.failing_sensors import failing_sensors
 
     for sentence in failing_sensors(instance):
-        click.echo(f"Warning: {sentence}", err=True)
+        click.echo(f"Warning: {presentable(sentence)}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_all, show_dry_run
+from harvest_assets.cli.harvesting import harvest_runs, show_dry_run
 from harvest_assets.cli.options import (
     HELP_SETTINGS,
     RUN_HELP,
@@ -15,14 +15,14 @@ from harvest_assets.cli.options import (
     harvest_options,
     require_one_run,
 )
-from harvest_assets.cli.where import PLACES, where_to_harvest
+from harvest_assets.cli.where import PLACES, require_place, where_to_harvest
 
 
 @click.command(
     context_settings={"token_normalize_func": either_spelling, **HELP_SETTINGS},
     help=f"""Harvest runs: on the cluster's SLURM, where there is one, else on this machine.
 
-Where a Dagster daemon is running on this machine's instance, it does the work.
+Where a Dagster daemon runs on this machine's instance, it does the work.
 
 {RUN_HELP}
 
@@ -32,8 +32,8 @@ Examples:
   spd-harvest goodfire/spd/s-d2ec3bfe goodfire/spd/s-1a2b3c4d --n_batches 1000
   spd-harvest ./runs/my-run --local
 
-Ctrl-C ends this command, and so do SIGTERM and a closed terminal. What the daemon does goes on;
-jobs of the cluster are cancelled; what was done is saved, and the same command goes on from there.
+Ctrl-C ends this command, and so do SIGTERM and a closed terminal. The daemon continues; jobs of
+the cluster are cancelled, and save their work: the same command continues from there.
 """,
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -75,5 +75,6 @@ def spd_harvest_command(
             for reference in references:
                 show_dry_run(reference, out_name, chosen, step)
             return
+        require_place(where)
         registrations = [register(reference, out_name) for reference in references]
-        harvest_all(registrations, chosen, step, where)
+        harvest_runs(registrations, chosen, step, where)

@@ -9,7 +9,9 @@ def main() -> None:
     """Run `harvest-assets`, also as `python -m harvest_assets`."""
     _interrupts_end_quietly()
     from harvest_assets.cli.main import cli
+    from harvest_assets.files.sanitize import redact_uncaught_errors
 
+    redact_uncaught_errors()
     cli(prog_name="harvest-assets")
 
 
@@ -17,7 +19,9 @@ def spd_harvest() -> None:
     """Run `spd-harvest`."""
     _interrupts_end_quietly()
     from harvest_assets.cli.spd_harvest import spd_harvest_command
+    from harvest_assets.files.sanitize import redact_uncaught_errors
 
+    redact_uncaught_errors()
     spd_harvest_command(prog_name="spd-harvest")
 
 

@@ -27,7 +27,7 @@ def verify(run: str, *, debug: bool) -> None:
         from harvest_assets.store.verification import problems_of
 
         paths = find_harvest(run)
-        problems = problems_of(paths, lambda what: click.echo(f"looking at {what}", err=True))
+        problems = problems_of(paths, lambda what: click.echo(f"checking {what}", err=True))
         if problems:
             raise HarvestError("\n       ".join(problems))
         click.echo(f"{paths.root}: everything agrees.")

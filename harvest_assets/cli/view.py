@@ -9,10 +9,10 @@ from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
 
 
 @click.command(
-    help=f"""Look at the components of a run in a browser, also while it is being harvested.
+    help=f"""View the components of a run in a browser, also while it is being harvested.
 
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
-no other machine is asked for anything. Every choice stands in the address, which can be sent.
+no other machine is asked for anything. Every choice is part of the address, which can be shared.
 
 {RUN_OR_HARVEST_HELP}
 """,
@@ -23,7 +23,7 @@ no other machine is asked for anything. Every choice stands in the address, whic
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
 @debug_option
 def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
-    """Look at the components of a run in a browser."""
+    """View the components of a run in a browser."""
     with errors_reported(debug=debug):
         from harvest_assets.store.lookup import find_harvest
         from harvest_assets.viewer.serve import serve

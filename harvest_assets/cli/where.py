@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from harvest_assets.errors import HarvestError
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from harvest_assets.runners.protocol import Runner
 
 Where = Literal["slurm", "daemon", "here"]
 
@@ -23,3 +30,42 @@ def where_to_harvest(on_cluster: bool | None) -> Where:
         with open_instance() as instance:
             return "daemon" if daemon_is_alive(instance) else "here"
     return "here" if on_cluster is False else "slurm"
+
+
+def require_place(where: Where) -> None:
+    """Check, before anything is written, that a place can be used.
+
+    Raises:
+        HarvestError: there is no SLURM, or its settings are not valid.
+    """
+    from harvest_assets.orchestration.slurm.settings import SlurmSettings, slurm_is_here
+
+    if where != "slurm":
+        return
+    if SlurmSettings.from_environment().cluster == "slurm" and not slurm_is_here():
+        raise HarvestError(
+            "No SLURM is set up on this machine (sbatch and its configuration); use --local."
+        )
+
+
+def runner_at(where: Where, instance: DagsterInstance, *, rebuild: bool) -> Runner:
+    """What harvests runs at a place.
+
+    Args:
+        where: the place.
+        instance: where runs are recorded.
+        rebuild: whether the daemon makes existing plans again, or only what is missing.
+    """
+    if where == "slurm":
+        from harvest_assets.orchestration.slurm.settings import SlurmSettings
+        from harvest_assets.runners.slurm import SlurmRunner
+
+        return SlurmRunner(instance, SlurmSettings.from_environment())
+    if where == "daemon":
+        from harvest_assets.definitions import defs
+        from harvest_assets.runners.daemon import DaemonRunner
+
+        return DaemonRunner(instance, defs.resolve_asset_graph(), rebuild=rebuild)
+    from harvest_assets.runners.local import LocalRunner
+
+    return LocalRunner(instance)

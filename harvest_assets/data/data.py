@@ -97,22 +97,22 @@ def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -
     Raises:
         HarvestError: the dataset or the tokenizer is not there.
     """
-    told = asdict(spec)
+    described = asdict(spec)
     if spec.is_tokenized:
-        del told["tokenizer_name"], told["special_tokens"]
+        del described["tokenizer_name"], described["special_tokens"]
     else:
-        told["tokenizer"] = tokenizer_digest(spec.tokenizer_name)
+        described["tokenizer"] = tokenizer_digest(spec.tokenizer_name)
     if spec.streaming:
-        del told["shuffle_each_epoch"]
-        told["n_rows"] = n_rows
-        told["stream_order"] = STREAM_ORDER_VERSION
+        del described["shuffle_each_epoch"]
+        described["n_rows"] = n_rows
+        described["stream_order"] = STREAM_ORDER_VERSION
     else:
-        del told["buffer_size"]
-    if told.get("special_tokens"):
-        del told["special_tokens"]  # rows made before the setting keep their name
-    told["dataset"] = digest or dataset_digest(spec.dataset_name, spec.train_data_split)
-    told["format_version"] = FORMAT_VERSION
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+        del described["buffer_size"]
+    if described.get("special_tokens"):
+        del described["special_tokens"]  # rows made before the setting keep their name
+    described["dataset"] = digest or dataset_digest(spec.dataset_name, spec.train_data_split)
+    described["format_version"] = FORMAT_VERSION
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_token_rows(
@@ -129,7 +129,7 @@ def write_token_rows(
         directory: there, and empty.
         n_rows: rows wanted at most, None for all; ends the reading of a streaming dataset, without
             influence on others.
-        progress: told how many rows of the dataset are done, and of how many (None: not known).
+        progress: called with the rows of the dataset that are done, and with all (None: not known).
         digest: of the dataset that is wanted, by `dataset_digest`; None takes it as it is.
 
     Raises:
@@ -137,7 +137,7 @@ def write_token_rows(
             that is already tokenized is shorter than `n_ctx`.
         TransientError: the dataset has another digest, or changed while it was read.
     """
-    tell = progress or (lambda _done, _total: None)
+    report = progress or (lambda _done, _total: None)
     dataset = open_dataset(
         spec.dataset_name,
         spec.train_data_split,
@@ -150,7 +150,7 @@ def write_token_rows(
     if spec.is_tokenized and not spec.streaming:
         files = _index(spec, dataset)
     if files is None:
-        blocks = _blocks(spec, _groups(spec, dataset, tell))
+        blocks = _blocks(spec, _groups(spec, dataset, report))
         limit = n_rows if spec.streaming else None
         files = [write_tokens(directory, blocks, spec.n_ctx, limit)]
     if spec.streaming and digest is not None:
@@ -207,20 +207,20 @@ def sample_data(spec: DataSpec) -> DataSample:
     return DataSample(block.astype(np.int64), sum(map(len, groups)), n_dataset_rows)
 
 
-def _groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[list[Any]]:
+def _groups(spec: DataSpec, dataset: Any, report: Progress) -> Iterator[list[Any]]:
     """The column's values in the order in which they are stored, a group at a time."""
     if spec.streaming:
-        yield from _streamed_groups(spec, dataset, tell)
+        yield from _streamed_groups(spec, dataset, report)
         return
     # Rows that are tokenized already keep the dataset's order, as they do where only indexed.
     ordered = dataset if spec.is_tokenized else dataset.shuffle(seed=spec.seed)
     ordered = ordered.select_columns([spec.column_name])
     for start, stop in group_bounds(len(dataset)):
         yield ordered[start:stop][spec.column_name]
-        tell(stop, len(dataset))
+        report(stop, len(dataset))
 
 
-def _streamed_groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[list[Any]]:
+def _streamed_groups(spec: DataSpec, dataset: Any, report: Progress) -> Iterator[list[Any]]:
     """The column's values in stream order, a group at a time."""
     files = stream_files(dataset, spec.dataset_name, spec.train_data_split, spec.column_name)
     values = stream_order(files, spec.seed, spec.buffer_size)
@@ -228,7 +228,7 @@ def _streamed_groups(spec: DataSpec, dataset: Any, tell: Progress) -> Iterator[l
     while group := list(islice(values, GROUP_SIZE)):
         yield group
         done += len(group)
-        tell(done, None)
+        report(done, None)
 
 
 def _blocks(spec: DataSpec, groups: Iterable[list[Any]]) -> Iterator[NDArray[Any]]:
@@ -244,7 +244,7 @@ def _blocks(spec: DataSpec, groups: Iterable[list[Any]]) -> Iterator[NDArray[Any
     )
     for group in groups:
         if not all(isinstance(text, str) for text in group):
-            raise HarvestError(f"{_where(spec)} holds a row that is no text.")
+            raise HarvestError(f"{_where(spec)} holds a row that is not a string.")
         yield tokenizer.rows(group, spec.n_ctx)
 
 

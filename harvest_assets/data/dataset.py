@@ -57,9 +57,8 @@ def open_dataset(
         TransientError: the content is not the one wanted, or it changed while it was read.
     """
     what = f"The split {split!r} of the dataset {name!r}"
-    _check_inside(name, what)
-    if is_tokenized and Path(name).exists():
-        builder = _loaded(what, lambda: _builder(name))
+    builder = _local_builder(name, what)
+    if is_tokenized and builder is not None:
         check_token_types(name, builder, [file for _, file in _split_files(builder, split)], column)
     if streaming:
         dataset, there = _loaded(what, lambda: _stream(name, split, column))
@@ -84,9 +83,22 @@ def dataset_digest(name: str, split: str) -> str:
         HarvestError: there is no such dataset.
     """
     what = f"The dataset {name!r}"
-    _check_inside(name, what)
-    builder = _loaded(what, lambda: _builder(name))
+    builder = _local_builder(name, what) or _loaded(what, lambda: _builder(name))
     return _digest(builder, name, split)
+
+
+def _local_builder(name: str, what: str) -> Any | None:
+    """The builder of a local folder or file; None for a dataset of the hub.
+
+    Raises:
+        HarvestError: it cannot be loaded, or a data file of a folder is not in it.
+    """
+    if not _loaded(what, lambda: Path(name).exists()):
+        return None
+    builder = _loaded(what, lambda: _builder(name))
+    if Path(name).is_dir():
+        _check_inside(name, builder)
+    return builder
 
 
 def _builder(name: str, cache_dir: str | None = None) -> Any:
@@ -144,7 +156,7 @@ def _raise_damage(
         split: of the dataset.
         error: what reading it raised.
         file: the only file of the split that can be the cause; None: any.
-        n_files: that the stream has; others than the split's cannot be told apart by number.
+        n_files: that the stream has; others than the split's cannot be distinguished by number.
     """
     if not Path(name).exists():
         return
@@ -187,19 +199,16 @@ def _reading_options(config: Any) -> list[str]:
     ]
 
 
-def _check_inside(name: str, what: str) -> None:
+def _check_inside(name: str, builder: Any) -> None:
     """Check that the data files of a local folder are in it, whatever its README names.
 
     Raises:
-        HarvestError: one is elsewhere, or the folder is no dataset.
+        HarvestError: one is elsewhere, or the folder is not a dataset.
     """
-    if not _loaded(what, lambda: Path(name).is_dir()):
-        return
-    builder = _loaded(what, lambda: _builder(name))
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
     for file in data_files(builder):
         if not os.path.normpath(file).startswith(root + os.sep):
-            raise HarvestError(f"The dataset {name!r} asks for {file!r}, which lies outside of it.")
+            raise HarvestError(f"The dataset {name!r} asks for {file!r}, which is outside of it.")
 
 
 def _source(name: str) -> dict[str, str]:
@@ -210,7 +219,7 @@ def _source(name: str) -> dict[str, str]:
     if not Path(name).is_file():
         if name in _PACKAGED_DATASETS_MODULES and not Path(name).is_dir():
             raise ValueError(
-                "it is the name of a format, which would read whatever lies in this folder"
+                "it is the name of a format, which would read whatever is in this folder"
             )
         if Path(name).exists() and not Path(name).is_dir():
             raise ValueError("it is neither a file nor a folder")

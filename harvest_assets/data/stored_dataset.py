@@ -11,16 +11,30 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harvest_assets.data.damaged_files import check_not_blank, damage
 from harvest_assets.errors import HarvestError, TransientError
-from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside, write_json
-from harvest_assets.files.untrusted import read_json
+from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside
+from harvest_assets.files.records import Older, Record
 
 _FOLDER = "harvest_assets"  # in the library's own cache
 _SIZES = "sizes.json"
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes of each converted file."""
+
+    files: dict[str, int]
+
+
+# Version 0.1 wrote the mapping itself.
+_RECORD = Record(
+    _Sizes, "the sizes of converted files", older=Older(upgrade=lambda sizes: {"files": sizes})
+)
 
 
 def open_stored(
@@ -144,11 +158,11 @@ def _converted(name: str, builder: Any, scratch: Path) -> Path:
 
 
 def _is_whole(place: Path) -> bool:
-    """Whether the files that were converted are all there, as long as they were."""
+    """Whether the files that were converted are all there, with their sizes."""
     try:
-        sizes = dict(read_json(place / _SIZES))
+        sizes = _RECORD.read(place / _SIZES).files
         return all((place / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, TypeError):
+    except (HarvestError, OSError):
         return False
 
 
@@ -156,7 +170,7 @@ def _commit(arrow_files: Path, place: Path) -> None:
     sizes = {file.name: file.stat().st_size for file in arrow_files.iterdir()}
     for name in sizes:
         fsync_path(arrow_files / name)
-    write_json(arrow_files / _SIZES, sizes)
+    _RECORD.write(arrow_files / _SIZES, _Sizes(sizes))
     if not _is_whole(place):
         remove(place)
     try:

@@ -1,31 +1,31 @@
 """Rows of token ids on disk, in harvest order: memory-mapped, read in any order.
 
-`rows.json` tells where they lie: Arrow files with one column of lists of `n_ctx` ids, which may be
-a dataset's own files elsewhere, and `order.npy`, the place in those files of each row of the
+`rows.json` says where they are stored: Arrow files with one column of lists of `n_ctx` ids, which
+may be a dataset's own files elsewhere, and `order.npy`, the place in those files of each row of the
 harvest (absent where it is the order of the files).
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Older, Record
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 1
-_MOST_BYTES = 64 << 20  # a dataset may have very many files
+FORMAT_VERSION = 1  # of the rows, and so part of their fingerprint; `rows.json` has its own
+_MAX_BYTES = 64 << 20  # a dataset may have very many files
 MANIFEST = "rows.json"
 ORDER = "order.npy"
 TOKENS = "tokens.arrow"
@@ -49,6 +49,27 @@ class ArrowRows:
     column: str
     n_rows: int
     size: int
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What `rows.json` holds."""
+
+    n_rows: Annotated[int, Field(ge=0)]
+    n_ctx: Annotated[int, Field(ge=1)]
+    order: str | None
+    spec: dict[str, Any]
+    files: tuple[ArrowRows, ...]
+
+
+_RECORD = Record(
+    _Manifest,
+    "the description of token rows",
+    version=2,
+    remedy="materialize token_rows again",
+    max_bytes=_MAX_BYTES,
+    older=Older(version=1),
+)
 
 
 def write_tokens(
@@ -92,7 +113,7 @@ def write_manifest(
 
     Args:
         directory: where to.
-        files: where the rows lie, in order.
+        files: where the rows are stored, in order.
         order: [n_rows] place of each harvested row in the concatenated files; None for theirs.
         n_ctx: the length of a row, in tokens.
         spec: what determines the rows, kept for people.
@@ -102,18 +123,9 @@ def write_manifest(
             np.save(file, order)
             file.flush()
             os.fsync(file.fileno())
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "n_rows": sum(file.n_rows for file in files),
-        "n_ctx": n_ctx,
-        "order": None if order is None else ORDER,
-        "spec": spec,
-        "files": [vars(file) for file in files],
-    }
-    with (directory / MANIFEST).open("w", encoding="utf-8") as text:
-        json.dump(manifest, text, indent=2)
-        text.flush()
-        os.fsync(text.fileno())
+    n_rows = sum(file.n_rows for file in files)
+    order_name = None if order is None else ORDER
+    _RECORD.write(directory / MANIFEST, _Manifest(n_rows, n_ctx, order_name, spec, tuple(files)))
 
 
 class TokenRows:
@@ -141,22 +153,12 @@ class TokenRows:
             HarvestError: a file is missing, damaged, or not the one that was written.
         """
         path = directory / MANIFEST
-        try:
-            manifest = read_json(path, _MOST_BYTES)
-            version = manifest["format_version"]
-            n_rows, n_ctx = manifest["n_rows"], manifest["n_ctx"]
-            if type(n_rows) is not int or type(n_ctx) is not int or n_ctx < 1:
-                raise ValueError(f"it tells of {n_rows!r} rows of {n_ctx!r} tokens")
-            files = [as_record(file, ArrowRows) for file in manifest["files"]]
-            order_name = manifest["order"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, reason_of(error)) from error
-        if version != FORMAT_VERSION:
-            raise _damaged(path, f"its format version is {version}, not {FORMAT_VERSION}")
-        blocks = [block for file in files for block in _map_file(directory, file, n_ctx)]
+        manifest = _RECORD.read(path)
+        n_rows, n_ctx = manifest.n_rows, manifest.n_ctx
+        blocks = [block for file in manifest.files for block in _map_file(directory, file, n_ctx)]
         if sum(map(len, blocks)) != n_rows:
             raise _damaged(path, f"the files it names do not hold {n_rows} rows")
-        order = None if order_name is None else _map_order(directory / ORDER, n_rows)
+        order = None if manifest.order is None else _map_order(directory / ORDER, n_rows)
         return cls(blocks, order, n_ctx)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -251,13 +253,13 @@ def _map_order(path: Path, n_rows: int) -> NDArray[np.int64]:
     except Exception as error:  # the reader of a damaged header raises what it runs into
         raise _damaged(path, reason_of(error)) from error
     if order.dtype != np.int64 or order.shape != (n_rows,):
-        raise _damaged(path, f"it is no int64 array of {n_rows} places")
+        raise _damaged(path, f"it is not an int64 array of {n_rows} places")
     if n_rows and not (order.min() >= 0 and order.max() < n_rows):
-        raise _damaged(path, "a place in it lies outside the rows")
+        raise _damaged(path, "a place in it is outside the rows")
     mapped: NDArray[np.int64] = order
     return mapped
 
 
 def _damaged(path: Path, reason: str) -> HarvestError:
-    what = "is not there" if not path.exists() else f"is damaged: {reason}"
+    what = "is missing" if not path.exists() else f"is damaged: {reason}"
     return HarvestError(f"{path} {what}; materialize token_rows again.")

@@ -98,7 +98,7 @@ class TokenTexts:
         return whole[len(before) :] if whole.startswith(before) else self._decode([token_id])
 
     def _mended(self, token_id: int, text: str) -> str:
-        """A text with bytes that are no character as lone surrogates, and without others."""
+        """A text with bytes that form no character as lone surrogates, and without others."""
         if not text or _REPLACEMENT in text:
             part = self._bytes_of(token_id, text)
             return text if part is None else part.decode("utf-8", "surrogateescape")

@@ -50,7 +50,7 @@ class Tokenizer:
         special_tokens: each piece gets the special tokens that the tokenizer adds by itself.
 
     Raises:
-        HarvestError: there is no such tokenizer, or it has no EOS token.
+        HarvestError: the tokenizer does not exist, or has no EOS token.
     """
 
     def __init__(self, name: str, *, restores_eos: bool, special_tokens: bool = True) -> None:

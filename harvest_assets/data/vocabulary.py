@@ -14,9 +14,9 @@ from harvest_assets.data.token_texts import TokenTexts, escaped, escaped_byte, i
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.untrusted import read_bytes
 
-_MOST_BYTES = 256 << 20  # of a `tokenizer.json`
+_MAX_BYTES = 256 << 20  # of a `tokenizer.json`
 # Longer texts are cut where they are shown.
-_MOST_CHARACTERS = 60
+_MAX_CHARACTERS = 60
 _SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 # Control, format, surrogate, private, unassigned: what a browser would not show or would act on.
 _UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn")
@@ -25,7 +25,7 @@ _JOINERS = "\u200d"  # zero-width joiner, of which emoji are made
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a token: `text`, `space`, or a `sign` that stands for what cannot be seen."""
+    """A part of a token: `text`, `space`, or a `sign` in place of what cannot be seen."""
 
     kind: str
     text: str
@@ -37,7 +37,7 @@ class ShownToken:
 
     Args:
         token_id: its id; -1 outside the sequence.
-        pieces: what it looks like.
+        pieces: as it is shown.
         special: is it one of the tokenizer's special tokens, or none that it knows?
         breaks: does a line end in it?
     """
@@ -190,7 +190,7 @@ def _vocabulary_of(tokenizer: Any) -> Vocabulary:
 
 def pieces_of(text: str) -> list[Piece]:
     """Cut a text into what can be seen, blanks, and signs for the rest."""
-    cut = text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS]
+    cut = text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS]
     pieces: list[Piece] = []
     for character in cut:
         kind, shown = _look(character)
@@ -220,7 +220,7 @@ def _fast(name: str, file: Path) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_buffer(read_bytes(file, _MOST_BYTES))
+        return Tokenizer.from_buffer(read_bytes(file, _MAX_BYTES))
     except Exception as error:  # the library raises nothing more special
         raise HarvestError(
             f"The tokenizer {name!r} cannot be loaded: {reason_of(error)}."

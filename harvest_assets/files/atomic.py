@@ -17,24 +17,24 @@ from typing import Any
 import psutil
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{32}\.tmp")
-# What another machine left cannot be asked whether it is still written to.
+# Whether another machine still writes to a file cannot be known.
 _FOREIGN_SECONDS = 24 * 3600.0
 
 
 def host_name() -> str:
-    """This machine's name, as it stands in the names of temporary files."""
+    """This machine's name, as it is written in the names of temporary files."""
     return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "_"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name in the same folder that nobody has, and that tells who made it."""
+    """A new hidden name in the same folder, which includes the host and the process."""
     return path.with_name(f".{path.name}.{host_name()}-{os.getpid()}-{uuid.uuid4().hex}.tmp")
 
 
 def process_is_alive(pid: int) -> bool:
-    """Is a process of this number at work on this machine?
+    """Whether a process of this number is running on this machine.
 
-    One that has ended is not, even where nobody takes note of it: process 1 of a container may not.
+    One that has ended is not, even if its parent never reaps it.
     """
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -45,7 +45,7 @@ def process_is_alive(pid: int) -> bool:
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """The temporary files and folders in a folder that nobody will finish."""
+    """The temporary files and folders in a folder whose writers are gone."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.fullmatch(path.name)
@@ -71,7 +71,7 @@ def sweep(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder; what is gone already, or cannot go, is let be."""
+    """Remove a file or a folder; what is gone already, or cannot be removed, is ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -79,7 +79,7 @@ def remove(path: Path) -> None:
 
 
 def file_version(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file does, also when it keeps its size and modification time.
+    """A value that changes whenever a file does, even if size and modification time do not.
 
     Raises:
         OSError: the file is not there.

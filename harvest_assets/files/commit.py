@@ -1,7 +1,7 @@
-"""How a value gets to where readers look: whole, or not at all.
+"""How a value is published: whole, or not at all.
 
-A value writes itself into a folder as its part of the harvest's folder looks; what is complete is
-then moved, file by file. A state is a directory, which no rename can put over another: every
+A value writes itself into a folder laid out like its part of the harvest's folder; what is complete
+is then moved, file by file. A state is a directory, which no rename can put over another: every
 attempt gets a new one, and a small file, replaced atomically, points to it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +24,7 @@ from harvest_assets.files.atomic import (
 )
 from harvest_assets.files.layout import HarvestLayout, is_folder_name
 from harvest_assets.files.manifest import record
-from harvest_assets.files.records import read_sealed, write_sealed
+from harvest_assets.files.records import Older, Record
 
 
 class Value(Protocol):
@@ -31,6 +32,16 @@ class Value(Protocol):
 
     def write(self, directory: Path) -> None:
         """Write everything, on the disk when it returns, into a directory that is there."""
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """The name of the directory, in the folder of the pointer."""
+
+    directory: str
+
+
+_POINTER = Record(_Pointer, "a pointer to a state", older=Older(has_digest=True))
 
 
 @contextmanager
@@ -49,7 +60,10 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
     """Replace file by file, each atomically, and write the results into the manifest.
 
     A value that writes results knows the plan that it was merged for. What killed processes
-    left is swept away first. Answers the bytes written.
+    left is swept away first.
+
+    Returns:
+        The bytes written.
     """
     written = 0
     paths.check_links()
@@ -68,9 +82,12 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
 
 
 def commit_directory(current: Path, value: Value) -> int:
-    """Write into a new directory, point to it, and remove what lay beside it before.
+    """Write into a new directory, point to it, and remove the ones before it.
 
-    The folder of `current` has one writer at a time. Answers the bytes written.
+    The folder of `current` has one writer at a time.
+
+    Returns:
+        The bytes written.
     """
     place, attempt = current.parent, uuid.uuid4().hex
     directory = place / attempt
@@ -82,7 +99,7 @@ def commit_directory(current: Path, value: Value) -> int:
     except BaseException:
         remove(directory)
         raise
-    write_sealed(current, {"directory": attempt})
+    _POINTER.write(current, _Pointer(attempt))
     sweep_directories(current)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
@@ -95,14 +112,14 @@ def committed_directory(current: Path) -> Path | None:
     """
     if not current.exists():
         return None
-    folder = str(read_sealed(current).get("directory"))
+    folder = _POINTER.read(current).directory
     if not is_folder_name(folder) or folder == SAVED:
         raise HarvestError(f"{current} points out of its folder: {folder[:200]!r}.")
     return current.parent / folder
 
 
 def sweep_directories(current: Path) -> None:
-    """Remove the attempts that nothing points to; only for who may write there."""
+    """Remove the attempts that nothing points to; only for the one writer there."""
     directory = committed_directory(current)
     for path in current.parent.iterdir():
         if path.is_dir() and path != directory and path.name != SAVED:

@@ -6,8 +6,10 @@ $SPD_OUT_DIR/
 ├── pretrain_cache/<project>-<id>/      files of target models, older place
 ├── data/<fingerprint>/                 token rows, shared by harvests of equal data
 ├── registered/<entity>/<project>/
-│   ├── <run_id>.json                   where a run that is no W&B run lies
+│   ├── <run_id>.json                   where a run that is not on W&B is stored
 │   └── watched.json                    which runs of a watched project were left out, and why
+├── demo/                               the built-in run
+├── huggingface/                        converted datasets, where the usual cache is read-only
 └── harvest/<run_id>/
     ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
     ├── correlations/                   component_correlations.pt, token_stats.pt
@@ -15,8 +17,8 @@ $SPD_OUT_DIR/
     ├── run_checkpoint.json, plan.json, token_rows.json
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
-    ├── merged/                         current.json and the state that shards were folded into
-    ├── leases/                         who works on what
+    ├── merged/                         current.json and the state that shards were compacted into
+    ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
 """
@@ -29,17 +31,17 @@ from pathlib import Path
 
 from harvest_assets.errors import HarvestError
 
-_MOST_NAME_BYTES = 200  # of the 255 of a file's name; temporary files beside it have longer ones
+_MAX_NAME_BYTES = 200  # of the 255 of a file's name; temporary files beside it have longer ones
 
 
 def is_folder_name(name: str) -> bool:
-    """Can a harvest or a run have a folder of this name, which lies where it is expected?"""
+    """Whether a harvest or a run can have a folder of this name, inside the expected folder."""
     return (
         name.isprintable()
         and name.strip() == name
         and not name.startswith(".")
         and not set(name) & {"/", "\\"}
-        and 0 < len(name.encode(errors="replace")) <= _MOST_NAME_BYTES
+        and 0 < len(name.encode(errors="replace")) <= _MAX_NAME_BYTES
     )
 
 
@@ -54,7 +56,7 @@ def run_cache_dir(project: str, run_id: str) -> Path:
 
 
 def pretrain_cache_dir(project: str, run_id: str) -> Path:
-    """The older place of a target model's files, looked at second."""
+    """The older place of a target model's files, searched second."""
     return out_dir() / "pretrain_cache" / f"{project}-{run_id}"
 
 
@@ -64,12 +66,12 @@ def data_dir(fingerprint: str) -> Path:
 
 
 def registration_path(entity: str, project: str, run_id: str) -> Path:
-    """Where it is written down that a run lies elsewhere or is harvested under another name."""
+    """The file that says where a run is stored, or under which other name it is harvested."""
     return out_dir() / "registered" / entity / project / f"{run_id}.json"
 
 
 def watched_path(entity: str, project: str) -> Path:
-    """What is remembered of the runs of a W&B project that is watched."""
+    """What is known of the runs of a watched W&B project."""
     return out_dir() / "registered" / entity / project / "watched.json"
 
 
@@ -94,9 +96,9 @@ class HarvestLayout:
         return cls(harvest_root() / name)
 
     def check_links(self) -> None:
-        """See that no folder of this harvest is a link: nothing is written or removed through one.
+        """Check that no folder of this harvest is a link, through which files would be changed.
 
-        The harvest's own folder may be one; whoever made it chose the disk.
+        The harvest's own folder may be one: that is how a user chooses the disk.
 
         Raises:
             HarvestError: one is.
@@ -114,7 +116,7 @@ class HarvestLayout:
 
     @property
     def activation_contexts(self) -> Path:
-        """The folder of what is told component by component."""
+        """The folder of the results by component."""
         return self.root / "activation_contexts"
 
     @property
@@ -139,7 +141,7 @@ class HarvestLayout:
 
     @property
     def component_index(self) -> Path:
-        """All components as a table, with where their lines stand in `components`."""
+        """All components as a table, with the places of their lines in `components`."""
         return self.activation_contexts / "component_index.parquet"
 
     @property
@@ -164,7 +166,7 @@ class HarvestLayout:
 
     @property
     def five_files(self) -> tuple[Path, ...]:
-        """The files that readers rely on: there, complete, or not at all."""
+        """The files that readers rely on: complete, or absent."""
         return (
             self.config,
             self.summary,
@@ -180,7 +182,7 @@ class HarvestLayout:
 
     @property
     def run_checkpoint(self) -> Path:
-        """Which files of the SPD run are harvested, with their digests."""
+        """Which files of the run are harvested, with their digest."""
         return self.root / "run_checkpoint.json"
 
     @property
@@ -195,7 +197,7 @@ class HarvestLayout:
 
     @property
     def merged(self) -> Path:
-        """The folder of the state that finished shards were folded into."""
+        """The folder of the state that finished shards were compacted into."""
         return self.root / "merged"
 
     @property
@@ -204,7 +206,7 @@ class HarvestLayout:
         return self.merged / "current.json"
 
     def lease(self, work: str) -> Path:
-        """The file that tells who works on a shard or on the merge."""
+        """The file that names the process that works on a shard or on the merge."""
         return self.root / "leases" / f"{work}.json"
 
     def shard(self, shard: str) -> Path:

@@ -3,6 +3,11 @@
 The owner's file is created exclusively and its time is renewed while the owner lives. A lease is
 stale when its process is gone from this machine, or when its time has not been renewed for two
 minutes; times are compared by the clock of the file system, never by those of two machines.
+
+The library `flufl.lock` is close, but it needs clocks that agree (it writes the time of expiry and
+compares it with the reader's clock), waits for that time even when the owner on the same machine is
+dead, and renews nothing while the owner works. It also needs hard links, and cannot say which SLURM
+job owns a lock, or that a process number has been given to another process.
 """
 
 from __future__ import annotations
@@ -13,40 +18,79 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import host_name, process_is_alive, sweep, temporary_beside
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import read_json
+from harvest_assets.files.records import Older, Record
 
 STALE_SECONDS = 120.0
-_MOST_BYTES = 1 << 16
 _HEARTBEAT_SECONDS = 10.0
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # The leases of this process and their tokens.
 _held: dict[Path, str] = {}
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The owner of a lease.
+
+    Args:
+        host: machine.
+        pid: process there.
+        started: when that process was started; its number may be another's later.
+        job: SLURM job, if the process belongs to one.
+        job_restarts: how often SLURM has restarted that job.
+        token: names this taking of the lease.
+    """
+
+    host: str
+    pid: Annotated[int, Field(gt=0)]
+    started: str = ""
+    job: str | None = None
+    job_restarts: str = "0"
+    token: str = ""
+
+    @classmethod
+    def me(cls, token: str) -> Holder:
+        """This process."""
+        return cls(
+            host_name(),
+            os.getpid(),
+            process_started(os.getpid()),
+            os.environ.get("SLURM_JOB_ID"),
+            os.environ.get("SLURM_RESTART_COUNT", "0"),
+            token,
+        )
+
+
+_RECORD = Record(Holder, "a lease", max_bytes=1 << 16, older=Older(), ignore_unknown=True)
+
+
 class LeaseHeldError(HarvestError):
-    """Somebody else works on it; the message says who."""
+    """Another process works on it; the message says which."""
 
 
 def check_held(path: Path) -> None:
-    """See that this process still has a lease; one that stood still too long has lost it.
+    """Check that this process still has a lease; one that was suspended too long has lost it.
 
     Raises:
         HarvestError: it has not; nothing must be published.
     """
-    if path not in _held or holder_of(path).get("token") != _held[path]:
-        raise HarvestError(f"{path} was taken over by another process while this one stood still.")
+    holder = holder_of(path)
+    if holder is None or holder.token != _held.get(path):
+        raise HarvestError(f"{path} was taken over while this process was suspended.")
 
 
 def is_held(path: Path) -> bool:
-    """Does somebody who lives have this lease?"""
+    """Whether a living process has this lease."""
     holder = holder_of(path)
-    return bool(holder) and not _is_stale(path, holder)
+    return holder is not None and not _is_stale(path, holder)
 
 
 @contextmanager
@@ -55,24 +99,18 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
 
     Args:
         path: of the lease's file.
-        what: it is about, for the message.
+        what: the work that it protects, for the message.
 
     Raises:
-        LeaseHeldError: another process that lives has it.
+        LeaseHeldError: another living process has it.
         HarvestError: a folder of the harvest is a link.
     """
     HarvestLayout(path.parent.parent).check_links()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     token = temporary_beside(path).name
-    owner = {
-        "host": host_name(),
-        "pid": os.getpid(),
-        "started": process_started(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "job_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
-    }
-    _take(path, {**owner, "token": token}, what)
+    mine = Holder.me(token)
+    _take(path, mine, what)
     stop = threading.Event()
     thread = threading.Thread(target=_renew, args=(path, stop), daemon=True)
     thread.start()
@@ -83,11 +121,11 @@ def hold_lease(path: Path, what: str) -> Iterator[None]:
         del _held[path]
         stop.set()
         thread.join()
-        if holder_of(path).get("token") == token:
+        if holder_of(path) == mine:
             path.unlink(missing_ok=True)
 
 
-def _take(path: Path, mine: dict[str, Any], what: str) -> None:
+def _take(path: Path, mine: Holder, what: str) -> None:
     for _ in range(2):
         if _create(path, mine):
             return
@@ -96,16 +134,17 @@ def _take(path: Path, mine: dict[str, Any], what: str) -> None:
             break
         remove_lease(path, holder)
     holder = holder_of(path)
-    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    who = f"process {holder.pid} on {holder.host}" if holder else "another process"
     raise LeaseHeldError(f"{what} is being worked on by {who} ({path}); nothing was done here.")
 
 
-def _create(path: Path, content: dict[str, Any]) -> bool:
-    """Make the file if there is none; it is there with its content or not at all."""
+def _create(path: Path, mine: Holder) -> bool:
+    """Create the file, with all its content, unless it exists."""
+    content = json.dumps(_RECORD.content(mine))
     temporary = temporary_beside(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -121,25 +160,27 @@ def _create(path: Path, content: dict[str, Any]) -> bool:
         temporary.unlink(missing_ok=True)
 
 
-def _create_in_place(path: Path, content: dict[str, Any]) -> bool:
-    """The same for a file system without hard links; who looks too early sees nobody's name."""
+def _create_in_place(path: Path, content: str) -> bool:
+    """The same on a file system without hard links; a reader may see the file still empty."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(content))
+            file.write(content)
     except FileExistsError:
         return False
     return True
 
 
-def remove_lease(path: Path, holder: dict[str, Any]) -> None:
-    """Move the lease of a holder that is gone away; of several that try, one has success.
+def remove_lease(path: Path, holder: Holder | None) -> None:
+    """Move the lease of a holder that is gone away; of several that try, one succeeds.
 
-    Between the look and the rename somebody may have taken the lease anew: it is put back.
+    Args:
+        path: of the lease's file.
+        holder: as it was read; if another process has taken the lease since, it is put back.
     """
     aside = temporary_beside(path)
     try:
         path.rename(aside)
-        if holder_of(aside).get("token") != holder.get("token"):
+        if holder_of(aside) != holder:
             with suppress(FileExistsError):
                 os.link(aside, path)
     except FileNotFoundError:
@@ -148,10 +189,10 @@ def remove_lease(path: Path, holder: dict[str, Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
-    if holder.get("host") == host_name():
-        pid = int(holder["pid"])
-        return not process_is_alive(pid) or process_started(pid) != holder.get("started")
+def _is_stale(path: Path, holder: Holder | None) -> bool:
+    if holder is not None and holder.host == host_name():
+        alive = process_is_alive(holder.pid)
+        return not alive or process_started(holder.pid) != holder.started
     probe = temporary_beside(path)
     try:
         probe.touch()
@@ -170,14 +211,12 @@ def process_started(pid: int) -> str:
         return ""
 
 
-def holder_of(path: Path) -> dict[str, Any]:
-    """What the owner wrote into a lease; empty where nobody has it."""
+def holder_of(path: Path) -> Holder | None:
+    """The owner of a lease; None where there is none, or its file cannot be read."""
     try:
-        value = read_json(path, _MOST_BYTES)
-    except (OSError, ValueError):
-        return {}
-    known = isinstance(value, dict) and type(value.get("pid")) is int and value["pid"] > 0
-    return value if known and isinstance(value.get("host"), str) else {}
+        return _RECORD.read(path)
+    except HarvestError:
+        return None
 
 
 def _renew(path: Path, stop: threading.Event) -> None:

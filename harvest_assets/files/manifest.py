@@ -6,50 +6,60 @@ different harvests.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harvest_assets.files.atomic import write_json
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.records import sha256_of
-from harvest_assets.files.untrusted import read_json
+from harvest_assets.files.records import FileDigest, Older, Record, sha256_of
+
+
+@dataclass(frozen=True)
+class Entry(FileDigest):
+    """What a result file must be, and the digest of the plan that it was merged for."""
+
+    plan: str | None = None
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The entries by path below the harvest's folder."""
+
+    files: dict[str, Entry]
+
+
+_RECORD = Record(_Manifest, "a manifest", older=Older(), ignore_unknown=True)
 
 
 def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
-    """Write down a file that has just been replaced.
+    """Add a file that has just been replaced, or replace its entry.
 
     One writer at a time: the stages of a harvest run one after another.
     """
-    files = read(paths)
-    files[_name(paths, file)] = {
-        "size": file.stat().st_size,
-        "sha256": sha256_of(file),
-        "plan": plan_digest,
-    }
-    write_json(paths.manifest, {"files": files})
+    entry = Entry(file.stat().st_size, sha256_of(file), plan_digest)
+    _RECORD.write(paths.manifest, _Manifest({**read(paths), _name(paths, file): entry}))
 
 
-def read(paths: HarvestLayout) -> dict[str, dict[str, Any]]:
-    """The entries by path below the harvest's folder; empty where there is no manifest."""
+def read(paths: HarvestLayout) -> dict[str, Entry]:
+    """The entries by path below the harvest's folder.
+
+    Returns:
+        Nothing where there is no manifest, or a damaged one.
+    """
     try:
-        files = read_json(paths.manifest)["files"]
-    except FileNotFoundError:
+        files = _RECORD.read(paths.manifest).files
+    except HarvestError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError):
-        files = None
-    if not isinstance(files, dict) or not all(_is_entry(*item) for item in files.items()):
-        return {}
-    return files
+    return files if all(map(_is_inside, files)) else {}
 
 
-def _is_entry(name: str, entry: Any) -> bool:
-    """Does it tell of a file below the harvest's folder?"""
-    inside = not name.startswith("/") and not set(name.split("/")) & {"", ".", ".."}
-    return inside and isinstance(entry, dict) and isinstance(entry.get("plan"), str | None)
+def _is_inside(name: str) -> bool:
+    """Whether a path names a file below the harvest's folder."""
+    return not name.startswith("/") and not set(name.split("/")) & {"", ".", ".."}
 
 
 def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
-    """What is wrong with the five files, in sentences; empty if they stand complete.
+    """What is wrong with the five files, in sentences; empty if they are complete.
 
     Args:
         paths: of the harvest.
@@ -63,25 +73,24 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
             problems.append(f"{file} is missing.")
         elif name not in entries:
             problems.append(f"{paths.manifest} does not name {name}.")
-        elif file.stat().st_size != entries[name].get("size"):
-            problems.append(f"{file} does not have the size that {paths.manifest.name} tells.")
-        elif deep and sha256_of(file) != entries[name].get("sha256"):
-            problems.append(f"{file} does not have the digest that {paths.manifest.name} tells.")
+        elif file.stat().st_size != entries[name].size:
+            problems.append(f"{file} does not have the size recorded in {paths.manifest.name}.")
+        elif deep and sha256_of(file) != entries[name].sha256:
+            problems.append(f"{file} does not have the digest recorded in {paths.manifest.name}.")
     if deep:
         problems += _damaged_tables(paths, entries)
-    plans = {entry.get("plan") for name, entry in entries.items()}
+    plans = {entry.plan for entry in entries.values()}
     if len(plans) > 1:
         problems.append(f"The files in {paths.root} come from different harvests; merge again.")
     return problems
 
 
-def _damaged_tables(paths: HarvestLayout, entries: dict[str, dict[str, Any]]) -> list[str]:
+def _damaged_tables(paths: HarvestLayout, entries: dict[str, Entry]) -> list[str]:
     files = {paths.root / name: entry for name, entry in entries.items()}
     return [
-        f"{file} is missing or damaged; merge again to have it anew."
+        f"{file} is missing or damaged; merge again to rebuild it."
         for file, entry in files.items()
-        if file not in paths.five_files
-        and not (file.is_file() and sha256_of(file) == entry.get("sha256"))
+        if file not in paths.five_files and not (file.is_file() and sha256_of(file) == entry.sha256)
     ]
 
 

@@ -4,7 +4,7 @@
 2. The pickle in it is read without running it: it may name nothing but tensors and their storages,
    so it can neither run code nor ask for memory that the file does not hold.
 3. `torch.load` with `weights_only` maps the file.
-4. Each tensor must be a plain one that lies in the bytes of its storage, without overlaps that
+4. Each tensor must be a plain one inside the bytes of its storage, without overlaps that
    would make it grow when it is copied.
 """
 
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-_MOST_ENTRIES = 1_000_000
-_MOST_PICKLE_BYTES = 256 << 20
-# A tensor may stand under several keys, tied weights say; in sum they hold no more than this many
+_MAX_ENTRIES = 1_000_000
+_MAX_PICKLE_BYTES = 256 << 20
+# A tensor may have several keys, such as tied weights; in sum they hold no more than this many
 # times the file.
-_MOST_TIMES = 8
+_MAX_TIMES = 8
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
-_LONGEST_COMMENT = 0xFFFF
+_MAX_COMMENT = 0xFFFF
 
 _GLOBALS = re.compile(
     r"collections OrderedDict"
@@ -54,13 +54,13 @@ def open_torch_file(path: Path) -> Any:
     Raises:
         OSError: the file cannot be read.
         UnsafeFileError: it asks for more than tensors.
-        ValueError: it is damaged, or holds a tensor that is no plain one.
+        ValueError: it is damaged, or holds a tensor that is not a plain one.
         Exception: whatever `torch.load` runs into.
     """
     import torch
 
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     _check_archive(path)
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     _check_tensors(value, path.stat().st_size)
@@ -68,9 +68,9 @@ def open_torch_file(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """See that the archive can be mapped, and that its pickle names tensors alone."""
-    if _number_of_entries(path) > _MOST_ENTRIES:
-        raise ValueError(f"its archive has more than {_MOST_ENTRIES:,} entries")
+    """Check that the archive can be mapped, and that its pickle names tensors alone."""
+    if _number_of_entries(path) > _MAX_ENTRIES:
+        raise ValueError(f"its archive has more than {_MAX_ENTRIES:,} entries")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -80,12 +80,12 @@ def _check_archive(path: Path) -> None:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                     raise ValueError(f"its archive has the packed entry {entry.filename[:100]!r}")
                 if entry.file_size != entry.compress_size:
-                    raise ValueError(f"its archive tells two sizes of {entry.filename[:100]!r}")
+                    raise ValueError(f"its archive has two sizes for {entry.filename[:100]!r}")
             pickles = [name for name in entries if name.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].count("/") > 1:
-                raise ValueError("it is no archive of torch.save")
-            if entries[pickles[0]].file_size > _MOST_PICKLE_BYTES:
-                raise ValueError(f"its list of tensors is longer than {_MOST_PICKLE_BYTES:,} bytes")
+                raise ValueError("it is not an archive of torch.save")
+            if entries[pickles[0]].file_size > _MAX_PICKLE_BYTES:
+                raise ValueError(f"its list of tensors is longer than {_MAX_PICKLE_BYTES:,} bytes")
             folder = pickles[0].removesuffix("data.pkl")
             sizes = {
                 name.removeprefix(f"{folder}data/"): entry.file_size
@@ -97,15 +97,15 @@ def _check_archive(path: Path) -> None:
 
 
 def _number_of_entries(path: Path) -> int:
-    """What the end of the archive tells, so that a long directory is never read."""
+    """The number at the end of the archive, so that a long directory is never read."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        tail = min(size, _END.size + _LONGEST_COMMENT + _END64.size + 20)
+        tail = min(size, _END.size + _MAX_COMMENT + _END64.size + 20)
         file.seek(size - tail)
         end = file.read(tail)
     place = end.rfind(b"PK\5\6")
     if place < 0 or len(end) - place < _END.size:
-        raise ValueError("it is no archive of torch.save, or it is cut short")
+        raise ValueError("it is not an archive of torch.save, or it is cut short")
     entries = int(_END.unpack_from(end, place)[4])
     wide = end.rfind(b"PK\6\6", 0, place)
     if wide >= 0 and place - wide >= _END64.size:
@@ -114,13 +114,13 @@ def _number_of_entries(path: Path) -> int:
 
 
 def _check_pickle(content: bytes, sizes: dict[str, int]) -> None:
-    """See that a pickle names tensors and storages alone, which are no longer than their entries.
+    """Check that a pickle names tensors and storages alone, which are no longer than their entries.
 
     Args:
         content: the pickle; it is read, never run.
         sizes: bytes of the storages, by key.
     """
-    told: list[Any] = []  # strings, integers and names in their order
+    pushed: list[Any] = []  # strings, integers and names in their order
     kept: dict[int, Any] = {}
     argument: Any
     for opcode, argument, _ in pickletools.genops(content):
@@ -128,30 +128,30 @@ def _check_pickle(content: bytes, sizes: dict[str, int]) -> None:
         if name in ("GLOBAL", "STACK_GLOBAL", "INST"):
             if name != "GLOBAL" or not _GLOBALS.fullmatch(str(argument)):
                 raise UnsafeFileError(f"it asks for {str(argument)[:100]!r}")
-            told.append(argument)
+            pushed.append(argument)
         elif name in ("BINGET", "LONG_BINGET"):
-            told.append(kept.get(argument))
+            pushed.append(kept.get(argument))
         elif name in ("BINPUT", "LONG_BINPUT"):
-            kept[argument] = told[-1] if told else None
+            kept[argument] = pushed[-1] if pushed else None
         elif name == "BINPERSID":
-            _check_storage(told[-5:], sizes)
+            _check_storage(pushed[-5:], sizes)
         elif argument is not None:
-            told.append(argument)
-        if len(told) > 1 << 16:
-            del told[:-8]
+            pushed.append(argument)
+        if len(pushed) > 1 << 16:
+            del pushed[:-8]
 
 
-def _check_storage(told: list[Any], sizes: dict[str, int]) -> None:
-    """See that a storage ("storage", type, key, place, number of values) has all its values."""
-    if len(told) == 5 and isinstance(told[2], str) and isinstance(told[4], int):  # noqa: PLR2004
-        kind = str(told[1]).removeprefix("torch ").removesuffix("Storage")
-        there = sizes.get(told[2])
-        if there is not None and not 0 <= told[4] * _ITEM_SIZES.get(kind, 1) <= there:
-            raise ValueError(f"it claims {told[4]:,} values where it has {there:,} bytes")
+def _check_storage(pushed: list[Any], sizes: dict[str, int]) -> None:
+    """Check that a storage ("storage", type, key, place, number of values) has all its values."""
+    if len(pushed) == 5 and isinstance(pushed[2], str) and isinstance(pushed[4], int):  # noqa: PLR2004
+        kind = str(pushed[1]).removeprefix("torch ").removesuffix("Storage")
+        there = sizes.get(pushed[2])
+        if there is not None and not 0 <= pushed[4] * _ITEM_SIZES.get(kind, 1) <= there:
+            raise ValueError(f"it claims {pushed[4]:,} values where it has {there:,} bytes")
 
 
 def _check_tensors(value: Any, file_size: int) -> None:
-    """See that all tensors are plain ones in the bytes of the file."""
+    """Check that all tensors are plain ones in the bytes of the file."""
     total = 0
     storages: dict[int, int] = {}
     for tensor in _tensors(value):
@@ -159,7 +159,7 @@ def _check_tensors(value: Any, file_size: int) -> None:
         total += tensor.nbytes
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-    if sum(storages.values()) > file_size or total > _MOST_TIMES * file_size:
+    if sum(storages.values()) > file_size or total > _MAX_TIMES * file_size:
         raise ValueError(f"it claims tensors of {total:,} bytes in a file of {file_size:,}")
 
 
@@ -172,11 +172,11 @@ def _check_tensor(tensor: torch.Tensor) -> None:
     if str(tensor.dtype).removeprefix("torch.") not in _DTYPES:
         raise ValueError(f"it holds a tensor {shape} of {tensor.dtype}")
     if tensor.nbytes > tensor.untyped_storage().nbytes():
-        raise ValueError(f"it holds a tensor {shape} whose values are fewer than its shape tells")
+        raise ValueError(f"it holds a tensor {shape} with fewer values than its shape needs")
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a value; a dict or list that holds itself is looked into once."""
+    """The tensors in a value; a dict or list that holds itself is visited once."""
     import torch
 
     seen: set[int] = set()

@@ -1,12 +1,11 @@
 """Small files that others may have written: read up to a bound, believed as far as checked.
 
-Whatever is wrong with such a file is a `ValueError` (or the `OSError` of reading it), so that each
-reader tells it in a sentence of its own.
+Whatever is wrong with such a file is a `ValueError` (or the `OSError` of reading it); each reader
+reports it in a sentence of its own.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -21,12 +20,13 @@ import pydantic
 _Record = TypeVar("_Record")
 
 # The longest of our own small files, a plan or a manifest, has some kilobytes.
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
+_MAX_PLACE = 100  # characters of the path to a wrong value
 # What a signed integer of 64 bits holds, and an unsigned one: seeds are given as such too.
-_LEAST_INTEGER, _MOST_INTEGER = -(1 << 63), (1 << 64) - 1
+_MIN_INTEGER, _MAX_INTEGER = -(1 << 63), (1 << 64) - 1
 
 
-def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file.
 
     Raises:
@@ -37,14 +37,14 @@ def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"it is longer than {limit:,} bytes")
     return content
 
 
-def read_json(path: Path, limit: int = MOST_BYTES) -> Any:
+def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     """The value in a JSON file.
 
     Raises:
@@ -58,8 +58,8 @@ def parse_json(content: bytes) -> Any:
     """The value of a JSON text in UTF-8, without what other readers would take differently.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, has a key twice in one mapping, a number that
-            neither 64 bits nor a float hold, or half of a surrogate pair.
+        ValueError: it is not valid JSON, is nested too deeply, has a key twice in one mapping, a
+            number that neither 64 bits nor a float hold, or half of a surrogate pair.
     """
     text = content.decode()
     try:
@@ -78,39 +78,38 @@ def parse_json(content: bytes) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A value that must be a text.
+    """A value that must be a string.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} instead of a text")
+        raise TypeError(f"{type(value).__name__} instead of a string")
     return value
 
 
-def as_record(value: Any, kind: type[_Record]) -> _Record:
-    """A dataclass from a mapping that has its fields, no others, of their types.
+def as_record(value: Any, kind: type[_Record], *, ignore_unknown: bool = False) -> _Record:
+    """A dataclass from a mapping that has its fields, no others, of exactly their types.
 
     Args:
         value: as it was read from JSON; lists become tuples where the field is one.
         kind: the dataclass. What it raises itself is passed on.
+        ignore_unknown: accept keys that the dataclass lacks.
 
     Raises:
         ValueError: a field is missing, unknown, or of another type.
     """
-    if not isinstance(value, dict):
-        raise ValueError("it holds no mapping")
-    unknown = sorted(set(value) - {field.name for field in dataclasses.fields(cast("Any", kind))})
-    if unknown:
-        raise ValueError(f"it has the unknown key {unknown[0][:100]!r}")
     try:
         return cast(
-            "_Record", _adapter(cast("Any", kind)).validate_json(json.dumps(value), strict=True)
+            "_Record",
+            _adapter(cast("Any", kind)).validate_json(
+                json.dumps(value), strict=True, extra="ignore" if ignore_unknown else "forbid"
+            ),
         )
     except pydantic.ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))[:_MAX_PLACE]
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
 
 
 @lru_cache(maxsize=64)
@@ -126,14 +125,14 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def twice(names: Iterable[str]) -> str:
-    """The first of the names that stood there before; one must have."""
+    """The first name that repeats an earlier one; there must be one."""
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
 def _integer(digits: str) -> int:
-    number = int(digits) if len(digits) <= len(str(_LEAST_INTEGER)) else None
-    if number is None or not _LEAST_INTEGER <= number <= _MOST_INTEGER:
+    number = int(digits) if len(digits) <= len(str(_MIN_INTEGER)) else None
+    if number is None or not _MIN_INTEGER <= number <= _MAX_INTEGER:
         raise ValueError(f"the number {digits[:30]} is out of range")
     return number
 
@@ -146,4 +145,4 @@ def _number(digits: str) -> float:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")

@@ -14,28 +14,28 @@ from harvest_assets.files.untrusted import read_bytes, twice
 Schema = TypeVar("Schema", bound=pydantic.BaseModel)
 
 # The config of a run has some kilobytes.
-_MOST_BYTES = 256 << 10
-_MOST_NODES = 100_000
+_MAX_BYTES = 256 << 10
+_MAX_NODES = 100_000
 _DATE = "tag:yaml.org,2002:timestamp"
 _TEXT = "tag:yaml.org,2002:str"
-_LARGEST_INTEGER_DIGITS = 40
+_MAX_INTEGER_DIGITS = 40
 
 
 class _Loader(yaml.SafeLoader):
     """Texts, numbers, lists and mappings; a date stays the text that it was written as."""
 
     def get_single_node(self) -> yaml.Node | None:
-        """The tree of the file, after a look how large it is with all its aliases written out."""
+        """The tree of the file, refused if it is too large with its aliases written out."""
         node = super().get_single_node()
-        if node is not None and _size(node, {}) > _MOST_NODES:
+        if node is not None and _size(node, {}) > _MAX_NODES:
             raise yaml.YAMLError(
-                f"it has more than {_MOST_NODES:,} entries, its aliases written out"
+                f"it has more than {_MAX_NODES:,} entries, its aliases written out"
             )
         return node
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Entries of a tree; aliases count as often as they stand there."""
+    """Entries of a tree; aliases count as often as they occur."""
     if id(node) in known:
         if known[id(node)] < 0:
             raise yaml.YAMLError("it has an entry that holds itself")
@@ -62,7 +62,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
 def _check_scalar(node: yaml.Node) -> None:
     if node.tag == _DATE:
         node.tag = _TEXT
-    if node.tag.endswith(":int") and len(node.value) > _LARGEST_INTEGER_DIGITS:
+    if node.tag.endswith(":int") and len(node.value) > _MAX_INTEGER_DIGITS:
         raise yaml.YAMLError(f"the number {node.value[:30]} is out of range")
 
 
@@ -70,10 +70,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The settings in a file.
 
     Raises:
-        HarvestError: it is unreadable, too long, no YAML, or no mapping of names.
+        HarvestError: it is unreadable, too long, not YAML, or not a mapping of names.
     """
     try:
-        raw = yaml.load(read_bytes(path, _MOST_BYTES).decode(), _Loader)  # noqa: S506 - a safe one
+        raw = yaml.load(read_bytes(path, _MAX_BYTES).decode(), _Loader)  # noqa: S506 - a safe one
     except RecursionError as error:
         raise HarvestError(f"{path} cannot be read as YAML: it is nested too deeply.") from error
     except Exception as error:  # the constructors of wrong values raise what they like

@@ -15,8 +15,8 @@ def compiled(function: F) -> F:
     """Decorator: compile a function with Numba; it runs without the GIL.
 
     Machine code is cached in `NUMBA_CACHE_DIR`, beside the source or in the user's cache folder.
-    Where none of them can be written, each process compiles again, which takes seconds. There is no
-    other folder: the cache is pickled code, and must not come from where other users can write.
+    Where none of them is writable, each process compiles again, which takes seconds. No other
+    folder is used: the cache is pickled code, which must not come from where other users can write.
     """
     dispatcher = numba.njit(nogil=True)(function)
     with suppress(RuntimeError):

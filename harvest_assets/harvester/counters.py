@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 # From narrow to wide.
@@ -15,15 +13,6 @@ def narrowest(counts: torch.Tensor) -> torch.Tensor:
     highest = int(counts.max()) if counts.numel() else 0
     dtype = next(dtype for dtype in COUNT_TYPES if highest <= torch.iinfo(dtype).max)
     return counts.to(dtype)
-
-
-def total_sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The sum of integer tensors of equal shape, at least one, int64."""
-    rest = iter(parts)
-    total = next(rest).to(torch.int64, copy=True)
-    for part in rest:
-        total += part
-    return total
 
 
 def packed_length(size: int) -> int:
@@ -53,6 +42,14 @@ def unpack_rows(packed: torch.Tensor, size: int, start: int, stop: int) -> torch
         offset = packed_offset(row, size)
         rows[row - start, row:] = packed[offset : offset + size - row]
     return rows
+
+
+def packed_row(packed: torch.Tensor, size: int, row: int) -> torch.Tensor:
+    """One row of the symmetric matrix whose upper triangle is packed, [size]."""
+    above = torch.arange(row)
+    column = above * size - above * (above - 1) // 2 + row - above
+    start = packed_offset(row, size)
+    return torch.cat([packed[column], packed[start : start + size - row]])
 
 
 def mirror(upper: torch.Tensor, block: int = 1024) -> None:

@@ -24,6 +24,8 @@ import torch
 from torch.profiler import record_function
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.harvester.accumulate import add_cofirings, add_output_mass
+from harvest_assets.harvester.batch import Batch
 from harvest_assets.harvester.counters import narrowest, pack_upper
 from harvest_assets.harvester.firing_list import FiringList
 from harvest_assets.harvester.histogram import N_BINS, count_bins
@@ -32,38 +34,20 @@ from harvest_assets.harvester.priorities import (
     highest_first,
     position_hashes,
 )
-from harvest_assets.harvester.products import add_cofirings, add_output_mass
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
+from harvest_assets.settings import SampleSettings
 
 # Positions x components multiplied together: the bigger, the fewer passes over the sums.
 _CHUNK_ELEMENTS = 1 << 25
 _CHUNK_POSITIONS = 8192
 _GPU_CHUNK_ELEMENTS = 1 << 28
-# Rows that are summed in float64 together, so that what is converted stays in a CPU's cache.
-_SUMMED_ROWS = 256
-# Firings listed together, about 150 bytes each while they are looked at.
+# Firings listed together, about 150 bytes each while they are added.
 _LISTED_FIRINGS = 1 << 19
-# What a profiler sees, and a benchmark tells.
+# The names of the phases in a profile; benchmarks report their times.
 PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
+_DEFAULTS = SampleSettings()
 _INT32_MAX = torch.iinfo(torch.int32).max
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """One batch on the harvester's device."""
-
-    tokens: torch.Tensor  # int64 [B, S]
-    ci: torch.Tensor  # float [B, S, C]
-    output_probs: torch.Tensor  # float [B, S, V]
-    component_acts: torch.Tensor  # float32 [B, S, C]
-    first_row: int
-    foreign_tokens: torch.Tensor  # bool [], were there tokens outside the vocabulary?
-
-    @property
-    def rows(self) -> str:
-        """The rows, for messages."""
-        return f"rows {self.first_row} to {self.first_row + len(self.tokens) - 1} of the harvest"
 
 
 @dataclass(frozen=True)
@@ -77,7 +61,7 @@ class _Firings:
 
 
 class Harvester:
-    """Accumulates batches; everything stays on `device` until a state is asked for.
+    """Accumulates batches; everything stays on `device` until a state is requested.
 
     Args:
         layers: (layer, C) in flat order; C_total is the sum of the C.
@@ -93,19 +77,21 @@ class Harvester:
         self,
         layers: Sequence[tuple[str, int]],
         vocab_size: int,
-        ci_threshold: float = 1e-6,
-        max_examples_per_component: int = 1000,
-        context_tokens_per_side: int = 10,
-        seed: int = 0,
+        ci_threshold: float = _DEFAULTS.ci_threshold,
+        max_examples_per_component: int = _DEFAULTS.activation_examples_per_component,
+        context_tokens_per_side: int = _DEFAULTS.activation_context_tokens_per_side,
+        seed: int = _DEFAULTS.seed,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.settings = HarvesterSettings(
-            layers=tuple((layer, c) for layer, c in layers),
-            vocab_size=vocab_size,
-            ci_threshold=ci_threshold,
-            max_examples_per_component=max_examples_per_component,
-            context_tokens_per_side=context_tokens_per_side,
-            seed=seed,
+        self.settings = HarvesterSettings.from_flat(
+            {
+                "layers": layers,
+                "vocab_size": vocab_size,
+                "ci_threshold": ci_threshold,
+                "max_examples_per_component": max_examples_per_component,
+                "context_tokens_per_side": context_tokens_per_side,
+                "seed": seed,
+            }
         )
         self.device = torch.device(device)
         self.total_tokens_processed = 0
@@ -124,22 +110,20 @@ class Harvester:
         self._output_totals = zeros(torch.float64, v)
         self._sample = ReservoirSampler(n, max_examples_per_component, window, self.device)
         self._highest = ReservoirSampler(n, N_HIGHEST, window, self.device)
-        # First row of the first batch that holds a NaN, an infinity or a foreign token; -1: none.
+        # First row of the first invalid batch; -1: none.
         self._bad_row = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     @classmethod
+    def from_settings(
+        cls, settings: HarvesterSettings, device: str | torch.device = "cpu"
+    ) -> Harvester:
+        """A harvester that has seen nothing."""
+        return cls(**settings.flat(), device=device)
+
+    @classmethod
     def from_state(cls, state: HarvesterState, device: str | torch.device = "cpu") -> Harvester:
-        """A harvester that goes on where the state stopped."""
-        s = state.settings
-        harvester = cls(
-            s.layers,
-            s.vocab_size,
-            s.ci_threshold,
-            s.max_examples_per_component,
-            s.context_tokens_per_side,
-            s.seed,
-            device,
-        )
+        """A harvester that continues from a state."""
+        harvester = cls(**state.settings.flat(), device=device)
         harvester._restore(state)
         return harvester
 
@@ -162,10 +146,12 @@ class Harvester:
 
         Raises:
             HarvestError: a wrong shape; or a NaN, an infinity or a token outside the vocabulary,
-                named by its rows (nothing of the batch is then added; on a GPU this is found
-                when a state is asked for, and no state is given).
+                named by its rows. Nothing of the batch is then added. On a GPU the error is raised
+                only when a state is requested, and no state is returned.
         """
-        batch = self._on_device(tokens, ci, output_probs, component_acts, first_row)
+        batch = Batch.of(
+            self.settings, self.device, tokens, ci, output_probs, component_acts, first_row
+        )
         with record_function("firing statistics"):
             ci_sums, prob_totals = self._checked_sums(batch)
         n_positions = batch.tokens.numel()
@@ -185,29 +171,29 @@ class Harvester:
 
     @property
     def n_bytes(self) -> int:
-        """What the big sums take; a saved state is of about this size."""
+        """Bytes of the large sums; about the size of a saved state."""
         return sum(
             sums.numel() * sums.element_size()
             for sums in (self._count_ij, self._input_counts, self._output_mass)
         )
 
     def first_bad_row(self) -> int | None:
-        """First row of the first batch that held a NaN, an infinity or a foreign token.
+        """First row of the first batch with a NaN, an infinity or a token outside the vocabulary.
 
-        Only a GPU harvester knows one; on the CPU such a batch is refused at once.
+        Always None on the CPU, where such a batch is refused at once.
         """
         row = int(self._bad_row)
         return row if row >= 0 else None
 
     def state(self) -> HarvesterState:
-        """What has been accumulated, as a snapshot of its own."""
+        """A snapshot of what has been accumulated."""
         return self._as_state(copy=True)
 
     def build_results(self) -> HarvesterState:
-        """What has been accumulated, moved to the CPU once and for all.
+        """What has been accumulated, moved to the CPU.
 
-        The harvester gives its memory to the state and must not be used any more; `state` is for
-        looking in between.
+        The state takes over the harvester's memory, so the harvester must not be used afterwards;
+        use `state` for a snapshot.
         """
         return self._as_state(copy=False)
 
@@ -215,7 +201,7 @@ class Harvester:
         bad_row = self.first_bad_row()
         if bad_row is not None:
             raise HarvestError(
-                f"The batch that begins at row {bad_row} of the harvest holds a NaN, an infinity "
+                f"The batch that begins at row {bad_row} of the harvest has a NaN, an infinity "
                 "or a token outside the vocabulary."
             )
 
@@ -248,64 +234,14 @@ class Harvester:
         self._input_totals.copy_(state.input_token_totals)
         self._output_mass.copy_(state.output_token_prob_mass)
         self._output_totals.copy_(state.output_token_prob_totals)
-        k = self.settings.max_examples_per_component
+        k = self.settings.sample.activation_examples_per_component
         self._sample = ReservoirSampler.of(state.sample, n, k, self.device)
         self._highest = ReservoirSampler.of(state.highest, n, N_HIGHEST, self.device)
 
-    def _on_device(
-        self,
-        tokens: torch.Tensor,
-        ci: torch.Tensor,
-        output_probs: torch.Tensor,
-        component_acts: torch.Tensor,
-        first_row: int,
-    ) -> _Batch:
-        integers = not tokens.dtype.is_floating_point and tokens.dtype != torch.bool
-        if tokens.ndim != 2 or not integers:  # noqa: PLR2004
-            raise HarvestError(
-                f"tokens must be integers [B, S], not {tokens.dtype} {list(tokens.shape)}."
-            )
-        if first_row < 0:
-            raise HarvestError(f"first_row is {first_row}; it must not be negative.")
-        n, v = self.settings.n_components, self.settings.vocab_size
-        for name, value, width in (
-            ("ci", ci, n),
-            ("output_probs", output_probs, v),
-            ("component_acts", component_acts, n),
-        ):
-            if value.shape != (*tokens.shape, width):
-                raise HarvestError(
-                    f"{name} must be {[*tokens.shape, width]}, not {list(value.shape)}."
-                )
-        tokens = tokens.to(self.device, torch.int64)
-        foreign_tokens = ((tokens < 0) | (tokens >= v)).any()
-        if self.device.type != "cpu":
-            # Keeps the indices in bounds; what such a batch counts is never given out.
-            tokens = tokens.clamp(0, v - 1)
-        return _Batch(
-            tokens,
-            ci.detach().to(self.device),
-            output_probs.detach().to(self.device),
-            component_acts.detach().to(self.device, torch.float32),
-            first_row,
-            foreign_tokens,
-        )
-
-    def _checked_sums(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """CI and probability sums of the batch, after a look for what must not be counted."""
-        ci_sums = _column_sums(batch.ci.flatten(0, 1))
-        prob_totals = _column_sums(batch.output_probs.flatten(0, 1))
-        acts = batch.component_acts
-        # A sum in float64 is finite if and only if all its float32 parts are.
-        problems = {
-            "a causal importance that is no finite number": ~ci_sums.float().sum().isfinite(),
-            "a probability that is no finite number": ~prob_totals.sum().isfinite(),
-            "a component activation that is no finite number": ~torch.stack(
-                [extreme.isfinite() for extreme in (acts.aminmax() if acts.numel() else ())]
-                or [torch.ones((), dtype=torch.bool, device=self.device)]
-            ).all(),
-            f"a token outside the vocabulary of {self.settings.vocab_size}": batch.foreign_tokens,
-        }
+    def _checked_sums(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """CI and probability sums of the batch, which is checked for invalid values."""
+        ci_sums, prob_totals = batch.sums()
+        problems = batch.problems(ci_sums, prob_totals)
         if self.device.type == "cpu":
             for what, found in problems.items():
                 if found:
@@ -321,11 +257,11 @@ class Harvester:
             self._count_ij = self._count_ij.to(torch.int64)
             self._input_counts = self._input_counts.to(torch.int64)
 
-    def _add_positions(self, batch: _Batch, start: int, stop: int) -> None:
+    def _add_positions(self, batch: Batch, start: int, stop: int) -> None:
         """Add the flat positions from `start` to `stop` of the batch."""
         ci = batch.ci.flatten(0, 1)[start:stop]
         with record_function("firing statistics"):
-            firing = ci > self.settings.ci_threshold
+            firing = ci > self.settings.sample.ci_threshold
             listed = FiringList.if_sparse(firing)
         with record_function("co-occurrence"):
             add_cofirings(self._count_ij, firing, listed)
@@ -339,13 +275,13 @@ class Harvester:
                 listed = FiringList.of(firing[block])
                 self._add_listed(batch, listed, ci[block], start + block.start)
 
-    def _add_listed(self, batch: _Batch, listed: FiringList, ci: torch.Tensor, start: int) -> None:
-        """Add what is known firing by firing, of positions from `start` on."""
+    def _add_listed(self, batch: Batch, listed: FiringList, ci: torch.Tensor, start: int) -> None:
+        """Add what is counted per firing, for positions from `start` on."""
         with record_function("examples"):
             width = batch.tokens.shape[1]
             positions = torch.arange(start, start + len(ci), device=self.device)
             hashes = position_hashes(
-                self.settings.seed, positions // width + batch.first_row, positions % width
+                self.settings.sample.seed, positions // width + batch.first_row, positions % width
             )
         for first in range(0, len(listed.flat), _LISTED_FIRINGS):
             part = slice(first, first + _LISTED_FIRINGS)
@@ -358,7 +294,7 @@ class Harvester:
             )
             self._add_firings(batch, firings)
 
-    def _add_firings(self, batch: _Batch, firings: _Firings) -> None:
+    def _add_firings(self, batch: Batch, firings: _Firings) -> None:
         n = self.settings.n_components
         with record_function("firing statistics"):
             self._ci_histogram += count_bins(firings.ci, firings.component, n)
@@ -375,58 +311,16 @@ class Harvester:
     def _add_examples(
         self,
         sampler: ReservoirSampler,
-        batch: _Batch,
+        batch: Batch,
         firings: _Firings,
         priority: torch.Tensor,
     ) -> None:
         def gather(chosen: torch.Tensor) -> ExampleTable:
-            return self._windows(
-                batch, firings.component[chosen], firings.position[chosen], priority[chosen]
+            return batch.windows(
+                firings.component[chosen], firings.position[chosen], priority[chosen]
             )
 
         sampler.add(firings.component, priority, gather)
-
-    def _windows(
-        self,
-        batch: _Batch,
-        component: torch.Tensor,
-        position: torch.Tensor,
-        priority: torch.Tensor,
-    ) -> ExampleTable:
-        """The windows around firings at flat positions of the batch."""
-        width = batch.tokens.shape[1]
-        row, centre = position // width, position % width
-        side = self.settings.context_tokens_per_side
-        at = centre[:, None] + torch.arange(-side, side + 1, device=self.device)
-        # Few windows reach over the ends of their row: only those are looked at token by token.
-        reaching = ((centre < side) | (centre >= width - side)).nonzero().squeeze(1)
-        outside = (at[reaching] < 0) | (at[reaching] >= width)
-        at.clamp_(0, width - 1)
-
-        def windows(values: torch.Tensor, nothing: int) -> torch.Tensor:
-            values[reaching] = values[reaching].masked_fill_(outside, nothing)
-            return values
-
-        where = (row[:, None], at, component[:, None])
-        return ExampleTable(
-            component=component,
-            priority=priority,
-            row=row + batch.first_row,
-            position=centre.int(),
-            token_ids=windows(batch.tokens.int()[where[:2]], -1),
-            ci_values=windows(batch.ci[where].float(), 0),
-            component_acts=windows(batch.component_acts[where].float(), 0),
-        )
-
-
-def _column_sums(values: torch.Tensor) -> torch.Tensor:
-    """Sums over the rows of [n, M], float64 [M]."""
-    if values.device.type != "cpu":
-        return values.sum(dim=0, dtype=torch.float64)
-    total = torch.zeros(values.shape[1], dtype=torch.float64)
-    for start in range(0, len(values), _SUMMED_ROWS):
-        total += values[start : start + _SUMMED_ROWS].double().sum(dim=0)
-    return total
 
 
 def _blocks_of_firings(firing: torch.Tensor) -> Iterator[slice]:

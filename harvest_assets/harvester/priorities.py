@@ -76,6 +76,6 @@ def highest_first(values: torch.Tensor, priorities: torch.Tensor) -> torch.Tenso
         int64 [n]: the order-reversed value above, 31 bits of the priority below.
     """
     bits = values.view(torch.int32)
-    # Negative floats order backwards by their bits; flipping all but the sign mends that.
+    # Negative floats order backwards by their bits; flipping all but the sign corrects that.
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
     return (-ordered << 31) + _shift_right(priorities, 32)

@@ -2,8 +2,8 @@
 
 Each component keeps the k firings of lowest priority (bottom-k sampling; Cohen & Kaplan 2007,
 https://doi.org/10.1145/1281100.1281133). Where priorities are random that is a uniform sample
-without replacement; keeping the k lowest commutes with splitting and merging, so the sample is the
-same however the firings arrived.
+without replacement; keeping the k lowest commutes with splitting and merging, so the sample does
+not depend on the order in which firings arrive.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import torch
 
+from harvest_assets.schemas import LocatedExample
+
 _NOT_FULL = torch.iinfo(torch.int64).max
-# Below this many rows a sorting costs more in calls than in work.
+# With fewer rows, sorting costs more in calls than in work.
 _MIN_PENDING = 1 << 16
 # A gigabyte of windows of 21 tokens.
 _FIRST_SLOTS = 1 << 22
@@ -52,6 +54,18 @@ class ExampleTable(NamedTuple):
         """The rows at `index`, in its order."""
         return ExampleTable(*(column[index] for column in self))
 
+    def of_components(self, start: int, stop: int) -> ExampleTable:
+        """The rows of the components from `start` to `stop`, in a table sorted by component."""
+        bounds = torch.tensor([start, stop], device=self.component.device)
+        first, last = torch.searchsorted(self.component, bounds).tolist()
+        return self.select(slice(first, last))
+
+    def located(self) -> list[LocatedExample]:
+        """The rows as examples."""
+        columns = (self.token_ids, self.ci_values, self.component_acts, self.row, self.position)
+        values = (column.tolist() for column in columns)
+        return [LocatedExample(*example) for example in zip(*values, strict=True)]
+
     def to(self, device: torch.device | str) -> ExampleTable:
         """The same table on a device."""
         return ExampleTable(*(column.to(device) for column in self))
@@ -60,7 +74,7 @@ class ExampleTable(NamedTuple):
 def _sorted_order(
     component: torch.Tensor, priority: torch.Tensor, *ties: torch.Tensor
 ) -> torch.Tensor:
-    """Order by component, then by priority; what is equal in both by the further keys."""
+    """Order by component, then by priority; ties in both by the further keys."""
     order = _stable_order(component, priority)
     if ties:
         component_there, priority_there = component[order], priority[order]
@@ -90,7 +104,7 @@ def _rank_in_group(sorted_groups: torch.Tensor) -> torch.Tensor:
 
 
 def _select_across(columns: list[list[torch.Tensor]], index: torch.Tensor) -> list[torch.Tensor]:
-    """`torch.cat(parts)[index]` of each column, without putting its parts together."""
+    """`torch.cat(parts)[index]` of each column, without concatenating its parts."""
     selected = [parts[0].new_empty((len(index), *parts[0].shape[1:])) for parts in columns]
     start = 0
     for number, part in enumerate(columns[0]):
@@ -104,8 +118,8 @@ def _select_across(columns: list[list[torch.Tensor]], index: torch.Tensor) -> li
 class ReservoirSampler:
     """At most `k` firings for each component, those of lowest priority.
 
-    A firing that is kept lies in a slot until it loses; only priorities and places are sorted, and
-    windows never move before the sample is asked for.
+    The window of a kept firing stays in its slot until the firing is dropped; only priorities and
+    places are sorted, and windows do not move until the sample is requested.
 
     Args:
         n_components: flat component indices are below this.
@@ -118,22 +132,22 @@ class ReservoirSampler:
         self, n_components: int, k: int, width: int, device: torch.device | str = "cpu"
     ) -> None:
         self.k = k
-        # What is kept, and behind it what came since the last sorting.
+        # The sorted firings, followed by those added since.
         self._held: list[_Held] = []
         self._n_sorted = 0
         self._n_held = 0
         self._windows = _Windows(width, min(n_components * k + _MIN_PENDING, _FIRST_SLOTS), device)
         self._n_of = torch.zeros(n_components, dtype=torch.int64, device=device)
-        # A firing above its component's bound can never be among the k lowest.
+        # A firing above its component's bound cannot be among the k lowest.
         self._bound = torch.full((n_components,), _NOT_FULL if k else -1, device=device)
 
     @classmethod
     def of(
         cls, table: ExampleTable, n_components: int, k: int, device: torch.device | str = "cpu"
     ) -> ReservoirSampler:
-        """A sampler that goes on from a table."""
+        """A sampler that continues from a table."""
         sampler = cls(n_components, k, table.token_ids.shape[1], device)
-        # A block at a time: tables that lie in files are not read into memory as a whole.
+        # A block at a time, so that tables in mapped files are never in memory as a whole.
         for start in range(0, len(table.row), _MIN_PENDING):
             sampler._hold(table.select(slice(start, start + _MIN_PENDING)).to(device))
         sampler._drop_losers()
@@ -145,13 +159,13 @@ class ReservoirSampler:
         priority: torch.Tensor,
         gather: Callable[[torch.Tensor], ExampleTable],
     ) -> None:
-        """Offer firings; most of them lose at once and nothing of them is gathered.
+        """Offer firings; most are dropped at once, before their windows are gathered.
 
         Args:
             component: int64 [n], flat component indices.
-            priority: int64 [n]; where a component's firings have equal ones, they are offered by
+            priority: int64 [n]; firings of a component with equal priorities must be in order of
                 row and position.
-            gather: gives the table rows of those of the n firings whose indices it is handed.
+            gather: returns the table rows of the firings at the given indices.
         """
         candidates = (priority <= self._bound[component]).nonzero().squeeze(1)
         if len(candidates) == 0:
@@ -170,7 +184,7 @@ class ReservoirSampler:
         return ExampleTable(*(column.clone() for column in self.borrowed_table()))
 
     def borrowed_table(self) -> ExampleTable:
-        """The sample without a copy, as it is until firings are offered again."""
+        """The sample without a copy; valid until firings are offered again."""
         self._drop_losers()
         if not self._held:
             return ExampleTable.empty(self._windows.width, self._bound.device)
@@ -183,12 +197,11 @@ class ReservoirSampler:
     def merge(tables: Iterable[ExampleTable], k: int) -> ExampleTable:
         """The sample of everything that the samples were drawn from.
 
-        Of the windows only those that are kept are read.
+        Only the windows that are kept are read.
 
         Args:
-            tables: of any order; at least one.
-            k: rows kept of each component: those of lowest priority. Equal priorities are told
-                apart by row and position.
+            tables: in any order; at least one.
+            k: rows kept of each component: those of lowest priority, ties by row and position.
 
         Returns:
             The rows kept, by component and priority.
@@ -230,16 +243,16 @@ class _Held(NamedTuple):
     priority: torch.Tensor
     row: torch.Tensor
     position: torch.Tensor
-    slot: torch.Tensor  # int64 [n], where its window lies
+    slot: torch.Tensor  # int64 [n], of its window
 
 
 class _Windows:
-    """Windows in slots: those of firings that lost are filled again.
+    """Windows in slots; those of dropped firings are reused.
 
     Args:
         width: tokens of a window.
-        n_slots: how many to begin with; a CPU's memory is taken only as they are filled.
-        device: where they lie.
+        n_slots: initial number; on a CPU memory is used only as they are filled.
+        device: of the windows.
     """
 
     def __init__(self, width: int, n_slots: int, device: torch.device | str) -> None:
@@ -252,7 +265,7 @@ class _Windows:
         ]
 
     def put(self, *columns: torch.Tensor) -> torch.Tensor:
-        """Store windows; tells their slots, int64 [n]."""
+        """Store windows and return their slots, int64 [n]."""
         n = len(columns[0])
         reused = min(n, len(self._free))
         slots, self._free = self._free[:reused], self._free[reused:]
@@ -265,13 +278,13 @@ class _Windows:
         return torch.cat([slots, torch.arange(start, self._used, device=slots.device)])
 
     def free(self, slots: torch.Tensor) -> None:
-        """What lies in these slots is needed no more."""
+        """Release slots for reuse."""
         self._free = torch.cat([self._free, slots])
 
     def settle(self, slots: torch.Tensor) -> None:
-        """Move what lies in `slots` to the first ones, in this order; nothing else is kept.
+        """Move the windows in `slots` to the first slots, in this order; drop all others.
 
-        Column by column: no more than a third of the memory is taken twice.
+        Column by column, so that at most a third of the memory is duplicated.
         """
         if len(self._free) == 0 and bool((slots[1:] > slots[:-1]).all()):
             return

@@ -1,93 +1,97 @@
-"""What was harvested of some rows; states of disjoint rows add up."""
+"""The statistics of some rows; states of disjoint rows add up (`state_sum.py`)."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
-from harvest_assets.files.records import damage, describe_files, read_sealed, write_sealed
-from harvest_assets.files.untrusted import as_record
+from harvest_assets.files.records import FileDigest, Record, damage
+from harvest_assets.files.untrusted import twice
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
     mirror,
     narrowest,
     packed_length,
-    total_sum,
     unpack_rows,
 )
 from harvest_assets.harvester.histogram import N_BINS
-from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
+from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.schemas import ActivationExample
+from harvest_assets.settings import MAX_COUNT, CheckedModel, Count, SampleSettings
 
 FORMAT_VERSION = 2
 # Beside the uniform sample, this many examples of highest causal importance are kept.
 N_HIGHEST = 20
 
-# Of components, tokens, examples and tokens around them: more is no harvest, and overflows.
-_MOST = (1 << 31) - 1
-_MOST_SEED = (1 << 64) - 1
-_MOST_ROWS = 1 << 62
-_LARGEST = 1e300
+_MAX_ROWS = 1 << 62
+_MAX_VALUE = 1e300
 
 _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
 _SAMPLE_FILE = "sample.safetensors"
 _HIGHEST_FILE = "highest_ci.safetensors"
 _TENSOR_FILES = (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_FILE)
+# What state.json and the parameters of `Harvester` call two settings of the sample.
+_SPELLING = {
+    "activation_examples_per_component": "max_examples_per_component",
+    "activation_context_tokens_per_side": "context_tokens_per_side",
+}
 
 
-@dataclass(frozen=True)
-class HarvesterSettings:
+class HarvesterSettings(CheckedModel):
     """What must be equal for states to add up.
 
     Args:
         layers: (layer, C) in flat order.
         vocab_size: width of the next-token probabilities; token ids are below it.
-        ci_threshold: a component fires where its causal importance is strictly above.
-        max_examples_per_component: k of the uniform sample.
-        context_tokens_per_side: tokens kept left and right of a firing.
-        seed: of the sample.
+        sample: which firings are kept.
     """
 
-    layers: tuple[tuple[str, int], ...]
-    vocab_size: int
-    ci_threshold: float = 1e-6
-    max_examples_per_component: int = 1000
-    context_tokens_per_side: int = 10
-    seed: int = 0
+    layers: tuple[tuple[str, Count], ...] = Field(min_length=1)
+    vocab_size: Count
+    sample: SampleSettings = SampleSettings()
 
-    def __post_init__(self) -> None:
-        too_small = {
-            "the number of layers": (len(self.layers), 1),
-            "vocab_size": (self.vocab_size, 1),
-            "max_examples_per_component": (self.max_examples_per_component, 0),
-            "context_tokens_per_side": (self.context_tokens_per_side, 0),
-            "the number of components of a layer": (min((c for _, c in self.layers), default=1), 1),
-        }
-        for name, (value, least) in too_small.items():
-            if value < least:
-                raise HarvestError(f"{name} is {value}; it must be at least {least}.")
-        if not math.isfinite(self.ci_threshold):
-            raise HarvestError(f"ci_threshold is {self.ci_threshold}; it must be a finite number.")
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, int) and value > (_MOST if name != "seed" else _MOST_SEED):
-                raise HarvestError(f"{name} is {value}; that is too large.")
-        if self.n_components > _MOST:
+    @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        if self.n_components > MAX_COUNT:
             raise HarvestError(f"{self.n_components} components are too many.")
         names = [layer for layer, _ in self.layers]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise HarvestError(f"The layer {twice!r} stands twice among the layers.")
+            raise HarvestError(f"The layer {twice(names)!r} is listed twice.")
+        return self
+
+    def flat(self) -> dict[str, Any]:
+        """All values, under the names of `state.json` and of the parameters of `Harvester`."""
+        sample = {_SPELLING.get(k, k): v for k, v in self.sample.model_dump().items()}
+        return {"layers": self.layers, "vocab_size": self.vocab_size, **sample}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], *, strict: bool = False) -> HarvesterSettings:
+        """The settings from what `flat` returns.
+
+        Args:
+            values: by name; lists as good as tuples, as they come from JSON.
+            strict: whether a text that holds a number is refused.
+
+        Raises:
+            HarvestError: a value is missing, unknown or not valid.
+            TypeError: `layers` is not a list of lists.
+        """
+        spelled = {_SPELLING.get(name, name): name for name in SampleSettings.model_fields}
+        rest = {k: v for k, v in values.items() if k not in spelled}
+        if "layers" in rest:
+            rest["layers"] = tuple(map(tuple, rest["layers"]))
+        sample = {spelled[k]: v for k, v in values.items() if k in spelled}
+        return cls.model_validate({**rest, "sample": sample}, strict=strict)
 
     @property
     def n_components(self) -> int:
@@ -97,7 +101,7 @@ class HarvesterSettings:
     @property
     def window(self) -> int:
         """Tokens of an example."""
-        return 2 * self.context_tokens_per_side + 1
+        return 2 * self.sample.activation_context_tokens_per_side + 1
 
     @property
     def component_keys(self) -> list[str]:
@@ -109,7 +113,7 @@ class HarvesterSettings:
 class HarvesterState:
     """The statistics of some rows, on the CPU; may be backed by memory-mapped files.
 
-    Nothing is kept that can be derived; the properties give the statistics as dense tensors.
+    Nothing is stored that can be derived; the properties return the statistics as dense tensors.
     C is the number of components of all layers, V the vocabulary.
     """
 
@@ -140,14 +144,14 @@ class HarvesterState:
 
     @property
     def input_token_counts(self) -> torch.Tensor:
-        """How often a token stood where the component fired, int64 [C, V]."""
+        """Occurrences of each token where the component fired, int64 [C, V]."""
         return self.input_counts.to(torch.int64)
 
     def examples(self, flat_component_index: int) -> list[ActivationExample]:
         """The uniform sample of one component's firings, in order of sampling priority.
 
         Raises:
-            IndexError: there is no such component.
+            IndexError: the index is out of range.
         """
         return self._examples(self.sample, flat_component_index)
 
@@ -155,52 +159,39 @@ class HarvesterState:
         """The firings of highest causal importance of one component, highest first.
 
         Raises:
-            IndexError: there is no such component.
+            IndexError: the index is out of range.
         """
         return self._examples(self.highest, flat_component_index)
 
     def _examples(self, table: ExampleTable, flat_component_index: int) -> list[ActivationExample]:
         if not 0 <= flat_component_index < self.settings.n_components:
             raise IndexError(
-                f"There is no component {flat_component_index} of {self.settings.n_components}."
+                f"Component {flat_component_index} is out of range; there are "
+                f"{self.settings.n_components} components."
             )
-        rows = table.select(rows_between(table, flat_component_index, flat_component_index + 1))
-        columns = (rows.token_ids, rows.ci_values, rows.component_acts)
+        rows = table.of_components(flat_component_index, flat_component_index + 1)
         return [
-            ActivationExample(*lists)
-            for lists in zip(*(column.tolist() for column in columns), strict=True)
+            ActivationExample(e.token_ids, e.ci_values, e.component_acts) for e in rows.located()
         ]
 
     @staticmethod
     def merge(states: Sequence[HarvesterState]) -> HarvesterState:
-        """The state of all the rows; the order and the grouping do not matter.
+        """The state of all the rows; see `StateSum`, which reads the sum block by block.
 
         Raises:
-            HarvestError: no states, or states of different settings.
+            HarvestError: there are no states, or their settings differ.
         """
-        settings = common_settings(states)
-        mass, prob_totals, ci_sums = (
-            torch.stack([getattr(s, name) for s in states]).sum(dim=0)
-            for name in ("output_token_prob_mass", "output_token_prob_totals", "ci_sums")
-        )
-        return HarvesterState(
-            settings=settings,
-            total_tokens_processed=sum(s.total_tokens_processed for s in states),
-            ci_sums=ci_sums,
-            ci_histogram=total_sum([s.ci_histogram for s in states]),
-            cooccurrence=narrowest(total_sum([s.cooccurrence for s in states])),
-            input_counts=narrowest(total_sum([s.input_counts for s in states])),
-            input_token_totals=total_sum([s.input_token_totals for s in states]),
-            output_token_prob_mass=mass,
-            output_token_prob_totals=prob_totals,
-            sample=ReservoirSampler.merge(
-                [s.sample for s in states], settings.max_examples_per_component
-            ),
-            highest=ReservoirSampler.merge([s.highest for s in states], N_HIGHEST),
+        from harvest_assets.harvester.state_sum import StateSum
+
+        merged = StateSum(states).state()
+        return replace(
+            merged,
+            cooccurrence=narrowest(merged.cooccurrence),
+            input_counts=narrowest(merged.input_counts),
         )
 
     def save(self, directory: Path) -> None:
-        """Write the state into a directory, which is made if it is not there."""
+        """Write the state into a directory, creating it if necessary."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         save_file(
@@ -211,26 +202,23 @@ class HarvesterState:
             save_file({k: v.contiguous() for k, v in table._asdict().items()}, directory / file)
         for file in _TENSOR_FILES:
             fsync_path(directory / file)
-        # Written last: a directory without it holds no state.
-        write_sealed(
-            directory / _META_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "total_tokens_processed": self.total_tokens_processed,
-                "settings": dataclasses.asdict(self.settings),
-                "files": describe_files(directory, _TENSOR_FILES),
-            },
+        # Written last: a directory without it is not a state.
+        meta = _StateMeta(
+            self.total_tokens_processed,
+            self.settings.flat(),
+            {name: FileDigest.of(directory / name) for name in _TENSOR_FILES},
         )
+        _META.write(directory / _META_FILE, meta)
 
     @classmethod
     def load(cls, directory: Path, *, trusted: bool = False) -> HarvesterState:
         """Open a saved state; its tensors are memory-mapped.
 
-        All bytes are read once and compared with their digests: a flipped bit is never summed.
+        All bytes are read once and compared with their digests, so that no flipped bit is summed.
 
         Args:
-            directory: where it lies.
-            trusted: leave that out, and open gigabytes at once; for who only looks.
+            directory: of the state.
+            trusted: skip that comparison, to display gigabytes without reading them all.
 
         Raises:
             HarvestError: a file is missing, damaged or of another format.
@@ -268,31 +256,31 @@ class HarvesterState:
             highest=tables[1],
             **statistics,
         )
-        for problem in () if trusted else state._impossible():
-            raise HarvestError(f"{directory} is no state: {problem}.")
+        for problem in () if trusted else state._impossible_values():
+            raise HarvestError(f"{directory} is not a valid state: {problem}.")
         return state
 
-    def _impossible(self) -> Iterator[str]:
-        """Which values no harvest has; what goes on to count with them would go wrong unseen."""
+    def _impossible_values(self) -> Iterator[str]:
+        """The problems with values that no harvest produces; sums of them would be wrong."""
         for name in _STATISTICS:
             values = getattr(self, name)
-            # Some sigmoids overshoot, to below 0 too. NaN is neither above nor below anything.
-            least = -_LARGEST if name == "ci_sums" else 0
-            if values.numel() and not (values.min() >= least and values.max() <= _LARGEST):
-                yield f"{name} has a value that is negative or no finite number"
+            # Some sigmoids overshoot, also below 0. Comparisons with NaN are false.
+            lowest = -_MAX_VALUE if name == "ci_sums" else 0
+            if values.numel() and not (values.min() >= lowest and values.max() <= _MAX_VALUE):
+                yield f"{name} has a value that is negative or not finite"
         for table, name in ((self.sample, _SAMPLE_FILE), (self.highest, _HIGHEST_FILE)):
             bounds = {
                 "component": (0, self.settings.n_components),
-                "row": (0, _MOST_ROWS),
-                "position": (0, _MOST),
+                "row": (0, _MAX_ROWS),
+                "position": (0, MAX_COUNT),
                 "token_ids": (-1, self.settings.vocab_size),
             }
-            for column, (least, end) in bounds.items():
+            for column, (lowest, end) in bounds.items():
                 values = getattr(table, column)
-                if values.numel() and not (least <= int(values.min()) <= int(values.max()) < end):
+                if values.numel() and not (lowest <= int(values.min()) <= int(values.max()) < end):
                     yield f"{column} of {name} has a value out of range"
             if len({len(column) for column in table}) > 1:
-                yield f"the columns of {name} are of different lengths"
+                yield f"the columns of {name} have different lengths"
             if (table.component[1:] < table.component[:-1]).any():
                 yield f"{name} is not in order"
 
@@ -308,32 +296,8 @@ _STATISTICS = (
 )
 
 
-def common_settings(states: Sequence[HarvesterState]) -> HarvesterSettings:
-    """The settings of all states.
-
-    Raises:
-        HarvestError: there are none, or they differ.
-    """
-    if not states:
-        raise HarvestError("There is no state to merge.")
-    first = dataclasses.asdict(states[0].settings)
-    for state in states[1:]:
-        for name, value in dataclasses.asdict(state.settings).items():
-            if value != first[name]:
-                raise HarvestError(
-                    f"States with different {name} do not add up: {first[name]} and {value}."
-                )
-    return states[0].settings
-
-
-def rows_between(table: ExampleTable, start: int, stop: int) -> slice:
-    """Where the rows of the components from `start` to `stop` stand in a sorted table."""
-    first, last = torch.searchsorted(table.component, torch.tensor([start, stop])).tolist()
-    return slice(first, last)
-
-
 def state_damage(directory: Path) -> list[str]:
-    """What is wrong with the files of a saved state, in sentences.
+    """The problems with the files of a saved state, as sentences.
 
     Raises:
         HarvestError: its description is damaged, or of another format version.
@@ -342,36 +306,41 @@ def state_damage(directory: Path) -> list[str]:
     return damage(directory, files)
 
 
-def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _StateMeta:
+    """What `state.json` holds: settings, tokens seen, and what the other files must be."""
+
+    total_tokens_processed: Annotated[int, Field(ge=0, lt=1 << 62)]
+    settings: dict[str, Any]
+    files: dict[str, FileDigest]
+
+    def __post_init__(self) -> None:
+        if set(self.files) != set(_TENSOR_FILES):
+            raise ValueError(f"its files are not {', '.join(_TENSOR_FILES)}")
+
+
+_META = Record(_StateMeta, "the description of a harvester state", FORMAT_VERSION)
+
+
+def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, FileDigest]]:
     """Settings, tokens that were seen, and what the other files must be."""
+    meta = _META.read(path)
     try:
-        meta = read_sealed(path)
-        version = meta["format_version"]
-        if version != FORMAT_VERSION:
-            raise HarvestError(
-                f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
-            )
-        settings = as_record(meta["settings"], HarvesterSettings)
-        n_tokens, files = meta["total_tokens_processed"], meta["files"]
-        if type(n_tokens) is not int or not 0 <= n_tokens < 1 << 62:
-            raise ValueError(f"it tells of {n_tokens!r} tokens")
-        if set(files) != set(_TENSOR_FILES) or not all(isinstance(f, dict) for f in files.values()):
-            raise ValueError(f"it does not tell of {', '.join(_TENSOR_FILES)}")
-        return settings, n_tokens, files
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HarvestError(
-            f"{path} is not the description of a harvester state: {error}."
-        ) from error
+        settings = HarvesterSettings.from_flat(meta.settings, strict=True)
+    except (HarvestError, TypeError) as error:
+        reason = str(error).rstrip(".")
+        raise HarvestError(f"{path} has settings of no harvester state: {reason}.") from error
+    return settings, meta.total_tokens_processed, meta.files
 
 
 class _Expected(NamedTuple):
-    """What a tensor of a file must be; -1 in the shape stands for any length."""
+    """Expected shape and types of a tensor; -1 in the shape is any length."""
 
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
 
     def fits(self, tensor: torch.Tensor) -> bool:
-        """Is the tensor like that?"""
+        """Whether the tensor has this shape and one of these types."""
         return (
             tensor.dtype in self.dtypes
             and tensor.ndim == len(self.shape)
@@ -390,6 +359,6 @@ def _load_tensors(path: Path, expected: Mapping[str, _Expected]) -> dict[str, to
         if not expected[name].fits(tensor):
             found = f"{tensor.dtype} {list(tensor.shape)}"
             raise HarvestError(
-                f"{path}: {name} is {found}, not {list(expected[name].shape)} as it must be."
+                f"{path}: {name} is {found}; expected the shape {list(expected[name].shape)}."
             )
     return tensors

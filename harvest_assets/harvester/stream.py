@@ -1,9 +1,9 @@
-"""Drive a model over rows of tokens and accumulate what it answers.
+"""Run a model over rows of tokens and accumulate its activations.
 
 The model is run on groups of rows that are aligned to the row numbers of the whole harvest: row r
 is always computed together with the same neighbours, whatever the batch size, the number of shards
-or the point of a restart. Floating-point results depend on the shape of a matrix product, so this
-is what makes causal importances equal to the last bit however the work was cut.
+or the point of a restart. Floating-point results depend on the shape of a matrix product; this
+makes causal importances equal to the last bit however the work was cut.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from harvest_assets.harvester.harvester import Harvester
 
 
 class Activations(Protocol):
-    """What a model answers for tokens [B, S]."""
+    """What a model computes for tokens [B, S]."""
 
     @property
     def output_probs(self) -> torch.Tensor:
         """Next-token probabilities, float [B, S, V]."""
 
     @property
-    def ci(self) -> torch.Tensor:
-        """Causal importances, float [B, S, C_total]."""
+    def firing_strengths(self) -> torch.Tensor:
+        """What the threshold is applied to, float [B, S, C_total]: the `ci` of `process_batch`."""
 
     @property
-    def component_acts(self) -> torch.Tensor:
-        """Component activations, float [B, S, C_total]."""
+    def second_values(self) -> torch.Tensor | None:
+        """The `component_acts`, float [B, S, C_total]; None repeats the firing strengths."""
 
 
 class RowSource(Protocol):
@@ -38,7 +38,7 @@ class RowSource(Protocol):
 
     @property
     def n_rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows from `start` to `stop`, int64 [stop - start, S]."""
@@ -58,16 +58,16 @@ def harvest_rows(
 
     Args:
         harvester: accumulates them.
-        model: answers for tokens int64 [rows_per_forward, S] on the harvester's device.
+        model: computes activations of tokens int64 [rows_per_forward, S] on the harvester's device.
         source: the rows of the whole harvest.
         rows: the share, contiguous.
         batch_size: rows of a batch, to name the batch in an error.
-        rows_per_forward: rows of a group; part of what is reproduced to the last bit.
-        on_progress: told how many rows of the share are done, after each group.
+        rows_per_forward: rows of a group; results depend on it in their last bits.
+        on_progress: called after each group with the rows of the share that are done.
 
     Raises:
-        HarvestError: a NaN, an infinity or a foreign token, named by its batch; or memory was
-            short for half of a group, too.
+        HarvestError: a NaN, an infinity or a token outside the vocabulary, named by its batch; or
+            there was not enough memory even for half of a group.
     """
     groups = _groups(source, rows, rows_per_forward, harvester)
     n_pieces = 1
@@ -82,8 +82,8 @@ def harvest_rows(
             raise HarvestError(f"{batches}: {error}") from error
         except torch.OutOfMemoryError as error:
             raise HarvestError(
-                f"{batches}: {harvester.device} has not enough memory for the model and what is "
-                "counted, even with half of the rows at a time; use a larger GPU."
+                f"{batches}: {harvester.device} does not have enough memory for the model and the "
+                "counts, even with half of the rows at a time; use a larger GPU."
             ) from error
         if on_progress is not None:
             on_progress(group.last - rows.start)
@@ -91,12 +91,12 @@ def harvest_rows(
     if bad_row is not None:
         raise HarvestError(
             f"Batch {bad_row // batch_size}: a NaN, an infinity or a token outside the vocabulary "
-            f"stands in the rows from {bad_row} on."
+            f"is in the rows from {bad_row} on."
         )
 
 
 class _Group(NamedTuple):
-    """Rows that the model computes together; those from `first` to `last` are of the share."""
+    """Rows that the model computes together; those from `first` to `last` are in the share."""
 
     start: int
     first: int
@@ -131,19 +131,18 @@ def _add_group(
 ) -> int:
     """Compute and add a group in one piece, or in two halves where memory is short.
 
-    Memory runs out, if it does, before anything of the group has been counted. Answers the pieces
-    that it took.
+    If memory runs out, nothing of the group has been counted yet. Returns the number of pieces.
     """
     size = -(-len(group.padded) // n_pieces)
     for start in range(0, len(group.padded), size):
-        answer = None
+        activations = None
         try:
-            answer = model(group.padded[start : start + size])
+            activations = model(group.padded[start : start + size])
         except torch.OutOfMemoryError:
             if n_pieces > 1 or len(group.padded) == 1:
                 raise
-        if answer is None:
-            # Only here, where the error is gone, is what it held free.
+        if activations is None:
+            # The memory that the error referred to is free only outside its handler.
             torch.cuda.empty_cache()
             return _add_group(harvester, model, group, 2)
         first, last = (
@@ -152,19 +151,39 @@ def _add_group(
         )
         if first < last:
             mine = slice(first - group.start - start, last - group.start - start)
-            harvester.process_batch(
-                group.padded[start : start + size][mine],
-                answer.ci[mine],
-                answer.output_probs[mine],
-                answer.component_acts[mine],
-                first,
-            )
-        del answer
+            add_answer(harvester, group.padded[start : start + size], activations, first, mine)
+        del activations
     return n_pieces
 
 
+def add_answer(
+    harvester: Harvester,
+    tokens: torch.Tensor,
+    answer: Activations,
+    first_row: int,
+    rows: slice = slice(None),
+) -> None:
+    """Add what a model computed for rows of tokens.
+
+    Args:
+        harvester: accumulates it.
+        tokens: int64 [B, S].
+        answer: for these tokens.
+        first_row: number in the whole harvest of the first row that is added.
+        rows: which of the B rows to add.
+    """
+    strengths, second = answer.firing_strengths[rows], answer.second_values
+    harvester.process_batch(
+        tokens[rows],
+        strengths,
+        answer.output_probs[rows],
+        strengths if second is None else second[rows],
+        first_row,
+    )
+
+
 def _check_tokens(tokens: torch.Tensor, vocab_size: int, first_row: int) -> None:
-    """Before the model looks them up: a foreign token would be an index out of bounds there."""
+    """Check tokens before the model does, where they would be indices out of bounds."""
     foreign = ((tokens < 0) | (tokens >= vocab_size)).nonzero()
     if len(foreign):
         row, position = foreign[0].tolist()

@@ -1,10 +1,10 @@
-"""What the UI tells of a harvest: charts and tables as metadata, and where to look further."""
+"""What the UI shows of a harvest: charts and tables as metadata, and how to view it."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,14 @@ import dagster as dg
 import numpy as np
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import plain_text
+from harvest_assets.stages import Stage
 from harvest_assets.store.registry import Registration
 from harvest_assets.viewer import charts
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
+    from harvest_assets.harvester.state_sum import StateSum
     from harvest_assets.results.merge import FiringOverview
 
 OWNERS = ["team:interpretability"]
@@ -25,12 +28,23 @@ GROUP = "harvest"
 
 _TOP = 20
 _SHOWN_TOKENS = 5
-_MOST_BARS = 60
+_MAX_BARS = 60
 
 
-def stage_tags(stage: str, work: str) -> dict[str, str]:
-    """Tags of an asset: the stage (a job's name), and where its work is done."""
-    return {"stage": stage, "work": work}
+def stage_tags(stage: Stage, work: str) -> dict[str, str]:
+    """Tags of an asset: its stage, and the resource that its work needs."""
+    return {"stage": stage.value, "work": work}
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
+    """A table whose cells are shown as text.
+
+    Args:
+        columns: their names.
+        rows: a cell for each column; strings, or numbers that the UI sorts by.
+    """
+    records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
+    return dg.MetadataValue.table(records)
 
 
 def paths_of(**files: Path) -> dict[str, dg.MetadataValue[Any]]:
@@ -46,22 +60,16 @@ def how_to_view(owner: Registration) -> dict[str, dg.MetadataValue[Any]]:
     return {"view": dg.MetadataValue.md(f"```sh\nharvest-assets view {name}\n```")}
 
 
-def firing_metadata(states: Sequence[HarvesterState]) -> dict[str, Any]:
-    """How much fires, in numbers that are plotted over runs, and as charts.
-
-    Raises:
-        HarvestError: the states do not add up.
-    """
-    from harvest_assets.harvester.counters import total_sum
+def firing_metadata(total: StateSum) -> dict[str, Any]:
+    """How much fires, in numbers that are plotted over runs, and as charts."""
     from harvest_assets.results.merge import firing_overview
 
-    overview = firing_overview(states)
-    firings = total_sum([s.firing_counts for s in states]).numpy()
-    density = firings.astype(np.float64) / max(1, overview.n_tokens)
+    overview = firing_overview(total)
+    density = total.firing_counts.numpy().astype(np.float64) / max(1, overview.n_tokens)
     dead = 1 - overview.n_alive / max(1, overview.n_components)
     bars = [
         (layer, l0, f"{l0 * overview.n_tokens:,.0f}")
-        for layer, _, _, l0 in overview.layers[:_MOST_BARS]
+        for layer, _, _, l0 in overview.layers[:_MAX_BARS]
     ]
     return {
         "tokens": overview.n_tokens,
@@ -69,7 +77,10 @@ def firing_metadata(states: Sequence[HarvesterState]) -> dict[str, Any]:
         "components alive": overview.n_alive,
         "dead share": round(dead, 6),
         "mean L0": round(overview.l0, 3),
-        "layers": dg.MetadataValue.md(overview.table()),
+        "layers": table(
+            ("layer", "C", "alive", "L0"),
+            [(plain_text(name), c, alive, round(l0, 3)) for name, c, alive, l0 in overview.layers],
+        ),
         "firing density": dg.MetadataValue.md(
             charts.as_image(charts.small_density_histogram(density), "components by density")
         ),
@@ -107,7 +118,7 @@ def shard_metadata(state: HarvesterState, seconds: float) -> dict[str, Any]:
 
 
 def top_components(owner: Registration) -> dict[str, Any]:
-    """The most telling components of a harvest that has just been written, as a table."""
+    """The most informative components of a harvest that has just been written, as a table."""
     from harvest_assets.loaders import recorded_tokenizer
     from harvest_assets.results.component_tables import read_index
 
@@ -116,7 +127,7 @@ def top_components(owner: Registration) -> dict[str, Any]:
         index = read_index(owner.layout).drop_columns(["ci_histogram"])
         n_tokens = json.loads(owner.layout.config.read_text(encoding="utf-8"))["n_tokens"]
     except (HarvestError, OSError, ValueError, KeyError) as error:
-        return {"top components": f"They cannot be told: {error}"}
+        return {"top components": f"They cannot be read: {error}"}
 
     def shown(ids: Sequence[int] | None) -> str:
         texts = [vocabulary.text(i) for i in (ids or ())[:_SHOWN_TOKENS]]
@@ -131,7 +142,7 @@ def top_components(owner: Registration) -> dict[str, Any]:
                 "mean CI": row["mean_ci"],
                 "reads": shown(row["telling_input_tokens"]),
                 "predicts": shown(row["telling_output_tokens"]),
-                "telling": round(row["telling"], 2),
+                "informativeness": round(row["telling"], 2),
             }
         )
         for row in rows.slice(0, _TOP).to_pylist()
@@ -149,8 +160,8 @@ _SCHEMA = dg.TableSchema(
         _column("component", "string", "layer and index"),
         _column("density", "float", "firings per token"),
         _column("mean CI", "float", "over all tokens"),
-        _column("reads", "string", "tokens read of which a firing tells most"),
-        _column("predicts", "string", "tokens predicted of which a firing tells most"),
-        _column("telling", "float", "nats that a firing tells, times log(1 + firings)"),
+        _column("reads", "string", "tokens read that a firing is most informative about"),
+        _column("predicts", "string", "tokens predicted that a firing is most informative about"),
+        _column("informativeness", "float", "nats per firing, times log(1 + firings)"),
     ]
 )

@@ -1,4 +1,4 @@
-"""Are the merged counts consistent with themselves and with the shards they were summed from?"""
+"""Whether the merged counts are consistent, also with the shards they were summed from."""
 
 import warnings
 
@@ -6,24 +6,26 @@ import dagster as dg
 
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 
-# Checks per partition are wanted, and known to be new in Dagster: nobody need be told each time.
+# A preview feature of Dagster: no need to warn each time.
 warnings.filterwarnings(
     "ignore", message="Specifying a partitions_def on an AssetCheckSpec", category=dg.PreviewWarning
 )
 
 
 @dg.asset_check(
-    asset="component_correlations",
+    asset=asset_key(Asset.COMPONENT_CORRELATIONS),
     partitions_def=runs,
-    # Nothing is folded and removed before the counts have been looked at.
+    # Shards are compacted and removed only after the counts have been checked.
     blocking=True,
     additional_ins={
-        "harvest_plan": dg.AssetIn("harvest_plan"),
-        "harvest_shard": dg.AssetIn("harvest_shard"),
+        Asset.HARVEST_PLAN.value: dg.AssetIn(asset_key(Asset.HARVEST_PLAN)),
+        Asset.HARVEST_SHARD.value: dg.AssetIn(asset_key(Asset.HARVEST_SHARD)),
     },
 )
 @refuses_bad_input
@@ -39,31 +41,30 @@ def counts_are_consistent(
 def check_counts(
     paths: HarvestLayout, plan: HarvestPlan, shards: ShardResults
 ) -> dg.AssetCheckResult:
-    """Look at the counts in `component_correlations.pt` and at the shards they come from.
+    """Check the counts in `component_correlations.pt` against the sum of the shards.
 
     Raises:
         HarvestError: a file is missing or damaged.
     """
-    from harvest_assets.harvester.counters import total_sum
     from harvest_assets.results.count_tensors import CorrelationStorage
     from harvest_assets.store.verification import inconsistencies
 
     storage = CorrelationStorage.load(paths.component_correlations)
-    states = shards.open(plan)
+    total = shards.open(plan)
     problems = inconsistencies(storage.count_i, storage.count_ij, storage.count_total)
-    tokens = sum(s.total_tokens_processed for s in states)
+    tokens = total.total_tokens_processed
     if tokens != storage.count_total:
         problems.append(f"count_total is {storage.count_total}, the shards saw {tokens} positions")
-    if (total_sum([s.firing_counts for s in states]) != storage.count_i).any():
+    if (total.firing_counts != storage.count_i).any():
         problems.append("count_i is not the sum over the shards")
     return dg.AssetCheckResult(
         passed=not problems,
         description="; ".join(problems) or "symmetry, diagonal, bounds and sums over shards hold",
-        metadata={"tokens": storage.count_total, "shards": len(states)},
+        metadata={"tokens": storage.count_total, "shards": total.n_states},
     )
 
 
-@dg.asset_check(asset="activation_contexts", partitions_def=runs, blocking=True)
+@dg.asset_check(asset=asset_key(Asset.ACTIVATION_CONTEXTS), partitions_def=runs, blocking=True)
 @refuses_bad_input
 def files_agree(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Everything on disk agrees with itself: digests, symmetry, marginals, index and lines."""

@@ -1,13 +1,13 @@
-"""When an asset is made by itself.
+"""When an asset is materialized automatically.
 
-An asset is made when it is missing and everything it needs is there; that is true at every look
-until it has been made, so nothing is lost when the daemon was away. Two things more:
+An asset is materialized when it is missing and everything it needs exists; that stays true at every
+tick until it is done, so nothing is lost while the daemon is down. Two more rules:
 
-- `run_checkpoint`, where a harvest begins, waits while as many harvests are under way as
-  `HARVEST_MAX_ACTIVE_RUNS` says;
-- what is merged is made again when a shard was.
+- `run_checkpoint`, where a harvest begins, waits while `HARVEST_MAX_ACTIVE_RUNS` harvests are in
+  progress;
+- merged assets are materialized again after a shard was.
 
-What failed stays as it is until somebody starts it, or makes anew something that it needs.
+What failed stays failed until somebody starts it, or materializes again something that it needs.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import is_held
+from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.harvests import (
-    SHARD_ASSET,
     HarvestStatus,
+    harvests_of,
     is_driven,
-    look_at_harvests,
 )
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
-from harvest_assets.orchestration.wandb.settings import (
-    automation_from_the_start,
-    max_active_runs,
-)
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
-# That code servers evaluate conditions is new in Dagster: nobody need be told each time.
+# A beta feature of Dagster: no need to warn each time.
 warnings.filterwarnings(
     "ignore", message="Parameter `use_user_code_server`", category=dg.BetaWarning
 )
@@ -69,25 +67,25 @@ class Admitted(_Selecting):
     @property
     def name(self) -> str:
         """What the UI calls it."""
-        return "fewer than HARVEST_MAX_ACTIVE_RUNS harvests are under way"
+        return "fewer than HARVEST_MAX_ACTIVE_RUNS harvests are in progress"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """The first so many."""
         view = context.asset_graph_view
-        harvests = look_at_harvests(view.instance, view.asset_graph)
-        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.UNDER_WAY)
+        harvests = harvests_of(view.instance, view.asset_graph)
+        open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.IN_PROGRESS)
         active = [it for it in harvests if it.begun and not it.backfilled and it.status in open_]
-        room = max(0, max_active_runs() - len(active))
+        room = max(0, UnattendedSettings.from_environment().max_active_runs - len(active))
         waiting = [it.key for it in harvests if it.key in keys]
         return waiting[:room]
 
 
 @dataclass(frozen=True)
 class StillMissing(_Selecting):
-    """Nothing was made of it until now.
+    """It has never been materialized.
 
-    What Dagster knows of partitions at a tick is not of one moment: one that is just being
-    finished may look as if it were neither there nor in progress.
+    The statuses that Dagster reads at a tick are not of one moment: a partition that is just
+    finishing may appear neither materialized nor in progress.
     """
 
     @property
@@ -104,7 +102,7 @@ class StillMissing(_Selecting):
 
 @dataclass(frozen=True)
 class ShardRedone(_Selecting):
-    """A shard was made after this, and all shards of the plan are there to be summed."""
+    """A shard is newer than this, and all shards of the plan can be summed."""
 
     @property
     def name(self) -> str:
@@ -116,7 +114,7 @@ class ShardRedone(_Selecting):
         instance = context.asset_graph_view.instance
         event = dg.DagsterEventType.ASSET_MATERIALIZATION
         made = instance.get_latest_storage_id_by_partition(context.key, event, keys)
-        shards = instance.get_latest_storage_id_by_partition(dg.AssetKey(SHARD_ASSET), event)
+        shards = instance.get_latest_storage_id_by_partition(asset_key(Asset.HARVEST_SHARD), event)
         newer: dict[str, set[str]] = {}
         for partition, number in shards.items():
             run, _, shard = partition.partition("|")
@@ -136,12 +134,12 @@ class WorkedOnElsewhere(_Selecting):
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """Those whose leases are held."""
-        is_shard = context.key.path[-1] == SHARD_ASSET
+        is_shard = context.key.path[-1] == Asset.HARVEST_SHARD
         return [key for key in keys if _is_worked_on(key, is_shard=is_shard)]
 
 
 def _are_to_be_summed(key: str, made_later: set[str]) -> bool:
-    """Has one of these shards a share, and are all shards of the plan there?"""
+    """Whether one of these shards has a share, and all shards of the plan exist."""
     try:
         paths = registration(key).layout
         plan = HarvestPlan.open(paths.root)
@@ -184,13 +182,13 @@ harvest_automation = dg.AutomationConditionSensorDefinition(
     "harvest_automation",
     target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.RUNNING
-    if automation_from_the_start()
+    if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Harvests registered runs: makes what is missing as soon as all it needs is there, "
+        "Harvests registered runs: makes what is missing as soon as all it needs exists, "
         "HARVEST_MAX_ACTIVE_RUNS harvests at a time."
     ),
-    # One run a partition, as everywhere; conditions of our own are evaluated where they are.
+    # One run per partition, as everywhere; custom conditions are evaluated in the code server.
     emit_backfills=False,
     use_user_code_server=True,
 )

@@ -1,6 +1,6 @@
 """Everything that is taken from Dagster's private modules, in one place: they may move.
 
-A test sees that each name is there.
+A test checks that each name exists.
 """
 
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset

@@ -1,37 +1,51 @@
-"""Numbers and switches that a deployment sets in the environment."""
+"""What a deployment sets for everything that runs unattended."""
 
 from __future__ import annotations
 
-import os
+from pydantic import Field
 
-from harvest_assets.errors import HarvestError
-
-_ON, _OFF = ("1", "true", "yes"), ("", "0", "false", "no")
+from harvest_assets.settings import EnvironmentModel
 
 
-def number_from(variable: str, default: int, least: int = 1) -> int:
-    """A whole number of the environment.
+class UnattendedSettings(EnvironmentModel):
+    """When harvests start and how often a failed step is tried again."""
 
-    Raises:
-        HarvestError: it is none, or below `least`.
-    """
-    text = os.environ.get(variable, "").strip()
-    try:
-        number = int(text) if text else default
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise HarvestError(f"{variable} is {text!r}; it must be a whole number from {least} on.")
-    return number
-
-
-def yes_or_no(variable: str) -> bool:
-    """A switch of the environment; off where it is not set.
-
-    Raises:
-        HarvestError: it is neither on nor off.
-    """
-    text = os.environ.get(variable, "").strip().lower()
-    if text not in (*_ON, *_OFF):
-        raise HarvestError(f"{variable} is {text!r}; it must be 1 or 0.")
-    return text in _ON
+    automation: bool = Field(
+        default=False,
+        description=(
+            "1: the sensor and the automation are on from the start, before anybody switches them "
+            "on in the UI."
+        ),
+    )
+    max_active_runs: int = Field(
+        default=4,
+        ge=1,
+        description="Unfinished harvests up to which the automation starts new ones.",
+    )
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        description=(
+            "How often a step is tried again after an error that may pass by itself. Read when the "
+            "definitions are loaded."
+        ),
+    )
+    retry_seconds: int = Field(
+        default=60,
+        ge=0,
+        description=(
+            "Seconds before the first retry; the next ones wait 3 and 7 times as long. Read when "
+            "the definitions are loaded."
+        ),
+    )
+    backfill_cron: str = Field(
+        default="0 3 * * *",
+        description="When the schedule runs. Read when the definitions are loaded.",
+    )
+    backfill_changed: bool = Field(
+        default=False,
+        description=(
+            "1: the schedule also takes runs whose plan or checkpoint has changed since they were "
+            "harvested."
+        ),
+    )

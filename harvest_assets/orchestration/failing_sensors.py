@@ -1,4 +1,4 @@
-"""Sensors whose ticks fail, for commands at which people look."""
+"""Sensors whose ticks fail, for commands that people run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from harvest_assets.errors import counted
 from harvest_assets.orchestration.dagster_private import (
     InstigatorStatus,
     InstigatorType,
     TickStatus,
 )
-from harvest_assets.orchestration.run_failures import innermost
+from harvest_assets.orchestration.run_failures import stored_message
 
 _MAX_TICKS = 500
 # An older tick is of a daemon that has ended.
@@ -40,7 +41,7 @@ def failing_sensors(instance: dg.DagsterInstance) -> list[str]:
         if failed:
             since = datetime.fromtimestamp(failed[-1].timestamp, UTC)
             sentences.append(
-                f"The sensor {state.name} has failed at its last {len(failed)} ticks, since "
-                f"{since:%Y-%m-%d %H:%M} UTC: {innermost(failed[0].error)}"
+                f"The sensor {state.name} has failed at its last {counted(len(failed), 'tick')}, "
+                f"since {since:%Y-%m-%d %H:%M} UTC: {stored_message(failed[0].error)}"
             )
     return sentences

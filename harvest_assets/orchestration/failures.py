@@ -1,8 +1,8 @@
 """Bad input fails an asset at once, with one sentence, and is never retried.
 
-Other errors, and those that may pass by themselves, are tried again three times, after 1, 3 and 7
-minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command at which somebody waits tells them
-at once: it sets `HARVEST_MAX_RETRIES` to 0.
+Other errors, and those that may pass, are tried again three times, after 1, 3 and 7
+minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command that somebody waits for reports
+them at once: it sets `HARVEST_MAX_RETRIES` to 0.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import dagster as dg
 
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
-from harvest_assets.orchestration.environment import number_from
+from harvest_assets.files.sanitize import RedactingFilter, presentable, presentable_error
+from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_RETRIES = "HARVEST_MAX_RETRIES"
+_settings = UnattendedSettings.from_environment()
 RETRIES = dg.RetryPolicy(
-    max_retries=number_from(MAX_RETRIES, 3, least=0),
-    delay=number_from("HARVEST_RETRY_SECONDS", 60, least=0),
+    max_retries=_settings.max_retries,
+    delay=_settings.retry_seconds,
     backoff=dg.Backoff.EXPONENTIAL,
 )
 
@@ -35,17 +37,33 @@ SKIPPED = "skipped"
 
 
 @contextmanager
+def presentable_errors() -> Iterator[None]:
+    """Keep secrets out of what Dagster stores of an error: its text, causes and traceback."""
+    try:
+        yield
+    except (dg.Failure, dg.RetryRequested):
+        raise
+    except Exception as error:
+        shown = presentable_error(error)
+        if shown is error:
+            raise
+        raise shown from shown.__cause__  # hides the error itself, which is its context
+
+
+@contextmanager
 def bad_input_is_final() -> Iterator[None]:
     """Turn a `HarvestError` into a Dagster failure that no retry policy repeats.
 
-    One that may pass by itself is left to the retry policy.
+    One that may pass by itself is left to the retry policy. No error shows a secret.
     """
-    try:
-        yield
-    except TransientError as error:
-        raise dg.Failure(description=str(error), allow_retries=True) from error
-    except HarvestError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+    with presentable_errors():
+        try:
+            yield
+        except HarvestError as error:
+            raise dg.Failure(
+                description=presentable(str(error)),
+                allow_retries=isinstance(error, TransientError),
+            ) from presentable_error(error)
 
 
 def refuses_bad_input(function: Callable[P, T]) -> Callable[P, T]:
@@ -53,10 +71,17 @@ def refuses_bad_input(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        _log_presentably(kwargs.get("context", args[0] if args else None))
         with bad_input_is_final():
             return function(*args, **kwargs)
 
     return wrapped
+
+
+def _log_presentably(context: object) -> None:
+    """Keep secrets out of the log of a run, if the function has a context to log with."""
+    if isinstance(context, dg.AssetExecutionContext | dg.AssetCheckExecutionContext):
+        context.log.addFilter(RedactingFilter())
 
 
 def one_owner(
@@ -64,12 +89,12 @@ def one_owner(
 ) -> Callable[[Callable[P, T]], Callable[P, Iterator[T]]]:
     """Decorator of an asset's function that lets one process at a time produce the value.
 
-    The lease is held until the value lies where readers look. Who asks second produces nothing:
-    the asset, which must be declared with `output_required=False`, and what depends on it are
-    skipped, and an observation tells who has it.
+    The lease is held until the value is published. A second process produces nothing: the asset,
+    which must be declared with `output_required=False`, and what depends on it are skipped, and an
+    observation names the owner.
 
     Args:
-        work_of: the lease's file, and what it is about.
+        work_of: the lease's file, and the work that it protects.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, Iterator[T]]:
@@ -77,6 +102,7 @@ def one_owner(
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
             context = kwargs.get("context", args[0] if args else None)
             assert isinstance(context, dg.AssetExecutionContext)  # noqa: S101
+            _log_presentably(context)
             with requeued_when_interrupted(), bad_input_is_final():
                 path, what = work_of(context)
                 try:
@@ -85,12 +111,12 @@ def one_owner(
                         check_held(path)
                         yield value
                 except LeaseHeldError as error:
-                    context.log.warning(str(error))
+                    context.log.warning(presentable(str(error)))
                     context.log_event(
                         dg.AssetObservation(
                             asset_key=context.asset_key,
                             partition=context.partition_key,
-                            metadata={SKIPPED: str(error)},
+                            metadata={SKIPPED: presentable(str(error))},
                         )
                     )
 

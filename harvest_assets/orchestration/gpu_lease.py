@@ -34,13 +34,13 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def lease_device(tell: Callable[[str], None]) -> Iterator[torch.device]:
-    """A GPU that nobody else has while the block runs; the CPU where there is none.
+def lease_device(log: Callable[[str], None]) -> Iterator[torch.device]:
+    """A GPU that no other process uses while the block runs; the CPU where there is none.
 
     Waits while all visible GPUs are in use.
 
     Args:
-        tell: takes a line for people.
+        log: takes a line of text.
     """
     import torch
 
@@ -48,20 +48,20 @@ def lease_device(tell: Callable[[str], None]) -> Iterator[torch.device]:
     if not gpus:
         yield torch.device("cpu")
         return
-    with lease_one(gpus, tell) as number:
+    with lease_one(gpus, log) as number:
         torch.cuda.set_device(number)
         yield torch.device("cuda", number)
 
 
 @contextmanager
 def lease_one(
-    gpus: Sequence[str], tell: Callable[[str], None], locks: Path | None = None
+    gpus: Sequence[str], log: Callable[[str], None], locks: Path | None = None
 ) -> Iterator[int]:
     """The index of a GPU that nobody else holds while the block runs; waits for one.
 
     Args:
         gpus: names that all processes of the machine use for them.
-        tell: takes a line for people.
+        log: takes a line of text.
         locks: folder of the lock files.
     """
     waiting = False
@@ -71,19 +71,19 @@ def lease_one(
             if descriptor is None:
                 continue
             try:
-                tell(f"Uses GPU {number} of {len(gpus)} ({gpu}).")
+                log(f"Uses GPU {number} of {len(gpus)} ({gpu}).")
                 yield number
             finally:
                 os.close(descriptor)
             return
         if not waiting:
             waiting = True
-            tell(f"Waits for a GPU: all {len(gpus)} that are visible harvest for others.")
+            log(f"Waits for a GPU: all {len(gpus)} visible ones are in use.")
         time.sleep(_POLL_SECONDS)
 
 
 def _try_lock(path: Path) -> int | None:
-    """An open descriptor that holds the lock, or None if somebody else does."""
+    """An open descriptor that holds the lock, or None if another process does."""
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,36 +7,30 @@ stored plan.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel
 
-from harvest_assets.store.settings import HarvestConfig
+from harvest_assets.settings import Option, deployment_options
+from harvest_assets.stages import Asset
 
-_SOURCES = {int: dg.IntSource, bool: dg.BoolSource}  # a value, or the variable that holds it
-
-
-def _fields(settings: type[BaseModel]) -> dict[str, dg.Field]:
-    """The settings as the config of an asset.
-
-    None of them has a default there: `harvest_plan` must see which were given.
-    """
-    fields = {}
-    for name, field in settings.model_fields.items():
-        kind, *none = get_args(field.annotation) or (field.annotation,)
-        kind = _SOURCES.get(kind, kind)
-        # What "omitted" means to the command is a null here.
-        description = str(field.description).replace("omitted:", "null:")
-        if field.default is not None:
-            description += f" A new plan has {field.default}."
-        fields[name] = dg.Field(
-            dg.Noneable(kind) if none else kind, is_required=False, description=description
-        )
-    return fields
+# A value, or the variable that holds it.
+_SOURCES = {int: dg.IntSource, bool: dg.BoolSource}
 
 
-PLAN_CONFIG = _fields(HarvestConfig)
+def _field(option: Option) -> dg.Field:
+    """A setting as config of `harvest_plan`, which must see what was given: without a default."""
+    kind = _SOURCES.get(option.kind, option.kind)
+    # What "omitted" means to the command is a null here.
+    description = option.description.replace("omitted:", "null:")
+    if option.default is not None:
+        description += f" A new plan has {option.default}."
+    return dg.Field(
+        dg.Noneable(kind) if option.optional else kind, is_required=False, description=description
+    )
+
+
+PLAN_CONFIG = {option.name: _field(option) for option in deployment_options()}
 CHECKPOINT_CONFIG = {
     "step": dg.Field(
         dg.Noneable(dg.IntSource),
@@ -55,13 +49,13 @@ def prepare_config(settings: Mapping[str, Any], step: int | None) -> dict[str, A
     """The run config that prepares a harvest.
 
     Args:
-        settings: of `HarvestConfig`; what is omitted stays as in the stored plan.
+        settings: of `HarvestSettings`; what is omitted stays as in the stored plan.
         step: of the checkpoint; None is the newest, or without settings the one harvested before.
     """
     checkpoint = {"step": step} if settings or step is not None else {}
     return {
         "ops": {
-            "harvest_plan": {"config": dict(settings)},
-            "run_checkpoint": {"config": checkpoint},
+            Asset.HARVEST_PLAN.value: {"config": dict(settings)},
+            Asset.RUN_CHECKPOINT.value: {"config": checkpoint},
         }
     }

@@ -1,7 +1,7 @@
-"""Which registered runs are harvested, under way, failed, or waiting to be harvested.
+"""Which registered runs are harvested, in progress, failed, or waiting to be harvested.
 
 The one place that decides what is unharvested: the schedule, the commands and the automation all
-ask here, so that what one of them has started no other starts again.
+use it, so that none of them starts what another has started.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from harvest_assets.orchestration.dagster_private import (
     BulkActionsFilter,
     BulkActionStatus,
 )
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import (
     RUN_DIMENSION,
     harvest_lease,
@@ -32,23 +33,22 @@ from harvest_assets.orchestration.partitions import (
     shard_partition,
 )
 from harvest_assets.orchestration.wandb.retrained import resumed_runs
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS
 
-PREPARED = ("run_checkpoint", "harvest_plan", "token_rows")
-SHARD_ASSET = "harvest_shard"
-MERGED = ("component_correlations", "token_stats", "activation_contexts", "merged_state")
-
+_OF_RUNS = (*Stage.PREPARE.assets, *Stage.MERGE.assets)
+_SHARDS = asset_key(Asset.HARVEST_SHARD)
 _AT_WORK = (BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING)
 _Statuses = Mapping[str, AssetPartitionStatus | None]
 
 
 class HarvestStatus(Enum):
-    """Where the harvest of a run stands."""
+    """The status of the harvest of a run."""
 
     UNHARVESTED = "to be harvested"
-    UNDER_WAY = "queued or in progress"
-    FAILED = "failed; it starts again when somebody starts it"
+    IN_PROGRESS = "queued or in progress"
+    FAILED = "failed; it is not retried automatically"
     CHANGED = "harvested; its plan or its checkpoint has changed since"
     HARVESTED = "harvested"
 
@@ -59,9 +59,9 @@ class Harvest:
 
     Args:
         key: the partition key.
-        status: where it stands.
-        begun: something of it is there or being made.
-        backfilled: a backfill that is not finished has it.
+        status: its status.
+        begun: whether a part of it exists or is being made.
+        backfilled: whether it is part of an unfinished backfill.
     """
 
     key: str
@@ -85,47 +85,46 @@ def unharvested(
     wanted = {HarvestStatus.UNHARVESTED}
     if include_changed:
         wanted.add(HarvestStatus.CHANGED)
-    return [it.key for it in look_at_harvests(instance, graph) if it.status in wanted]
+    return [it.key for it in harvests_of(instance, graph) if it.status in wanted]
 
 
-def look_at_harvests(
+def harvests_of(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], keys: Iterable[str] | None = None
 ) -> list[Harvest]:
-    """Where the harvests of registered runs stand, in the order of their registration.
+    """The harvests of registered runs, in the order of registration.
 
     Args:
         instance: where runs are recorded.
         graph: the asset graph.
         keys: only these; None is all.
     """
-    there = instance.get_dynamic_partitions(RUN_DIMENSION)
+    registered = instance.get_dynamic_partitions(RUN_DIMENSION)
     if keys is not None:
         wanted = set(keys)
-        there = [key for key in there if key in wanted]
+        registered = [key for key in registered if key in wanted]
     by_asset = {
-        asset: instance.get_status_by_partition(dg.AssetKey(asset), there, runs) or {}
-        for asset in (*PREPARED, *MERGED)
+        asset: instance.get_status_by_partition(asset_key(asset), registered, runs) or {}
+        for asset in _OF_RUNS
     }
     backfilled, changed = _in_backfills(instance, graph), _changed(instance)
-    harvested = by_asset["activation_contexts"]
-    # Of runs that have not been begun, and of finished ones, sixteen shards each need no look.
-    shards = _of_shards(
-        instance,
-        (key for key in there if by_asset["harvest_plan"].get(key) and not _is(harvested, key)),
-    )
+    harvested = by_asset[Asset.ACTIVATION_CONTEXTS]
+    # The sixteen shards of runs that have not begun or are finished need not be queried.
+    planned = by_asset[Asset.HARVEST_PLAN]
+    begun = [key for key in registered if planned.get(key) and not _is(harvested, key)]
+    shards = _of_shards(instance, begun)
     found = []
-    for key in there:
+    for key in registered:
         statuses = {by_asset[asset].get(key) for asset in by_asset} | shards.get(key, set())
         status = _status(key, statuses, backfilled, harvested, changed)
         found.append(Harvest(key, status, bool(statuses - {None}), key in backfilled))
     return found
 
 
-def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list[tuple[str, str]]:
+def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list[tuple[Asset, str]]:
     """The assets and partitions that are to be made for the harvest of a run.
 
     Of a run with a plan, what is missing; if nothing is, all that follows from the plan. Of others,
-    and of one that was trained on, everything.
+    and of one that was trained further, everything.
 
     Args:
         instance: where runs are recorded.
@@ -134,23 +133,25 @@ def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list
     """
     lacking = [
         asset
-        for asset in (*PREPARED, *MERGED)
-        if not _is(instance.get_status_by_partition(dg.AssetKey(asset), [key], runs) or {}, key)
+        for asset in _OF_RUNS
+        if not _is(instance.get_status_by_partition(asset_key(asset), [key], runs) or {}, key)
     ]
-    if set(lacking) & set(PREPARED) or key in resumed_runs(instance):
+    if set(lacking) & set(Stage.PREPARE.assets) or key in resumed_runs(instance):
         return all_parts(key, n_shards)
     plan = HarvestPlan.open(registration(key).layout.root)
     shards = [shard_partition(key, name) for name in SHARD_KEYS[: plan.n_shards]]
-    asset = dg.AssetKey(SHARD_ASSET)
-    statuses = instance.get_status_by_partition(asset, shards, run_shards) or {}
+    statuses = instance.get_status_by_partition(_SHARDS, shards, run_shards) or {}
     missing = [shard for shard in shards if not lacking or not _is(statuses, shard)]
-    return [*((SHARD_ASSET, shard) for shard in missing), *((it, key) for it in lacking or MERGED)]
+    return [
+        *((Asset.HARVEST_SHARD, shard) for shard in missing),
+        *((asset, key) for asset in lacking or Stage.MERGE.assets),
+    ]
 
 
-def all_parts(key: str, n_shards: int) -> list[tuple[str, str]]:
+def all_parts(key: str, n_shards: int) -> list[tuple[Asset, str]]:
     """All assets and partitions of the harvest of a run in so many shards."""
-    shards = [(SHARD_ASSET, shard_partition(key, name)) for name in SHARD_KEYS[:n_shards]]
-    return [*((asset, key) for asset in (*PREPARED, *MERGED)), *shards]
+    shards = [(Asset.HARVEST_SHARD, shard_partition(key, name)) for name in SHARD_KEYS[:n_shards]]
+    return [*((asset, key) for asset in _OF_RUNS), *shards]
 
 
 def _status(
@@ -161,18 +162,18 @@ def _status(
     changed: set[str],
 ) -> HarvestStatus:
     if AssetPartitionStatus.IN_PROGRESS in statuses:
-        return HarvestStatus.UNDER_WAY
+        return HarvestStatus.IN_PROGRESS
     if AssetPartitionStatus.FAILED in statuses:
         return HarvestStatus.FAILED
     if key in backfilled or is_driven(key):
-        return HarvestStatus.UNDER_WAY
+        return HarvestStatus.IN_PROGRESS
     if not _is(harvested, key):
         return HarvestStatus.UNHARVESTED
     return HarvestStatus.CHANGED if key in changed else HarvestStatus.HARVESTED
 
 
 def is_driven(key: str) -> bool:
-    """Does a command drive the whole harvest of a run now?"""
+    """Whether a command is driving the whole harvest of a run."""
     try:
         return is_held(harvest_lease(registration(key)))
     except HarvestError:
@@ -190,9 +191,8 @@ def _of_shards(
     partitions = [shard_partition(key, name) for key in keys for name in SHARD_KEYS]
     if not partitions:
         return {}
-    asset = dg.AssetKey(SHARD_ASSET)
     found: dict[str, set[AssetPartitionStatus | None]] = {}
-    statuses = instance.get_status_by_partition(asset, partitions, run_shards) or {}
+    statuses = instance.get_status_by_partition(_SHARDS, partitions, run_shards) or {}
     for partition in partitions:
         found.setdefault(run_of(partition), set()).add(statuses.get(partition))
     return found
@@ -212,12 +212,12 @@ def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> s
 
 
 def _changed(instance: dg.DagsterInstance) -> set[str]:
-    """Runs that were trained on, or got another plan, since they were harvested."""
+    """Runs that were trained further, or got another plan, since they were harvested."""
     planned, harvested = (
         instance.get_latest_storage_id_by_partition(
-            dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION
+            asset_key(asset), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
-        for asset in ("harvest_plan", "activation_contexts")
+        for asset in (Asset.HARVEST_PLAN, Asset.ACTIVATION_CONTEXTS)
     )
     planned_later = {key for key, number in harvested.items() if planned.get(key, 0) > number}
     return resumed_runs(instance) | {key for key in planned_later if _has_another_plan(key)}
@@ -229,4 +229,4 @@ def _has_another_plan(key: str) -> bool:
         digest = HarvestPlan.open(paths.root).digest
     except HarvestError:
         return False
-    return any(entry.get("plan") != digest for entry in read(paths).values())
+    return any(entry.plan != digest for entry in read(paths).values())

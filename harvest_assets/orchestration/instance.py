@@ -12,6 +12,7 @@ import dagster as dg
 from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive
 from harvest_assets.files.filesystems import network_filesystem
 from harvest_assets.files.lease import process_started
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
@@ -86,12 +87,12 @@ def open_instance() -> dg.DagsterInstance:
     instance = dg.DagsterInstance.get()
     warning = database_warning(home, type(instance.run_storage).__name__)
     if warning:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {presentable(warning)}", err=True)
     return instance
 
 
 def database_warning(home: Path, storage: str) -> str | None:
-    """What is to be feared of an instance's databases; None if nothing.
+    """Why an instance's databases may be damaged; None if they are safe.
 
     Args:
         home: of the instance.
@@ -114,7 +115,7 @@ def add_run(instance: dg.DagsterInstance, key: str) -> None:
 
 
 def shards_at_once() -> int:
-    """Shards that this machine works on side by side: one for each GPU, else one for each core."""
+    """Shards that this machine harvests side by side: one for each GPU, else one for each core."""
     return count_gpus() or os.cpu_count() or 1
 
 
@@ -125,7 +126,7 @@ def make_room_for_shards(instance: dg.DagsterInstance) -> None:
 
 
 def owner_tags() -> dict[str, str]:
-    """Tags of a run that tell which process executes it."""
+    """Tags of a run that identify the process that executes it."""
     return {
         _HOST: host_name(),
         _PID: str(os.getpid()),
@@ -136,7 +137,7 @@ def owner_tags() -> dict[str, str]:
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
     """Mark runs as failed whose process on this machine is gone.
 
-    A process that is killed cannot do that itself, and nobody would free its place in the pool.
+    A killed process cannot do that itself, and its place in the pool would stay taken.
     """
     at_work = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
     for run in instance.get_runs(at_work):
@@ -148,7 +149,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> None:
 
 
 def sensor_is_on(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:
-    """Is a sensor running? `default` is its status where nobody has switched it."""
+    """Whether a sensor runs; `default` is its status until somebody switches it."""
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         if state.name == name and state.status != InstigatorStatus.DECLARED_IN_CODE:
             return state.status == InstigatorStatus.RUNNING

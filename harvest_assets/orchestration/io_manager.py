@@ -1,4 +1,4 @@
-"""Where the assets' values lie under `SPD_OUT_DIR`; `publication` moves them there whole."""
+"""Where the assets' values are stored under `SPD_OUT_DIR`; `files/commit.py` moves them there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.commit import publish_files
 from harvest_assets.files.layout import HarvestLayout
@@ -17,21 +17,19 @@ from harvest_assets.orchestration.asset_metadata import top_components
 from harvest_assets.orchestration.failures import bad_input_is_final
 from harvest_assets.orchestration.partitions import registration, run_of
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
+from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import check_owner
 from harvest_assets.store.shards import ShardResults, commit_shard
 from harvest_assets.store.shared_rows import SharedTokenRows
 
-SHARD_ASSET = "harvest_shard"
-CONTEXTS_ASSET = "activation_contexts"
 
-
-def _readable(asset: str, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
+def _readable(asset: Asset, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
     """The file that an upstream asset leaves, and what opens it."""
     return {
-        "run_checkpoint": (paths.run_checkpoint, RunCheckpoint.open),
-        "harvest_plan": (paths.plan, HarvestPlan.open),
-        "token_rows": (paths.token_rows, SharedTokenRows.open),
+        Asset.RUN_CHECKPOINT: (paths.run_checkpoint, open_decomposition),
+        Asset.HARVEST_PLAN: (paths.plan, HarvestPlan.open),
+        Asset.TOKEN_ROWS: (paths.token_rows, SharedTokenRows.open),
     }[asset]
 
 
@@ -39,33 +37,33 @@ class HarvestIOManager(dg.IOManager):
     """Keeps the values of all assets under `SPD_OUT_DIR/harvest/<run_id>/`."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write a value where nobody looks, then move it into place."""
+        """Write a value beside its place, then move it there."""
         with requeued_when_interrupted(), bad_input_is_final():
             started = time.monotonic()
             owner = registration(context.partition_key)
             check_owner(owner)
-            if context.asset_key.path[-1] == SHARD_ASSET:
+            if context.asset_key.path[-1] == Asset.HARVEST_SHARD:
                 written = commit_shard(owner.layout, obj)
             else:
                 written = publish_files(owner.layout, obj)
             seconds = round(time.monotonic() - started, 2)
-            told = {"bytes": written, "seconds writing": seconds}
-            if context.asset_key.path[-1] == CONTEXTS_ASSET:
-                told |= top_components(owner)
-            context.add_output_metadata(told)
+            metadata = {"bytes": written, "seconds writing": seconds}
+            if context.asset_key.path[-1] == Asset.ACTIVATION_CONTEXTS:
+                metadata |= top_components(owner)
+            context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Open what an upstream asset left; shards are opened by the merge, by its plan."""
-        asset = context.asset_key.path[-1]
+        asset = Asset(context.asset_key.path[-1])
         run = run_of(context.asset_partition_keys[0])
         with bad_input_is_final():
             paths = registration(run).layout
-            if asset == SHARD_ASSET:
+            if asset is Asset.HARVEST_SHARD:
                 return ShardResults(paths)
             file, open_value = _readable(asset, paths)
             if not file.exists():
                 raise HarvestError(
-                    f"{asset} of {run} is not there yet: dagster asset materialize --select "
+                    f"{asset} of {run} does not exist yet: dagster asset materialize --select "
                     f"{asset} --partition {run} -m harvest_assets.definitions"
                 )
             return open_value(paths.root)

@@ -1,21 +1,33 @@
-"""The three stages of a harvest, each a run of its own: prepare, harvest shard by shard, merge."""
+"""The three stages of a harvest as Dagster jobs, and the keys of their assets."""
 
 from __future__ import annotations
 
 import dagster as dg
 
+from harvest_assets.stages import Asset, Stage
+
+
+def asset_key(asset: Asset) -> dg.AssetKey:
+    """The key of an asset in Dagster."""
+    return dg.AssetKey(asset.value)
+
+
+def _keys(stage: Stage) -> list[dg.AssetKey]:
+    return [asset_key(asset) for asset in stage.assets]
+
+
 prepare = dg.define_asset_job(
-    "prepare",
-    selection=["run_checkpoint", "harvest_plan", "token_rows"],
+    Stage.PREPARE.value,
+    selection=_keys(Stage.PREPARE),
     description="Open the run, fix the settings, tokenize the data.",
 )
 harvest = dg.define_asset_job(
-    "harvest",
-    selection=["harvest_shard"],
+    Stage.HARVEST.value,
+    selection=_keys(Stage.HARVEST),
     description="Harvest one shard.",
 )
 merge = dg.define_asset_job(
-    "merge",
-    selection=["component_correlations", "token_stats", "activation_contexts", "merged_state"],
-    description="Sum the shards, write the result files, fold the shards into one state.",
+    Stage.MERGE.value,
+    selection=_keys(Stage.MERGE),
+    description="Sum the shards, write the result files, compact the shards into one state.",
 )

@@ -43,7 +43,7 @@ def shard_partition(run: str, shard: str) -> dg.MultiPartitionKey:
 
 
 def registration(partition_key: str) -> Registration:
-    """Where the run of a partition key lies and where its harvest goes."""
+    """The run of a partition key and the folder of its harvest."""
     return registration_of(run_of(partition_key))
 
 
@@ -53,13 +53,13 @@ def harvest_lease(owner: Registration) -> Path:
 
 
 def shard_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
-    """The lease of a shard, and what it is about."""
+    """The lease of a shard, and what it protects."""
     shard = shard_of(context.partition_key)
     owner = registration(context.partition_key)
     return owner.layout.lease(f"shard-{shard}"), f"Shard {shard} of {owner.key}"
 
 
 def merge_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
-    """The lease of the merge of a run, and what it is about."""
+    """The lease of the merge of a run, and what it protects."""
     owner = registration(context.partition_key)
     return owner.layout.lease("merge"), f"The merge of {owner.key}"

@@ -1,10 +1,13 @@
-"""What the latest plan of a run changed, as its materialization in Dagster says it."""
+"""What the latest plan of a run changed, read from its materialization."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import dagster as dg
+
+from harvest_assets.orchestration.jobs import asset_key
+from harvest_assets.stages import Asset
 
 CHANGES = "changes"
 _MAX_RECORDS = 1000
@@ -21,12 +24,12 @@ def plan_changes(
         since: only plans made after this time, in seconds since 1970.
     """
     made = dg.AssetRecordsFilter(
-        dg.AssetKey("harvest_plan"), asset_partitions=keys, after_timestamp=since
+        asset_key(Asset.HARVEST_PLAN), asset_partitions=keys, after_timestamp=since
     )
     latest: dict[str, str] = {}
     for record in instance.fetch_materializations(made, limit=_MAX_RECORDS).records:
         event = record.asset_materialization
         if event is not None and event.partition is not None:
-            told = event.metadata.get(CHANGES)
-            latest.setdefault(event.partition, str(told.value) if told is not None else "")
+            changes = event.metadata.get(CHANGES)
+            latest.setdefault(event.partition, str(changes.value) if changes is not None else "")
     return {run: change for run, change in latest.items() if change}

@@ -1,18 +1,17 @@
-"""How far a shard is, told in a small file that anybody may read while it works."""
+"""The progress of a shard, in a small file that is rewritten while it works."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from harvest_assets.files.atomic import write_json
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.records import Older, Record
 
 _SECONDS_BETWEEN_FILES = 0.5
 _SECONDS_BETWEEN_LINES = 60.0
-_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,9 @@ class Progress:
         return f"{self.rows_done:,} of {self.rows:,} rows, {speed:,.0f} tokens/s{ahead}"
 
 
+_RECORD = Record(Progress, "the progress of a shard", max_bytes=1 << 16, older=Older())
+
+
 class ProgressWriter:
     """Called after each group of rows; rewrites the file now and then and logs once a minute.
 
@@ -53,7 +55,7 @@ class ProgressWriter:
         path: the file.
         rows: rows of the share.
         tokens_per_row: tokens of a row.
-        log: takes a line for people.
+        log: takes a line of text.
         rows_before: rows that were done before.
     """
 
@@ -73,22 +75,22 @@ class ProgressWriter:
         self._started = self._filed = self._logged = time.monotonic()
 
     def __call__(self, rows_done: int) -> None:
-        """Tell that so many rows are done."""
+        """Report that so many rows are done."""
         now = time.monotonic()
         progress = Progress(
             rows_done, self._rows, self._tokens_per_row, now - self._started, self._rows_before
         )
         if now - self._filed > _SECONDS_BETWEEN_FILES or rows_done == self._rows:
             self._filed = now
-            write_json(self._path, asdict(progress))
+            _RECORD.write(self._path, progress)
         if now - self._logged > _SECONDS_BETWEEN_LINES:
             self._logged = now
             self._log(str(progress))
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What the file tells; None while there is none."""
+    """The content of the file; None while there is none, or a damaged one."""
     try:
-        return as_record(read_json(path, _MOST_BYTES), Progress)
-    except (OSError, ValueError):
+        return _RECORD.read(path)
+    except HarvestError:
         return None

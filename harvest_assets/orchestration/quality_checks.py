@@ -1,4 +1,4 @@
-"""Is the harvest worth reading? What is doubtful warns, what cannot be is an error; none blocks."""
+"""Whether a harvest is worth reading: the doubtful warns, the impossible fails; nothing blocks."""
 
 import warnings
 from typing import Any
@@ -7,14 +7,17 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.files.sanitize import plain_text
+from harvest_assets.orchestration.asset_metadata import table
 from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.stages import Asset
 
-MOST_DEAD = 0.5
-FEW_FIRINGS, MOST_WITH_FEW = 100, 0.2
-FEW_OCCURRENCES, MOST_RARE = 10, 0.5
+MAX_DEAD = 0.5
+FEW_FIRINGS, MAX_WITH_FEW = 100, 0.2
+FEW_OCCURRENCES, MAX_RARE = 10, 0.5
 PROBABILITY_WARNS, PROBABILITY_FAILS = 1e-4, 1e-2
 
 warnings.filterwarnings(
@@ -22,29 +25,29 @@ warnings.filterwarnings(
 )
 
 
-@dg.asset_check(asset="component_correlations", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.COMPONENT_CORRELATIONS), partitions_def=runs)
 @refuses_bad_input
 def components_are_alive(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """At most half of the components never fired: else the decomposition has room to spare."""
+    """At most half of the components never fired: else there are more than it needs."""
     counts = _correlations(context)
     return judge_alive(counts.component_keys, counts.count_i.numpy())
 
 
-@dg.asset_check(asset="component_correlations", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.COMPONENT_CORRELATIONS), partitions_def=runs)
 @refuses_bad_input
 def components_fired_often_enough(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """At most a fifth of the living components fired less than 100 times; PMI of few is noise."""
+    """At most a fifth of the living components fired fewer than 100 times: their PMI is noise."""
     return judge_firings(_correlations(context).count_i.numpy())
 
 
-@dg.asset_check(asset="token_stats", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.TOKEN_STATS), partitions_def=runs)
 @refuses_bad_input
 def tokens_occurred_often_enough(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """At most half of the tokens that occurred did so less than 10 times."""
+    """At most half of the tokens that occurred did so fewer than 10 times."""
     return judge_occurrences(_token_stats(context).input_totals.numpy())
 
 
-@dg.asset_check(asset="token_stats", partitions_def=runs)
+@dg.asset_check(asset=asset_key(Asset.TOKEN_STATS), partitions_def=runs)
 @refuses_bad_input
 def probabilities_sum_to_one(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The model's next-token probabilities add up to 1 at a position, on average."""
@@ -66,34 +69,34 @@ def judge_alive(keys: list[str], firings: NDArray[np.int64]) -> dg.AssetCheckRes
         layer: sum(c == 0 for c in counts) / len(counts) for layer, counts in layers.items()
     }
     worst = sorted(by_layer.items(), key=lambda item: -item[1])[:10]
-    table = "\n".join(f"| {markdown_cell(layer)} | {share:.1%} |" for layer, share in worst)
+    shares = [(plain_text(layer), f"{share:.1%}") for layer, share in worst]
     dead = float((firings == 0).mean()) if len(firings) else 0.0
     return _warns(
-        dead <= MOST_DEAD,
+        dead <= MAX_DEAD,
         f"{dead:.1%} of {len(firings):,} components never fired",
         {
             "dead share": dead,
-            "highest allowed": MOST_DEAD,
-            "layers": dg.MetadataValue.md(f"| layer | never fired |\n|---|---|\n{table}"),
+            "highest allowed": MAX_DEAD,
+            "layers": table(("layer", "never fired"), shares),
         },
     )
 
 
 def judge_firings(firings: NDArray[np.int64]) -> dg.AssetCheckResult:
-    """Warn where more than a fifth of the living components fired less than 100 times."""
+    """Warn where more than a fifth of the living components fired fewer than 100 times."""
     alive = firings[firings > 0]
     few = int((alive < FEW_FIRINGS).sum())
     share = few / max(1, len(alive))
     return _warns(
-        share <= MOST_WITH_FEW,
-        f"{few:,} of {len(alive):,} living components ({share:.1%}) fired less than "
-        f"{FEW_FIRINGS} times" + ("; harvest more batches" if share > MOST_WITH_FEW else ""),
-        {"with few firings": few, "share": share, "highest allowed": MOST_WITH_FEW},
+        share <= MAX_WITH_FEW,
+        f"{few:,} of {len(alive):,} living components ({share:.1%}) fired fewer than "
+        f"{FEW_FIRINGS} times" + ("; harvest more batches" if share > MAX_WITH_FEW else ""),
+        {"with few firings": few, "share": share, "highest allowed": MAX_WITH_FEW},
     )
 
 
 def judge_occurrences(totals: NDArray[np.float64]) -> dg.AssetCheckResult:
-    """Warn where more than half of the tokens that occurred did so less than 10 times.
+    """Warn where more than half of the tokens that occurred did so fewer than 10 times.
 
     Args:
         totals: float64 [V].
@@ -102,13 +105,13 @@ def judge_occurrences(totals: NDArray[np.float64]) -> dg.AssetCheckResult:
     rare = int((there < FEW_OCCURRENCES).sum())
     share = rare / max(1, len(there))
     return _warns(
-        share <= MOST_RARE,
-        f"{rare:,} of the {len(there):,} tokens that occurred ({share:.1%}) did so less than "
-        f"{FEW_OCCURRENCES} times" + ("; harvest more batches" if share > MOST_RARE else ""),
+        share <= MAX_RARE,
+        f"{rare:,} of the {len(there):,} tokens that occurred ({share:.1%}) did so fewer than "
+        f"{FEW_OCCURRENCES} times" + ("; harvest more batches" if share > MAX_RARE else ""),
         {
             "rare tokens": rare,
             "share": share,
-            "highest allowed": MOST_RARE,
+            "highest allowed": MAX_RARE,
             "vocabulary": len(totals),
         },
     )

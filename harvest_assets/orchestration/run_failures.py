@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
-from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.failures import SKIPPED
 
 _ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED)
@@ -44,7 +42,7 @@ def failure_in(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | Non
             return str(data.description)
     error = _error_in(events)
     if error is not None:
-        return innermost(error)
+        return stored_message(error)
     ends = [event.message for event in events if event.event_type in _ENDS and event.message]
     return ends[-1] if ends else "The run failed; its log says why."
 
@@ -70,17 +68,8 @@ def _error_in(events: Sequence[dg.DagsterEvent]) -> Any:
     return next((error for error in errors if error is not None), None)
 
 
-def innermost(error: Any) -> str:
+def stored_message(error: Any) -> str:
     """The message of the innermost cause of an exception as Dagster stores it."""
     while error.cause is not None:
         error = error.cause
     return str(error.message).strip()
-
-
-def innermost_message(error: BaseException) -> str:
-    """The message of an exception's innermost cause, after its type unless it is ours."""
-    while error.__cause__ is not None and not isinstance(error, HarvestError):
-        error = error.__cause__
-    if isinstance(error, HarvestError):
-        return str(error)
-    return "".join(traceback.format_exception_only(error)).strip()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import dagster as dg
 
+from harvest_assets.errors import counted
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.conditions import harvest_automation
-from harvest_assets.orchestration.environment import yes_or_no
+from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.harvests import unharvested
 from harvest_assets.orchestration.instance import sensor_is_on
 from harvest_assets.orchestration.jobs import prepare
-from harvest_assets.orchestration.wandb.settings import automation_from_the_start
 
 BY_SCHEDULE = "Harvests that were missing"
-_CRON = "HARVEST_BACKFILL_CRON"
-_CHANGED = "HARVEST_BACKFILL_CHANGED"
 
 
 @dg.schedule(
@@ -25,9 +22,10 @@ _CHANGED = "HARVEST_BACKFILL_CHANGED"
         "Submits one backfill of all registered runs whose harvest is missing and that nobody has "
         "started. It has nothing to do while harvest_automation is on."
     ),
-    cron_schedule=os.environ.get(_CRON) or "0 3 * * *",
+    cron_schedule=UnattendedSettings.from_environment().backfill_cron,
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
+@presentable_errors()
 def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     """Submits one backfill of all registered runs whose harvest is missing.
 
@@ -35,14 +33,14 @@ def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     on. `HARVEST_BACKFILL_CRON` says when; with `HARVEST_BACKFILL_CHANGED=1` runs whose plan or
     checkpoint has changed are harvested again.
     """
-    instance = context.instance
-    if sensor_is_on(instance, harvest_automation.name, default=automation_from_the_start()):
+    instance, settings = context.instance, UnattendedSettings.from_environment()
+    if sensor_is_on(instance, harvest_automation.name, default=settings.automation):
         return dg.SkipReason("harvest_automation is on and harvests what is missing.")
     graph = context.repository_def.asset_graph
-    keys = unharvested(instance, graph, include_changed=yes_or_no(_CHANGED))
+    keys = unharvested(instance, graph, include_changed=settings.backfill_changed)
     if not keys:
         return dg.SkipReason("No registered run waits to be harvested.")
     tags = {"dagster/schedule_name": backfill_new_runs.name}
     backfill = submit(instance, graph, keys, title=BY_SCHEDULE, tags=tags)
     runs = ", ".join(keys)
-    return dg.SkipReason(f"Backfill {backfill} harvests {len(keys)} runs: {runs}.")
+    return dg.SkipReason(f"Backfill {backfill} harvests {counted(len(keys), 'run')}: {runs}.")

@@ -10,40 +10,41 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
+from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.failures import presentable_errors
+from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
 from harvest_assets.orchestration.wandb.retrained import resumed_event
-from harvest_assets.orchestration.wandb.settings import (
-    WatchSettings,
-    automation_from_the_start,
-    seconds_between_looks,
-)
+from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.orchestration.wandb.subprocess_client import WandbSubprocess
 from harvest_assets.orchestration.wandb.watch import Look, Place, ProjectWatch
+from harvest_assets.stages import Asset, Stage
 
 # The daemon gives a tick a minute.
 SECONDS_FOR_A_LOOK = 40.0
-_MOST_SENTENCES = 30
+_MAX_SENTENCES = 30
 
 
 @dg.sensor(
     description=(
         "Registers finished runs of the W&B projects in HARVEST_WANDB_PROJECTS as partitions. A "
-        "tick tells which runs it left out, and why: click on its result."
+        "tick lists the runs it left out, with reasons: click on its result."
     ),
-    minimum_interval_seconds=seconds_between_looks(),
+    minimum_interval_seconds=WatchSettings.from_environment().seconds,
     default_status=dg.DefaultSensorStatus.RUNNING
-    if automation_from_the_start()
+    if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
-    asset_selection=["run_checkpoint"],
-    tags={"stage": "prepare"},
+    asset_selection=[asset_key(Asset.RUN_CHECKPOINT)],
+    tags={"stage": Stage.PREPARE.value},
 )
+@presentable_errors()
 def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Registers finished runs of the W&B projects in `HARVEST_WANDB_PROJECTS` as partitions.
 
     `HARVEST_WANDB_STATES`, `_TAGS`, `_NAMES` and `_SINCE` say which runs; the first tick takes the
-    20 newest of each project. A tick tells which runs it left out, and why; it fails if no project
-    could be listed.
+    20 newest of each project. A tick lists the runs it left out, with reasons; it fails if no
+    project could be listed.
     """
     settings = WatchSettings.from_environment()
     if not settings.projects:
@@ -54,11 +55,11 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     known = set(context.instance.get_dynamic_partitions(RUN_DIMENSION))
     places = _read_cursor(context.cursor)
     looks = []
-    with WandbSubprocess(SECONDS_FOR_A_LOOK) as asked:
+    with WandbSubprocess(SECONDS_FOR_A_LOOK) as wandb:
         # Shuffled: a project that takes all the time must not be first each time.
         for project in random.sample(settings.projects, len(settings.projects)):
             place = places.setdefault(project, Place())
-            watch = ProjectWatch(project, settings, place, known, asked, datetime.now(UTC))
+            watch = ProjectWatch(project, settings, place, known, wandb, datetime.now(UTC))
             looks.append(watch.look())
     _fail_without_progress(looks)
     new = [key for look in looks for key in look.new]
@@ -66,7 +67,7 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         for sentence in look.told:
             context.log.info(sentence)
     return dg.SensorResult(
-        skip_reason=_told(new, looks),
+        skip_reason=_summary(new, looks),
         dynamic_partitions_requests=[runs.build_add_request(new)] if new else [],
         asset_events=[
             resumed_event(key, step) for look in looks for key, step in look.resumed.items()
@@ -102,12 +103,12 @@ def _read_cursor(cursor: str | None) -> dict[str, Place]:
     return places
 
 
-def _told(new: list[str], looks: Iterable[Look]) -> str:
-    """What a tick says in the UI."""
+def _summary(new: list[str], looks: Iterable[Look]) -> str:
+    """What the UI shows of a tick."""
     sentences = [sentence for look in looks for sentence in look.told]
     if new:
-        sentences.insert(0, f"Registered {len(new)} run{'s' * (len(new) > 1)}: {', '.join(new)}.")
-    more = len(sentences) - _MOST_SENTENCES
+        sentences.insert(0, f"Registered {counted(len(new), 'run')}: {', '.join(new)}.")
+    more = len(sentences) - _MAX_SENTENCES
     if more > 0:
-        sentences[_MOST_SENTENCES:] = [f"And {more} more; the log of the tick has them."]
+        sentences[_MAX_SENTENCES:] = [f"And {more} more; the log of the tick has them."]
     return "\n".join(sentences) or "No new runs."

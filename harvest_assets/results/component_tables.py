@@ -21,7 +21,8 @@ from harvest_assets.files.layout import HarvestLayout
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from harvest_assets.results.components_jsonl import ExampleBlock, HarvestedComponent
+    from harvest_assets.harvester.reservoir import ExampleTable
+    from harvest_assets.results.contexts import HarvestedComponent
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -40,8 +41,8 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 _NEVER_NULL = ("component_key", "layer", "component_idx", "flat_index", "firing_count", "mean_ci")
-# Null in the index of a harvest that was merged before there were such columns.
-_YOUNGER = 3
+# The last columns, which older indices do not have; they are read as null.
+_N_NEWER = 3
 _PLACE = [
     ("flat_index", pa.int32()),
     ("rank", pa.int32()),  # place in the line, or in falling CI
@@ -58,13 +59,13 @@ HIGHEST_SCHEMA = pa.schema(
     ]
 )
 
-# Of the `components.jsonl` that a table belongs to.
+# Size and digest of the `components.jsonl` that a table belongs to.
 _SIZE_KEY = b"components_size"
 _DIGEST_KEY = b"components_sha256"
 _ENTRY = ["component_key", "flat_index", "offset", "length"]
 _ENTRY_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in _ENTRY])
 _VALUES_PER_GROUP = 1 << 18
-# What the library raises for a damaged file, each for other bytes of it.
+# What pyarrow raises for damaged files, depending on which bytes are damaged.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -75,8 +76,9 @@ _DAMAGED = (
     RuntimeError,
     pa.ArrowException,
 )
-# Values that a byte of a file may stand for: of ours, a histogram's 64 stand for ten bytes or more.
-_MOST_TIMES, _MOST_BESIDE = 64, 1 << 20
+# Compression ratio accepted in a file, in values per byte, and values beyond it. The 64 values of
+# a histogram take at least ten bytes.
+_MAX_VALUES_PER_BYTE, _MAX_FURTHER_VALUES = 64, 1 << 20
 _CLAIMS = ("num_rows", "total_byte_size")
 _WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
@@ -108,7 +110,7 @@ class _TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is there as a row group."""
+        """Write the pending rows as a row group."""
         if self._rows:
             self.writer.write_table(pa.Table.from_batches(self._batches))
         self._batches, self._rows = [], 0
@@ -148,6 +150,7 @@ class ComponentTables:
 
     def add(self, component: HarvestedComponent, offset: int, length: int) -> None:
         """Add the next component; `length` is 0 if it has no line."""
+        # In the order of INDEX_SCHEMA, whose column names are those on disk.
         values = [
             component.key,
             component.layer,
@@ -158,25 +161,27 @@ class ComponentTables:
             component.ci_histogram,
             offset if length else None,
             length or None,
-            component.telling,
-            component.telling_input_tokens,
-            component.telling_output_tokens,
+            component.informativeness,
+            component.informative_input_tokens,
+            component.informative_output_tokens,
         ]
         for column, value in zip(self._index_columns, values, strict=True):
             column.append(value)
         self._positions.add(self._places(component.examples))
         highest = component.highest_ci
-        windows = [highest.token_ids, highest.ci_values, highest.component_acts]
-        self._highest.add([*self._places(highest), *map(list, windows)])
+        windows = (highest.token_ids, highest.ci_values, highest.component_acts)
+        lists = [list(values.numpy()) for values in windows]
+        self._highest.add([*self._places(highest), *lists])
         self._flat_index += 1
 
-    def name_lines(self, size: int, sha256: str) -> None:
-        """Tell which `components.jsonl` the tables belong to."""
+    def set_lines(self, size: int, sha256: str) -> None:
+        """Set size and digest of the `components.jsonl` that the tables belong to."""
         self._lines = {_SIZE_KEY: str(size).encode(), _DIGEST_KEY: sha256.encode()}
 
-    def _places(self, examples: ExampleBlock) -> list[Any]:
-        n = len(examples.rows)
-        return [np.full(n, self._flat_index), np.arange(n), examples.rows, examples.positions]
+    def _places(self, examples: ExampleTable) -> list[Any]:
+        n = len(examples.row)
+        rows, positions = examples.row.numpy(), examples.position.numpy()
+        return [np.full(n, self._flat_index), np.arange(n), rows, positions]
 
     def _write_index(self) -> None:
         arrays = [
@@ -189,14 +194,14 @@ class ComponentTables:
 
 
 class ComponentIndex:
-    """Where the lines of the `components.jsonl` that lies beside it begin."""
+    """The offsets of the lines of the `components.jsonl` in the same folder."""
 
     def __init__(self, entries: pa.Table) -> None:
         self._entries = entries
 
     @classmethod
     def open(cls, paths: HarvestLayout) -> Self | None:
-        """The index, if it is whole and belongs to the file that lies there."""
+        """The index, if it is undamaged and belongs to the `components.jsonl` beside it."""
         try:
             entries = _entries(paths.component_index, file_version(paths.component_index))
             size = paths.components.stat().st_size
@@ -212,7 +217,7 @@ class ComponentIndex:
 
     @classmethod
     def of_lines(cls, places: list[tuple[str, int, int]]) -> Self:
-        """An index of lines that were found by reading them: key, offset, length of each."""
+        """An index from the key, offset and length of each line."""
         columns = [list(column) for column in zip(*places, strict=True)] or [[], [], []]
         keys, offsets, lengths = columns
         entries = [keys, list(range(len(keys))), offsets, lengths]
@@ -237,9 +242,9 @@ class ComponentIndex:
 
 @lru_cache(maxsize=8)
 def _entries(path: Path, version: tuple[int, ...]) -> pa.Table | None:  # noqa: ARG001
-    """The index at a path, kept for callers that read one component after the other.
+    """The index at a path; None if the file is another table.
 
-    None where it is not such a table. Another version of the file is read again.
+    Cached for callers that read many components; a new version of the file is read again.
     """
     table = _read(path, _ENTRY)
     if table.column_names != _ENTRY or table.schema.types != _ENTRY_SCHEMA.types:
@@ -252,7 +257,7 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it claims more than such a table has.
+        ValueError: it claims more values than its size allows.
         pyarrow.ArrowException: it is damaged.
     """
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -261,16 +266,15 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _check_claims(file: pq.ParquetFile, size: int) -> None:
-    """See that a file does not claim to hold more than its bytes can.
+    """Check that a file does not claim to hold more than its bytes can.
 
-    What a row group tells of its columns is not looked at: where that is damaged the library would
-    end the process.
+    The columns of row groups are not inspected: pyarrow ends the process if these are damaged.
     """
     groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
     rows, n_bytes = ([getattr(group, name) for group in groups] for name in _CLAIMS)
     values = sum(rows) * file.metadata.num_columns
-    most = _MOST_TIMES * size + _MOST_BESIDE
-    if min([*rows, *n_bytes], default=0) < 0 or values > most or sum(n_bytes) > 8 * most:
+    limit = _MAX_VALUES_PER_BYTE * size + _MAX_FURTHER_VALUES
+    if min([*rows, *n_bytes], default=0) < 0 or values > limit or sum(n_bytes) > 8 * limit:
         raise ValueError(f"it claims {values:,} values of {sum(n_bytes):,} bytes in {size:,}")
 
 
@@ -282,7 +286,7 @@ def read_index(paths: HarvestLayout) -> pa.Table:
     """
     try:
         table = _read(paths.component_index)
-        for field in list(INDEX_SCHEMA)[table.num_columns :][-_YOUNGER:]:
+        for field in list(INDEX_SCHEMA)[table.num_columns :][-_N_NEWER:]:
             table = table.append_column(field, pa.nulls(len(table), field.type))
         table = table.cast(INDEX_SCHEMA)
         _check_index(table)
@@ -292,35 +296,14 @@ def read_index(paths: HarvestLayout) -> pa.Table:
 
 
 def _check_index(table: pa.Table) -> None:
-    """See that each component stands there once, in flat order, with its counts."""
+    """Check that each component is listed once, in flat order, with its counts."""
     if any(table[name].null_count for name in _NEVER_NULL):
         raise ValueError("a component lacks a value")
     in_order = np.array_equal(table["flat_index"].to_numpy(), np.arange(len(table)))
     if not in_order or pc.count_distinct(table["component_key"]).as_py() != len(table):
-        raise ValueError("its components are not in order, each once")
+        raise ValueError("its components are not listed once each, in flat order")
     if len(table) and pc.min(table["firing_count"]).as_py() < 0:
-        raise ValueError("a component fired less than never")
-
-
-def position_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
-    """The rows of `example_positions` of a component; None where there are none to trust."""
-    return _rows(paths, paths.example_positions, POSITIONS_SCHEMA, component_key)
-
-
-def highest_rows(paths: HarvestLayout, component_key: str) -> list[dict[str, Any]] | None:
-    """The rows of `highest_ci_examples` of a component; None where there are none to trust."""
-    return _rows(paths, paths.highest_ci_examples, HIGHEST_SCHEMA, component_key)
-
-
-def _rows(
-    paths: HarvestLayout, file: Path, schema: pa.Schema, component_key: str
-) -> list[dict[str, Any]] | None:
-    index = ComponentIndex.open(paths)
-    flat_index = None if index is None else index.flat_index(component_key)
-    if index is None or flat_index is None:
-        return None
-    rows = ComponentRows.open(file, schema, index)
-    return None if rows is None else rows.of(flat_index)
+        raise ValueError("a firing count is negative")
 
 
 class ComponentRows:
@@ -335,12 +318,14 @@ class ComponentRows:
         self._known_ends: dict[int, tuple[int, int]] = {}
 
     @classmethod
-    def open(cls, path: Path, schema: pa.Schema, index: ComponentIndex) -> Self | None:
-        """The table, if it is whole and belongs to the lines that the index belongs to.
+    def open(cls, path: Path, schema: pa.Schema, index: ComponentIndex | None) -> Self | None:
+        """The table, if it is undamaged and belongs to the same lines as the index.
 
-        Files are replaced one by one: a table of other lines than the index's is not believed.
+        Files are replaced one by one, so that a table may belong to other lines.
         """
         try:
+            if index is None or None in index.lines:
+                return None
             file = pq.ParquetFile(path, page_checksum_verification=True)
             if _lines_of(file.metadata.metadata) != index.lines:
                 return None
@@ -350,7 +335,7 @@ class ComponentRows:
             return None
 
     def of(self, flat_index: int) -> list[dict[str, Any]] | None:
-        """The rows by rising rank; None where they are damaged."""
+        """The rows of a component by rising rank; None where they are damaged."""
         groups = range(self._file.num_row_groups)
         try:
             with self._lock:

@@ -14,7 +14,7 @@ from harvest_assets.files.atomic import atomic_path
 if TYPE_CHECKING:
     import torch
 
-# The first is what is written; older writers had the second.
+# The first is written; older writers used the second.
 _INTEGERS = ("int64", "int32")
 _FLOATS = ("float64", "float32")
 
@@ -23,11 +23,11 @@ class _Storage:
     """A `torch.save` of a plain dict whose keys are the fields of a dataclass."""
 
     def save(self, path: Path) -> None:
-        """Write the file atomically; tensors that lie in mapped files are not read into memory."""
+        """Write the file atomically; tensors in mapped files are not read into memory."""
         import torch
 
         fields = {name: getattr(self, name) for name in self._names()}
-        # Given a name, torch writes it into the file: equal contents would be different bytes.
+        # Given a path, torch writes its name into the file: equal contents would differ in bytes.
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(fields, file)
 
@@ -43,7 +43,7 @@ class _Storage:
         try:
             value = open_torch_file(Path(path))
         except FileNotFoundError as error:
-            raise HarvestError(f"{path} is not there.") from error
+            raise HarvestError(f"{path} does not exist.") from error
         except Exception as error:  # a damaged pickle raises whatever it runs into
             raise HarvestError(f"{path} is damaged: {reason_of(error)}.") from error
         names = set(cls._names())
@@ -64,7 +64,7 @@ class _Storage:
 
 @dataclass
 class CorrelationStorage(_Storage):
-    """How often components fired, and fired together.
+    """Firings and co-firings of components.
 
     Args:
         component_keys: C_total keys, flat order.
@@ -87,14 +87,14 @@ class CorrelationStorage(_Storage):
 
 @dataclass
 class TokenStatsStorage(_Storage):
-    """On which tokens components fire, and which the model then predicts.
+    """The tokens on which components fire, and the tokens that the model then predicts.
 
     Args:
         component_keys: C_total keys, flat order.
         vocab_size: width of the model's logits.
         n_tokens: positions seen.
-        input_counts: int64 [C_total, vocab], how often the token stood where the component fired.
-        input_totals: float64 [vocab], how often the token stood anywhere.
+        input_counts: int64 [C_total, vocab], occurrences of the token where the component fired.
+        input_totals: float64 [vocab], occurrences of the token at all positions.
         output_counts: float32 [C_total, vocab], next-token probability summed over the positions
             where the component fired.
         output_totals: float64 [vocab], the same sum over all positions.
@@ -128,7 +128,7 @@ def _check_keys(path: Path, keys: Any) -> int:
         or not all(isinstance(key, str) for key in keys)
         or len(set(keys)) < len(keys)
     ):
-        raise HarvestError(f"{path}: component_keys is no list of names, each once.")
+        raise HarvestError(f"{path}: component_keys is not a list of distinct names.")
     return len(keys)
 
 
@@ -144,7 +144,7 @@ def _check_tensor(
 
     if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape:
         found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise HarvestError(f"{path}: {name} is {found}, not a tensor {list(shape)}.")
+        raise HarvestError(f"{path}: {name} is {found}; expected a tensor {list(shape)}.")
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in dtypes:
-        raise HarvestError(f"{path}: {name} holds {dtype}, not {dtypes[0]}.")
+        raise HarvestError(f"{path}: {name} has the type {dtype}; expected {dtypes[0]}.")

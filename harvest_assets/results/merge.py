@@ -1,4 +1,4 @@
-"""From the states of all shards to the result files, one block of components at a time.
+"""From the sum of the states of all shards to the result files, one block of components at a time.
 
 Memory holds a block of rows of every shard, never a whole matrix; the matrices grow in files that
 are mapped into memory and saved from there.
@@ -16,51 +16,51 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.harvester.counters import mirror, total_sum, unpack_rows
-from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
-from harvest_assets.harvester.state import N_HIGHEST, HarvesterState, common_settings, rows_between
-from harvest_assets.results.components_jsonl import ExampleBlock, HarvestedComponent, write_contexts
+from harvest_assets.harvester.counters import mirror
+from harvest_assets.harvester.reservoir import ExampleTable
+from harvest_assets.harvester.state_sum import StateSum, blocks
+from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
-from harvest_assets.results.pmi import telling, top_bottom_pmi
-from harvest_assets.sanitize import markdown_cell
+from harvest_assets.results.pmi import informative_tokens, top_bottom_pmi
 from harvest_assets.schemas import ComponentTokenPMI
 
-# What a block holds of a matrix, and in memory of examples.
+# Entries of a matrix, and bytes of examples, in a block.
 _BLOCK_ENTRIES = 1 << 20
 _BLOCK_EXAMPLE_BYTES = 1 << 26
-# Of each sampled firing its keys, its place in the order, and what sorting them takes.
+# Per sampled firing: its keys, its place in the order, and what sorting them takes.
 _SORTED_BYTES = 100
-_TELLING_TOKENS = 5
+_INFORMATIVE_TOKENS = 5
 
 
 @dataclass(frozen=True)
 class MergedCorrelations:
     """`component_correlations.pt`, merged while it is written."""
 
-    states: Sequence[HarvesterState]
+    total: StateSum
     plan_digest: str
 
     def write(self, directory: Path) -> None:
         """Write the file into a harvest folder."""
         path = HarvestLayout(directory).component_correlations
         path.parent.mkdir(parents=True, exist_ok=True)
-        merge_correlations(self.states, path)
+        merge_correlations(self.total, path)
 
 
 @dataclass(frozen=True)
 class MergedTokenStats:
     """`token_stats.pt`, merged while it is written."""
 
-    states: Sequence[HarvesterState]
+    total: StateSum
     plan_digest: str
 
     def write(self, directory: Path) -> None:
         """Write the file into a harvest folder."""
         path = HarvestLayout(directory).token_stats
         path.parent.mkdir(parents=True, exist_ok=True)
-        merge_token_stats(self.states, path)
+        merge_token_stats(self.total, path)
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class MergedContexts:
     """The folder `activation_contexts`, merged while it is written.
 
     Args:
-        states: of all shards.
+        total: of the states of all shards.
         plan_digest: of the plan that they were harvested for.
-        config: goes into `config.json`.
+        config: the content of `config.json`.
         pmi_top_k: tokens in each PMI list.
         token_limit: only token ids below it are listed: readers look them up in the tokenizer.
     """
 
-    states: Sequence[HarvesterState]
+    total: StateSum
     plan_digest: str
     config: dict[str, Any]
     pmi_top_k: int
@@ -83,9 +83,7 @@ class MergedContexts:
 
     def write(self, directory: Path) -> None:
         """Write the files into a harvest folder."""
-        components = merged_components(
-            self.states, pmi_top_k=self.pmi_top_k, token_limit=self.token_limit
-        )
+        components = merged_components(self.total, self.pmi_top_k, self.token_limit)
         write_contexts(HarvestLayout(directory), components, self.config)
 
 
@@ -116,31 +114,15 @@ class FiringOverview:
         """Components that fire at a token, on average."""
         return sum(l0 for *_, l0 in self.layers)
 
-    def table(self) -> str:
-        """The layers as a Markdown table."""
-        lines = ["| layer | C | alive | L0 |", "|---|---|---|---|"]
-        lines += [
-            f"| {markdown_cell(name)} | {c:,} | {alive:,} | {l0:.3f} |"
-            for name, c, alive, l0 in self.layers
-        ]
-        return "\n".join(lines)
 
-
-def firing_overview(states: Sequence[HarvesterState]) -> FiringOverview:
-    """Count what fires, layer by layer.
-
-    Raises:
-        HarvestError: the states do not add up.
-    """
-    settings = common_settings(states)
-    n_tokens = sum(s.total_tokens_processed for s in states)
-    by_layer = torch.split(
-        total_sum([s.firing_counts for s in states]), [c for _, c in settings.layers]
-    )
+def firing_overview(total: StateSum) -> FiringOverview:
+    """Count what fires, layer by layer."""
+    layers, n_tokens = total.settings.layers, total.total_tokens_processed
+    by_layer = torch.split(total.firing_counts, [c for _, c in layers])
     return FiringOverview(
         tuple(
             (layer, c, int((firings > 0).sum()), int(firings.sum()) / max(1, n_tokens))
-            for (layer, c), firings in zip(settings.layers, by_layer, strict=True)
+            for (layer, c), firings in zip(layers, by_layer, strict=True)
         ),
         n_tokens,
     )
@@ -148,86 +130,59 @@ def firing_overview(states: Sequence[HarvesterState]) -> FiringOverview:
 
 @contextmanager
 def scratch(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """A matrix that lies in a file and goes when the block ends.
+    """A tensor in a file that is removed when the block ends.
 
     Raises:
-        OSError: the disk has no room for it; without the reservation that would be found while
-            writing to mapped memory, where it kills the process.
+        OSError: the disk has no room for it; without the reservation, writing to the mapped memory
+            would kill the process.
     """
+    size = int(np.prod(shape))
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, shape[0] * shape[1] * dtype.itemsize))
-        flat = torch.from_file(str(path), shared=True, size=shape[0] * shape[1], dtype=dtype)
+            os.posix_fallocate(file.fileno(), 0, max(1, size * dtype.itemsize))
+        flat = torch.from_file(str(path), shared=True, size=size, dtype=dtype)
         yield flat.view(tuple(shape))
     finally:
         path.unlink(missing_ok=True)
 
 
-def _blocks(n: int, step: int) -> Iterator[slice]:
-    step = max(1, step)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
-
-
-def merge_correlations(states: Sequence[HarvesterState], path: Path) -> None:
-    """Write `component_correlations.pt`.
-
-    Raises:
-        HarvestError: the states do not add up.
-    """
-    settings = common_settings(states)
+def merge_correlations(total: StateSum, path: Path) -> None:
+    """Write `component_correlations.pt`."""
+    settings = total.settings
     n = settings.n_components
     with scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
-        for block in _blocks(n, _BLOCK_ENTRIES // n):
-            count_ij[block] = total_sum(
-                unpack_rows(s.cooccurrence, n, block.start, block.stop) for s in states
-            )
+        for block in blocks(n, _BLOCK_ENTRIES // n):
+            count_ij[block] = total.upper_cooccurrence(block)
         mirror(count_ij)
         CorrelationStorage(
             component_keys=settings.component_keys,
-            count_i=total_sum([s.firing_counts for s in states]),
+            count_i=total.firing_counts,
             count_ij=count_ij,
-            count_total=sum(s.total_tokens_processed for s in states),
+            count_total=total.total_tokens_processed,
         ).save(path)
 
 
-def merge_token_stats(states: Sequence[HarvesterState], path: Path) -> None:
-    """Write `token_stats.pt`.
-
-    Raises:
-        HarvestError: the states do not add up.
-    """
-    settings = common_settings(states)
+def merge_token_stats(total: StateSum, path: Path) -> None:
+    """Write `token_stats.pt`."""
+    settings = total.settings
     n, v = settings.n_components, settings.vocab_size
     with (
         scratch(path.with_suffix(".input"), (n, v), torch.int64) as input_counts,
         scratch(path.with_suffix(".output"), (n, v), torch.float32) as output_counts,
     ):
-        for block in _blocks(n, _BLOCK_ENTRIES // v):
-            input_counts[block] = total_sum([s.input_counts[block] for s in states])
-            output_counts[block] = sum_rows(states, block)
+        for block in blocks(n, _BLOCK_ENTRIES // v):
+            input_counts[block] = total.input_counts(block)
+            output_counts[block] = total.output_mass(block)
         TokenStatsStorage(
             component_keys=settings.component_keys,
             vocab_size=v,
-            n_tokens=sum(s.total_tokens_processed for s in states),
+            n_tokens=total.total_tokens_processed,
             input_counts=input_counts,
-            input_totals=total_sum([s.input_token_totals for s in states]).double(),
+            input_totals=total.input_token_totals.double(),
             output_counts=output_counts,
-            output_totals=_output_totals(states),
-            firing_counts=total_sum([s.firing_counts for s in states]).double(),
+            output_totals=total.output_token_prob_totals,
+            firing_counts=total.firing_counts.double(),
         ).save(path)
-
-
-def sum_rows(states: Sequence[HarvesterState], block: slice) -> torch.Tensor:
-    """Probability mass of a block of components, float64 [block, V]."""
-    total = states[0].output_token_prob_mass[block].clone()
-    for state in states[1:]:
-        total += state.output_token_prob_mass[block]
-    return total
-
-
-def _output_totals(states: Sequence[HarvesterState]) -> torch.Tensor:
-    return torch.stack([s.output_token_prob_totals for s in states]).sum(dim=0)
 
 
 def round_significant(value: float, digits: int = 7) -> float:
@@ -236,110 +191,120 @@ def round_significant(value: float, digits: int = 7) -> float:
 
 
 def merged_components(
-    states: Sequence[HarvesterState], *, pmi_top_k: int, token_limit: int
+    total: StateSum, pmi_top_k: int, token_limit: int
 ) -> Iterator[HarvestedComponent]:
-    """All components in flat order, those that never fired too.
+    """All components in flat order, including those that never fired.
 
     Args:
-        states: of all shards.
+        total: of the states of all shards.
         pmi_top_k: tokens in each PMI list.
         token_limit: only token ids below it are listed.
-
-    Raises:
-        HarvestError: the states do not add up.
     """
-    settings = common_settings(states)
-    n_positions = sum(s.total_tokens_processed for s in states)
-    input_totals = total_sum([s.input_token_totals for s in states]).double().numpy()
-    output_totals = _output_totals(states).numpy()
-    firings = total_sum([s.firing_counts for s in states]).tolist()
-    histogram = total_sum([s.ci_histogram for s in states]).numpy()
-    ci_sums = torch.stack([s.ci_sums for s in states]).sum(dim=0).tolist()
+    settings = total.settings
+    firings = total.firing_counts.tolist()
+    ci_sums = total.ci_sums.tolist()
+    histogram = total.ci_histogram.numpy()
+    n_positions = total.total_tokens_processed
+    inputs = _TokenCounts(total.input_token_totals, n_positions, pmi_top_k, token_limit)
+    outputs = _TokenCounts(total.output_token_prob_totals, n_positions, pmi_top_k, token_limit)
     places = [(layer, index) for layer, c in settings.layers for index in range(c)]
-    kept, offered = (settings.max_examples_per_component * n for n in (1, len(states)))
-    # Windows are of 12 bytes a token, and held twice while they are gathered.
-    example_bytes = kept * settings.window * 12 * 2 + offered * _SORTED_BYTES
-    step = min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
-
-    def pmi(counts: np.ndarray, flat: int, totals: np.ndarray) -> ComponentTokenPMI:
-        return top_bottom_pmi(counts, firings[flat], totals, n_positions, pmi_top_k, token_limit)
-
-    def told(counts: np.ndarray, flat: int, totals: np.ndarray) -> tuple[list[int], float]:
-        return telling(counts, firings[flat], totals, n_positions, _TELLING_TOKENS, token_limit)
 
     def merged(block: slice) -> _MergedBlock:
         return _MergedBlock(
             block,
-            total_sum(s.input_counts[block] for s in states).numpy(),
-            sum_rows(states, block).numpy(),
-            _Examples([s.sample for s in states], block, settings.max_examples_per_component),
-            _Examples([s.highest for s in states], block, N_HIGHEST),
+            total.input_counts(block).numpy(),
+            total.output_mass(block).numpy(),
+            total.sample(block),
+            total.highest_ci(block),
         )
 
     for block, input_counts, output_mass, sample, highest in _one_ahead(
-        merged, _blocks(settings.n_components, step)
+        merged, blocks(settings.n_components, _block_size(total))
     ):
         for flat in range(block.start, block.stop):
-            here = flat - block.start
             layer, index = places[flat]
-            reads, nats_read = told(input_counts[here], flat, input_totals)
-            predicts, nats_predicted = told(output_mass[here], flat, output_totals)
+            read = inputs.of(input_counts[flat - block.start], firings[flat])
+            predicted = outputs.of(output_mass[flat - block.start], firings[flat])
+            nats = max(read.nats, predicted.nats)
             yield HarvestedComponent(
                 layer=layer,
                 component_idx=index,
                 firing_count=firings[flat],
                 mean_ci=round_significant(ci_sums[flat] / max(1, n_positions)),
                 ci_histogram=histogram[flat],
-                examples=sample.of(flat),
-                highest_ci=highest.of(flat),
-                input_token_pmi=pmi(input_counts[here], flat, input_totals),
-                output_token_pmi=pmi(output_mass[here], flat, output_totals),
-                telling=round_significant(
-                    float(np.log1p(firings[flat])) * max(nats_read, nats_predicted)
-                ),
-                telling_input_tokens=reads,
-                telling_output_tokens=predicts,
+                examples=sample.of_components(flat, flat + 1),
+                highest_ci=highest.of_components(flat, flat + 1),
+                input_token_pmi=read.pmi,
+                output_token_pmi=predicted.pmi,
+                informativeness=round_significant(float(np.log1p(firings[flat])) * nats),
+                informative_input_tokens=read.informative,
+                informative_output_tokens=predicted.informative,
             )
 
 
+def _block_size(total: StateSum) -> int:
+    """Components whose counts and examples are merged together."""
+    settings = total.settings
+    kept = settings.sample.activation_examples_per_component
+    # Windows take 12 bytes a token, and twice as much while they are gathered.
+    example_bytes = kept * settings.window * 12 * 2 + kept * total.n_states * _SORTED_BYTES
+    return min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
+
+
+class _TokenStatistics(NamedTuple):
+    """A component and the tokens that it reads, or those that are predicted."""
+
+    pmi: ComponentTokenPMI
+    informative: list[int]  # the tokens a firing is most informative about
+    nats: float  # the information of a firing
+
+
+class _TokenCounts:
+    """Computes the token statistics of components.
+
+    Args:
+        totals: [V], occurrences or probability of each token over all positions.
+        n_positions: positions seen.
+        pmi_top_k: tokens in each PMI list.
+        token_limit: only token ids below it are listed.
+    """
+
+    def __init__(
+        self, totals: torch.Tensor, n_positions: int, pmi_top_k: int, token_limit: int
+    ) -> None:
+        self._totals = totals.double().numpy()
+        self._n_positions = n_positions
+        self._k = pmi_top_k
+        self._limit = token_limit
+
+    def of(self, counts: NDArray[np.int64] | NDArray[np.float64], firings: int) -> _TokenStatistics:
+        """Of a component with the same counts [V] where it fired."""
+        given = (counts, firings, self._totals, self._n_positions)
+        return _TokenStatistics(
+            top_bottom_pmi(*given, self._k, self._limit),
+            *informative_tokens(*given, _INFORMATIVE_TOKENS, self._limit),
+        )
+
+
 class _MergedBlock(NamedTuple):
-    """What is merged of a block of components."""
+    """The sums of a block of components."""
 
     block: slice
-    input_counts: np.ndarray  # int64 [block, V]
-    output_mass: np.ndarray  # float64 [block, V]
-    sample: _Examples
-    highest: _Examples
+    input_counts: NDArray[np.int64]  # [block, V]
+    output_mass: NDArray[np.float64]  # [block, V]
+    sample: ExampleTable
+    highest: ExampleTable
 
 
 def _one_ahead(
-    merge: Callable[[slice], _MergedBlock], blocks: Iterable[slice]
+    merge: Callable[[slice], _MergedBlock], parts: Iterable[slice]
 ) -> Iterator[_MergedBlock]:
-    """The merged blocks; while one is used the next is made."""
+    """The merged blocks; while one is used the next is computed."""
     with ThreadPoolExecutor(max_workers=1) as worker:
-        coming: Future[_MergedBlock] | None = None
-        for block in blocks:
-            ready, coming = coming, worker.submit(merge, block)
+        pending: Future[_MergedBlock] | None = None
+        for block in parts:
+            ready, pending = pending, worker.submit(merge, block)
             if ready is not None:
                 yield ready.result()
-        if coming is not None:
-            yield coming.result()
-
-
-class _Examples:
-    """The merged examples of a block of components."""
-
-    def __init__(self, tables: list[ExampleTable], block: slice, k: int) -> None:
-        parts = [t.select(rows_between(t, block.start, block.stop)) for t in tables]
-        self._table = ReservoirSampler.merge(parts, k)
-
-    def of(self, flat: int) -> ExampleBlock:
-        """The examples of one component, in order of priority."""
-        t = self._table.select(rows_between(self._table, flat, flat + 1))
-        return ExampleBlock(
-            token_ids=t.token_ids.numpy(),
-            ci_values=t.ci_values.numpy(),
-            component_acts=t.component_acts.numpy(),
-            rows=t.row.numpy(),
-            positions=t.position.numpy(),
-        )
+        if pending is not None:
+            yield pending.result()

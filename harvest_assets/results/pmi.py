@@ -42,7 +42,7 @@ def top_bottom_pmi(
         count_component: firings of the component.
         totals: float64 [vocab], the same over all positions.
         n_positions: positions seen.
-        k: tokens in each list at most.
+        k: maximum number of tokens in each list.
         vocab_limit: only ids below it are listed.
 
     Returns:
@@ -60,7 +60,7 @@ def top_bottom_pmi(
     return ComponentTokenPMI(_first(tokens, values, -values, k), _first(tokens, values, values, k))
 
 
-def telling(
+def informative_tokens(
     counts: NDArray[np.int64] | NDArray[np.float64],
     count_component: float,
     totals: NDArray[np.float64],
@@ -68,25 +68,26 @@ def telling(
     k: int,
     vocab_limit: int,
 ) -> tuple[list[int], float]:
-    """The tokens of which a firing of a component tells most, and the nats that it tells in all.
+    """The tokens a firing of a component is most informative about, and its information in nats.
 
-    These are terms and value of `sum_t p(t | c) log(p(t | c) / p(t))`.
+    The information is `sum_t p(t | c) log(p(t | c) / p(t))`; the tokens are those of its largest
+    terms.
 
     Args:
         counts: [vocab], as in `top_bottom_pmi`.
         count_component: firings of the component.
         totals: float64 [vocab], as in `top_bottom_pmi`.
         n_positions: positions seen.
-        k: tokens at most; only those more frequent with the component than without are named.
-        vocab_limit: only ids below it are named.
+        k: maximum number of tokens; only those more frequent with the component than without.
+        vocab_limit: only ids below it are listed.
     """
     tokens = np.flatnonzero(counts)
     if count_component == 0 or len(tokens) == 0:
         return [], 0.0
     joint = counts[tokens].astype(np.float64)
     terms = joint / count_component * pmi(joint, count_component, totals[tokens], n_positions)
-    named = np.flatnonzero((terms > 0) & (tokens < vocab_limit))
-    first = _first(tokens[named], terms[named], -terms[named], k)
+    listed = np.flatnonzero((terms > 0) & (tokens < vocab_limit))
+    first = _first(tokens[listed], terms[listed], -terms[listed], k)
     return [token for token, _ in first], float(terms.sum())
 
 

@@ -1,178 +1,168 @@
-"""Stages of a harvest as jobs, for a command that drives the harvest itself.
+"""Harvests whose stages are executed as jobs of a SLURM cluster.
 
-The jobs need no process on the machine of the command. If the command dies they go on, and the same
-command finds them again.
+The jobs need no process on the machine of the command. If the command is killed they continue, and
+the same command finds them again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import click
 import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError
 from harvest_assets.orchestration.slurm.launcher import cancel_run
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
-from harvest_assets.orchestration.slurm.watch import look_after, unfinished_runs
-from harvest_assets.runners.local import Stage, Watcher, harvest_with, work_here
-from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.orchestration.slurm.watch import reconcile, unfinished_runs
+from harvest_assets.runners.local import execute_here
+from harvest_assets.runners.staged import StagedRunner, StageRun
 from harvest_assets.store.registry import Registration
 from harvest_assets.system.stopping import interrupts_held
 
 _POLL_SECONDS = 1.0
-_SECONDS_BETWEEN_QUESTIONS = 5.0
-_MOST_TRIES = 4
-# The command tries again by itself: the daemon must not do so, too.
+_SECONDS_BETWEEN_QUERIES = 5.0
+_MAX_TRIES = 4
+# The command tries again by itself, so the daemon must not.
 _TAGS = {"dagster/max_retries": "0"}
 
 
-def harvest_on_cluster(
-    registration: Registration,
-    instance: dg.DagsterInstance,
-    settings: Mapping[str, Any],
-    step: int | None,
-    watch: Watcher,
-) -> HarvestPlan:
-    """Harvest one run, its shards as jobs; see `harvest_with`."""
-    work = ClusterWork(instance, SlurmSettings.from_environment())
-    return harvest_with(work, registration, instance, settings, step, watch)
+@dataclass
+class _Job:
+    """A Dagster run to be executed as a job, and the run that is its current attempt."""
+
+    stage_run: StageRun
+    run_id: str = ""
+    tries: int = 0
 
 
-class ClusterWork:
-    """Works on stages as jobs; those that the deployment does not submit are done here.
+class SlurmRunner(StagedRunner):
+    """Executes stages as jobs; those that the deployment does not submit are executed here.
 
     Args:
-        instance: where the runs are recorded.
+        instance: where runs and materializations are recorded.
         settings: of the cluster.
     """
 
     def __init__(self, instance: dg.DagsterInstance, settings: SlurmSettings) -> None:
-        self._instance = instance
+        super().__init__(instance)
         self._settings = settings
-        self._asked = 0.0
+        self._queried = 0.0
 
-    def __call__(
-        self, registration: Registration, stages: Sequence[Stage], look: Callable[[], None]
+    def execute(
+        self,
+        registration: Registration,
+        stage_runs: Sequence[StageRun],
+        poll: Callable[[], None],
     ) -> None:
-        """Work on stages side by side.
+        """Execute the runs of a stage side by side.
 
-        A job that dies is submitted again, three times. When one fails or is cancelled, the others
-        that were submitted end first: their turn in the queue is worth something.
+        A job that dies is submitted again, three times. When one fails or is cancelled, those that
+        were submitted may finish: they have waited in the queue for it.
 
         Raises:
-            HarvestError: a stage failed, in as many sentences as there are reasons.
+            HarvestError: one failed; the message has every distinct reason.
         """
-        here = [stage for stage in stages if stage.job not in self._settings.submitted_stages]
+        here = [it for it in stage_runs if it.stage not in self._settings.submitted_stages]
         if here:
-            work_here(registration, here, look)
-        tasks = [_Task(stage) for stage in stages if stage not in here]
-        working = [task for task in tasks if self._has_a_job(task)]
-        waiting = [task for task in tasks if task not in working]
+            execute_here(registration, here, poll)
+        submitted = [_Job(stage_run) for stage_run in stage_runs if stage_run not in here]
+        working = [job for job in submitted if self._has_a_job(job)]
+        waiting = [job for job in submitted if job not in working]
         reasons: list[str] = []
         try:
             while waiting or working:
                 while waiting and self._has_room():
                     working.append(waiting.pop(0))
-                    with interrupts_held():  # a job that was submitted is known to be
-                        self._start(working[-1])
-                self._look_after()
-                working, again = self._ended(working, reasons)
+                    with interrupts_held():  # a job that was submitted must be recorded
+                        self._submit(working[-1])
+                self._reconcile()
+                working, again = self._sort(working, reasons)
                 waiting = [] if reasons else again + waiting
-                look()
+                poll()
                 time.sleep(_POLL_SECONDS)
         except BaseException:
-            with interrupts_held():  # jobs that nobody waits for are cancelled
+            with interrupts_held():  # nobody would wait for these jobs
                 self._cancel(working)
             raise
         if reasons:
-            told = " ".join(dict.fromkeys(reasons))
-            raise HarvestError(f"{told} The same command goes on with what is left.")
+            distinct = " ".join(dict.fromkeys(reasons))
+            raise HarvestError(f"{distinct} Give the same command again to continue.")
 
     def _has_room(self) -> bool:
         return len(unfinished_runs(self._instance)) < self._settings.max_jobs
 
-    def _has_a_job(self, task: _Task) -> bool:
-        """Does the job of a command that died work on it? Then it is followed."""
+    def _has_a_job(self, job: _Job) -> bool:
+        """Whether the job of a command that was killed works on it; if so it is followed."""
         for run in unfinished_runs(self._instance):
-            same = run.tags.get("dagster/partition") == task.stage.partition
-            if same and jobs.stage_of(run) == task.stage.job:
-                task.run_id = run.run_id
-                _tell(f"{task.stage.partition} has job {run.tags[jobs.JOB_TAG]} already.")
+            same = run.tags.get("dagster/partition") == job.stage_run.partition
+            if same and jobs.stage_of(run) is job.stage_run.stage:
+                job.run_id = run.run_id
+                _report(f"{job.stage_run.partition} has job {run.tags[jobs.JOB_TAG]} already.")
                 return True
         return False
 
-    def _start(self, task: _Task) -> None:
-        stage = task.stage
-        job = defs.resolve_job_def(stage.job)
-        run = jobs.create_run(self._instance, job, stage.partition, stage.run_config, _TAGS)
-        task.run_id = run.run_id
-        task.tries += 1
+    def _submit(self, job: _Job) -> None:
+        stage_run = job.stage_run
+        definition = defs.resolve_job_def(stage_run.stage.value)
+        run = jobs.create_run(
+            self._instance, definition, stage_run.partition, stage_run.run_config, _TAGS
+        )
+        job.run_id = run.run_id
+        job.tries += 1
         try:
             number = jobs.submit(self._instance, run, self._settings)
         except HarvestError as error:
-            self._instance.report_run_failed(run, str(error))
+            self._instance.report_run_failed(run, presentable(str(error)))
             raise
-        _tell(f"{stage.partition} waits as job {number}.")
+        _report(f"{stage_run.partition} waits as job {number}.")
 
-    def _look_after(self) -> None:
-        """Ask SLURM now and then what became of the jobs."""
-        if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS:
+    def _reconcile(self) -> None:
+        """Query SLURM about the jobs, every few seconds."""
+        if time.monotonic() - self._queried < _SECONDS_BETWEEN_QUERIES:
             return
-        self._asked = time.monotonic()
+        self._queried = time.monotonic()
         try:
-            told = look_after(self._instance)
+            done = reconcile(self._instance)
         except ClusterSilentError:
-            return  # Whoever asks every other second may go unanswered now and then.
-        for sentence in told:
-            _tell(sentence)
+            return  # a single query may fail
+        for sentence in done:
+            _report(sentence)
 
-    def _ended(self, working: list[_Task], reasons: list[str]) -> tuple[list[_Task], list[_Task]]:
-        """Those that still work, and those that are to be tried again; failures are told."""
-        still: list[_Task] = []
-        again: list[_Task] = []
-        for task in working:
-            run = self._instance.get_run_by_id(task.run_id)
+    def _sort(self, working: list[_Job], reasons: list[str]) -> tuple[list[_Job], list[_Job]]:
+        """The jobs still working, and those to be tried again; adds why others failed."""
+        still: list[_Job] = []
+        again: list[_Job] = []
+        for job in working:
+            run = self._instance.get_run_by_id(job.run_id)
             if run is not None and not run.is_finished:
-                still.append(task)
+                still.append(job)
                 continue
-            entries = self._instance.all_logs(task.run_id)
+            entries = self._instance.all_logs(job.run_id)
             events = [entry.dagster_event for entry in entries if entry.dagster_event]
             failed_step = any(event.is_step_failure for event in events)
             success = run is not None and run.is_success
-            if run is not None and run.is_failure and not failed_step and task.tries < _MOST_TRIES:
-                again.append(task)
+            if run is not None and run.is_failure and not failed_step and job.tries < _MAX_TRIES:
+                again.append(job)
                 continue
             reason = failure_in(events, success=success)
             if reason is not None:
                 reasons.append(reason)
         return still, again
 
-    def _cancel(self, working: Sequence[_Task]) -> None:
-        for task in working:
-            run = self._instance.get_run_by_id(task.run_id)
+    def _cancel(self, working: Sequence[_Job]) -> None:
+        for job in working:
+            run = self._instance.get_run_by_id(job.run_id)
             if run is not None and not run.is_finished:
                 cancel_run(self._instance, run)
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     click.echo(line, err=True)
-
-
-class _Task:
-    """A stage and the run that works on it.
-
-    Args:
-        stage: what is to be done.
-    """
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.run_id = ""
-        self.tries = 0

@@ -1,9 +1,9 @@
 """One stage of a harvest in a process of its own: a Dagster run that the UI shows.
 
-Started as `python -m harvest_assets.runners.worker JOB PARTITION [RUN_CONFIG]`. The last line
-on stdout is JSON: `{"error": sentence or null, "traceback": text, empty where there is none}`. If
-its stdin is a pipe, it comes from the process that started the worker: when that process is gone,
-the worker saves what it has and ends.
+Started as `python -m harvest_assets.runners.worker STAGE PARTITION [RUN_CONFIG]`. The last line on
+stdout is JSON: `{"error": sentence or null, "traceback": text, empty if there is none}`. If stdin
+is a pipe, it comes from the process that started the worker: when that process is gone, the worker
+saves what it has and ends.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ from typing import Any
 
 import dagster as dg
 
+from harvest_assets.errors import HarvestError, innermost
+from harvest_assets.files.sanitize import (
+    MAX_TRACEBACK,
+    presentable,
+    presentable_traceback,
+    redact_uncaught_errors,
+)
 from harvest_assets.orchestration.partitions import partition_key
-from harvest_assets.orchestration.run_failures import failure_of, innermost_message, traceback_in
+from harvest_assets.orchestration.run_failures import failure_of, traceback_in
 from harvest_assets.system.stopping import hangup_terminates
 
 
@@ -30,7 +37,7 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _stop_without_parent() -> None:
-    """Wait for the end of stdin; nobody is left who would merge what this process harvests."""
+    """Wait for the end of stdin: nobody would merge what this process harvests after that."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -59,7 +66,8 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> tuple[
 
 def main() -> None:
     """The process."""
-    # Dagster marks a run that is interrupted as such; it knows of SIGINT only.
+    redact_uncaught_errors()
+    # Dagster marks an interrupted run as such, but handles SIGINT only.
     signal.signal(signal.SIGTERM, _stop)
     hangup_terminates()
     if stat.S_ISFIFO(os.fstat(0).st_mode):
@@ -68,9 +76,16 @@ def main() -> None:
     try:
         error, trace = execute(job_name, partition, json.loads(rest[0]) if rest else {})
     except Exception as raised:  # noqa: BLE001  whatever stops Dagster before the run
-        traceback.print_exc()
-        error, trace = innermost_message(raised), traceback.format_exc()
-    sys.stdout.write("\n" + json.dumps({"error": error, "traceback": trace}) + "\n")
+        cause = innermost(raised)
+        ours = isinstance(cause, HarvestError)
+        error = str(cause) if ours else "".join(traceback.format_exception_only(cause)).strip()
+        trace = presentable_traceback(raised)
+        sys.stderr.write(trace)
+    answer = {
+        "error": error and presentable(error),
+        "traceback": presentable(trace, MAX_TRACEBACK),
+    }
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.exit(1 if error else 0)
 
 

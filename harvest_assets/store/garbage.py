@@ -1,7 +1,7 @@
 """What lies under `SPD_OUT_DIR` that nobody needs any more.
 
 Results, merged states and whatever somebody works on are never touched. What is freed can be made
-again: states of shards of a harvest that stands complete and was folded, saved states that a
+again: states of shards of a complete harvest that was compacted, saved states that a
 finished shard left, token rows that no harvest names, and what killed processes left.
 """
 
@@ -101,18 +101,18 @@ def _of_harvests() -> Iterator[Removable]:
             continue  # what is behind a link is not ours
         for place in (folder, paths.activation_contexts, paths.correlations, folder / "leases"):
             yield from _temporary(place)
-        folded = _is_folded(paths)
+        compacted = _is_compacted(paths)
         for shard in SHARD_KEYS:
             place, lease = paths.shard(shard), paths.lease(f"shard-{shard}")
             yield from _temporary(place)
             saved = paths.shard_saved(shard).parent
-            if folded and place.exists():
-                yield Removable(place, "folded into the merged state", _size(place), lease)
+            if compacted and place.exists():
+                yield Removable(place, "compacted into the merged state", _size(place), lease)
             elif saved.exists() and paths.shard_current(shard).exists():
                 yield Removable(saved, "its shard was finished", _size(saved), lease)
 
 
-def _is_folded(paths: HarvestLayout) -> bool:
+def _is_compacted(paths: HarvestLayout) -> bool:
     """Does the merged state hold the whole harvest, undamaged, and stand the results complete?"""
     try:
         work = Work.of(paths, HarvestPlan.open(paths.root))

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Record
+from harvest_assets.settings import MAX_SHARDS, Count, HarvestSettings, Shards
 from harvest_assets.system.gpus import count_gpus
 
 PLAN_VERSION = 3
-MAX_SHARDS = 16
 # Rows are computed in groups of about this many tokens: enough for matrix products to run at full
 # speed, few enough for the outputs of a wide model to fit.
 _TOKENS_PER_FORWARD = 8192
-_ADD_UP = (
+# What plan.json, digests and config.json always contain, in this order. A setting that is not among
+# them is left out while at its default, so that older plans keep their digests.
+_ALWAYS_WRITTEN = (
     "run",
     "checkpoint_sha256",
+    "n_batches",
+    "batch_size",
     "context_length",
     "ci_threshold",
     "activation_examples_per_component",
     "activation_context_tokens_per_side",
+    "pmi_token_top_k",
     "seed",
+    "n_shards",
     "ci_noise",
     "bf16",
 )
+# States of plans that differ in these alone add up.
+_NOT_IN_STATES = frozenset({"n_batches", "batch_size", "pmi_token_top_k", "n_shards"})
 
 
 def default_n_shards() -> int:
@@ -37,68 +43,31 @@ def default_n_shards() -> int:
     return min(MAX_SHARDS, max(1, count_gpus()))
 
 
-@dataclass(frozen=True)
-class HarvestPlan:
+class HarvestPlan(HarvestSettings):
     """The settings of one harvest, all resolved.
 
     Args:
         run: `entity/project/run_id`.
         checkpoint_sha256: digest of the config and the checkpoint that are harvested.
-        n_batches: batches asked for; None is the whole dataset.
-        batch_size: rows of a batch.
         context_length: tokens of a row.
-        ci_threshold: a component fires where its causal importance is strictly above.
-        activation_examples_per_component: firings sampled of each component.
-        activation_context_tokens_per_side: tokens kept left and right of a sampled firing.
-        pmi_token_top_k: tokens in each PMI list.
-        seed: of the sample; the data's order follows the run's config.
-        n_shards: shards that share the work, 1 to 16.
-        ci_noise: causal importances have the noise of the run's training.
-        bf16: the model's matrix products are computed in bfloat16.
+        n_shards: shards that share the work.
     """
 
     run: str
     checkpoint_sha256: str
-    n_batches: int | None
-    batch_size: int
-    context_length: int
-    ci_threshold: float
-    activation_examples_per_component: int
-    activation_context_tokens_per_side: int
-    pmi_token_top_k: int
-    seed: int
-    n_shards: int
-    ci_noise: bool = False
-    bf16: bool = False
+    context_length: Count
+    n_shards: Shards
 
-    def __post_init__(self) -> None:
-        at_least_one = ["batch_size", "context_length", "n_shards"]
-        if self.n_batches is not None:
-            at_least_one.append("n_batches")
-        at_least_zero = [
-            "activation_examples_per_component",
-            "activation_context_tokens_per_side",
-            "pmi_token_top_k",
-        ]
-        for names, least in ((at_least_one, 1), (at_least_zero, 0)):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise HarvestError(
-                        f"{name} is {getattr(self, name)}; it must be at least {least}."
-                    )
-        if self.n_shards > MAX_SHARDS:
-            raise HarvestError(
-                f"n_shards is {self.n_shards}; at most {MAX_SHARDS} shards can share a harvest."
-            )
-        if not 0 <= self.ci_threshold < float("inf"):
-            raise HarvestError(
-                f"ci_threshold is {self.ci_threshold}; it must be a number from 0 upwards."
-            )
+    def flat(self) -> dict[str, Any]:
+        """The values of `plan.json`, by name."""
+        values, fields = self.model_dump(), type(self).model_fields
+        always = {name: values.pop(name) for name in _ALWAYS_WRITTEN}
+        return always | {k: v for k, v in values.items() if v != fields[k].default}
 
     @property
     def digest(self) -> str:
-        """Names the plan: equal if and only if all settings are."""
-        text = json.dumps([PLAN_VERSION, dataclasses.asdict(self)], sort_keys=True)
+        """Identifies the plan: equal if and only if all settings are."""
+        text = json.dumps([PLAN_VERSION, self.flat()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -153,39 +122,38 @@ class HarvestPlan:
         )
         return range(first, last)
 
-    def sums(self, data: str) -> str:
-        """Names what must be equal for states to add up.
+    def compatibility_digest(self, data: str) -> str:
+        """Identifies what must be equal for states to add up.
 
         Neither the number of batches nor how they were cut is part of it.
 
         Args:
             data: fingerprint of the token rows.
         """
-        told = {name: getattr(self, name) for name in _ADD_UP}
-        text = json.dumps([PLAN_VERSION, data, told], sort_keys=True)
+        values = {k: v for k, v in self.flat().items() if k not in _NOT_IN_STATES}
+        text = json.dumps([PLAN_VERSION, data, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, directory: Path) -> None:
         """Write `plan.json` into a directory."""
-        value = {"plan_version": PLAN_VERSION, "digest": self.digest} | dataclasses.asdict(self)
-        write_json(HarvestLayout(directory).plan, value)
+        _RECORD.write(HarvestLayout(directory).plan, self)
 
     @classmethod
     def open(cls, directory: Path) -> HarvestPlan:
         """Read `plan.json`.
 
         Raises:
-            HarvestError: it is no plan, or one of another version.
+            HarvestError: it is missing, damaged, changed by hand, or of another version.
         """
-        path = HarvestLayout(directory).plan
-        try:
-            value = read_json(path)
-            version, digest = value.pop("plan_version"), value.pop("digest")
-            plan = as_record(value, cls) if version == PLAN_VERSION else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise HarvestError(f"{path} is not the plan of a harvest: {error}.") from error
-        if plan is None or plan.digest != digest:
-            raise HarvestError(
-                f"{path} was written by another version or changed by hand; make the plan again."
-            )
-        return plan
+        return _RECORD.read(HarvestLayout(directory).plan)
+
+
+_RECORD = Record(
+    HarvestPlan,
+    "a valid plan of a harvest",
+    PLAN_VERSION,
+    "plan_version",
+    remedy="make the plan again",
+    digest_of=lambda plan: plan.digest,
+    fields_of=HarvestPlan.flat,
+)

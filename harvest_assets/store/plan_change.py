@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from harvest_assets.errors import HarvestError
@@ -22,7 +21,7 @@ def change_of_plan(
         plan: the new plan.
         streaming: the dataset is a stream, of which other rows are kept for other `n_batches`.
     """
-    before, after = asdict(stored), asdict(plan)
+    before, after = stored.model_dump(), plan.model_dump()
     changed = ", ".join(
         f"{_name(name)} from {_value(name, before[name])} to {_value(name, after[name])}"
         for name in after
@@ -38,7 +37,7 @@ def _redone(
         return "Nothing has been harvested yet."
     everything = "All batches are harvested again."
     other_rows = streaming and stored.n_rows_wanted != plan.n_rows_wanted
-    if other_rows or stored.sums("") != plan.sums(""):
+    if other_rows or stored.compatibility_digest("") != plan.compatibility_digest(""):
         return everything
     try:
         work = Work.of(paths, plan)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import psutil
+from rich.filesize import decimal
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.free_space import size_text
 from harvest_assets.store.resource_estimate import least_memory
 
 if TYPE_CHECKING:
@@ -37,6 +37,6 @@ def require_counts(
         where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
         raise HarvestError(
             f"The counts of {sum(c for _, c in layers):,} components and {vocab_size:,} tokens "
-            f"take {size_text(needed)} of memory, but {where} has {size_text(free)} free; "
+            f"take {decimal(needed)} of memory, but {where} has {decimal(free)} free; "
             "harvest on a machine or GPU that has more."
         )

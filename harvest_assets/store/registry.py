@@ -8,9 +8,10 @@ from pathlib import Path
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
-from harvest_assets.files.atomic import file_version, write_json
+from harvest_assets.files.atomic import file_version
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Older, Record
+from harvest_assets.files.untrusted import read_json
 from harvest_assets.wandb_client.run_name import RunName, RunReference, parse_run
 
 
@@ -20,6 +21,9 @@ class _Entry:
 
     path: str | None
     out_name: str
+
+
+_RECORD = Record(_Entry, "a registration", remedy="register the run again", older=Older())
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def register(reference: RunReference, out_name: str | None = None) -> Registrati
     default = Registration(RunReference(reference.name, None), reference.name.run_id)
     if registration != default or file.exists():
         path = registration.reference.path
-        write_json(file, {"path": path and str(path), "out_name": registration.out_name})
+        _RECORD.write(file, _Entry(str(path) if path else None, registration.out_name))
     return registration
 
 
@@ -85,10 +89,7 @@ def registration_of(key: str) -> Registration:
     file = _file(name)
     if not file.exists():
         return Registration(RunReference(name, None), name.run_id)
-    try:
-        value = as_record(read_json(file), _Entry)
-    except (OSError, ValueError) as error:
-        raise HarvestError(f"{file} is damaged; register {key} again. ({error})") from error
+    value = _RECORD.read(file)
     _check_out_name(value.out_name)
     return Registration(
         RunReference(name, Path(value.path) if value.path else None), value.out_name

@@ -2,7 +2,7 @@
 
 A state covers a range of rows. The merged state of earlier work covers the rows from 0 on; the
 shards of a plan share the rows behind it. So a harvest that was extended, or whose shards have been
-folded together, is opened in the same way as a new one.
+compacted, is opened in the same way as a new one.
 """
 
 from __future__ import annotations
@@ -11,24 +11,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory, committed_directory
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.records import read_sealed, write_sealed
-from harvest_assets.store.plan import MAX_SHARDS, HarvestPlan
+from harvest_assets.files.records import Record
+from harvest_assets.settings import MAX_SHARDS
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
+    from harvest_assets.harvester.state_sum import StateSum
 
 SHARD_KEYS = tuple(f"{shard:02d}" for shard in range(MAX_SHARDS))
 FORMAT_VERSION = 2
 
 _META_FILE = "shard.json"
 _STATE_FOLDER = "state"
+
+_Row = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+@dataclass(frozen=True)
+class _ShardMeta:
+    """What `shard.json` holds: the fields of `ShardResult`, the range of rows in two."""
+
+    plan_digest: str
+    sums: str
+    shard: str
+    first_row: _Row
+    last_row: _Row
+
+    def __post_init__(self) -> None:
+        if self.first_row > self.last_row:
+            raise ValueError(f"its rows end at {self.last_row}, before {self.first_row}")
+
+
+_META = Record(_ShardMeta, "the description of a shard's state", FORMAT_VERSION)
 
 
 @dataclass(frozen=True)
@@ -37,7 +61,8 @@ class ShardResult:
 
     Args:
         plan_digest: of the plan it was harvested for.
-        sums: names all that must be equal for states to add up; see `HarvestPlan.sums`.
+        sums: names all that must be equal for states to add up; see
+            `HarvestPlan.compatibility_digest`.
         shard: `00` to `15`, or `merged`.
         rows: what has been harvested.
         state: the statistics; None where there are no rows.
@@ -56,17 +81,8 @@ class ShardResult:
         directory.mkdir(parents=True, exist_ok=True)
         if self.state is not None:
             self.state.save(directory / _STATE_FOLDER)
-        write_sealed(
-            directory / _META_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "plan_digest": self.plan_digest,
-                "sums": self.sums,
-                "shard": self.shard,
-                "first_row": self.rows.start,
-                "last_row": self.rows.stop,
-            },
-        )
+        meta = _ShardMeta(self.plan_digest, self.sums, self.shard, self.rows.start, self.rows.stop)
+        _META.write(directory / _META_FILE, meta)
 
 
 @dataclass(frozen=True)
@@ -93,18 +109,8 @@ class StoredState:
         directory = committed_directory(current)
         if directory is None:
             return None
-        path = directory / _META_FILE
-        meta = read_sealed(path)
-        if meta.get("format_version") != FORMAT_VERSION:
-            version = meta.get("format_version")
-            raise HarvestError(
-                f"{path} has format version {version}; this program reads {FORMAT_VERSION}."
-            )
-        first, last = meta.get("first_row"), meta.get("last_row")
-        if type(first) is not int or type(last) is not int or not 0 <= first <= last < 1 << 62:
-            raise HarvestError(f"{path} does not tell which rows were harvested.")
-        digests = str(meta.get("plan_digest")), str(meta.get("sums"))
-        return cls(directory, *digests, range(first, last))
+        meta = _META.read(directory / _META_FILE)
+        return cls(directory, meta.plan_digest, meta.sums, range(meta.first_row, meta.last_row))
 
     def open(self, *, trusted: bool = False) -> HarvesterState:
         """The statistics, memory-mapped, all bytes compared with their digests.
@@ -155,7 +161,7 @@ class Work:
             HarvestError: the token rows are not there.
         """
         rows = SharedTokenRows.open(paths.root)
-        sums = plan.sums(rows.fingerprint)
+        sums = plan.compatibility_digest(rows.fingerprint)
         n_rows = plan.batches_seen(rows.n_rows) * plan.batch_size
         merged = _find_sound(paths.merged_current)
         if merged is not None and (merged.sums != sums or merged.rows.stop > n_rows):
@@ -187,12 +193,14 @@ class ShardResults:
 
     paths: HarvestLayout
 
-    def open(self, plan: HarvestPlan) -> list[HarvesterState]:
-        """The states that together are the harvest of a plan, memory-mapped and undamaged.
+    def open(self, plan: HarvestPlan) -> StateSum:
+        """The sum of the states that are the harvest of a plan, memory-mapped and undamaged.
 
         Raises:
             HarvestError: shards are missing or damaged, or were harvested for another plan.
         """
+        from harvest_assets.harvester.state_sum import StateSum
+
         work = Work.of(self.paths, plan)
         names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
@@ -216,7 +224,7 @@ class ShardResults:
                 ):
                     raise HarvestError("it was harvested for another plan or checkpoint.")
                 states.append(stored.open())
-        return states
+        return StateSum(states)
 
     def are_complete(self, plan: HarvestPlan) -> bool:
         """Is the harvest of a plan there, shard by shard? The states are not opened.

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from harvest_assets.data.data import DataSpec, TokenRows, fingerprint, write_token_rows
 from harvest_assets.data.dataset import dataset_digest
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files import layout
-from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside, write_json
-from harvest_assets.files.untrusted import as_record, read_json
-
-_FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,128}")
+from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside
+from harvest_assets.files.records import Older, Record
 
 
 @dataclass(frozen=True)
 class SharedTokenRows:
-    """Rows that lie in `data/<fingerprint>/`.
+    """Rows that are stored in `data/<fingerprint>/`.
 
     Args:
         fingerprint: of dataset, tokenizer, length and order.
@@ -29,9 +28,9 @@ class SharedTokenRows:
         n_ctx: tokens of a row.
     """
 
-    fingerprint: str
-    n_rows: int
-    n_ctx: int
+    fingerprint: Annotated[str, Field(pattern="^[0-9A-Za-z]{1,128}$")]
+    n_rows: Annotated[int, Field(ge=0)]
+    n_ctx: Annotated[int, Field(ge=1)]
 
     @classmethod
     def prepare(
@@ -62,7 +61,7 @@ class SharedTokenRows:
 
     @property
     def directory(self) -> Path:
-        """Where the rows lie."""
+        """Where the rows are stored."""
         return layout.data_dir(self.fingerprint)
 
     def rows(self) -> TokenRows:
@@ -71,27 +70,24 @@ class SharedTokenRows:
 
     def write(self, directory: Path) -> None:
         """Write `token_rows.json` into a directory."""
-        write_json(layout.HarvestLayout(directory).token_rows, dataclasses.asdict(self))
+        _RECORD.write(layout.HarvestLayout(directory).token_rows, self)
 
     @classmethod
     def open(cls, directory: Path) -> SharedTokenRows:
         """Read `token_rows.json`.
 
         Raises:
-            HarvestError: it is not what `write` writes.
+            HarvestError: it is missing, damaged, or of another version.
         """
-        path = layout.HarvestLayout(directory).token_rows
-        try:
-            value = as_record(read_json(path), cls)
-        except (OSError, ValueError) as error:
-            raise HarvestError(
-                f"{path} does not tell where the token rows are: {error}."
-            ) from error
-        if not _FINGERPRINT.fullmatch(value.fingerprint) or min(value.n_rows, value.n_ctx - 1) < 0:
-            raise HarvestError(
-                f"{path} names no folder of token rows: {value.fingerprint[:200]!r}."
-            )
-        return value
+        return _RECORD.read(layout.HarvestLayout(directory).token_rows)
+
+
+_RECORD = Record(
+    SharedTokenRows,
+    "the name of a folder of token rows",
+    remedy="materialize token_rows again",
+    older=Older(),
+)
 
 
 def _readable(place: Path) -> TokenRows | None:

@@ -59,7 +59,7 @@ def url_of(host: str, port: int) -> str:
 
 
 def listening_processes(port: int, ip: str = "::") -> Iterator[psutil.Process]:
-    """The processes that listen on a port, as far as the system tells.
+    """The processes that listen on a port, as far as the system shows them.
 
     Args:
         port: of TCP.

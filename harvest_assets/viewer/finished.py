@@ -12,27 +12,17 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.loaders import recorded_tokenizer
-from harvest_assets.results.component_tables import (
-    HIGHEST_SCHEMA,
-    POSITIONS_SCHEMA,
-    ComponentIndex,
-    ComponentRows,
-    read_index,
-)
-from harvest_assets.results.components_jsonl import (
-    highest_of_rows,
-    places_of_rows,
-    read_component,
-    read_summary,
-    scan_lines,
-)
+from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.components_jsonl import read_summary, scan_lines
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
-from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample, page_vocabulary
+from harvest_assets.results.examples import StoredExamples
+from harvest_assets.viewer.harvest import Harvest, page_vocabulary
 
 if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.files.layout import HarvestLayout
+    from harvest_assets.schemas import ExampleOrder, LocatedExample
 
 
 Counts = TypeVar("Counts", CorrelationStorage, TokenStatsStorage)
@@ -56,7 +46,7 @@ class FinishedHarvest(Harvest):
             index, frame = self._scanned()
         else:
             frame = _indexed(paths)
-        self._index = index
+        self._examples = StoredExamples(paths, index)
         n_tokens = config.get("n_tokens") or _counts(paths).count_total
         if type(n_tokens) is not int or not 0 < n_tokens < 1 << 62:
             raise HarvestError(
@@ -90,14 +80,6 @@ class FinishedHarvest(Harvest):
                 f"The files in {self._paths.root} are being replaced; load the page again."
             )
         return counts
-
-    @cached_property
-    def _positions(self) -> ComponentRows | None:
-        return ComponentRows.open(self._paths.example_positions, POSITIONS_SCHEMA, self._index)
-
-    @cached_property
-    def _highest(self) -> ComponentRows | None:
-        return ComponentRows.open(self._paths.highest_ci_examples, HIGHEST_SCHEMA, self._index)
 
     def _scanned(self) -> tuple[ComponentIndex, pl.DataFrame]:
         """What an older writer left has no index: the lines are read once."""
@@ -144,19 +126,9 @@ class FinishedHarvest(Harvest):
         stats = self.token_stats
         return stats.output_counts[place].numpy(), stats.output_totals.numpy()
 
-    def examples(self, place: int, order: Order) -> list[PlacedExample]:
+    def examples(self, place: int, order: ExampleOrder) -> list[LocatedExample]:
         """See `Harvest`."""
-        if order == "ci" and self._highest is not None:
-            return [PlacedExample(*pair) for pair in highest_of_rows(self._highest.of(place))]
-        component = read_component(self._paths, self.frame["component_key"][place], self._index)
-        if component is None:
-            return []
-        examples = component.activation_examples
-        rows = None if self._positions is None else self._positions.of(place)
-        found = list(map(PlacedExample, examples, places_of_rows(rows, len(examples))))
-        if order == "ci":
-            found.sort(key=lambda e: -e.example.ci_values[len(e.example.ci_values) // 2])
-        return found
+        return self._examples.of(self.frame["component_key"][place], order) or []
 
 
 def _counts(paths: HarvestLayout) -> CorrelationStorage:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
-    from harvest_assets.schemas import ActivationExample
+    from harvest_assets.schemas import ExampleOrder, LocatedExample
 
 _TOLD = ("reads", "predicts")
-Order = Literal["sample", "ci"]
-
-
-@dataclass(frozen=True)
-class PlacedExample:
-    """An example, and the row and position of its firing where they are known."""
-
-    example: ActivationExample
-    place: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -155,7 +146,7 @@ class Harvest(ABC):
         """Probability of each next token where a component fired, and everywhere: [V], [V]."""
 
     @abstractmethod
-    def examples(self, place: int, order: Order) -> list[PlacedExample]:
+    def examples(self, place: int, order: ExampleOrder) -> list[LocatedExample]:
         """Examples of a component: the uniform sample, or those of highest CI."""
 
     @cached_property

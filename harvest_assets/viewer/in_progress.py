@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
-from harvest_assets.results.pmi import telling
-from harvest_assets.schemas import ActivationExample
+from harvest_assets.decompositions.protocol import Decomposition
+from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.results.pmi import informative_tokens
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
 from harvest_assets.viewer.harvest import (
     Harvest,
-    Order,
-    PlacedExample,
     Progress,
     page_vocabulary,
 )
@@ -24,7 +21,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.files.layout import HarvestLayout
-    from harvest_assets.harvester import HarvesterState
+    from harvest_assets.harvester import HarvesterSettings
+    from harvest_assets.harvester.state_sum import StateSum
+    from harvest_assets.schemas import ExampleOrder, LocatedExample
     from harvest_assets.store.plan import HarvestPlan
 
 _TOKENS = 5
@@ -42,25 +41,21 @@ class HarvestInProgress(Harvest):
     """
 
     def __init__(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
-        checkpoint = RunCheckpoint.open(paths.root)
+        from harvest_assets.harvester.state_sum import StateSum
+
+        checkpoint = open_decomposition(paths.root)
         stored = ShardResults(paths).saved_so_far(plan)
-        self._states: list[HarvesterState] = [s.open(trusted=True) for s in stored.values()]
-        self._vocab_size = checkpoint.vocab_size
+        self._sum = StateSum(
+            (s.open(trusted=True) for s in stored.values()), _settings(checkpoint, plan)
+        )
         self._limit = checkpoint.tokenizer_vocab_size
-        self._k = plan.activation_examples_per_component
         self._told: dict[int, tuple[list[int], list[int]]] = {}
-        n = sum(c for _, c in checkpoint.layers)
-        self._histogram = np.zeros((n, 64), np.int64)
-        ci_sums = np.zeros(n)
-        for state in self._states:
-            self._histogram += state.ci_histogram.numpy()
-            ci_sums += state.ci_sums.numpy()
-        n_tokens = sum(state.total_tokens_processed for state in self._states)
+        n_tokens = self._sum.total_tokens_processed
         vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer)
         super().__init__(
             paths.root.name,
-            dataclasses.asdict(plan) | checkpoint.tokenizer.as_config(),
-            _frame(checkpoint, self._histogram.sum(axis=1), ci_sums, max(1, n_tokens)),
+            plan.model_dump() | checkpoint.tokenizer.as_config(),
+            _frame(self._sum),
             n_tokens,
             vocabulary,
             doubts,
@@ -72,7 +67,7 @@ class HarvestInProgress(Harvest):
         if place not in self._told:
             firings = float(self.firing_counts[place])
             reads, predicts = (
-                telling(counts, firings, totals, self.n_tokens, _TOKENS, self._limit)[0]
+                informative_tokens(counts, firings, totals, self.n_tokens, _TOKENS, self._limit)[0]
                 for counts, totals in (self.input_counts(place), self.output_mass(place))
             )
             self._told[place] = (reads, predicts)
@@ -80,76 +75,53 @@ class HarvestInProgress(Harvest):
 
     def ci_histogram(self, place: int) -> NDArray[np.int64]:
         """See `Harvest`."""
-        histogram: NDArray[np.int64] = self._histogram[place]
+        histogram: NDArray[np.int64] = self._sum.ci_histogram[place].numpy()
         return histogram
 
     def together(self, place: int) -> NDArray[np.int64]:
         """See `Harvest`."""
-        n = len(self.frame)
-        counts = np.zeros(n, np.int64)
-        # Above the diagonal a column of the packed triangle, from it on a stretch.
-        above = np.arange(place, dtype=np.int64)
-        column = above * n - above * (above - 1) // 2 + place - above
-        start = place * n - place * (place - 1) // 2
-        for state in self._states:
-            packed = state.cooccurrence.numpy()
-            counts[:place] += packed[column]
-            counts[place:] += packed[start : start + n - place]
+        counts: NDArray[np.int64] = self._sum.cooccurrence_of(place).numpy()
         return counts
 
     def input_counts(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """See `Harvest`."""
-        counts = np.zeros(self._vocab_size, np.int64)
-        totals = np.zeros(self._vocab_size)
-        for state in self._states:
-            counts += state.input_counts[place].numpy()
-            totals += state.input_token_totals.numpy()
-        return counts, totals
+        counts = self._sum.input_counts(slice(place, place + 1))[0]
+        return counts.numpy(), self._sum.input_token_totals.double().numpy()
 
     def output_mass(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Harvest`."""
-        mass, totals = np.zeros(self._vocab_size), np.zeros(self._vocab_size)
-        for state in self._states:
-            mass += state.output_token_prob_mass[place].numpy()
-            totals += state.output_token_prob_totals.numpy()
-        return mass, totals
+        mass = self._sum.output_mass(slice(place, place + 1))[0]
+        return mass.numpy(), self._sum.output_token_prob_totals.numpy()
 
-    def examples(self, place: int, order: Order) -> list[PlacedExample]:
+    def examples(self, place: int, order: ExampleOrder) -> list[LocatedExample]:
         """See `Harvest`."""
-        if not self._states:
-            return []
-        from harvest_assets.harvester.reservoir import ReservoirSampler
-        from harvest_assets.harvester.state import N_HIGHEST, rows_between
-
-        tables = [s.sample if order == "sample" else s.highest for s in self._states]
-        parts = [table.select(rows_between(table, place, place + 1)) for table in tables]
-        merged = ReservoirSampler.merge(parts, self._k if order == "sample" else N_HIGHEST)
-        lists = (column.tolist() for column in merged[2:])
-        return [
-            PlacedExample(ActivationExample(tokens, ci, acts), (row, position))
-            for row, position, tokens, ci, acts in zip(*lists, strict=True)
-        ]
+        read = self._sum.sample if order == "sample" else self._sum.highest_ci
+        return read(slice(place, place + 1)).located()
 
 
-def _frame(
-    checkpoint: RunCheckpoint,
-    firings: NDArray[np.int64],
-    ci_sums: NDArray[np.float64],
-    n_tokens: int,
-) -> pl.DataFrame:
+def _settings(checkpoint: Decomposition, plan: HarvestPlan) -> HarvesterSettings:
+    from harvest_assets.harvester import HarvesterSettings
+
+    return HarvesterSettings(
+        layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
+    )
+
+
+def _frame(total: StateSum) -> pl.DataFrame:
     import polars as pl
 
-    places = [(layer, index) for layer, c in checkpoint.layers for index in range(c)]
-    n = len(places)
+    layers, n_tokens = total.settings.layers, max(1, total.total_tokens_processed)
+    places = [(layer, index) for layer, c in layers for index in range(c)]
+    n, firings = len(places), total.firing_counts.numpy()
     return pl.DataFrame(
         {
-            "component_key": [f"{layer}:{index}" for layer, index in places],
+            "component_key": total.settings.component_keys,
             "layer": [layer for layer, _ in places],
             "component_idx": pl.Series([index for _, index in places], dtype=pl.Int32),
             "flat_index": pl.Series(range(n), dtype=pl.Int32),
             "firing_count": firings,
             "density": firings / n_tokens,
-            "mean_ci": ci_sums / n_tokens,
+            "mean_ci": total.ci_sums.numpy() / n_tokens,
             "telling": pl.Series([None] * n, dtype=pl.Float64),
             "reads": pl.Series([None] * n, dtype=pl.List(pl.Int32)),
             "predicts": pl.Series([None] * n, dtype=pl.List(pl.Int32)),

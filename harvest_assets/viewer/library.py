@@ -87,7 +87,7 @@ def open_harvest(paths: HarvestLayout) -> Harvest:
             f"{paths.root} holds no harvest yet: neither results nor a plan with its token rows."
         )
     plan = HarvestPlan.open(paths.root)
-    if finished and {entry.get("plan") for entry in read(paths).values()} == {plan.digest}:
+    if finished and {entry.plan for entry in read(paths).values()} == {plan.digest}:
         return FinishedHarvest(paths)
     harvest = HarvestInProgress(paths, plan)
     if finished and harvest.n_tokens == 0:

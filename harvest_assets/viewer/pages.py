@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.viewer import charts
 from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
 from harvest_assets.viewer.figures import FILTERS
@@ -197,7 +198,7 @@ class Pages:
     def error(self, _request: Request, error: Exception) -> Response:
         """What is wrong, as a page."""
         status = error.status_code if isinstance(error, HTTPException) else 404
-        told = error.detail if isinstance(error, HTTPException) else str(error)
+        told = presentable(error.detail if isinstance(error, HTTPException) else str(error))
         if isinstance(error, UnicodeDecodeError):
             status, told = 400, "The address is no text in UTF-8."
         return self._html("error.html", status, told=told, harvest=None)

@@ -14,7 +14,8 @@ from harvest_assets.analysis import correlation_scores, ranked, token_scores
 
 if TYPE_CHECKING:
     from harvest_assets.data.vocabulary import ShownToken
-    from harvest_assets.viewer.harvest import Harvest, Order, PlacedExample
+    from harvest_assets.schemas import ExampleOrder, LocatedExample
+    from harvest_assets.viewer.harvest import Harvest
 
 Shade = Literal["ci", "act"]
 # A metric, or PMI from its lower end.
@@ -197,7 +198,7 @@ def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:
 
 
 def shown_examples(
-    harvest: Harvest, place: int, by: Order, shade: Shade, start: int, k: int
+    harvest: Harvest, place: int, by: ExampleOrder, shade: Shade, start: int, k: int
 ) -> tuple[list[ShownExample], int, float]:
     """A stretch of a component's examples as they are shown.
 
@@ -208,15 +209,14 @@ def shown_examples(
     return [_shown(harvest, e, shade, scale) for e in found[start : start + k]], len(found), scale
 
 
-def _scale(found: list[PlacedExample], shade: Shade) -> float:
+def _scale(found: list[LocatedExample], shade: Shade) -> float:
     """The value of the deepest shade: CI 1, or the greatest activation of the examples."""
     if shade == "ci" or not found:
         return 1.0
-    return max(abs(act) for e in found for act in e.example.component_acts) or 1.0
+    return max(abs(act) for e in found for act in e.component_acts) or 1.0
 
 
-def _shown(harvest: Harvest, placed: PlacedExample, shade: Shade, scale: float) -> ShownExample:
-    example = placed.example
+def _shown(harvest: Harvest, example: LocatedExample, shade: Shade, scale: float) -> ShownExample:
     middle = len(example.token_ids) // 2
     values = example.ci_values if shade == "ci" else example.component_acts
     tokens = harvest.vocabulary.shown_context(example.token_ids, middle)
@@ -232,15 +232,14 @@ def _shown(harvest: Harvest, placed: PlacedExample, shade: Shade, scale: float) 
         )
         for i, (token, ci, act, value) in enumerate(windows)
     ]
-    row, position = placed.place or (None, None)
     inside = [p for p in places[:middle] if p.token.token_id != -1]
     behind = [p for p in places[middle + 1 :] if p.token.token_id != -1]
     return ShownExample(
         left=inside,
         firing=places[middle],
         right=behind,
-        row=row,
-        position=position,
+        row=example.row,
+        position=example.position,
         begins=len(inside) < middle,
         ends=len(behind) < middle,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 
 import uvicorn
 
+from harvest_assets.files.sanitize import RedactingFilter
 from harvest_assets.system.ports import listening, url_of
 from harvest_assets.system.stopping import hangup_terminates
 from harvest_assets.viewer.app import make_app
@@ -45,6 +47,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         config = uvicorn.Config(
             app, http="h11", log_level="warning", access_log=False, server_header=False
         )
+        logging.getLogger("uvicorn.error").addFilter(RedactingFilter())
         if browser:
             # The socket listens already: the browser waits for the server to accept.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

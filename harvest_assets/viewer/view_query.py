@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-from harvest_assets.viewer.harvest import Order
+from harvest_assets.schemas import ExampleOrder
 from harvest_assets.viewer.portrait import FIRING_SORTS, TOKEN_SORTS, Shade
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -28,7 +28,7 @@ class ViewQuery:
     reads_by: str = "recall"
     predicts_by: str = "pmi"
     fires_by: str = "jaccard"
-    examples: Order = "sample"
+    examples: ExampleOrder = "sample"
     shade: Shade = "ci"
     lines: str = "aligned"
     page: int = 1

@@ -1,7 +1,7 @@
-"""Files of a W&B run: which there are, and how they come into a folder, complete or not at all.
+"""Files of a W&B run: a list of them, and how they are stored in a folder, complete or not at all.
 
 Each file is downloaded into a temporary folder beside the cache folder, synced, then renamed into
-place. Whoever calls names last the file without which a folder does not count as complete; so an
+place. The caller names last the file without which a folder does not count as complete; so an
 interrupted download is never taken for a whole one, and two processes at once only do the work
 twice.
 """
@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from harvest_assets.errors import HarvestError, TransientError, reason_of
 from harvest_assets.files.atomic import remove, sweep, temporary_beside
-from harvest_assets.files.free_space import require_free, size_text
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import is_folder_name
 from harvest_assets.wandb_client.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
 
@@ -29,10 +28,14 @@ logger = logging.getLogger(__name__)
 
 _FILES_PER_REQUEST = 500
 _SECONDS_TO_ANSWER = 20.0
-# Of a file that is no checkpoint; tokenizers have some 20 MB.
-_MOST_BYTES = 200_000_000
-# 0 is no answer at all.
+# Of a file that is not a checkpoint; tokenizers have some 20 MB.
+_MAX_BYTES = 200_000_000
+# 0: W&B did not answer.
 _PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+class RunNotOnWandbError(HarvestError):
+    """W&B has no run of this name."""
 
 
 def list_files(name: RunName) -> dict[str, Any]:
@@ -40,18 +43,27 @@ def list_files(name: RunName) -> dict[str, Any]:
 
     Raises:
         TransientError: W&B cannot be reached, or does not answer now.
-        HarvestError: W&B knows no such run, or has no valid API key from us.
+        RunNotOnWandbError: W&B has no such run.
+        HarvestError: there is no valid API key, or W&B refuses the request.
     """
     if name.entity == LOCAL_ENTITY:
         raise HarvestError(
             f"{name.key} is a local run, so it cannot be downloaded from W&B, and its files are "
             "not in the run cache: give the path to its directory instead."
         )
-    with _told_in_one_sentence(name):
+    with _reported_in_one_sentence(name):
         import wandb
+        from wandb.apis.public import RunNotFoundError
 
         check_reachable(wandb.setup().settings)
-        run = wandb.Api().run(name.key)
+        try:
+            run = wandb.Api().run(name.key)
+        except wandb.errors.CommError as error:
+            if not isinstance(error.exc, RunNotFoundError):
+                raise
+            raise RunNotOnWandbError(
+                f"{name.key} is not on W&B; check the name, or give a path to the run's files."
+            ) from None
         return {file.name: file for file in run.files(per_page=_FILES_PER_REQUEST)}
 
 
@@ -62,19 +74,19 @@ def download_files(
 
     Args:
         name: the run, for messages.
-        files: what `list_files` answered.
+        files: as returned by `list_files`.
         wanted: names out of `files`; the one that makes the folder complete comes last.
         folder: made if it is not there.
 
     Raises:
-        TransientError: a download failed or came out with another size than W&B tells.
+        TransientError: a download failed or came out with another size than W&B lists.
         HarvestError: a file is too large, for what it is or for the disk, or its name leads to
             another folder.
     """
     for file_name in wanted:
         _check_file(name, file_name, files[file_name].size)
     require_free(folder, sum(files[file_name].size for file_name in wanted))
-    with _told_in_one_sentence(name):
+    with _reported_in_one_sentence(name):
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder.parent)  # a download that was killed has left gigabytes
         scratch = temporary_beside(folder)
@@ -92,12 +104,12 @@ def download_files(
 def _check_file(name: RunName, file_name: str, n_bytes: int) -> None:
     if not is_folder_name(file_name):
         raise HarvestError(
-            f"{name.key} has a file {file_name!r} on W&B, which is no plain file name."
+            f"{name.key} has a file {file_name!r} on W&B, which is not a plain file name."
         )
-    if n_bytes > _MOST_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):
+    if n_bytes > _MAX_BYTES and not file_name.endswith(CHECKPOINT_SUFFIXES):
         raise HarvestError(
-            f"{file_name} of {name.key} has {size_text(n_bytes)} on W&B; such a file has "
-            f"{size_text(_MOST_BYTES)} at most."
+            f"{file_name} of {name.key} has {decimal(n_bytes)} on W&B; such a file has "
+            f"{decimal(_MAX_BYTES)} at most."
         )
 
 
@@ -115,20 +127,24 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
 
 
 def check_reachable(settings: Any) -> None:
-    """Raise OSError when nobody answers at W&B's address.
+    """Check that W&B's address answers, with whatever status.
 
-    The client tries such an address for long, and its service process sometimes never ends then.
+    The client retries an address that does not for minutes, and its service process sometimes never
+    ends after that.
+
+    Raises:
+        OSError: it does not answer.
     """
     if settings.http_proxy or settings.https_proxy:
         return  # known to the client alone
-    request = urllib.request.Request(settings.base_url, method="HEAD")  # noqa: S310
+    import requests
+
     try:
-        urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER).close()  # noqa: S310
-    except urllib.error.HTTPError as answer:
-        answer.close()
-    except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):
-            raise OSError(f"{settings.base_url} does not answer ({error.reason})") from error
+        requests.head(settings.base_url, timeout=_SECONDS_TO_ANSWER)
+    except requests.exceptions.SSLError:
+        return  # the client may trust other certificates
+    except requests.RequestException as error:
+        raise OSError(f"{settings.base_url} does not answer ({reason_of(error)})") from error
 
 
 def _sync(path: Path) -> None:
@@ -140,7 +156,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _told_in_one_sentence(name: RunName) -> Iterator[None]:
+def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
     """Turn what the W&B client raises into a HarvestError.
 
     That is the end of the client's own error, which may hold the API key and would be logged.
@@ -156,18 +172,15 @@ def _told_in_one_sentence(name: RunName) -> Iterator[None]:
             f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
         ) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
-        raise (
-            TransientError
-            if may_pass(error)
-            else HarvestError(
-                f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
-                f"network, or give a path to the run's files: {reason_of(error)}"
-            )
+        kind = TransientError if may_pass(error) else HarvestError
+        raise kind(
+            f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
+            f"network, or give a path to the run's files: {reason_of(error)}"
         ) from None
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Is an error of the W&B client one that may not come again: no answer, 429, 5xx?"""
+    """Whether an error of the W&B client may pass by itself: no answer, 429, 5xx."""
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     while error is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from harvest_assets.sanitize import plain_text
+from harvest_assets.files.sanitize import plain_text
 
 _MAX_ID, _MAX_NAME = 128, 1000
 # Servers send the zero time of their language for a time that is not set.

@@ -1,4 +1,4 @@
-"""Where the files of an SPD run and of its target model lie; on W&B, they are fetched first."""
+"""The files of a run and of its target model; on W&B, they are fetched first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TARGET_NUMBERED = re.compile(r"model_step_([0-9]{1,18})\.pt")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The two files of an SPD run that a harvest reads.
+    """The two files of a run that a harvest reads.
 
     Args:
         name: what the run is called.
@@ -75,7 +75,7 @@ def fetch_target(name: RunName) -> Path:
     missing = [needed for needed in (TARGET_CONFIG, CONFIG) if needed not in files]
     if missing:
         raise HarvestError(
-            f"{name.key} is no target model: it has no {' and no '.join(missing)} on W&B."
+            f"{name.key} is not a target model: it lacks {' and '.join(missing)} on W&B."
         )
     newest = _highest(_TARGET_NUMBERED, files)
     extras = [extra for extra in (newest, *TARGET_EXTRAS) if extra is not None and extra in files]
@@ -89,7 +89,7 @@ def choose_checkpoint(names: Iterable[str], step: int | None = None) -> str | No
     The highest `model_<integer>.pth`, compared as numbers, or the one with the number `step`. Where
     no name is numbered and no step asked for, another `model*.pth` counts if it is the only one.
     """
-    # W&B also tells of files in folders.
+    # W&B also lists files in folders.
     named = (name for name in names if name.startswith("model") and name.endswith(".pth"))
     candidates = [name for name in named if layout.is_folder_name(name)]
     if step is not None:
@@ -131,7 +131,7 @@ def _checkpoint_in(folder: Path, step: int | None) -> str | None:
     """The checkpoint to take in a folder, where a run may be in progress.
 
     The newest one that is written to its end; where none is, the newest, so that what is wrong with
-    it is told when it is opened.
+    it is reported when it is opened.
     """
     names = _file_names(folder)
     newest = choose_checkpoint(names, step)
@@ -151,9 +151,7 @@ def _files_of_checkpoint(name: RunName, checkpoint: Path, step: int | None) -> R
     if not checkpoint.is_file():
         raise HarvestError(f"{checkpoint} is not there.")
     if not config.is_file():
-        raise HarvestError(
-            f"{checkpoint} has no {CONFIG} beside it, so what run it is of is not known."
-        )
+        raise HarvestError(f"{checkpoint} has no {CONFIG} beside it, so its run is unknown.")
     own_step = checkpoint_step(checkpoint.name)
     if step is not None and step != own_step:
         raise HarvestError(
@@ -178,7 +176,7 @@ def _highest(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:
 
 def _incomplete(where: str, names: list[str], step: int | None) -> HarvestError:
     if CONFIG not in names:
-        return HarvestError(f"{where} is no SPD run: it has no {CONFIG}.")
+        return HarvestError(f"{where} cannot be harvested: it has no {CONFIG}.")
     there = ", ".join(sorted(name for name in names if name.endswith(".pth"))) or "none"
     wanted = "model_<integer>.pth" if step is None else f"model_{step}.pth"
     return HarvestError(f"{where} has no checkpoint {wanted}; the .pth files there: {there}.")

@@ -18,12 +18,12 @@ _RUN_ID = re.compile(r"(?:[A-Za-z0-9]-)?[a-z0-9]{8}")
 _PREFIX = re.compile(r"(?:\s*wandb:)*")
 _PAGE = re.compile(r"https://wandb\.ai/([^/?#]+)/([^/?#]+)/runs/([^/?#]+)(?:[/?#].*)?", re.DOTALL)
 _REFUSED = re.compile(r"[|,\[\]/\\]|\.\.\.")  # the first four and `...` mean something to Dagster
-_MOST_BYTES = 200  # it names files and folders
+_MAX_BYTES = 200  # it names files and folders
 _ACCEPTED = (
     "entity/project/run_id, entity/project/runs/run_id, wandb:entity/project/runs/run_id, "
     "https://wandb.ai/entity/project/runs/run_id, or a path to a run directory or a checkpoint "
     "file (`./` before it forces a path); a run_id is 8 characters of a-z and 0-9, optionally "
-    "behind one character and a dash"
+    "after one character and a dash"
 )
 
 
@@ -34,7 +34,7 @@ class RunName:
     Raises:
         HarvestError: a part is empty, `.` or `..`, has blanks around it, or holds `|`, `,`, `[`,
             `]`, `...`, a slash or a character that cannot be printed, or is longer than 200 bytes;
-            or `run_id` is no run id.
+            or `run_id` is not a valid run id.
     """
 
     entity: str
@@ -46,8 +46,8 @@ class RunName:
             _check_part(part)
         if not _RUN_ID.fullmatch(self.run_id):
             raise HarvestError(
-                f"{self.run_id!r} is no run id: 8 characters of a-z and 0-9, optionally behind "
-                "one character and a dash, are."
+                f"{self.run_id!r} is not a valid run id; expected 8 characters of a-z and 0-9, "
+                "optionally after one character and a dash."
             )
 
     @property
@@ -75,7 +75,9 @@ class RunName:
         """
         parts = key.split("/")
         if len(parts) != 3:  # noqa: PLR2004
-            raise HarvestError(f"{key!r} is no key of a run: entity/project/run_id is.")
+            raise HarvestError(
+                f"{key!r} is not a valid key of a run; expected entity/project/run_id."
+            )
         return cls(*parts)
 
 
@@ -104,7 +106,7 @@ def parse_run(text: str) -> RunReference:
         return RunReference(name=RunName(*parts), path=None)
     path = _existing_path(stripped)
     if path is None:
-        raise HarvestError(f"{text[:500]!r} is no run: accepted are {_ACCEPTED}.")
+        raise HarvestError(f"{text[:500]!r} is not a valid run; expected {_ACCEPTED}.")
     return RunReference(name=_path_name(path), path=path)
 
 
@@ -158,11 +160,11 @@ def _check_part(part: str) -> None:
         part.strip() == part
         and part.isprintable()
         and part not in ("", ".", "..")
-        and len(part.encode()) <= _MOST_BYTES
+        and len(part.encode()) <= _MAX_BYTES
     )
     if not usable or _REFUSED.search(part):
         raise HarvestError(
-            f"{part[:_MOST_BYTES]!r} cannot be part of a run's name: it must not be empty, '.' or "
+            f"{part[:_MAX_BYTES]!r} cannot be part of a run's name: it must not be empty, '.' or "
             "'..', have blanks around it, hold '|', ',', '[', ']', '...', a slash or a character "
-            f"that cannot be printed, or be longer than {_MOST_BYTES} bytes."
+            f"that cannot be printed, or be longer than {_MAX_BYTES} bytes."
         )

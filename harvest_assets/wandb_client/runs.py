@@ -45,7 +45,7 @@ def list_runs(
         next(found, None)
         total = (found.last_response or {})["project"].get("runCount")
     except Exception as error:  # noqa: BLE001  (the kinds are the client's own)
-        raise _told(project, error) from None
+        raise _listing_error(project, error) from None
 
     def runs() -> Iterator[ListedRun]:
         nodes = iter(found)
@@ -55,7 +55,7 @@ def list_runs(
             except StopIteration:
                 return
             except Exception as error:  # noqa: BLE001  (the kinds are the client's own)
-                raise _told(project, error) from None
+                raise _listing_error(project, error) from None
             yield listed_run(node)
 
     return total if isinstance(total, int) else 0, runs()
@@ -82,6 +82,6 @@ def runs_filter(
     return filters
 
 
-def _told(project: str, error: Exception) -> HarvestError:
+def _listing_error(project: str, error: Exception) -> HarvestError:
     kind = TransientError if may_pass(error) else HarvestError
     return kind(f"The runs of {project} could not be listed by W&B: {reason_of(error)}.")

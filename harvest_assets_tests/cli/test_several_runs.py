@@ -1,4 +1,4 @@
-"""Several runs with one command: here, or handed to the daemon."""
+"""Several runs with one command: here, or by the daemon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOUND, BROKEN, OTHER = (f"local/tiny/s-0000000{n}" for n in range(3))
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """An environment in which three runs lie in the run cache, one of them damaged."""
+    """An environment in which three runs are in the run cache, one of them damaged."""
     run = write_world(tmp_path / "world")
     for key in (SOUND, BROKEN, OTHER):
         shutil.copytree(run, tmp_path / f"out/runs/tiny-{key.rpartition('/')[2]}")
@@ -53,18 +53,18 @@ def test_one_that_fails_stops_no_other(home: dict[str, str]):
     done = run([*SPD_HARVEST, BROKEN, SOUND, *OPTIONS], home)
     assert done.returncode == 1
     assert "on this machine" in done.stderr
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert BROKEN in told
-    assert "model_100.pth" in told
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert BROKEN in message
+    assert "model_100.pth" in message
     assert lines(home, SOUND).exists()
     assert not lines(home, BROKEN).exists()
 
     assert run([*HARVEST_ASSETS, "register", OTHER], home).returncode == 0
-    stands = run([*HARVEST_ASSETS, "backfill", "--dry-run"], home)
-    assert f"{SOUND}: harvested" in stands.stdout
-    assert f"{BROKEN}: failed" in stands.stdout
-    assert f"{OTHER}: to be harvested" in stands.stdout
-    assert "1 run would be harvested" in stands.stdout
+    listed = run([*HARVEST_ASSETS, "backfill", "--dry-run"], home)
+    assert f"{SOUND}: harvested" in listed.stdout
+    assert f"{BROKEN}: failed" in listed.stdout
+    assert f"{OTHER}: to be harvested" in listed.stdout
+    assert "1 run would be harvested" in listed.stdout
     few = {"HARVEST_N_BATCHES": "4", "HARVEST_BATCH_SIZE": "8"}
     caught_up = run([*HARVEST_ASSETS, "backfill"], home | few)
     assert caught_up.returncode == 0, caught_up.stderr
@@ -76,7 +76,7 @@ def test_one_that_fails_stops_no_other(home: dict[str, str]):
 @pytest.mark.timeout(900)
 def test_a_live_daemon_gets_a_backfill_that_is_followed(home: dict[str, str], tmp_path: Path):
     with dagster_dev(home, tmp_path):
-        # The daemon tells that it lives when it begins; give it a moment.
+        # The daemon sends its first heartbeat when it begins; give it a moment.
         deadline = time.monotonic() + 120
         done = run([*SPD_HARVEST, "no-such-run"], home)
         while "by the Dagster daemon" not in done.stderr:
@@ -87,19 +87,19 @@ def test_a_live_daemon_gets_a_backfill_that_is_followed(home: dict[str, str], tm
         assert "backfill" in done.stderr
         assert "1 of 2 runs harvested" in done.stderr
         assert f"{SOUND} is harvested" in done.stdout
-        (told,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-        assert BROKEN in told
-        assert "model_100.pth" in told
+        (message,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        assert BROKEN in message
+        assert "model_100.pth" in message
         assert lines(home, SOUND).exists()
 
         with subprocess.Popen(
             [*SPD_HARVEST, OTHER, *OPTIONS], env=home, stderr=subprocess.PIPE, text=True
         ) as watching:
             assert watching.stderr is not None
-            told = ""
-            while "This is backfill" not in told:
-                told = watching.stderr.readline()
-                assert told
+            line = ""
+            while "This is backfill" not in line:
+                line = watching.stderr.readline()
+                assert line
             time.sleep(3)
             second = run([*SPD_HARVEST, OTHER, *OPTIONS], home)
             assert second.returncode == 1
@@ -107,7 +107,7 @@ def test_a_live_daemon_gets_a_backfill_that_is_followed(home: dict[str, str], tm
             watching.send_signal(signal.SIGINT)
             rest = watching.stderr.read()
             assert watching.wait(60) == 130
-        assert "the daemon goes on with backfill" in rest
+        assert "daemon continues with backfill" in rest
         deadline = time.monotonic() + 300
         while not lines(home, OTHER).exists():
             assert time.monotonic() < deadline, (tmp_path / "ui.log").read_text()[-5000:]

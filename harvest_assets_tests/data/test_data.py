@@ -34,6 +34,7 @@ from harvest_assets_tests.data.data_oracle import (
     text_rows,
     through_loader,
 )
+from harvest_assets_tests.files.sealed import sealed
 
 N_CTX = 16
 
@@ -369,7 +370,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, tokenizer_dir: Path) -> None:
 def test_a_row_without_text(tmp_path: Path, tokenizer_dir: Path) -> None:
     spec = _spec(_dataset(tmp_path / "data", {"text": ["a", None]}), tokenizer_dir)
     (tmp_path / "rows").mkdir()
-    with pytest.raises(HarvestError, match="holds a row that is no text"):
+    with pytest.raises(HarvestError, match="holds a row that is not a string"):
         write_token_rows(spec, tmp_path / "rows", None)
 
 
@@ -380,8 +381,9 @@ def test_damage_is_told_by_file(tmp_path: Path, tokenizer_dir: Path) -> None:
     write_token_rows(spec, directory, None)
     contents = {path.name: path.read_bytes() for path in directory.iterdir()}
     assert set(contents) == {"rows.json", "order.npy", "tokens.arrow"}
-    newer = json.dumps({**json.loads(contents["rows.json"]), "format_version": 99}).encode()
-    fewer = json.dumps({**json.loads(contents["rows.json"]), "n_rows": 3}).encode()
+    written = json.loads(contents["rows.json"])
+    newer = json.dumps(sealed({**written, "format_version": 99})).encode()
+    fewer = json.dumps(sealed({**written, "n_rows": 3})).encode()
     outside = np.frombuffer(contents["order.npy"][-8:], np.int64) + 10**9
     damages = [(name, data) for name in contents for data in (None, b"", contents[name][:-9])]
     damages += [("rows.json", newer), ("rows.json", fewer), ("rows.json", b"[]")]
@@ -391,7 +393,7 @@ def test_damage_is_told_by_file(tmp_path: Path, tokenizer_dir: Path) -> None:
         (directory / name).unlink()
         if data is not None:
             (directory / name).write_bytes(data)
-        with pytest.raises(HarvestError, match=rf"{name} is (not there|damaged)"):
+        with pytest.raises(HarvestError, match=rf"{name} is (not|missing|damaged)"):
             TokenRows.open(directory)
         (directory / name).write_bytes(contents[name])
     assert TokenRows.open(directory).n_rows > 0
@@ -407,7 +409,7 @@ def test_indexed_files_that_went_away(tmp_path: Path) -> None:
     with pytest.raises(HarvestError, match="its size is not"):
         TokenRows.open(tmp_path / "rows")
     Path(indexed["path"]).unlink()
-    with pytest.raises(HarvestError, match="is not there"):
+    with pytest.raises(HarvestError, match="is missing"):
         TokenRows.open(tmp_path / "rows")
 
 

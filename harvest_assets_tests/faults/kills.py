@@ -27,14 +27,13 @@ from harvest_assets.files import atomic, lease
 from harvest_assets.files import commit as publication
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.harvester import HarvesterState
-from harvest_assets.results import components_jsonl as contexts
+from harvest_assets.results import contexts
 from harvest_assets.results import merge as merging
 from harvest_assets.results.component_tables import ComponentTables
-from harvest_assets.store import compaction as folding_module
-from harvest_assets.store import resume
+from harvest_assets.store import compaction, resume
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
 
-STAGES = ("accumulation", "save", "rename", "merge", "JSON lines", "index", "fold", "sweep")
+STAGES = ("accumulation", "save", "rename", "merge", "JSON lines", "index", "compaction", "sweep")
 OLD_SEED, NEW_SEED = 7, 0
 _CHILD_SECONDS = 120.0
 
@@ -226,7 +225,7 @@ def _watch(note: Callable[[str], Any]) -> None:
     told(merging, "merge_token_stats", "merge")
     told(contexts, "_line", "JSON lines")
     told(ComponentTables, "_write_index", "index")
-    told(folding_module.FoldedState, "write", "fold")
-    for module in (publication, folding_module):
+    told(compaction.CompactedState, "write", "compaction")
+    for module in (publication, compaction):
         told(module, "remove", "sweep")
     told(lease, "_create", "sweep")

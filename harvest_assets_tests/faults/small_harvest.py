@@ -1,4 +1,4 @@
-"""A small harvest without Dagster and without a real model: shards, save, merge, publish, fold.
+"""A small harvest without Dagster and without a real model: shards, save, merge, publish, compact.
 
 Everything that touches the disk is the product's own; the model answers from a table.
 """
@@ -18,7 +18,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held, hold_lease
 from harvest_assets.harvester import Harvester, HarvesterState
 from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
-from harvest_assets.store.compaction import fold
+from harvest_assets.store.compaction import compact
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resume import harvest_saving, resume_or_begin
 from harvest_assets.store.shards import SHARD_KEYS, ShardResult, ShardResults, Work, commit_shard
@@ -31,8 +31,8 @@ RUN = "local/faults/x-aaaaaaaa"
 
 class Answer(NamedTuple):
     output_probs: torch.Tensor
-    ci: torch.Tensor
-    component_acts: torch.Tensor
+    firing_strengths: torch.Tensor
+    second_values: torch.Tensor
 
 
 class Table:
@@ -89,7 +89,16 @@ class SmallHarvest:
     @property
     def plan(self) -> HarvestPlan:
         return HarvestPlan(
-            RUN, "0" * 64, self.n_batches, 8, N_CTX, 1e-6, 8, 3, 4, self.seed, self.n_shards
+            run=RUN,
+            checkpoint_sha256="0" * 64,
+            n_batches=self.n_batches,
+            batch_size=8,
+            context_length=N_CTX,
+            activation_examples_per_component=8,
+            activation_context_tokens_per_side=3,
+            pmi_token_top_k=4,
+            seed=self.seed,
+            n_shards=self.n_shards,
         )
 
     def prepare(self) -> None:
@@ -134,16 +143,16 @@ class SmallHarvest:
     def merge(self, keep: str = "merged") -> None:
         paths, plan = self.paths, self.plan
         with hold_lease(paths.lease("merge"), "The merge"):
-            states = ShardResults(paths).open(plan)
+            total = ShardResults(paths).open(plan)
             config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
             config |= dict(self.told)
             for value in (
-                MergedCorrelations(states, plan.digest),
-                MergedTokenStats(states, plan.digest),
-                MergedContexts(states, plan.digest, config, 4, VOCAB),
+                MergedCorrelations(total, plan.digest),
+                MergedTokenStats(total, plan.digest),
+                MergedContexts(total, plan.digest, config, 4, VOCAB),
             ):
                 publish_files(paths, value)
-            fold(paths, plan, keep)
+            compact(paths, plan, keep)
 
     def run(self, keep: str = "merged") -> None:
         self.prepare()

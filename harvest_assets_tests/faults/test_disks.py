@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.free_space import require_free, size_text
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.resource_estimate import least_disk
@@ -151,11 +151,3 @@ def test_counts_that_no_memory_holds_are_refused_with_the_numbers():
     with pytest.raises(HarvestError, match=r"4,000,000 components and 50,000 tokens take .* TB"):
         require_counts(torch.device("cpu"), [("a", 1_000_000), ("b", 3_000_000)], 50_000)
     require_counts(torch.device("cpu"), LAYERS, VOCAB)
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (999_600, "1 MB"), (1_234_567, "1.23 MB")],
-)
-def test_sizes_are_told_in_three_digits(n_bytes: int, text: str):
-    assert size_text(n_bytes) == text

@@ -29,7 +29,7 @@ def test_an_entry_tells_size_digest_and_plan(paths: HarvestLayout):
     paths.token_stats.write_bytes(b"12345")
     record(paths, paths.token_stats, "plan-b")
     entries = json.loads(paths.manifest.read_text())["files"]
-    assert entries == read(paths)
+    assert entries == {name: vars(entry) for name, entry in read(paths).items()}
     assert set(entries) == {
         "activation_contexts/config.json",
         "activation_contexts/summary.json",

@@ -64,7 +64,7 @@ class Setup:
 
 
 def naming_acts(n_rows, length, n_components):
-    """Activations that tell their position and component apart: see `named_firing`.
+    """Activations that identify their position and component: see `named_firing`.
 
     Sixteenths of whole numbers, exact in float32 for up to 16 components and 2**20 positions.
     """

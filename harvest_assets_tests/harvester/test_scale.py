@@ -66,7 +66,7 @@ def test_counts_beyond_2_to_the_32(large_state, tmp_path):
     harvester.process_batch(*last, 10**6)
     little = harvester.state()
 
-    # For the counts, merging a state with itself stands for merging one of rows that look alike.
+    # For the counts, merging a state with itself is like merging one of equal rows.
     state = large_state
     times = 1
     while state.total_tokens_processed < 2**32:

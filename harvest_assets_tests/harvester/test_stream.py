@@ -20,8 +20,8 @@ N_ROWS, LENGTH, GROUP = 23, 5, 4
 @dataclass
 class Answer:
     output_probs: torch.Tensor
-    ci: torch.Tensor
-    component_acts: torch.Tensor
+    firing_strengths: torch.Tensor
+    second_values: torch.Tensor | None = None
 
 
 class Source:
@@ -67,10 +67,10 @@ def test_a_share_without_rows():
         assert all_examples(state, 6) == [[]] * 6
 
 
-def test_progress_is_told():
-    told = []
-    harvested(range(3, 14), on_progress=told.append)
-    assert told == [1, 5, 9, 11]
+def test_progress_is_reported():
+    reported = []
+    harvested(range(3, 14), on_progress=reported.append)
+    assert reported == [1, 5, 9, 11]
 
 
 def test_a_foreign_token_is_named_and_never_reaches_the_model():
@@ -90,7 +90,7 @@ def test_a_foreign_token_is_named_and_never_reaches_the_model():
 def test_a_nan_is_named_by_its_batch():
     def broken(tokens):
         answer = model(tokens)
-        answer.ci[:] = float("nan")
+        answer.firing_strengths[:] = float("nan")
         return answer
 
     with pytest.raises(HarvestError, match=r"[Bb]atch 2\b"):
@@ -120,12 +120,12 @@ def test_a_group_too_large_for_memory_is_halved_once(cut):
 
 
 def _fields(answer):
-    return answer.output_probs, answer.ci, answer.component_acts
+    return answer.output_probs, answer.firing_strengths, answer.second_values
 
 
-def test_too_little_memory_is_told():
+def test_too_little_memory_is_reported():
     def never(_tokens):
         raise torch.OutOfMemoryError
 
-    with pytest.raises(HarvestError, match="Batch 0: cpu has not enough memory"):
+    with pytest.raises(HarvestError, match=r"Batch 0: cpu .* memory"):
         harvested(range(N_ROWS), model=never)

@@ -84,7 +84,7 @@ def test_eight_shards_with_full_reservoirs():
 
 
 def test_the_row_decides_the_sample():
-    """The same batch elsewhere in the harvest gives other examples: rows are told apart."""
+    """The same batch elsewhere in the harvest gives other examples: the row counts."""
     rows = random_rows(np.random.default_rng(1), SETUP, 10, 9, 0.8)
     orders = [
         str(all_examples(harvest(SETUP, rows, first_row), SETUP.n_components))

@@ -212,7 +212,7 @@ def test_neighbouring_components_pick_different_firings():
 
 
 def test_no_two_places_of_long_rows_share_a_priority():
-    """Places that a hash takes for one another stand side by side, always as far apart."""
+    """Places that a hash confuses are neighbours, always the same distance apart."""
     n_rows, length = 3, 3000
     n = n_rows * length
     places = torch.arange(n).view(n_rows, length, 1).float()

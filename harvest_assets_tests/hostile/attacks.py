@@ -34,7 +34,7 @@ from harvest_assets.decompositions.spd.targets import build_target
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease, holder_of, is_held
-from harvest_assets.files.records import describe_files
+from harvest_assets.files.records import FileDigest
 from harvest_assets.loaders import load_activation_contexts_summary
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets.results.component_tables import INDEX_SCHEMA
@@ -43,6 +43,7 @@ from harvest_assets.store.registry import registration_for
 from harvest_assets.wandb_client.run_files import choose_checkpoint
 from harvest_assets.wandb_client.run_name import RunName, parse_run
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
+from harvest_assets_tests.files.sealed import change
 from harvest_assets_tests.hostile.readers import READERS, archive_of, put
 
 REFUSED, LET_IN, CRASHED = "refused", "let in", "crashed"
@@ -942,7 +943,6 @@ _bytes(
 
 @attack("state", "counts below 0, and sums that are no numbers")
 def _(folder: Path) -> bool:
-    from harvest_assets.files.records import read_sealed, write_sealed
     from harvest_assets.harvester import HarvesterState
 
     (folder / "files").mkdir()
@@ -959,9 +959,8 @@ def _(folder: Path) -> bool:
         bad = {key: tensor.clone() for key, tensor in good.items()}
         bad[name].view(-1)[0] = value
         put(path, save(bad))
-        told = read_sealed(meta)
-        told["files"] = describe_files(state, tuple(told["files"]))
-        write_sealed(meta, told)
+        names = json.loads(meta.read_bytes())["files"]
+        change(meta, files={name: vars(FileDigest.of(state / name)) for name in names})
         if not refused(lambda: HarvesterState.load(state)):
             return False
     return True
@@ -1114,7 +1113,8 @@ def _(folder: Path) -> bool:
 
 @attack("lines and tables", "examples of another file, of no rank, of no column")
 def _(folder: Path) -> bool:
-    from harvest_assets.results.components_jsonl import highest_ci_examples
+    from harvest_assets.results.component_tables import ComponentIndex
+    from harvest_assets.results.examples import StoredExamples
 
     (folder / "files").mkdir()
     reader = READERS["highest"](folder / "files")
@@ -1127,9 +1127,18 @@ def _(folder: Path) -> bool:
         table.set_column(0, "flat_index", pa.array(["x"] * len(table))),
         table.set_column(4, "token_ids", pa.nulls(len(table), pa.list_(pa.int32()))),
     ]
+
+    def examples() -> Any:
+        return StoredExamples(reader.paths, ComponentIndex.open(reader.paths)).of("h.0.mlp:3", "ci")
+
+    right = examples()
+    reader.file.unlink()
+    without = examples()
+    if right is None or right == without:
+        return False
     for wrong in bad:
         pq.write_table(wrong, put(reader.file, b""))
-        if highest_ci_examples(reader.paths, "h.0.mlp:3") is not None:
+        if examples() != without:
             return False
     return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -28,6 +29,7 @@ import torch
 
 from harvest_assets.data.token_rows import TokenRows, write_manifest, write_tokens
 from harvest_assets.data.vocabulary import Vocabulary
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.decompositions.spd.run_config import load_run_config
@@ -35,22 +37,23 @@ from harvest_assets.decompositions.spd.targets.llama_simple import LlamaSimpleCo
 from harvest_assets.demo.built_in import RUN as DEMO_RUN
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.lease import holder_of, is_held
+from harvest_assets.files.lease import hold_lease, holder_of, is_held
 from harvest_assets.files.manifest import disagreements, read
-from harvest_assets.files.records import describe_files, read_sealed, write_sealed
+from harvest_assets.files.records import FileDigest
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.files.yaml_file import read_mapping, validated
 from harvest_assets.harvester import HarvesterState
 from harvest_assets.loaders import tokenizer_name
 from harvest_assets.orchestration.progress import ProgressWriter, read_progress
 from harvest_assets.results.component_tables import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import (
-    highest_ci_examples,
     parse_component,
     read_component,
     read_summary,
     scan_lines,
 )
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.examples import StoredExamples
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import registration_of
 from harvest_assets.store.shards import StoredState
@@ -59,6 +62,7 @@ from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.wandb_client.run_name import RunName, parse_run
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
+from harvest_assets_tests.files.sealed import change, sealed
 from harvest_assets_tests.viewer.synthetic import write_harvest
 
 _LONGEST_SENTENCE = 2000
@@ -75,6 +79,17 @@ def put(path: Path, content: bytes) -> Path:
     path.unlink(missing_ok=True)
     path.write_bytes(content)
     return path
+
+
+def put_sealed(path: Path, content: bytes) -> None:
+    """The bytes as a file, its digest made to fit where they are a mapping that has one."""
+    try:
+        value = json.loads(content)
+        if "digest" in value:
+            content = json.dumps(sealed(value)).encode()
+    except (ValueError, TypeError, RecursionError):
+        pass
+    put(path, content)
 
 
 class Reader(ABC):
@@ -102,7 +117,7 @@ class Reader(ABC):
                 warnings.simplefilter("ignore")
                 self.read(content)
         except HarvestError as error:
-            sentence = str(error)
+            sentence = presentable(str(error))
             assert sentence.strip(), "no sentence"
             assert len(sentence) < _LONGEST_SENTENCE, "a sentence nobody reads"
             sentence.encode()
@@ -259,7 +274,7 @@ class Plan(_OfHarvest):
         assert type(plan.batch_size) is int
         assert plan.batch_size > 0
         plan.share(0, 10_000)
-        plan.sums("0")
+        plan.compatibility_digest("0")
 
 
 class RunCheckpointFile(_OfHarvest):
@@ -268,17 +283,18 @@ class RunCheckpointFile(_OfHarvest):
     FILE = "run_checkpoint.json"
 
     def seeds(self) -> list[bytes]:
-        told = RunCheckpoint(
+        checkpoint = RunCheckpoint(
             "local/a/x-aaaaaaaa", "/c.yaml", "/m.pth", 3, "0" * 64, (("h", 3),), 9, None, 8, "t", 9
         )
-        told.write(self.paths.root)
+        stamped = dataclasses.replace(checkpoint, file_stamps=((7, 1, 2, 3), (9, 1, 2, 4)))
+        stamped.write(self.paths.root)
         return [self.file.read_bytes()]
 
     def read(self, content: bytes) -> None:
-        put(self.file, content)
-        told = RunCheckpoint.open(self.paths.root)
-        assert type(told.n_components) is int
-        Path(told.config_path).exists()
+        put_sealed(self.file, content)
+        opened = open_decomposition(self.paths.root)
+        assert type(opened.n_components) is int
+        Path(opened.config_path).exists()
 
 
 class Rows(_OfHarvest):
@@ -287,7 +303,7 @@ class Rows(_OfHarvest):
     FILE = "token_rows.json"
 
     def read(self, content: bytes) -> None:
-        put(self.file, content)
+        put_sealed(self.file, content)
         told = SharedTokenRows.open(self.paths.root)
         assert told.directory.parent.name == "data"
         assert told.fingerprint.isalnum()
@@ -299,7 +315,7 @@ class Manifest(_OfHarvest):
     FILE = "manifest.json"
 
     def read(self, content: bytes) -> None:
-        put(self.file, content)
+        put_sealed(self.file, content)
         assert all(isinstance(problem, str) for problem in disagreements(self.paths))
         for name in read(self.paths):
             assert (self.paths.root / name).resolve().is_relative_to(self.paths.root.resolve())
@@ -383,20 +399,11 @@ class Highest(_OfHarvest):
 
     def read(self, content: bytes) -> None:
         put(self.file, content)
-        for example, place in highest_ci_examples(self.paths, "h.0.mlp:3") or ():
-            assert place is not None
+        stored = StoredExamples(self.paths, ComponentIndex.open(self.paths))
+        for example in stored.of("h.0.mlp:3", "ci") or ():
+            assert example.row is not None
+            assert example.position is not None
             assert isinstance(example.token_ids, list)
-
-
-def _sealed(path: Path, content: bytes) -> None:
-    """The bytes as a file, with a seal that fits where they are a mapping."""
-    put(path, content)
-    try:
-        value = json.loads(content)
-        value.pop("digest", None)
-        write_sealed(path, value)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        pass
 
 
 class StateDescription(_OfHarvest):
@@ -407,7 +414,7 @@ class StateDescription(_OfHarvest):
         return self.shard / "state" / "state.json"
 
     def read(self, content: bytes) -> None:
-        _sealed(self.file, content)
+        put_sealed(self.file, content)
         state = HarvesterState.load(self.shard / "state")
         assert state.ci_sums.shape == (state.settings.n_components,)
 
@@ -424,9 +431,10 @@ class StateTensors(_OfHarvest):
     def read(self, content: bytes) -> None:
         state = self.shard / "state"
         put(self.file, content)
-        told = read_sealed(state / "state.json")
-        told["files"] = describe_files(state, tuple(f"{n}.safetensors" for n in self.NAMES))
-        write_sealed(state / "state.json", told)
+        files = {f"{name}.safetensors" for name in self.NAMES}
+        change(
+            state / "state.json", files={name: vars(FileDigest.of(state / name)) for name in files}
+        )
         opened = HarvesterState.load(state)
         for component in range(opened.settings.n_components):
             opened.examples(component)
@@ -440,7 +448,7 @@ class ShardDescription(_OfHarvest):
         return self.shard / "shard.json"
 
     def read(self, content: bytes) -> None:
-        _sealed(self.file, content)
+        put_sealed(self.file, content)
         stored = StoredState.find(self.paths.shard_current("00"))
         assert stored is not None
         assert 0 <= stored.rows.start <= stored.rows.stop
@@ -454,7 +462,7 @@ class Pointer(_OfHarvest):
         return self.paths.shard_current("00")
 
     def read(self, content: bytes) -> None:
-        _sealed(self.file, content)
+        put_sealed(self.file, content)
         stored = StoredState.find(self.file)
         assert stored is not None
         assert stored.directory.parent == self.file.parent
@@ -467,12 +475,15 @@ class Lease(_OfHarvest):
     FILE = "leases/merge.json"
 
     def seeds(self) -> list[bytes]:
-        return [b'{"host": "a", "pid": 12, "started": "3", "job": null, "token": ".merge.json"}']
+        older = b'{"host": "a", "pid": 12, "started": "3", "job": null, "token": ".merge.json"}'
+        with hold_lease(self.file, "It"):
+            return [self.file.read_bytes(), older]
 
     def read(self, content: bytes) -> None:
-        put(self.file, content)
+        put_sealed(self.file, content)
         assert is_held(self.file) in (True, False)
-        assert isinstance(holder_of(self.file).get("pid", 1), int)
+        holder = holder_of(self.file)
+        assert holder is None or holder.pid > 0
 
 
 class Progress(_OfHarvest):
@@ -485,7 +496,7 @@ class Progress(_OfHarvest):
         return [self.file.read_bytes()]
 
     def read(self, content: bytes) -> None:
-        put(self.file, content)
+        put_sealed(self.file, content)
         str(read_progress(self.file))
 
 
@@ -504,11 +515,12 @@ class Registration(_OfHarvest):
         return [
             b'{"path": "/a/b", "out_name": "mine"}',
             b'{"path": null, "out_name": "x-aaaaaaaa"}',
+            json.dumps(sealed({"format_version": 1, "path": None, "out_name": "b"})).encode(),
         ]
 
     def read(self, content: bytes) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        put(self.file, content)
+        put_sealed(self.file, content)
         found = registration_of("local/a/x-aaaaaaaa")
         assert found.layout.root.parent == self.folder / "harvest"
 
@@ -528,7 +540,7 @@ class TokenRowsDescription(Reader):
         return [(self.folder / self.FILE).read_bytes()]
 
     def read(self, content: bytes) -> None:
-        put(self.folder / self.FILE, content)
+        put_sealed(self.folder / self.FILE, content)
         rows = TokenRows.open(self.folder)
         assert rows.rows(0, rows.n_rows).shape == (rows.n_rows, rows.n_ctx)
 
@@ -553,9 +565,8 @@ class TokenRowsArrow(TokenRowsDescription):
 
     def read(self, content: bytes) -> None:
         manifest = self.folder / "rows.json"
-        told = json.loads(manifest.read_bytes())
-        told["files"][0]["size"] = len(content)
-        put(manifest, json.dumps(told).encode())
+        (file,) = json.loads(manifest.read_bytes())["files"]
+        change(manifest, files=[{**file, "size": len(content)}])
         super().read(content)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harvest_assets.definitions import defs
 from harvest_assets.files.lease import hold_lease
-from harvest_assets.orchestration.harvests import HarvestStatus, look_at_harvests, unharvested
+from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, unharvested
 from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import registration, run_shards
 from harvest_assets.orchestration.wandb.retrained import resumed_event
@@ -68,7 +68,7 @@ def daemon(instance: dg.DagsterInstance) -> Daemon:
 
 
 def statuses(instance: dg.DagsterInstance) -> dict[str, HarvestStatus]:
-    return {it.key: it.status for it in look_at_harvests(instance, GRAPH)}
+    return {it.key: it.status for it in harvests_of(instance, GRAPH)}
 
 
 def some_runs(tiny_run: Path, out_dir: Path, instance: dg.DagsterInstance, n: int) -> list[str]:
@@ -180,7 +180,7 @@ def test_so_many_harvests_at_a_time(
 def test_what_another_process_works_on_is_let_alone(tiny: TinyHarvest, daemon: Daemon):
     with hold_lease(tiny.layout.lease("harvest"), "It"):
         assert daemon.ask() == {}
-        assert statuses(daemon.instance)[tiny.key] == HarvestStatus.UNDER_WAY
+        assert statuses(daemon.instance)[tiny.key] == HarvestStatus.IN_PROGRESS
     daemon.step()
     with hold_lease(tiny.layout.lease("shard-00"), "It"):
         assert daemon.step() == {f"{tiny.key}|01": {"harvest_shard"}}

@@ -1,33 +1,33 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
+import dagster as dg
 import pytest
 
-READ = """
-import sys
-from harvest_assets.errors import HarvestError
-try:
-    from harvest_assets.store.settings import HarvestConfig
-    print(HarvestConfig().ci_noise)
-except HarvestError as error:
-    sys.exit(str(error))
-"""
+from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
+from harvest_assets.settings import HarvestSettings
+from harvest_assets_tests.tiny_harvest import TinyHarvest, sentence
 
 
-@pytest.mark.parametrize(("text", "told"), [("1", "True"), ("No", "False"), ("", "False")])
-def test_a_deployment_says_yes_or_no(text: str, told: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HARVEST_CI_NOISE", text)
-    assert _read().stdout.strip() == told
+def test_the_launchpad_shows_every_setting_with_its_description_and_default():
+    assert PLAN_CONFIG.keys() == HarvestSettings.model_fields.keys()
+    for name, field in HarvestSettings.model_fields.items():
+        shown = PLAN_CONFIG[name]
+        assert not shown.is_required
+        assert not shown.default_provided  # the asset must see what was given
+        begin = str(field.description).partition("omitted:")[0]
+        assert shown.description.startswith(begin)
+        assert field.default is None or f"A new plan has {field.default}." in shown.description
+        is_nullable = isinstance(shown.config_type, dg.Noneable)
+        assert is_nullable == (field.default is None)
 
 
-def test_anything_else_is_told(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HARVEST_CI_NOISE", "loud")
-    assert _read().stderr.strip().startswith("HARVEST_CI_NOISE is 'loud'; it must be one of 1, ")
-
-
-def _read() -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", READ], capture_output=True, text=True, timeout=60, check=False
-    )
+def test_variables_are_read_when_a_plan_is_made(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HARVEST_BATCH_SIZE", "none")
+    failed = tiny.stage("prepare", n_batches=2)
+    assert not failed.success
+    assert sentence(failed).startswith("HARVEST_BATCH_SIZE is 'none'")
+    monkeypatch.setenv("HARVEST_BATCH_SIZE", "8")
+    assert tiny.stage("prepare", n_batches=2).success
+    monkeypatch.setenv("HARVEST_BATCH_SIZE", "4")  # the stored plan comes before
+    assert tiny.stage("prepare").success
+    assert '"batch_size": 8' in tiny.layout.plan.read_text()

@@ -14,7 +14,7 @@ from harvest_assets.definitions import defs
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.partitions import partition_key
 from harvest_assets.orchestration.wandb.retrained import resumed_event
-from harvest_assets.store.settings import HarvestConfig
+from harvest_assets.settings import HarvestSettings
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest, sentence
 from harvest_assets_tests.tiny_run import N_CTX
 
@@ -125,7 +125,7 @@ def test_a_plan_that_cannot_be_read_is_not_replaced_by_defaults(tiny: TinyHarves
     for given in ({}, {"n_batches": 3}):
         assert "plan.json" in sentence(tiny.stage("prepare", **given))
         assert tiny.layout.plan.read_text() == damaged
-    assert tiny.stage("prepare", **HarvestConfig().model_dump()).success
+    assert tiny.stage("prepare", **HarvestSettings().model_dump()).success
     assert plan_of(tiny)["n_batches"] is None
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from harvest_assets.definitions import defs
 from harvest_assets.files.manifest import disagreements
-from harvest_assets.orchestration.harvests import HarvestStatus, look_at_harvests, unharvested
+from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, unharvested
 from harvest_assets.orchestration.partitions import registration
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
@@ -98,7 +98,7 @@ def wait_until(true: Callable[[], bool], what: str, folder: Path, seconds: float
 
 def statuses() -> dict[str, HarvestStatus]:
     with dg.DagsterInstance.get() as instance:
-        return {it.key: it.status for it in look_at_harvests(instance, GRAPH)}
+        return {it.key: it.status for it in harvests_of(instance, GRAPH)}
 
 
 def harvested(*numbers: int) -> Callable[[], bool]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.loaders import (
     activation_examples,
     load_activation_context_single,
@@ -26,27 +28,31 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
-from harvest_assets.results.components_jsonl import (
-    ExampleBlock,
-    HarvestedComponent,
-    example_places,
-    highest_ci_examples,
-    read_component,
-    write_contexts,
-)
-from harvest_assets.schemas import ActivationExample, ComponentTokenPMI
+from harvest_assets.results.component_tables import ComponentIndex
+from harvest_assets.results.components_jsonl import read_component
+from harvest_assets.results.contexts import HarvestedComponent, write_contexts
+from harvest_assets.results.examples import StoredExamples
+from harvest_assets.schemas import ActivationExample, ComponentTokenPMI, LocatedExample
 
 WIDTH = 5
 
 
-def block(m: int, seed: int = 0, ci: float | None = None) -> ExampleBlock:
+def table(
+    tokens: np.ndarray, ci: np.ndarray, acts: np.ndarray, rows: np.ndarray, positions: np.ndarray
+) -> ExampleTable:
+    component = np.zeros(len(rows), np.int64)
+    columns = (component, np.arange(len(rows)), rows, positions, tokens, ci, acts)
+    return ExampleTable(*map(torch.from_numpy, columns))
+
+
+def block(m: int, seed: int = 0, ci: float | None = None) -> ExampleTable:
     random = np.random.default_rng(seed)
     values = random.random((m, WIDTH), dtype=np.float32)
     if ci is not None:
         values[:] = ci
     tokens = random.integers(0, 6, (m, WIDTH), dtype=np.int32)
     tokens[:, 0] = -1
-    return ExampleBlock(
+    return table(
         tokens,
         values,
         random.standard_normal((m, WIDTH), dtype=np.float32),
@@ -161,10 +167,10 @@ def arrays(dtype, shape, elements):
 
 
 @st.composite
-def blocks(draw, width: int) -> ExampleBlock:
+def blocks(draw, width: int) -> ExampleTable:
     m = draw(st.integers(0, 3))
     reals = st.floats(width=32, allow_nan=False, allow_infinity=False)
-    return ExampleBlock(
+    return table(
         draw(arrays(np.int32, (m, width), st.integers(-1, 2**31 - 1))),
         draw(arrays(np.float32, (m, width), reals)),
         np.asfortranarray(draw(arrays(np.float32, (m, width), reals))),
@@ -192,13 +198,16 @@ def harvests(draw) -> list[HarvestedComponent]:
     ]
 
 
-def same(found: ActivationExample, block: ExampleBlock, n: int) -> bool:
+def examples_of(block: ExampleTable) -> list[LocatedExample]:
     """Values are read as the shortest digits of the float32 that was written."""
-    return (
-        found.token_ids == block.token_ids[n].tolist()
-        and found.ci_values == [float(str(x)) for x in block.ci_values[n]]
-        and found.component_acts == [float(str(x)) for x in block.component_acts[n]]
-    )
+
+    def shortest(values: torch.Tensor) -> list[float]:
+        return [float(str(x)) for x in values.numpy()]
+
+    return [
+        LocatedExample(tokens.tolist(), shortest(ci), shortest(acts), int(row), int(position))
+        for _, _, row, position, tokens, ci, acts in zip(*block, strict=True)
+    ]
 
 
 @settings(max_examples=60, deadline=None)
@@ -216,16 +225,14 @@ def test_what_is_written_is_read(components: list[HarvestedComponent]):
             assert (found.component_key, found.layer) == (truth.key, truth.layer)
             assert (found.component_idx, found.mean_ci) == (truth.component_idx, truth.mean_ci)
             assert found.input_token_pmi == truth.input_token_pmi
-            for n, example in enumerate(found.activation_examples):
-                assert same(example, truth.examples, n)
-            pairs = zip(truth.examples.rows, truth.examples.positions, strict=True)
-            assert example_places(paths, found) == list(pairs)
-            highest = highest_ci_examples(paths, truth.key)
-            assert highest is not None
-            assert len(highest) == len(truth.highest_ci.rows)
-            for n, (example, place) in enumerate(highest):
-                assert same(example, truth.highest_ci, n)
-                assert place == (truth.highest_ci.rows[n], truth.highest_ci.positions[n])
+            stored = StoredExamples(paths, ComponentIndex.open(paths))
+            sample = stored.of(truth.key, "sample")
+            assert sample == examples_of(truth.examples)
+            plain = [ActivationExample(e.token_ids, e.ci_values, e.component_acts) for e in sample]
+            assert found.activation_examples == plain
+            # Without any, the sample is used.
+            if len(truth.highest_ci.row):
+                assert stored.of(truth.key, "ci") == examples_of(truth.highest_ci)
         paths.component_index.unlink()
         assert [read_component(paths, c.key) for c in components] == by_index
 

@@ -17,6 +17,7 @@ from harvest_assets.analysis import (
 from harvest_assets.files.commit import publish_files
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.harvester import HarvesterState
+from harvest_assets.harvester.state_sum import StateSum
 from harvest_assets.loaders import load_components_frame
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
@@ -34,22 +35,20 @@ def two(out_dir: Path) -> tuple[HarvestLayout, HarvestLayout]:
     """The results of a small harvest, and of one of as many rows 2^25 times, all alike."""
     small = SmallHarvest(out_dir / "harvest" / "small")
     small.run("all")
-    states = ShardResults(small.paths).open(small.plan)
-    many = [*states]
+    state = ShardResults(small.paths).open(small.plan).state()
     for _ in range(DOUBLINGS):
-        many = [HarvesterState.merge([state, state]) for state in many]
+        state = HarvesterState.merge([state, state])
     paths = HarvestLayout(out_dir / "harvest" / "many")
     # Through a folder, as a shard's state goes.
-    for place, state in enumerate(many):
-        state.save(out_dir / f"state-{place}")
-    loaded = [HarvesterState.load(out_dir / f"state-{place}") for place in range(len(many))]
+    state.save(out_dir / "state")
+    total = StateSum([HarvesterState.load(out_dir / "state")])
     tokenizer = out_dir / "tokenizer"
     write_tokenizer(tokenizer, [f" word{n}" for n in range(VOCAB)])
     config = json.loads(small.paths.config.read_text()) | {"tokenizer_name": str(tokenizer)}
     for value in (
-        MergedCorrelations(loaded, "plan"),
-        MergedTokenStats(loaded, "plan"),
-        MergedContexts(loaded, "plan", config, 4, VOCAB),
+        MergedCorrelations(total, "plan"),
+        MergedTokenStats(total, "plan"),
+        MergedContexts(total, "plan", config, 4, VOCAB),
     ):
         publish_files(paths, value)
     return small.paths, paths
@@ -89,7 +88,7 @@ def test_they_are_exact_and_ratios_stay(two: tuple[HarvestLayout, HarvestLayout]
                 np.testing.assert_allclose(
                     [x for _, x in found[side][end]], [x for _, x in few[side][end]], rtol=1e-9
                 )
-    # A firing tells the same; that there are more of them counts by their logarithm.
+    # A firing is as informative as before; the number of firings counts by its logarithm.
     assert set(get_telling_components(more, more_tokens, 5)) <= set(counts.component_keys)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_assets.results.pmi import pmi, telling, top_bottom_pmi
+from harvest_assets.results.pmi import informative_tokens, pmi, top_bottom_pmi
 from harvest_assets_tests import oracle
 
 # Few distinct values, so that ties at the k-th place are common.
@@ -51,7 +51,7 @@ def test_a_component_that_never_fired_has_no_lists():
 
 
 @given(counts=COUNTS, extra=st.integers(0, 5), k=st.integers(0, 9), limit=st.integers(0, 35))
-def test_telling_tokens_are_the_oracles(counts: list[int], extra: int, k: int, limit: int):
+def test_informative_tokens_are_the_oracles(counts: list[int], extra: int, k: int, limit: int):
     joint = np.array(counts)
     totals = (joint + extra).astype(np.float64) + 1
     firings, positions = int(joint.sum()), int(totals.sum())
@@ -60,7 +60,7 @@ def test_telling_tokens_are_the_oracles(counts: list[int], extra: int, k: int, l
         for t, n in enumerate(counts)
         if n
     }
-    tokens, nats = telling(joint, firings, totals, positions, k, limit)
+    tokens, nats = informative_tokens(joint, firings, totals, positions, k, limit)
     assert nats == pytest.approx(sum(terms.values()), abs=1e-12)
     named = sorted((t for t in terms if terms[t] > 1e-12 and t < limit), key=lambda t: -terms[t])
     assert len(tokens) <= k

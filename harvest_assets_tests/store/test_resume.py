@@ -18,9 +18,10 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.store import resume
-from harvest_assets.store.compaction import fold
+from harvest_assets.store.compaction import compact
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents, same_sums
+from harvest_assets_tests.files.sealed import change
 
 
 def harvested(root: Path, **settings) -> SmallHarvest:
@@ -30,8 +31,9 @@ def harvested(root: Path, **settings) -> SmallHarvest:
 
 
 def state_of(harvest: SmallHarvest):
-    (state,) = ShardResults(harvest.paths).open(harvest.plan)
-    return state
+    total = ShardResults(harvest.paths).open(harvest.plan)
+    assert total.n_states == 1
+    return total.state()
 
 
 @pytest.mark.parametrize(
@@ -157,20 +159,18 @@ def test_damage_is_named_and_not_summed(tmp_path: Path, damage, where: float):
         assert file.name in str(told.value)
         assert not harvest.paths.component_correlations.exists()
         with pytest.raises(HarvestError, match="Shard 01"):
-            fold(harvest.paths, harvest.plan, "merged")
+            compact(harvest.paths, harvest.plan, "merged")
         file.write_bytes(good)
     harvest.merge()
 
 
 def test_another_format_version_is_named(tmp_path: Path):
-    from harvest_assets.files.records import read_sealed, write_sealed
-
     harvest = SmallHarvest(tmp_path / "h", n_shards=1)
     harvest.prepare()
     harvest.shard("00")
     file = StoredState.find(harvest.paths.shard_current("00")).directory / "shard.json"
-    write_sealed(file, {**read_sealed(file), "format_version": 99})
-    with pytest.raises(HarvestError, match=r"Shard 00.*format version 99"):
+    change(file, format_version=99)
+    with pytest.raises(HarvestError, match=r"Shard 00.*format_version is 99"):
         harvest.merge()
 
 

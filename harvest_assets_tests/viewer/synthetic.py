@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.results.components_jsonl import ExampleBlock, HarvestedComponent, write_contexts
+from harvest_assets.harvester.reservoir import ExampleTable
+from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.merge import scratch
 from harvest_assets.schemas import ComponentTokenPMI
@@ -91,13 +92,15 @@ def _components(
         )
 
 
-def _examples(m: int, vocabulary: int, random: np.random.Generator) -> ExampleBlock:
+def _examples(m: int, vocabulary: int, random: np.random.Generator) -> ExampleTable:
     ci = random.random((m, WINDOW), dtype=np.float32)
     ci[ci < 0.7] = 0
     tokens = random.integers(0, vocabulary, (m, WINDOW), dtype=np.int32)
     tokens[:1, :4] = -1
     acts = random.standard_normal((m, WINDOW), dtype=np.float32)
-    return ExampleBlock(tokens, ci, acts, random.integers(0, 10**6, m), np.full(m, 9, np.int32))
+    rows, positions = random.integers(0, 10**6, m), np.full(m, 9, np.int32)
+    columns = (np.zeros(m, np.int64), np.arange(m), rows, positions, tokens, ci, acts)
+    return ExampleTable(*map(torch.from_numpy, columns))
 
 
 def _write_counts(paths: HarvestLayout, keys: list[str], firings: np.ndarray, v: int) -> None:

@@ -171,7 +171,7 @@ def test_a_component_by_keyboard(page, paths, key: str):
 
 def test_values_on_hover_are_the_harvests(page, paths, key: str):
     harvest = FinishedHarvest(paths)
-    example = harvest.examples(harvest.places[key], "sample")[1].example
+    example = harvest.examples(harvest.places[key], "sample")[1]
     page.goto(f"{RUN}/component/{key}")
     token = page.locator("[data-example]").nth(1).locator(".fires")
     token.hover()

@@ -51,7 +51,8 @@ def interrupted(small: SmallHarvest, shard: str, rows: int) -> None:
 def truth_of(rows: list[int]) -> oracle.Statistics:
     tokens = Rows().tokens[rows]
     answer = Table()(tokens)
-    return oracle.statistics(tokens.numpy(), answer.ci.numpy(), answer.output_probs.numpy(), 1e-6)
+    strengths, probs = answer.firing_strengths.numpy(), answer.output_probs.numpy()
+    return oracle.statistics(tokens.numpy(), strengths, probs, 1e-6)
 
 
 def test_saved_states_add_up_to_what_was_seen(small: SmallHarvest):
@@ -83,10 +84,10 @@ def plain(examples) -> list:
     """Values as float32: a state tells them with all digits, a line with the shortest."""
     return [
         (
-            e.place,
-            e.example.token_ids,
-            np.float32(e.example.ci_values).tolist(),
-            np.float32(e.example.component_acts).tolist(),
+            (e.row, e.position),
+            e.token_ids,
+            np.float32(e.ci_values).tolist(),
+            np.float32(e.component_acts).tolist(),
         )
         for e in examples
     ]

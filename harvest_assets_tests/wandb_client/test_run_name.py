@@ -93,7 +93,7 @@ def test_anything_else_is_refused_by_name(
 
 
 def test_the_refusal_names_the_value_and_what_is_accepted() -> None:
-    with pytest.raises(HarvestError, match=r"'nonsense' is no run: accepted are entity/project/"):
+    with pytest.raises(HarvestError, match=r"'nonsense' is not a valid run; .*entity/project/"):
         parse_run("nonsense")
 
 

@@ -60,7 +60,9 @@ class Checkpoint:
         if not isinstance(state, dict) or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
         ):
-            raise HarvestError(f"{path} is no state dict: it must map names to tensors.")
+            raise HarvestError(
+                f"{path} is not a valid state dict; expected a mapping of names to tensors."
+            )
         return cls(path, current_state(path, state))
 
     def target_weights(self) -> dict[str, torch.Tensor]:
@@ -136,13 +138,13 @@ class Checkpoint:
             HarvestError: it is missing, or has another shape or type.
         """
         if key not in self.state:
-            raise HarvestError(f"{self.path} lacks {key}: it is no checkpoint of this config.")
+            raise HarvestError(f"{self.path} lacks {key}; expected a checkpoint of this config.")
         self.check_shape(key, shape)
         self.check_floating(key)
         return self.state[key]
 
     def check_shape(self, key: str, shape: tuple[int, ...]) -> None:
-        """See that a tensor has the shape that config and target ask for.
+        """Check that a tensor has the shape that config and target ask for.
 
         Raises:
             HarvestError: it has not.
@@ -154,7 +156,7 @@ class Checkpoint:
             )
 
     def check_floating(self, key: str) -> None:
-        """See that a tensor holds floating-point numbers.
+        """Check that a tensor holds floating-point numbers.
 
         Raises:
             HarvestError: it does not.
@@ -166,7 +168,7 @@ class Checkpoint:
             )
 
     def check_layers(self, layers: Collection[str]) -> None:
-        """See that no layer is decomposed here that the config does not name.
+        """Check that no layer is decomposed here that the config does not name.
 
         Raises:
             HarvestError: one is.

@@ -14,7 +14,7 @@ from harvest_assets.errors import HarvestError
 
 
 class Identity(nn.Module):
-    """A layer that answers its input, [..., width]."""
+    """A layer that returns its input, [..., width]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ class DecomposedLayer:
 
     @property
     def reads_tokens(self) -> bool:
-        """Its input is token ids, which stand for one-hot vectors."""
+        """Its input is token ids instead of vectors."""
         return isinstance(self.module, nn.Embedding)
 
     def require_vectors(self, ci_fn_type: str) -> None:
-        """See that there is an input that a CI function of this kind can read.
+        """Check that a CI function of this kind can read the layer's input.
 
         Raises:
             HarvestError: the layer is an embedding.

@@ -14,7 +14,7 @@ from harvest_assets.errors import HarvestError
 
 
 def insert_identities(target: nn.Module, identity_module_info: Sequence[ModuleInfo]) -> None:
-    """Put `<module>.pre_identity` before each matched module; what the target answers stays.
+    """Put `<module>.pre_identity` before each matched module; the target's output stays.
 
     Args:
         target: changed in place.
@@ -41,7 +41,7 @@ def _insert(path: str, module: nn.Module, pattern: str) -> None:
     if widths is None:
         raise HarvestError(
             f"module_pattern {pattern!r} of identity_module_info matches {path!r} "
-            f"({type(module).__name__}); an identity layer can stand before a Linear or a Conv1D."
+            f"({type(module).__name__}); expected a Linear or a Conv1D."
         )
     if hasattr(module, PRE_IDENTITY):
         raise HarvestError(

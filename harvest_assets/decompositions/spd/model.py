@@ -38,11 +38,21 @@ from harvest_assets.errors import HarvestError
 
 
 class ModelOutputs(NamedTuple):
-    """What the model answers for tokens [B, S]."""
+    """What the model computes for tokens [B, S]."""
 
     output_probs: torch.Tensor  # float32 [B, S, vocab], of the next token
     ci: torch.Tensor  # float32 [B, S, C_total], lower-leaky causal importances
     component_acts: torch.Tensor  # float32 [B, S, C_total]
+
+    @property
+    def firing_strengths(self) -> torch.Tensor:
+        """Of a component: its causal importance."""
+        return self.ci
+
+    @property
+    def second_values(self) -> torch.Tensor:
+        """Of a component: its activation."""
+        return self.component_acts
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class _Answers:
 
 
 class DecomposedModel:
-    """Answers for tokens; a pure function of them. Made by `open_model`.
+    """A pure function of tokens, made by `open_model`.
 
     Attributes:
         layers: (layer, C) in flat order.
@@ -88,7 +98,7 @@ class DecomposedModel:
         device: where it computes.
 
     Raises:
-        HarvestError: the logits cannot be taken from what the target answers, or a decomposed
+        HarvestError: the logits cannot be taken from what the target returns, or a decomposed
             layer takes no part in its computation.
     """
 
@@ -117,7 +127,7 @@ class DecomposedModel:
         self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
 
     def __call__(self, tokens: torch.Tensor) -> ModelOutputs:
-        """Run the target and compute what its decomposed layers' inputs tell.
+        """Run the target and compute CI and activations from its decomposed layers' inputs.
 
         Args:
             tokens: int64 [B, S], below the vocabulary's size.

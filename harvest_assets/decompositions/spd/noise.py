@@ -1,4 +1,4 @@
-"""The noise with which `sampling: binomial` runs were trained, for who wants to see it harvested.
+"""The noise with which `sampling: binomial` runs were trained, on request.
 
 Training put `1.05 x - 0.05 u` in the place of the CI function's raw output x, with u uniform in
 [0, 1). Here u is drawn from the tokens of its row, so that a harvest can be repeated, and cut into

@@ -45,10 +45,10 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: of the config, for messages.
-        raw: what stands in it.
+        raw: its content.
 
     Raises:
-        HarvestError: patterns stand there without their C, or `ci_config` has a mode that is not
+        HarvestError: patterns are given without their C, or `ci_config` has a mode that is not
             known.
     """
     refuse_extra_inputs(path, raw)
@@ -79,10 +79,10 @@ def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:
 
     Args:
         path: of the checkpoint, for messages.
-        state: what stands in it.
+        state: its content.
 
     Raises:
-        HarvestError: a tensor stands there under an older and a newer key.
+        HarvestError: a tensor is given under an older and a newer key.
     """
     renamed: dict[str, _Value] = {}
     for key, value in state.items():

@@ -1,46 +1,54 @@
-"""The files of an SPD run, opened once, found whole, and named by their digests."""
+"""SPD as a `Decomposition`: the files of a run, verified and named by their digest."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
-from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import write_json
+from harvest_assets.decompositions.verified_files import (
+    Stamp,
+    check_unchanged,
+    digest_of,
+    stamps_of,
+)
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.untrusted import as_record, read_json
+from harvest_assets.files.records import Older, Record
 from harvest_assets.wandb_client.run_files import RunFiles
 
 if TYPE_CHECKING:
     import torch
 
+    from harvest_assets.data.data import DataSpec
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
     from harvest_assets.decompositions.spd.model import DecomposedModel
 
 
 @dataclass(frozen=True)
 class RunCheckpoint:
-    """One checkpoint of one run.
+    """One checkpoint of one SPD run; see `Decomposition`.
 
     Args:
         run: `entity/project/run_id`.
         config_path: `final_config.yaml`.
         checkpoint_path: the state dict.
-        step: training steps, if the file's name tells.
-        sha256: digest of config and checkpoint together; other bytes, other digest.
+        step: training steps, if the file's name says.
+        sha256: digest of config and checkpoint together.
         layers: (layer, C) in flat order.
         vocab_size: width of the logits.
-        max_context_length: tokens that the target can read at once, if it has a limit.
+        max_context_length: tokens that the target can read at once; None if there is no limit.
         default_context_length: tokens of a row in training.
         tokenizer_name: of the run's config.
         tokenizer_vocab_size: the tokenizer's highest id plus one, without added tokens.
         tokenizer_path: the folder of the tokenizer, if it is a local one.
         tokenizer_sha256: digest of its vocabulary.
+        file_stamps: of config and checkpoint when they were verified.
     """
+
+    kind: ClassVar[str] = "spd"
+    firing_strength: ClassVar[str] = "causal importance"
+    second_value: ClassVar[str | None] = "component activation"
 
     run: str
     config_path: str
@@ -55,10 +63,21 @@ class RunCheckpoint:
     tokenizer_vocab_size: int
     tokenizer_path: str | None = None
     tokenizer_sha256: str | None = None
+    file_stamps: tuple[Stamp, ...] | None = None
+
+    @classmethod
+    def recognises(cls, config: Path) -> bool:  # noqa: ARG003 - no key marks an SPD run
+        """Always: SPD is asked last."""
+        return True
+
+    @classmethod
+    def check_config(cls, config: Path) -> None:
+        """See `Decomposition`."""
+        load_run_config(config)
 
     @classmethod
     def verify(cls, files: RunFiles) -> RunCheckpoint:
-        """Open a run's files and see that they make a model.
+        """Open a run's files and check that they make a model.
 
         Raises:
             HarvestError: they do not.
@@ -72,12 +91,14 @@ class RunCheckpoint:
         model = open_model(config, files.checkpoint, "cpu")
         limit = id_limit(load_tokenizer(config.tokenizer_name), with_added=False)
         tokenizer = RecordedTokenizer.in_use(config.tokenizer_name)
+        paths = (files.config, files.checkpoint)
+        stamps = stamps_of(paths)
         return cls(
             run=files.name.key,
             config_path=str(files.config),
             checkpoint_path=str(files.checkpoint),
             step=files.step,
-            sha256=_digest(files.config, files.checkpoint),
+            sha256=digest_of(paths),
             layers=tuple(model.layers),
             vocab_size=model.vocab_size,
             max_context_length=model.max_context_length,
@@ -86,6 +107,7 @@ class RunCheckpoint:
             tokenizer_vocab_size=limit,
             tokenizer_path=tokenizer.folder,
             tokenizer_sha256=tokenizer.sha256,
+            file_stamps=stamps,
         )
 
     @property
@@ -104,52 +126,69 @@ class RunCheckpoint:
         """The run's config."""
         return load_run_config(Path(self.config_path))
 
+    def data_spec(self, context_length: int | None) -> DataSpec:
+        """See `Decomposition`."""
+        return self.config().data_spec(context_length)
+
+    def options(self) -> frozenset[str]:
+        """See `Decomposition`; noise only where the run was trained with it."""
+        noisy = self.config().sampling == "binomial"
+        return frozenset({"bf16", "ci_noise"} if noisy else {"bf16"})
+
+    def notes(self) -> list[str]:
+        """See `Decomposition`."""
+        return self.config().notes
+
+    def warnings(self, ci_threshold: float) -> list[str]:
+        """See `Decomposition`."""
+        return self.config().warnings(ci_threshold)
+
+    def as_config(self) -> dict[str, Any]:
+        """See `Decomposition`."""
+        config = self.config()
+        return {"sigmoid_type": config.sigmoid_type, "sampling": config.sampling}
+
+    def model_name(self) -> str:
+        """The target's class and name."""
+        config = self.config()
+        return f"{config.pretrained_model_class} {config.target_name}"
+
     def open_model(
         self, device: str | torch.device, *, ci_noise: bool = False, bf16: bool = False
     ) -> DecomposedModel:
-        """The model, ready to answer.
+        """The model on a device.
 
         Args:
             device: where to compute.
-            ci_noise: as of `decomposition.model.open_model`.
-            bf16: as of the same.
+            ci_noise: as in `spd.model.open_model`.
+            bf16: likewise.
 
         Raises:
             HarvestError: the files are not the ones that were verified.
         """
         from harvest_assets.decompositions.spd.model import open_model
 
-        if _digest(Path(self.config_path), Path(self.checkpoint_path)) != self.sha256:
-            raise HarvestError(
-                f"{self.checkpoint_path} or its config has changed since the harvest was planned; "
-                "materialize run_checkpoint and harvest_plan again."
-            )
-        config, path = self.config(), Path(self.checkpoint_path)
-        return open_model(config, path, device, ci_noise=ci_noise, bf16=bf16)
+        path = Path(self.checkpoint_path)
+        check_unchanged((Path(self.config_path), path), self.sha256, self.file_stamps)
+        return open_model(self.config(), path, device, ci_noise=ci_noise, bf16=bf16)
 
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""
-        write_json(HarvestLayout(directory).run_checkpoint, dataclasses.asdict(self))
+        _RECORD.write(HarvestLayout(directory).run_checkpoint, self)
 
     @classmethod
     def open(cls, directory: Path) -> RunCheckpoint:
         """Read `run_checkpoint.json`.
 
         Raises:
-            HarvestError: it is not what `write` writes.
+            HarvestError: it is missing, damaged, or of another version.
         """
-        path = HarvestLayout(directory).run_checkpoint
-        try:
-            return as_record(read_json(path), cls)
-        except (OSError, ValueError) as error:
-            raise HarvestError(
-                f"{path} is not the description of a run's checkpoint: {error}."
-            ) from error
+        return _RECORD.read(HarvestLayout(directory).run_checkpoint)
 
 
-def _digest(*paths: Path) -> str:
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+_RECORD = Record(
+    RunCheckpoint,
+    "the description of a run's checkpoint",
+    remedy="materialize run_checkpoint again",
+    older=Older(),
+)

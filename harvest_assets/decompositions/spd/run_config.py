@@ -16,12 +16,12 @@ from harvest_assets.files.yaml_file import read_mapping, validated
 
 PRE_IDENTITY = "pre_identity"  # an identity layer is `<module>.pre_identity`
 
-_LEAST_THRESHOLD_OF_NORMAL = 0.01
+_MIN_THRESHOLD_OF_NORMAL = 0.01
 
-# Wider than any model's, and yet nothing to wait for.
-_MOST_WIDTH = 1 << 24
-_MOST_PATTERNS = 4096
-_Width = Annotated[int, pydantic.Field(gt=0, le=_MOST_WIDTH)]
+# Wider than any model, yet quick to refuse.
+_MAX_WIDTH = 1 << 24
+_MAX_PATTERNS = 4096
+_Width = Annotated[int, pydantic.Field(gt=0, le=_MAX_WIDTH)]
 
 SigmoidType = Literal["leaky_hard", "hard", "normal", "upper_leaky_hard", "swish_hard", "half_sin"]
 
@@ -38,15 +38,15 @@ class ModuleInfo(_Section):
     """Which modules of the target are decomposed, and into how many components each."""
 
     module_pattern: str
-    C: int = pydantic.Field(gt=0, le=_MOST_WIDTH)
+    C: int = pydantic.Field(gt=0, le=_MAX_WIDTH)
 
 
 class DataConfig(_Section):
     """`task_config`: the data that the run was trained on."""
 
     task_name: str
-    max_seq_len: int = pydantic.Field(default=512, gt=0, le=_MOST_WIDTH)
-    buffer_size: int = pydantic.Field(default=1000, gt=0, le=_MOST_WIDTH)
+    max_seq_len: int = pydantic.Field(default=512, gt=0, le=_MAX_WIDTH)
+    buffer_size: int = pydantic.Field(default=1000, gt=0, le=_MAX_WIDTH)
     dataset_name: str = "lennart-finke/SimpleStories"
     column_name: str = "story"
     train_data_split: str = "train"
@@ -60,9 +60,9 @@ class RunConfig(_Section):
     """What a harvest needs to know of the run."""
 
     seed: int = pydantic.Field(default=0, ge=0, lt=1 << 63)
-    module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1, max_length=_MOST_PATTERNS)
+    module_info: tuple[ModuleInfo, ...] = pydantic.Field(min_length=1, max_length=_MAX_PATTERNS)
     identity_module_info: tuple[ModuleInfo, ...] | None = pydantic.Field(
-        default=None, max_length=_MOST_PATTERNS
+        default=None, max_length=_MAX_PATTERNS
     )
     ci_fn_type: str = "vector_mlp"
     ci_fn_hidden_dims: tuple[_Width, ...] = pydantic.Field(default=(8,), max_length=100)
@@ -107,8 +107,8 @@ class RunConfig(_Section):
         return [*self.notes, *([threshold] if threshold else [])]
 
     def threshold_warning(self, ci_threshold: float) -> str | None:
-        """A sentence for whom a threshold would give firings everywhere, else None."""
-        if self.sigmoid_type != "normal" or ci_threshold >= _LEAST_THRESHOLD_OF_NORMAL:
+        """A warning where the threshold would make components fire everywhere, else None."""
+        if self.sigmoid_type != "normal" or ci_threshold >= _MIN_THRESHOLD_OF_NORMAL:
             return None
         return (
             "The run's sigmoid_type is 'normal', under which causal importances are never 0: above "

@@ -15,7 +15,7 @@ _SAVED_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 def load_target_weights(target: nn.Module, checkpoint: Checkpoint, device: torch.device) -> None:
     """Put the target's weights in, float32, and move all of it to the device.
 
-    Weights that are tied stand in a checkpoint once or several times; they stay tied.
+    Tied weights are in a checkpoint once or several times; they stay tied.
 
     Args:
         target: its parameters may be empty.

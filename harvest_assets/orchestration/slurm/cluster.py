@@ -1,4 +1,4 @@
-"""What becomes of jobs: asked of `squeue`, then of `sacct`; and how they are cancelled."""
+"""The states of jobs, from `squeue`, then `sacct`; and how jobs are cancelled."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def states_of(jobs: Collection[str]) -> dict[str, str]:
     found = _pairs(listed, jobs)
     forgotten = sorted(set(jobs) - set(found))
     if forgotten:
-        told = _run(["sacct", "-XnP", "-o", "JobID,State", "-j", ",".join(forgotten)])
-        found |= _pairs(told or "", forgotten)
+        accounts = _run(["sacct", "-XnP", "-o", "JobID,State", "-j", ",".join(forgotten)])
+        found |= _pairs(accounts or "", forgotten)
     return {job: found.get(job, UNKNOWN) for job in jobs}
 
 
 def is_running(job: str) -> bool:
-    """Does SLURM hold a job for running, and not for one that is being ended?"""
+    """Whether SLURM counts a job as running, not as ending."""
     return (_run(["squeue", "--noheader", "--jobs", job, "-o", "%T"]) or "").strip() == "RUNNING"
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.dagster_private import EngineEventData, ReconstructableRepository
 from harvest_assets.orchestration.instance import GPU_POOL
 from harvest_assets.orchestration.partitions import (
@@ -21,46 +22,38 @@ from harvest_assets.orchestration.partitions import (
     runs,
 )
 from harvest_assets.orchestration.slurm import cluster
-from harvest_assets.orchestration.slurm.settings import SHARD_STAGE, SlurmSettings
-from harvest_assets.sanitize import plain_text
+from harvest_assets.orchestration.slurm.settings import SlurmSettings
+from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.registry import Registration, registration_of
 
 JOB_TAG = "harvest_assets/job"
 CLUSTER_TAG = "harvest_assets/cluster"
-# SLURM may tell and cancel nobody else's jobs.
+# SLURM may neither list nor cancel the jobs of others.
 USER_TAG = "harvest_assets/user"
 
-_ASSETS_OF_STAGES = {
-    "prepare": {"run_checkpoint", "harvest_plan", "token_rows"},
-    SHARD_STAGE: {"harvest_shard"},
-    "merge": {"component_correlations", "token_stats", "activation_contexts", "merged_state"},
-}
-_MOST_SLOTS = 1000
-_MOST_TEXT = 500
+_MAX_SLOTS = 1000
+_MAX_TEXT = 500
 # What SLURM replaces, or takes for something else, in the names of output files.
 _OF_PATTERNS = "%\\"
 _FORWARDED = ("SPD_OUT_DIR", "DAGSTER_HOME")
 
 
-def stage_of(run: dg.DagsterRun) -> str | None:
+def stage_of(run: dg.DagsterRun) -> Stage | None:
     """The stage that a run belongs to, however it was started; None if it is of several."""
-    if run.job_name in _ASSETS_OF_STAGES:
-        return run.job_name
+    if run.job_name in set(Stage):
+        return Stage(run.job_name)
     names = {key.path[-1] for key in run.asset_selection or ()}
     names |= {key.asset_key.path[-1] for key in run.asset_check_selection or ()}
-    for stage, assets in _ASSETS_OF_STAGES.items():
-        if names and names <= assets:
-            return stage
-    return None
+    return next((stage for stage in Stage if names and names <= set(stage.assets)), None)
 
 
 def becomes_a_job(run: dg.DagsterRun, settings: SlurmSettings) -> bool:
-    """Is a run submitted? Else it works where the daemon or the command does.
+    """Whether a run is submitted; else it runs where the daemon or the command does.
 
-    A run with shards in it is, always: only the cluster has GPUs.
+    A run with shards always is: only the cluster has GPUs.
     """
     stage = stage_of(run)
-    shards = any(key.path[-1] == "harvest_shard" for key in run.asset_selection or ())
+    shards = any(key.path[-1] == Asset.HARVEST_SHARD for key in run.asset_selection or ())
     return shards or stage in settings.submitted_stages
 
 
@@ -101,7 +94,7 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
         HarvestError: the job was not accepted; the message is SLURM's. Or the script would not hold
             the name of its folder.
     """
-    # In this process alone is it needed, and the daemon holds the module all day.
+    # Imported here: the daemon keeps this module in memory all day.
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -112,12 +105,12 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
     parameters = settings.parameters(
         name=job_name(run, owner),
         comment=_comment(run, owner),
-        gpu=stage_of(run) in (SHARD_STAGE, None),
+        gpu=stage_of(run) in (Stage.HARVEST, None),
     )
     folder = folder_of(run)
     if not str(folder).isprintable() or set(str(folder)) & set(_OF_PATTERNS):
         raise HarvestError(
-            f"{str(folder)!r} cannot stand in a job's script; it must hold no % and no \\."
+            f"{str(folder)!r} cannot be used in a job's script; it must not contain % or \\."
         )
     try:
         executor = submitit.AutoExecutor(folder, cluster=settings.cluster)
@@ -145,14 +138,14 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
 
 
 def job_name(run: dg.DagsterRun, owner: Registration | None) -> str:
-    """Tells run and shard in `squeue`."""
+    """The name of a job, which shows run and shard in `squeue`."""
     shard = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}")
     parts = ["harvest", owner.out_name if owner else run.run_id, shard or stage_of(run)]
     return _inert("-".join(part for part in parts if part))
 
 
 def folder_of(run: dg.DagsterRun) -> Path:
-    """Where scripts and output of a run's job lie; every node sees it."""
+    """The folder of scripts and output of a run's job; every node sees it."""
     owner = _owner(run)
     if owner is not None:
         return owner.layout.log("jobs").with_suffix("")
@@ -202,7 +195,7 @@ def _comment(run: dg.DagsterRun, owner: Registration | None) -> str:
 
 def _inert(text: str) -> str:
     """Text that neither a shell nor `sbatch` reads anything into; the rest is percent-encoded."""
-    return quote(plain_text(text)[:_MOST_TEXT], safe=" /:|=+,@.")
+    return quote(plain_text(text)[:_MAX_TEXT], safe=" /:|=+,@.")
 
 
 def _environment(settings: SlurmSettings) -> dict[str, str]:
@@ -224,8 +217,8 @@ def _lift_pool(instance: dg.DagsterInstance) -> None:
     A job that waited for a place in the pool would hold its GPU and do nothing.
     """
     limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
-    if limits.get(GPU_POOL, 0) < _MOST_SLOTS:
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, _MOST_SLOTS)
+    if limits.get(GPU_POOL, 0) < _MAX_SLOTS:
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, _MAX_SLOTS)
 
 
 def _last_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from harvest_assets.orchestration.dagster_private import LaunchRunContext, RunQueueConfig
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.partitions import SHARD_DIMENSION
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import JobState, meaning
@@ -14,6 +15,7 @@ from harvest_assets.orchestration.slurm.settings import SlurmSettings
 class SlurmRunLauncher(dg.DefaultRunLauncher):
     """Submits runs that need a GPU as jobs; the others work beside the daemon."""
 
+    @presentable_errors()
     def launch_run(self, context: LaunchRunContext) -> None:
         """Submit a run, or start it here."""
         settings = SlurmSettings.from_environment()

@@ -1,6 +1,6 @@
-"""A job that is told to stop goes back into its queue, unless somebody cancelled it.
+"""A job that is signalled to stop goes back into its queue, unless somebody cancelled it.
 
-SLURM tells a job by a signal that it will be preempted, or that its time is nearly up. A shard then
+SLURM signals a job that it will be preempted, or that its time is nearly up. A shard then
 saves its state; the job has itself requeued and ends its process at once, before Dagster notes a
 failure. When the job is started again it goes on with the same Dagster run.
 """
@@ -18,7 +18,7 @@ from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.system.stopping import hangup_terminates
 
 # More than a preempted job meets, and an end for one whose time limit is too short to save in.
-MOST_RESTARTS = 200
+MAX_RESTARTS = 200
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # What submitit's local mode takes for the wish to be started again.
 _LOCAL_REQUEUE = 144
@@ -27,10 +27,10 @@ _is_cancelled: Callable[[], bool] | None = None
 
 
 def this_is_a_job(is_cancelled: Callable[[], bool]) -> None:
-    """From now on this process, which is a job, goes back into its queue when it is told to stop.
+    """From now on this process, which is a job, goes back into its queue on a signal.
 
     Args:
-        is_cancelled: has somebody cancelled the run?
+        is_cancelled: whether somebody cancelled the run.
     """
     global _is_cancelled  # noqa: PLW0603
     _is_cancelled = is_cancelled
@@ -70,7 +70,7 @@ def _go_back() -> None:
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         os._exit(_LOCAL_REQUEUE)
     job = os.environ["SLURM_JOB_ID"]
-    if restarts() < MOST_RESTARTS and cluster.is_running(job):
+    if restarts() < MAX_RESTARTS and cluster.is_running(job):
         cluster.requeue(job)
     os._exit(1)
 

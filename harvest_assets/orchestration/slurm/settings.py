@@ -1,22 +1,20 @@
-"""What a deployment says about its cluster, in the environment."""
+"""A deployment's settings for its cluster, from the environment."""
 
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from typing import Any, Literal
 
-from harvest_assets.errors import HarvestError
+from pydantic import Field, field_validator
+
+from harvest_assets.settings import EnvironmentModel
+from harvest_assets.stages import Stage
 from harvest_assets.system.gpus import count_gpus
 
-SHARD_STAGE = "harvest"
-_STAGES = ("prepare", SHARD_STAGE, "merge")
-_CLUSTERS = ("slurm", "local")
 _TIME = re.compile(
     r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?", re.ASCII
 )
@@ -24,9 +22,9 @@ _TIME = re.compile(
 
 @functools.cache
 def slurm_is_here() -> bool:
-    """Is this machine one of a cluster? Its programs alone, without a configuration, say nothing.
+    """Whether this machine belongs to a cluster; the programs alone, unconfigured, do not count.
 
-    A controller that does not answer belongs to a cluster, too.
+    A controller that does not answer counts.
     """
     scontrol = shutil.which("scontrol")
     if shutil.which("sbatch") is None or scontrol is None:
@@ -40,108 +38,90 @@ def slurm_is_here() -> bool:
     return ping.returncode == 0 or "configuration source" not in ping.stderr
 
 
-@dataclass(frozen=True)
-class SlurmSettings:
-    """How jobs are submitted; each field is `HARVEST_SLURM_<FIELD>` in the environment.
+class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
+    """How jobs are submitted."""
 
-    Args:
-        partition: of SLURM; empty: the cluster's default, as for the next two.
-        account: that is charged.
-        qos: quality of service.
-        time: limit of a job, in a form that `sbatch --time` takes.
-        mem: memory of a job (`64G`); empty: the cluster's default.
-        cpus: cores of a job, and threads of PyTorch.
-        gres: what a shard asks for.
-        args: further options of `sbatch`, for every job.
-        cpu_args: further options for jobs without a GPU; they win over all others.
-        setup: lines of shell that run before Python does (`module load cuda`).
-        max_jobs: that wait or run at once.
-        stages: which are submitted: `harvest`, `prepare`, `merge`, with commas, or `all`.
-            Only the first asks for a GPU.
-        save_seconds: how long before its time limit a shard is told to save.
-        cluster: `slurm`, or `local`: jobs are processes of this machine.
-    """
+    partition: str = Field(default="", description="SLURM partition; blank: the cluster's default.")
+    account: str = Field(
+        default="", description="Account that is charged; blank: the cluster's default."
+    )
+    qos: str = Field(default="", description="Quality of service; blank: the cluster's default.")
+    time: str = Field(
+        default="1-00:00:00",
+        description=(
+            "Limit of a job, as `sbatch --time` takes it; a shard that needs longer is requeued "
+            "and continues."
+        ),
+    )
+    gres: str = Field(default="gpu:1", description="What a shard asks for; a shard uses one GPU.")
+    cpus: int = Field(default=4, ge=1, description="Cores of a job, and threads of PyTorch.")
+    mem: str = Field(
+        default="",
+        description=(
+            "Memory of a job, such as `64G`; `--dry-run` reports what a shard needs; blank: the "
+            "cluster's default."
+        ),
+    )
+    args: str = Field(
+        default="",
+        description=("Further options of `sbatch`, long ones: `--constraint=a100 --exclude=n7`."),
+    )
+    setup: str = Field(
+        default="", description="Lines of shell before Python starts: `module load cuda`."
+    )
+    max_jobs: int = Field(default=16, ge=1, description="Jobs that wait or work at once.")
+    stages: str = Field(
+        default=Stage.HARVEST.value,
+        description=(
+            "Which stages are submitted, separated by commas: also `prepare` and `merge`, or "
+            "`all`; those two ask for no GPU."
+        ),
+    )
+    cpu_args: str = Field(
+        default="",
+        description=(
+            "Further options for jobs without a GPU, which win over all others: `--partition=cpu`."
+        ),
+    )
+    save_seconds: int = Field(
+        default=300,
+        ge=1,
+        description=(
+            "How long before the time limit a shard saves; a state of 20 GB takes minutes."
+        ),
+    )
+    cluster: Literal["slurm", "local"] = Field(
+        default="slurm",
+        description="`local`: jobs are processes of this machine, to try things out.",
+    )
 
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    time: str = "1-00:00:00"
-    mem: str = ""
-    cpus: int = 4
-    gres: str = "gpu:1"
-    args: str = ""
-    cpu_args: str = ""
-    setup: str = ""
-    max_jobs: int = 16
-    stages: str = SHARD_STAGE
-    save_seconds: int = 300
-    cluster: str = "slurm"
-
+    @field_validator("time")
     @classmethod
-    def from_environment(cls) -> SlurmSettings:
-        """The deployment's settings.
+    def _is_a_time(cls, text: str) -> str:
+        _minutes(text)
+        return text
 
-        Raises:
-            HarvestError: a variable has a value that cannot be meant.
-        """
-        given: dict[str, Any] = {}
-        for field in fields(cls):
-            text = os.environ.get(_variable(field.name), "").strip()
-            if text:
-                given[field.name] = (
-                    _whole(field.name, text) if isinstance(field.default, int) else text
-                )
-        settings = cls(**given)
-        settings.check()
-        return settings
+    @field_validator("stages")
+    @classmethod
+    def _are_stages(cls, text: str) -> str:
+        _stages(text)
+        return text
 
-    def check(self) -> None:
-        """See that every setting can be used.
-
-        Raises:
-            HarvestError: one cannot.
-        """
-        self.minutes  # noqa: B018
-        self.submitted_stages  # noqa: B018
-        _options("args", self.args)
-        _options("cpu_args", self.cpu_args)
-        if self.cluster not in _CLUSTERS:
-            _refuse("cluster", self.cluster, f"one of {', '.join(_CLUSTERS)}")
+    @field_validator("args", "cpu_args")
+    @classmethod
+    def _are_options(cls, text: str) -> str:
+        _options(text)
+        return text
 
     @property
     def minutes(self) -> int:
-        """The time limit of a job in minutes, rounded up.
-
-        Raises:
-            HarvestError: it has none of the forms that `sbatch --time` takes.
-        """
-        match = _TIME.fullmatch(self.time)
-        if match is None:
-            _refuse("time", self.time, "minutes, hours:minutes:seconds or days-hours:minutes")
-        days, first, second, third = (int(part or 0) for part in match.groups())
-        if match["days"]:
-            seconds = ((days * 24 + first) * 60 + second) * 60 + third
-        elif match["third"]:
-            seconds = (first * 60 + second) * 60 + third
-        else:
-            seconds = first * 60 + second
-        if seconds == 0:
-            _refuse("time", self.time, "more than 0")
-        return -(-seconds // 60)
+        """The time limit of a job in minutes, rounded up."""
+        return _minutes(self.time)
 
     @property
-    def submitted_stages(self) -> tuple[str, ...]:
-        """The stages that become jobs.
-
-        Raises:
-            HarvestError: one of that name there is not.
-        """
-        if self.stages == "all":
-            return _STAGES
-        names = tuple(name.strip() for name in self.stages.split(",") if name.strip())
-        if not set(names) <= set(_STAGES):
-            _refuse("stages", self.stages, f"all, or some of {', '.join(_STAGES)}")
-        return names
+    def submitted_stages(self) -> tuple[Stage, ...]:
+        """The stages that become jobs."""
+        return _stages(self.stages)
 
     def parameters(self, *, name: str, comment: str, gpu: bool) -> dict[str, Any]:
         """The parameters of submitit's executor for one job.
@@ -149,12 +129,12 @@ class SlurmSettings:
         Args:
             name: of the job.
             comment: of the job.
-            gpu: does it need one?
+            gpu: whether it needs one.
         """
         if self.cluster == "local":
             # Without a number all GPUs would be hidden; each shard takes one that is free.
             return {"timeout_min": self.minutes, "gpus_per_node": count_gpus()}
-        options = {"requeue": True, **_options("args", self.args)}
+        options = {"requeue": True, **_options(self.args)}
         given = {
             "slurm_partition": self.partition,
             "slurm_account": self.account,
@@ -164,7 +144,7 @@ class SlurmSettings:
             "slurm_setup": [line.strip() for line in self.setup.splitlines() if line.strip()],
         }
         if not gpu:
-            options |= _options("cpu_args", self.cpu_args)
+            options |= _options(self.cpu_args)
         return {
             "name": name,
             "timeout_min": self.minutes,
@@ -178,32 +158,43 @@ class SlurmSettings:
         }
 
 
-def _variable(field: str) -> str:
-    return f"HARVEST_SLURM_{field.upper()}"
+def _minutes(text: str) -> int:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("minutes, hours:minutes:seconds or days-hours:minutes")
+    days, first, second, third = (int(part or 0) for part in match.groups())
+    if match["days"]:
+        seconds = ((days * 24 + first) * 60 + second) * 60 + third
+    elif match["third"]:
+        seconds = (first * 60 + second) * 60 + third
+    else:
+        seconds = first * 60 + second
+    if seconds == 0:
+        raise ValueError("more than 0")
+    return -(-seconds // 60)
 
 
-def _refuse(field: str, value: str, expected: str) -> NoReturn:
-    raise HarvestError(f"{_variable(field)} is {value!r}; it must be {expected}.")
+def _stages(text: str) -> tuple[Stage, ...]:
+    if text == "all":
+        return tuple(Stage)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not set(names) <= set(Stage):
+        raise ValueError(f"all, or some of {', '.join(Stage)}")
+    return tuple(map(Stage, names))
 
 
-def _whole(field: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        _refuse(field, text, "a whole number above 0")
-    return int(text)
-
-
-def _options(field: str, text: str) -> dict[str, str | bool]:
-    """Options as they are typed behind `sbatch`, by name; one without a value is True.
+def _options(text: str) -> dict[str, str | bool]:
+    """Options as they are typed after `sbatch`, by name; one without a value is True.
 
     Raises:
-        HarvestError: they are no long options.
+        ValueError: they are not long options.
     """
     expected = "options such as --constraint=a100 --exclusive"
     options: dict[str, str | bool] = {}
     try:
         words = shlex.split(text)
     except ValueError:  # a quotation mark without its partner
-        _refuse(field, text, expected)
+        raise ValueError(expected) from None
     name = None
     for word in words:
         if word.startswith("--") and len(word) > len("--"):
@@ -212,5 +203,5 @@ def _options(field: str, text: str) -> dict[str, str | bool]:
         elif name is not None and options[name] is True:
             options[name] = word
         else:
-            _refuse(field, text, expected)
+            raise ValueError(expected)
     return options

@@ -1,4 +1,4 @@
-"""Runs whose jobs have ended without telling Dagster are ended there, too."""
+"""Runs whose jobs ended without reporting it to Dagster are ended there, too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError, JobState, meaning
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
@@ -29,10 +30,11 @@ def _mine() -> dict[str, str]:
     return {jobs.USER_TAG: str(os.getuid())}
 
 
-def look_after(instance: dg.DagsterInstance) -> list[str]:
+def reconcile(instance: dg.DagsterInstance) -> list[str]:
     """End the runs whose jobs are gone, cancel the jobs of runs that were cancelled.
 
-    Answers what was done, in sentences.
+    Returns:
+        What was done, in sentences.
 
     Raises:
         ClusterSilentError: SLURM does not answer.
@@ -40,11 +42,11 @@ def look_after(instance: dg.DagsterInstance) -> list[str]:
     runs = unfinished_runs(instance)
     cancelled = _cancelled_lately(instance)
     states = jobs.states_of([*runs, *cancelled])
-    told = [_settle(instance, run, states[run.run_id]) for run in runs]
+    done = [_settle(instance, run, states[run.run_id]) for run in runs]
     left = [run for run in cancelled if meaning(states[run.run_id]) is JobState.ACTIVE]
     jobs.cancel_jobs(left)
-    told += [f"Job {run.tags[jobs.JOB_TAG]} was cancelled after its run." for run in left]
-    return [sentence for sentence in told if sentence]
+    done += [f"Job {run.tags[jobs.JOB_TAG]} was cancelled after its run." for run in left]
+    return [sentence for sentence in done if sentence]
 
 
 def _cancelled_lately(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
@@ -63,7 +65,7 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
         if run.status == dg.DagsterRunStatus.CANCELING:
             jobs.cancel_jobs([run])
         return None
-    # The job may have told Dagster of its end after the runs were listed.
+    # The job may have reported its end after the runs were listed.
     now = instance.get_run_by_id(run.run_id)
     if now is None or now.is_finished:
         return None
@@ -88,14 +90,14 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
     description="Ends runs whose jobs are gone, cancels jobs whose runs were cancelled.",
 )
 def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """See `look_after`."""
+    """See `reconcile`."""
     try:
-        done = look_after(context.instance)
+        done = reconcile(context.instance)
     except ClusterSilentError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(presentable(str(error)))
     return dg.SkipReason(" ".join(done) or "All jobs wait or work.")
 
 
 def sensors() -> list[dg.SensorDefinition]:
-    """The sensor that looks after jobs, on a machine that can submit some."""
+    """The sensor that watches jobs, on a machine that can submit some."""
     return [jobs_of_the_cluster] if slurm_is_here() else []

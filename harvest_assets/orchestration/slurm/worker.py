@@ -6,6 +6,8 @@ import os
 import socket
 from typing import Any
 
+from harvest_assets.files.lease import Holder, holder_of, remove_lease
+from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.requeue import restarts, this_is_a_job
 
@@ -27,7 +29,7 @@ def execute(run_id: str, environment: dict[str, str]) -> None:
         recon_job_from_origin,
     )
 
-    with dg.DagsterInstance.get() as instance:
+    with presentable_errors(), dg.DagsterInstance.get() as instance:
         this_is_a_job(lambda: _is_cancelled(instance, run_id))
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -63,7 +65,6 @@ def free_leases_of_the_dead(run: Any) -> None:
 
     Without this a job that was moved to another node would wait two minutes for its own lease.
     """
-    from harvest_assets.files.lease import holder_of, remove_lease
     from harvest_assets.orchestration.partitions import SHARD_DIMENSION
     from harvest_assets.store.registry import registration_of
 
@@ -78,12 +79,12 @@ def free_leases_of_the_dead(run: Any) -> None:
         remove_lease(path, holder)
 
 
-def _is_of_the_dead(holder: dict[str, Any]) -> bool:
-    job = holder.get("job")
+def _is_of_the_dead(holder: Holder) -> bool:
+    job = holder.job
     if job is None:
         return False
     if job == os.environ.get("SLURM_JOB_ID"):
-        return str(holder.get("job_restarts")) != str(restarts())
+        return holder.job_restarts != str(restarts())
     try:
         return cluster.meaning(cluster.states_of([job])[job]) is not cluster.JobState.ACTIVE
     except cluster.ClusterSilentError:

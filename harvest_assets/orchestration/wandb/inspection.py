@@ -6,16 +6,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harvest_assets.decompositions.spd.run_config import load_run_config
-from harvest_assets.errors import HarvestError, TransientError, reason_of
-from harvest_assets.wandb_client.files import download_files, list_files
+from harvest_assets.decompositions.registry import check_config
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.wandb_client.files import RunNotOnWandbError, download_files, list_files
 from harvest_assets.wandb_client.run_files import CONFIG, checkpoint_step, choose_checkpoint
 from harvest_assets.wandb_client.run_name import RunName
 
 # Kinds of findings.
 HARVESTABLE, UNFINISHED, OTHER = "harvestable", "unfinished", "other"
-
-_NOT_THERE = "Could not find run"  # as the W&B client says it
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,17 @@ def _inspect_run(key: str) -> Finding:
     name = RunName.from_key(key)
     try:
         files = list_files(name)
-    except HarvestError as error:
-        if isinstance(error, TransientError) or _NOT_THERE not in str(error):
-            raise
+    except RunNotOnWandbError:
         return Finding(OTHER, reason=f"{key} is not on W&B any more.")
     if not files:
         return Finding(UNFINISHED, reason=f"{key} has no files.")
     if CONFIG not in files:
-        return Finding(OTHER, reason=f"{key} is no SPD run: it has no {CONFIG}.")
+        return Finding(OTHER, reason=f"{key} cannot be harvested: it has no {CONFIG}.")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         download_files(name, files, [CONFIG], folder)
         try:
-            load_run_config(folder / CONFIG)
+            check_config(folder / CONFIG)
         except HarvestError as error:
             return Finding(OTHER, reason=str(error).replace(str(folder), key))
     checkpoint = choose_checkpoint(files)

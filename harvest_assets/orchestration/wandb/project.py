@@ -35,7 +35,9 @@ def harvestable_runs(
         HarvestError: W&B does not answer, there is no such project, or `since` is no date.
     """
     project = check_project(project)
-    wanted = WatchSettings.from_environment(since=parse_since(since, "--since"))
+    wanted = WatchSettings.from_environment()
+    if created := parse_since(since, "--since"):
+        wanted = wanted.model_copy(update={"since": created})
     created_from = wanted.since.isoformat() if wanted.since else None
     known = set(instance.get_dynamic_partitions(RUN_DIMENSION))
     filters = runs_filter(wanted.states, created_from)

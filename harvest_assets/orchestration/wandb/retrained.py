@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dagster as dg
 
+from harvest_assets.orchestration.jobs import asset_key
+from harvest_assets.stages import Asset
+
 _STEP = "newer checkpoint"
-_ASSET = dg.AssetKey("run_checkpoint")
+_ASSET = asset_key(Asset.RUN_CHECKPOINT)
 
 
 def resumed_event(key: str, step: int) -> dg.AssetObservation:

@@ -1,62 +1,74 @@
-"""What is watched on W&B and how much is started by itself, as a deployment sets it.
-
-Everything is read from the environment when it is needed: `HARVEST_WANDB_PROJECTS` and so on.
-"""
+"""What is watched on W&B, as a deployment sets it."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.environment import number_from, yes_or_no
+from harvest_assets.settings import EnvironmentModel
 from harvest_assets.wandb_client.listed_run import ListedRun
 
-AUTOMATION = "HARVEST_AUTOMATION"
-_SINCE = "HARVEST_WANDB_SINCE"
+
+def _listed(value: Any) -> Any:
+    """A text with commas as a list; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-@dataclass(frozen=True)
-class WatchSettings:
-    """Which runs are wanted.
+def _projects(value: Any) -> Any:
+    try:
+        return tuple(dict.fromkeys(map(check_project, _listed(value))))
+    except HarvestError:
+        raise ValueError("entity/project, several of them separated by commas") from None
 
-    Args:
-        projects: `entity/project` each; `HARVEST_WANDB_PROJECTS`.
-        states: of W&B, `finished` unless set; `HARVEST_WANDB_STATES`.
-        tags: a run must have one of them, if there are any; `HARVEST_WANDB_TAGS`.
-        names: patterns (`*`, `?`) of which one must fit the run's name on its page or its id, if
-            there are any; `HARVEST_WANDB_NAMES`.
-        since: runs created before are left out; `HARVEST_WANDB_SINCE`.
-    """
 
-    projects: tuple[str, ...]
-    states: tuple[str, ...] = ("finished",)
-    tags: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    since: datetime | None = None
+def _since(value: Any) -> Any:
+    return parse_since(value, "HARVEST_WANDB_SINCE") if isinstance(value, str) else value
 
-    @classmethod
-    def from_environment(cls, since: datetime | None = None) -> WatchSettings:
-        """The deployment's settings; a date that is given counts in place of the deployment's.
 
-        Raises:
-            HarvestError: a variable holds what it cannot.
-        """
-        projects = tuple(map(check_project, _listed("HARVEST_WANDB_PROJECTS")))
-        if since is None:
-            since = parse_since(os.environ.get(_SINCE, ""), _SINCE)
-        return cls(
-            projects=tuple(dict.fromkeys(projects)),
-            states=_listed("HARVEST_WANDB_STATES") or ("finished",),
-            tags=_listed("HARVEST_WANDB_TAGS"),
-            names=_listed("HARVEST_WANDB_NAMES"),
-            since=since,
-        )
+_Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class WatchSettings(EnvironmentModel, env_prefix="HARVEST_WANDB_"):
+    """Which runs are wanted, and how often W&B is asked."""
+
+    projects: Annotated[tuple[str, ...], BeforeValidator(_projects)] = Field(
+        default=(),
+        description="The watched projects, `entity/project`, separated by commas.",
+    )
+    states: _Listed = Field(
+        default=("finished",), description="Runs in one of these states of W&B."
+    )
+    tags: _Listed = Field(
+        default=(), description="Runs with one of these tags; blank: whatever their tags."
+    )
+    names: _Listed = Field(
+        default=(),
+        description=(
+            "Runs whose name on their page or whose id matches one of these patterns (`*`, `?`); "
+            "blank: all."
+        ),
+    )
+    since: Annotated[datetime | None, BeforeValidator(_since)] = Field(
+        default=None,
+        description=(
+            "Runs created from this date or time on, UTC unless it has a zone. It also lifts the "
+            "limit of the first tick."
+        ),
+    )
+    seconds: int = Field(
+        default=300,
+        ge=1,
+        description="Seconds between two polls. Read when the definitions are loaded.",
+    )
 
     def wants(self, run: ListedRun) -> bool:
-        """Do state, tags, name and date of a run fit?"""
+        """Whether state, tags, name and date of a run fit."""
         named = not self.names or any(
             fnmatchcase(text, pattern)
             for text in (run.display_name, run.run_id)
@@ -71,11 +83,11 @@ def check_project(text: str) -> str:
     """`entity/project` without blanks around it.
 
     Raises:
-        HarvestError: the text is nothing like it.
+        HarvestError: the text has another form.
     """
     project = text.strip().removeprefix("https://wandb.ai/").strip("/")
     if len([part for part in project.split("/") if part]) != 2:  # noqa: PLR2004
-        raise HarvestError(f"{text!r} is no W&B project: entity/project is.")
+        raise HarvestError(f"{text!r} is not a valid W&B project; expected entity/project.")
     return project
 
 
@@ -83,7 +95,7 @@ def parse_since(text: str, source: str) -> datetime | None:
     """An ISO date or time; without a zone it is UTC. None for an empty text.
 
     Raises:
-        HarvestError: the text is no date; the message names `source`.
+        HarvestError: the text is not a date; the message names `source`.
     """
     if not text.strip():
         return None
@@ -94,27 +106,3 @@ def parse_since(text: str, source: str) -> datetime | None:
             f"{source} is {text!r}; it must be a date such as 2025-01-31."
         ) from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def max_active_runs() -> int:
-    """Unfinished harvests up to which automation starts new ones; `HARVEST_MAX_ACTIVE_RUNS`."""
-    return number_from("HARVEST_MAX_ACTIVE_RUNS", 4)
-
-
-def seconds_between_looks() -> int:
-    """Between two looks at W&B; `HARVEST_WANDB_SECONDS`."""
-    return number_from("HARVEST_WANDB_SECONDS", 300)
-
-
-def automation_from_the_start() -> bool:
-    """Do sensor and automation run before anybody switches them on in the UI?
-
-    Raises:
-        HarvestError: `HARVEST_AUTOMATION` is neither yes nor no.
-    """
-    return yes_or_no(AUTOMATION)
-
-
-def _listed(variable: str) -> tuple[str, ...]:
-    parts = os.environ.get(variable, "").split(",")
-    return tuple(part.strip() for part in parts if part.strip())

@@ -1,25 +1,19 @@
-"""Questions to W&B, asked by a process of its own that may take so much time and no more.
+"""Queries to W&B in a process of its own, which is ended when its time is up.
 
-The W&B client tries again and again for long when W&B is slow, away, or limits requests; whoever
-has to answer in time asks here. Answers that have come until then count.
-
-As a program it reads one JSON question a line and prints one JSON line for each part of an answer,
-the last of them with `end`.
+The W&B client retries for minutes when W&B is slow, unreachable, or limits requests. A caller that
+must finish in time queries here; answers that came before the deadline count.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,12 +22,14 @@ from harvest_assets.orchestration.wandb.inspection import Finding, inspect_run
 from harvest_assets.wandb_client.listed_run import ListedRun
 from harvest_assets.wandb_client.runs import list_runs
 
+_ENDED = "The process that queries W&B ended unexpectedly."
+
 
 class WandbSubprocess:
-    """Asks W&B; use it in a `with` statement.
+    """Queries W&B; use it in a `with` statement.
 
     Args:
-        seconds: after which every question fails.
+        seconds: after which every query fails.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -41,18 +37,11 @@ class WandbSubprocess:
         self._deadline = time.monotonic() + seconds
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "WANDB_SILENT": "true"},
-            start_new_session=True,  # with the client's own helper process
-        )
-        self._timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self._kill)
-        self._timer.daemon = True
-        self._timer.start()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other_end = context.Pipe()
+        self._process = context.Process(target=_answer, args=(other_end,), daemon=True)
+        self._process.start()
+        other_end.close()
         return self
 
     def __exit__(
@@ -61,30 +50,24 @@ class WandbSubprocess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._timer.cancel()
         self._kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        self._process.join()
+        self._pipe.close()
 
     def list_runs(
         self, project: str, filters: Mapping[str, Any], order: str, per_page: int
     ) -> tuple[int, Iterator[ListedRun]]:
-        """See `runs.list_runs`; pages are asked for as they are needed.
+        """See `runs.list_runs`; pages are requested as they are needed.
 
         Raises:
             TransientError: also if time is up.
         """
-        asked = {"project": project, "filters": filters, "order": order, "per_page": per_page}
-        (answer,) = self._ask({"list_runs": asked})
-        return int(answer["total"]), self._listed(per_page)
+        total = self._query("list_runs", project, dict(filters), order, per_page)
+        return total, self._pages(per_page)
 
-    def _listed(self, per_page: int) -> Iterator[ListedRun]:
-        while page := list(self._ask({"next_runs": per_page})):
-            for run in page:
-                yield ListedRun(**{**run, "tags": tuple(run["tags"])})
+    def _pages(self, per_page: int) -> Iterator[ListedRun]:
+        while page := self._query("next_runs", per_page):
+            yield from page
 
     def inspect_run(self, key: str) -> Finding:
         """See `inspection.inspect_run`.
@@ -92,69 +75,66 @@ class WandbSubprocess:
         Raises:
             TransientError: also if time is up.
         """
-        (finding,) = self._ask({"inspect_run": key})
-        return Finding(**finding)
+        finding: Finding = self._query("inspect_run", key)
+        return finding
 
-    def _ask(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None  # noqa: S101
-        assert stdout is not None  # noqa: S101
+    def _query(self, name: str, *arguments: Any) -> Any:
         try:
-            stdin.write(json.dumps(question) + "\n")
-            stdin.flush()
-            for line in stdout:
-                answer = json.loads(line)
-                if "error" in answer:
-                    kind = TransientError if answer["passing"] else HarvestError
-                    raise kind(answer["error"])
-                if "end" in answer:
-                    return
-                yield answer
-        except (BrokenPipeError, ValueError):
-            pass  # killed while it wrote
-        if time.monotonic() < self._deadline:
-            raise TransientError("The process that asks W&B ended by itself.")
-        raise TransientError(f"W&B did not answer within {self._seconds:.0f} s.")
+            self._pipe.send((name, *arguments))
+            if not self._pipe.poll(max(0.0, self._deadline - time.monotonic())):
+                self._kill()  # a late answer must not be taken for that of the next query
+                raise TransientError(f"W&B did not answer within {self._seconds:.0f} s.")
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            late = time.monotonic() >= self._deadline
+            reason = f"W&B did not answer within {self._seconds:.0f} s." if late else _ENDED
+            raise TransientError(reason) from None
+        if isinstance(answer, HarvestError):
+            raise answer
+        return answer
 
     def _kill(self) -> None:
+        """End the process with the helper that the W&B client has started."""
+        assert self._process.pid is not None  # noqa: S101
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()  # it may not have begun its own group yet
 
 
-class _Answers:
-    """What the process knows: the list that was asked for last, and how far it was told."""
+class _Queries:
+    """What the process can be asked; it keeps the list that was requested last."""
 
     def __init__(self) -> None:
         self._runs: Iterator[ListedRun] = iter(())
 
-    def to(self, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The parts of an answer."""
-        if "inspect_run" in question:
-            yield dataclasses.asdict(inspect_run(question["inspect_run"]))
-        elif "next_runs" in question:
-            yield from map(dataclasses.asdict, islice(self._runs, question["next_runs"]))
-        else:
-            total, self._runs = list_runs(**question["list_runs"])
-            yield {"total": total}
+    def list_runs(self, *arguments: Any) -> int:
+        """Begin a list; returns how many runs there are."""
+        total, self._runs = list_runs(*arguments)
+        return total
+
+    def next_runs(self, n: int) -> list[ListedRun]:
+        """The next runs of the list."""
+        return list(islice(self._runs, n))
+
+    def inspect_run(self, key: str) -> Finding:
+        """See `inspection.inspect_run`."""
+        return inspect_run(key)
 
 
-def main() -> None:
-    """Answer questions until there are no more."""
-    answers = _Answers()
-    # The client prints where it likes; what is told here goes where it is waited for.
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        try:
-            for answer in answers.to(json.loads(line)):
-                out.write(json.dumps(answer) + "\n")
-                out.flush()
-            last: dict[str, Any] = {"end": True}
-        except HarvestError as error:
-            last = {"error": str(error), "passing": isinstance(error, TransientError)}
-        out.write(json.dumps(last) + "\n")
-        out.flush()
-
-
-if __name__ == "__main__":
-    main()
+def _answer(pipe: Connection) -> None:
+    """Answer queries until the other end of the pipe is closed."""
+    os.setsid()  # with the client's own helper process
+    os.environ["WANDB_SILENT"] = "true"
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # the client prints warnings
+        os.dup2(nowhere, descriptor)
+    queries = _Queries()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            name, *arguments = pipe.recv()
+            answer: Any
+            try:
+                answer = getattr(queries, name)(*arguments)
+            except HarvestError as error:
+                answer = error
+            pipe.send(answer)

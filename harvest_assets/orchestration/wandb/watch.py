@@ -18,12 +18,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
+from pydantic import Field
+
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError, TransientError
-from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import watched_path
+from harvest_assets.files.records import Older, Record
+from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.wandb.inspection import (
     HARVESTABLE,
     OTHER,
@@ -31,7 +34,6 @@ from harvest_assets.orchestration.wandb.inspection import (
     Finding,
 )
 from harvest_assets.orchestration.wandb.settings import WatchSettings
-from harvest_assets.sanitize import plain_text
 from harvest_assets.store.registry import registration_of
 from harvest_assets.wandb_client.listed_run import ListedRun, parse_time
 from harvest_assets.wandb_client.run_name import RunName
@@ -129,8 +131,24 @@ class _Remembered:
 
     heartbeat: str
     found: str
-    tries: int = 0
+    tries: Annotated[int, Field(ge=0)] = 0
     again_at: str = ""
+
+    def __post_init__(self) -> None:
+        _time(self.heartbeat), _time(self.again_at)
+
+
+@dataclass
+class _Memory:
+    """What `watched.json` holds, by run id."""
+
+    runs: dict[str, _Remembered]
+
+
+# Version 0.1 wrote the mapping itself.
+_RECORD = Record(
+    _Memory, "what is known of watched runs", older=Older(upgrade=lambda runs: {"runs": runs})
+)
 
 
 class ProjectWatch:
@@ -177,13 +195,14 @@ class ProjectWatch:
             self._look.failure = str(error)
             self._look.told.append(f"{error} The next look goes on from here.")
         if self._memory != before:
-            entries = {run: asdict(it) for run, it in sorted(self._memory.items())}
-            write_json(watched_path(*self.project.split("/")), entries)
+            memory = _Memory(dict(sorted(self._memory.items())))
+            _RECORD.write(watched_path(*self.project.split("/")), memory)
         self._look.new.reverse()
         return self._look
 
     def _begin(self) -> None:
-        settings = json.dumps(asdict(self.settings) | {"projects": ""}, default=str)
+        wanted = self.settings.model_dump(exclude={"seconds"}) | {"projects": ""}
+        settings = json.dumps(wanted, default=str)
         digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
         if self.place.settings != digest:
             switched_on = self.place.switched_on or self._now.isoformat()
@@ -330,7 +349,7 @@ class ProjectWatch:
 
     def _see_whether_it_was_trained_on(self, key: str) -> None:
         try:
-            harvested = RunCheckpoint.open(registration_of(key).layout.root).step
+            harvested = open_decomposition(registration_of(key).layout.root).step
             newest = self._asked.inspect_run(key).step
         except TransientError:
             raise
@@ -348,25 +367,8 @@ def _time(text: str) -> datetime:
 
 
 def _read_memory(project: str) -> dict[str, _Remembered]:
-    """What is remembered; what is not there or damaged is left out: it only saves questions."""
+    """What is known of the runs; nothing where it is missing or damaged: it only saves requests."""
     try:
-        entries = json.loads(watched_path(*project.split("/")).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return _RECORD.read(watched_path(*project.split("/"))).runs
+    except HarvestError:
         return {}
-    read = (
-        {run: _remembered(entry) for run, entry in entries.items()}
-        if isinstance(entries, dict)
-        else {}
-    )
-    return {run: it for run, it in read.items() if it is not None}
-
-
-def _remembered(entry: Any) -> _Remembered | None:
-    """One entry of the file; None if it is damaged."""
-    try:
-        it = _Remembered(**entry)
-        _time(it.heartbeat), _time(it.again_at)
-    except (TypeError, ValueError, AttributeError):
-        return None
-    sound = isinstance(it.found, str) and isinstance(it.tries, int) and it.tries >= 0
-    return it if sound else None

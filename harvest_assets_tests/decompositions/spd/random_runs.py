@@ -1,4 +1,4 @@
-"""Random decompositions of small targets, and what they must answer, from the formulas alone."""
+"""Random decompositions of small targets, and what they must return, from the formulas alone."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def raw_ci(
     layer_input: np.ndarray,
     kind: str = "shared_mlp",
 ) -> np.ndarray:
-    """What the CI function of a layer answers, [..., d_in] -> [..., C], in float64.
+    """What the CI function of a layer returns, [..., d_in] -> [..., C], in float64.
 
     The input of an embedding is tokens, [...] -> [..., C].
     """

@@ -35,14 +35,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def _told(path: Path) -> str:
+def _message(path: Path) -> str:
     with pytest.raises(HarvestError) as caught:
         Checkpoint.open(path)
-    told = str(caught.value)
-    assert str(path) in told
-    assert "\n" not in told
-    assert told.endswith(".")
-    return told
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
 
 
 def test_parts_are_found_by_the_layers_path(path: Path):
@@ -82,20 +82,20 @@ def test_old_spellings_of_keys_are_read(tmp_path: Path):
     }
 
 
-def test_a_tensor_in_two_spellings_is_told(tmp_path: Path):
+def test_a_tensor_in_two_spellings_is_reported(tmp_path: Path):
     path = tmp_path / "model_1.pth"
     torch.save({**STATE, "patched_model.h.0.a.components.V": torch.ones(2, 4)}, path)
-    assert "_components.h-0-a.V twice" in _told(path)
+    assert "_components.h-0-a.V twice" in _message(path)
 
 
-def test_layers_that_the_config_does_not_name_are_told(path: Path):
+def test_layers_that_the_config_does_not_name_are_reported(path: Path):
     opened = Checkpoint.open(path)
     opened.check_layers(["h.0.a", "h.0.a.b"])
     with pytest.raises(HarvestError, match=r"_components\.h-0-a-b\.V, but no pattern"):
         opened.check_layers(["h.0.a"])
 
 
-def test_wrong_tensors_are_told_by_key_and_both_shapes(path: Path):
+def test_wrong_tensors_are_named_with_both_shapes(path: Path):
     opened = Checkpoint.open(path)
     with pytest.raises(HarvestError, match=r"_components\.h-0-a\.V .* \[2, 4\], not \[2, 5\]"):
         opened.component_matrices("h.0.a", d_in=2, n_components=5, d_out=3)
@@ -107,22 +107,22 @@ def test_wrong_tensors_are_told_by_key_and_both_shapes(path: Path):
         opened.ci_weights("h.0.a", {"layers.0.W": (2, 4)})
 
 
-def test_weights_that_are_no_floating_point_numbers_are_told(tmp_path: Path):
+def test_weights_that_are_no_floating_point_numbers_are_reported(tmp_path: Path):
     path = tmp_path / "model_1.pth"
     torch.save({**STATE, "_components.h-0-a.V": torch.ones(2, 4, dtype=torch.int64)}, path)
     with pytest.raises(HarvestError, match=r"h-0-a\.V is torch\.int64"):
         Checkpoint.open(path).component_matrices("h.0.a", d_in=2, n_components=4, d_out=3)
 
 
-def test_a_missing_file_is_told(tmp_path: Path):
-    assert "is not there" in _told(tmp_path / "model_9.pth")
+def test_a_missing_file_is_reported(tmp_path: Path):
+    assert "is not there" in _message(tmp_path / "model_9.pth")
 
 
-def test_a_file_cut_short_is_told(path: Path):
+def test_a_file_cut_short_is_reported(path: Path):
     whole = path.read_bytes()
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert "may be cut short" in _told(path)
+        assert "may be cut short" in _message(path)
 
 
 def test_damaged_bytes_never_raise_anything_else(path: Path):
@@ -148,14 +148,14 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model_1.pth"
     torch.save({"a": Harmful()}, path)
-    assert "more than tensors" in _told(path)
+    assert "more than tensors" in _message(path)
     assert not (tmp_path / "harmed").exists()
 
 
 @pytest.mark.parametrize(
     "content", [[torch.ones(1)], {"a": 1}, {1: torch.ones(1)}, {"model": {"a": torch.ones(1)}}]
 )
-def test_anything_but_named_tensors_is_told(content: object, tmp_path: Path):
+def test_anything_but_named_tensors_is_reported(content: object, tmp_path: Path):
     path = tmp_path / "model_1.pth"
     torch.save(content, path)
-    assert "no state dict" in _told(path)
+    assert "state dict" in _message(path)

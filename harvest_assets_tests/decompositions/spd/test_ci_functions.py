@@ -108,7 +108,7 @@ def test_hidden_dims_must_agree_with_the_checkpoint(said: list[int], sentence: s
         open_ci_function("shared_mlp", layer, said, checkpoint, CPU)
 
 
-def test_a_bias_of_another_width_is_told():
+def test_a_bias_of_another_width_is_reported():
     state, layer, _ = _opened(4, 3, [])
     state["_ci_fns.a-b-c.layers.0.b"] = torch.ones(1)
     with pytest.raises(HarvestError, match=r"layers\.0\.b has the shape \[1\], not \[3\]"):
@@ -116,7 +116,7 @@ def test_a_bias_of_another_width_is_told():
 
 
 @pytest.mark.parametrize("kind", ["mlp", "vector_mlp"])
-def test_another_kind_than_the_checkpoints_is_told(kind: str):
+def test_another_kind_than_the_checkpoints_is_reported(kind: str):
     state, layer, _ = _opened(4, 3, [5])
     with pytest.raises(HarvestError, match=r"layers\.0\.W has the shape \[4, 5\], not \[3, "):
         open_ci_function(kind, layer, [5], Checkpoint(Path("x"), state), CPU)

@@ -53,6 +53,6 @@ def test_case_counts():
         ([("*", 2)], r"the whole model \(Target\)"),
     ],
 )
-def test_what_cannot_be_decomposed_is_told(patterns: list[tuple[str, int]], sentence: str):
+def test_what_cannot_be_decomposed_is_reported(patterns: list[tuple[str, int]], sentence: str):
     with pytest.raises(HarvestError, match=sentence):
         _find(*patterns)

@@ -124,7 +124,7 @@ def test_a_threshold_that_everything_passes_is_warned_of(tmp_path: Path):
         ({"pretrained_model_name": None}, "neither pretrained_model_name nor pretrained_model_pat"),
     ],
 )
-def test_what_is_wrong_is_told(changes: dict[str, Any], sentence: str, tmp_path: Path):
+def test_what_is_wrong_is_reported(changes: dict[str, Any], sentence: str, tmp_path: Path):
     with pytest.raises(HarvestError, match=sentence) as caught:
         _load(tmp_path, {**TODAY, **changes})
     assert str(tmp_path / "final_config.yaml") in str(caught.value)

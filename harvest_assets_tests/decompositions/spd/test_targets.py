@@ -196,15 +196,15 @@ def test_fixed_stds_count_only_where_the_target_was_ablated(tmp_path: Path):
         (dict.fromkeys([*NORMS, "ln_g"], 1.0), r"disagree about 'ln_g'.*h\.0\.ln_1, h\.0\.ln_2"),
     ],
 )
-def test_wrong_stds_are_told(stds: Any, sentence: str, tmp_path: Path):
+def test_wrong_stds_are_reported(stds: Any, sentence: str, tmp_path: Path):
     with pytest.raises(HarvestError, match=sentence):
         build_target(GPT2_SIMPLE, _target_file(tmp_path, SMALL_GPT2, stds, ablated=True))
 
 
-def test_stds_without_a_config_are_told(tmp_path: Path):
+def test_stds_without_a_config_are_reported(tmp_path: Path):
     source = _target_file(tmp_path, SMALL_GPT2, dict.fromkeys(NORMS, 1.0))
     (tmp_path / "final_config.yaml").unlink()
-    with pytest.raises(HarvestError, match=r"final_config\.yaml is missing, so whether the stds"):
+    with pytest.raises(HarvestError, match=r"final_config\.yaml is missing"):
         build_target(GPT2_SIMPLE, source)
     (tmp_path / "ln-stds.json").unlink()
     assert build_target(GPT2_SIMPLE, source).ln_f.std is None
@@ -269,7 +269,7 @@ def test_tied_weights_may_stand_once_or_twice(given_names: list[str], tmp_path: 
     assert torch.equal(target.wte.weight, state["wte.weight"])
 
 
-def test_tied_weights_that_differ_are_told(tmp_path: Path):
+def test_tied_weights_that_differ_are_reported(tmp_path: Path):
     target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
     state = _random_weights(SMALL)
     state["lm_head.weight"] = state["lm_head.weight"] + 1
@@ -277,7 +277,7 @@ def test_tied_weights_that_differ_are_told(tmp_path: Path):
         _loaded(target, state)
 
 
-def test_wrong_target_weights_are_told(tmp_path: Path):
+def test_wrong_target_weights_are_reported(tmp_path: Path):
     target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
     state = _random_weights(SMALL)
     with pytest.raises(HarvestError, match=r"lacks target_model\.ln_f\.weight"):
@@ -301,18 +301,18 @@ def test_weights_are_taken_as_float32(tmp_path: Path):
     [
         ({**SMALL, "model_type": "GPT2Simple"}, "is the config of a GPT2Simple, not of a Llama"),
         ({**SMALL, "n_head": 3}, "n_embd 16 does not give 3 heads"),
-        ({**SMALL, "n_key_value_heads": 3}, "n_head 4 is no multiple of n_key_value_heads 3"),
+        ({**SMALL, "n_key_value_heads": 3}, "n_head 4 .*n_key_value_heads 3"),
         ({**SMALL, "n_layer": "two"}, r"model_config\.yaml: n_layer: "),
         ({**SMALL, "n_head": 0}, "n_head: .* greater than 0"),
         ([1, 2], "does not hold a mapping"),
     ],
 )
-def test_a_wrong_model_config_is_told(model_config: Any, sentence: str, tmp_path: Path):
+def test_a_wrong_model_config_is_reported(model_config: Any, sentence: str, tmp_path: Path):
     with pytest.raises(HarvestError, match=sentence):
         build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, model_config))
 
 
-def test_a_target_that_is_not_there_is_told(tmp_path: Path):
+def test_a_target_that_is_not_there_is_reported(tmp_path: Path):
     source = str(tmp_path / "checkpoints" / "model_step_7.pt")
     with pytest.raises(HarvestError, match=r"is not there: .*model_config\.yaml is missing"):
         build_target(LLAMA_SIMPLE_MLP, source)
@@ -479,7 +479,7 @@ def test_an_import_path_of_a_config_is_never_imported(
         build_target("harmful.LlamaSimpleMLP", "anything")
 
 
-def test_a_config_of_another_model_or_none_is_told(tmp_path: Path):
+def test_a_config_of_another_model_or_none_is_reported(tmp_path: Path):
     _tiny_llama(tmp_path / "llama")
     with pytest.raises(HarvestError, match="is the config of a llama, not of a GPT2LMHeadModel"):
         build_target("transformers.GPT2LMHeadModel", str(tmp_path / "llama"))

@@ -47,7 +47,7 @@ def test_of_an_earlier_start_of_this_job(lease: Path, monkeypatch: pytest.Monkey
     held_elsewhere(lease, "12", "0")
     assert free(lease)
     with hold_lease(lease, "it"):
-        assert (holder_of(lease)["job"], holder_of(lease)["job_restarts"]) == ("12", "1")
+        assert (holder_of(lease).job, holder_of(lease).job_restarts) == ("12", "1")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import yaml
 
 from harvest_assets.definitions import defs
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.files.atomic import write_json
+from harvest_assets.files.layout import watched_path
 from harvest_assets.orchestration import sensors
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.sensors import new_wandb_runs
@@ -251,8 +254,8 @@ def test_thousands_are_paged_over_ticks(
         add(server, n, files, days_ago=3000 - n)
     # Those without files are known: nobody waits for three thousand looks here.
     seen = {f"s-{n:08d}": server.runs[key(n)].heartbeat_at for n in range(3000) if n % 1000}
-    wandb_watch.write_json(
-        wandb_watch.watched_path("ent", "proj"),
+    write_json(
+        watched_path("ent", "proj"),
         {run: {"heartbeat": time, "found": "no SPD run"} for run, time in seen.items()},
     )
     pages = 0
@@ -338,14 +341,25 @@ def test_when_w_and_b_does_not_answer(
     assert tick.registered == {key(0), key(1)}
 
 
-def test_nothing_is_left_behind_when_time_is_up(server: LoopbackWandb):
+def test_no_process_is_left_when_time_is_up(server: LoopbackWandb):
     server.delay = 30.0
-    with subprocess_client.WandbSubprocess(3.0) as asked:
-        with pytest.raises(Exception, match="within 3 s"):
-            asked.list_runs(PROJECT, {}, "+created_at", 50)
-        pid = asked._process.pid
+    with subprocess_client.WandbSubprocess(3.0) as wandb:
+        with pytest.raises(TransientError, match="within 3 s"):
+            wandb.list_runs(PROJECT, {}, "+created_at", 50)
+        with pytest.raises(TransientError, match="within 3 s"):
+            wandb.inspect_run(key(0))
+        pid = wandb._process.pid
     with pytest.raises(ProcessLookupError):
         os.killpg(pid, 0)
+
+
+@pytest.mark.usefixtures("server")
+def test_a_process_that_dies_is_one_clear_error():
+    with subprocess_client.WandbSubprocess(60.0) as wandb:
+        os.kill(wandb._process.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(TransientError, match="ended"):
+                wandb.inspect_run(key(0))
 
 
 def test_a_key_that_does_not_hold_ends_the_look_and_loses_nothing(

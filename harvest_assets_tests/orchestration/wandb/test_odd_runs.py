@@ -175,7 +175,7 @@ def test_whatever_else_is_listed_sound_runs_are_found(
         for n, nodes in enumerate(odd):
             now = MOMENT + timedelta(hours=10 * n)
             asked.nodes = [*nodes, node(n, now)] if first else [node(n, now), *nodes]
-            wanted = WatchSettings((PROJECT,))
+            wanted = WatchSettings(projects=(PROJECT,))
             look = ProjectWatch(PROJECT, wanted, place, set(known), asked, now).look()
             assert not look.failure
             known.update(look.new)
@@ -217,10 +217,10 @@ def test_a_damaged_file_of_what_is_remembered(text: str):
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     asked = FakeWandb()
     asked.nodes = [node(n, MOMENT) for n in range(2)]
-    settings = WatchSettings((PROJECT,))
+    settings = WatchSettings(projects=(PROJECT,))
     look = ProjectWatch(PROJECT, settings, Place(), set(), asked, MOMENT).look()
     assert set(look.new) == {key(0), key(1)}
-    assert json.loads(path.read_text()).keys() == {"s-00000000", "s-00000001"}
+    assert json.loads(path.read_text())["runs"].keys() == {"s-00000000", "s-00000001"}
 
 
 @pytest.mark.parametrize(

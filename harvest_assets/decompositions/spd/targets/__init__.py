@@ -1,7 +1,7 @@
 """The families of target models, built from their configs alone; the weights come elsewhere.
 
 To add a family, write a file with a function `(class_path, source) -> nn.Module` and add one line
-to `FAMILIES`. A class path that stands in no line is never imported.
+to `FAMILIES`. A class path that is not listed is never imported.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class GPT2SimpleConfig(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         return self
 
 
@@ -122,16 +122,16 @@ class GPT2Simple(nn.Module):
         return self.lm_head(self.ln_f(x)), None
 
     def fix_stds(self, stds: Mapping[str, float]) -> None:
-        """Give each LayerNorm the std that stands under its path.
+        """Give each LayerNorm the std of its path.
 
         Raises:
-            HarvestError: one has none, or a path is no LayerNorm's.
+            HarvestError: a LayerNorm has no std, or a path is not that of a LayerNorm.
         """
         norms = {n: module for n, module in self.named_modules() if isinstance(module, LayerNorm)}
         if norms.keys() != stds.keys():
-            told = min(norms.keys() ^ stds.keys())
+            name = min(norms.keys() ^ stds.keys())
             raise HarvestError(
-                f"The fixed LayerNorm stds and the target model disagree about {told!r}; there "
+                f"The fixed LayerNorm stds and the target model disagree about {name!r}; there "
                 f"must be one for each of {', '.join(norms)}."
             )
         for name, norm in norms.items():

@@ -24,7 +24,7 @@ def read_fixed_stds(source: str) -> dict[str, float] | None:
         source: what `target_folder` takes.
 
     Raises:
-        HarvestError: a file is missing or unreadable, or a std is no number above 0.
+        HarvestError: a file is missing or unreadable, or a std is not a number above 0.
     """
     folder = target_folder(source)
     config, stds = folder / _CONFIG, folder / _FILE
@@ -32,7 +32,7 @@ def read_fixed_stds(source: str) -> dict[str, float] | None:
         if not stds.is_file():
             return None
         raise HarvestError(
-            f"{config} is missing, so whether the stds in {stds.name} count is not known."
+            f"{config} is missing; it must say whether the stds in {stds.name} count."
         )
     return _read(stds) if read_mapping(config).get(_SWITCH) is True else None
 

@@ -45,7 +45,8 @@ class LlamaConfig(pydantic.BaseModel):
             )
         if self.use_grouped_query_attention and self.n_head % self.n_key_value_heads:
             raise ValueError(
-                f"n_head {self.n_head} is no multiple of n_key_value_heads {self.n_key_value_heads}"
+                f"n_head {self.n_head} is not a multiple of n_key_value_heads "
+                f"{self.n_key_value_heads}"
             )
         return self
 

@@ -28,7 +28,7 @@ def build_transformers_lm(class_path: str, source: str) -> nn.Module:
     """Build a `transformers` causal language model, without its weights.
 
     Args:
-        class_path: `transformers.<class>`, or the same behind the module that defines it, such as
+        class_path: `transformers.<class>`, or the same below the module that defines it, such as
             `transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel`.
         source: hub name or local folder of its `config.json`.
 
@@ -92,10 +92,10 @@ def _causal_lm(class_path: str) -> Any:
 
 
 def _check_attention(config: Any, source: str) -> None:
-    """See that no attention is asked for that would be fetched from the hub: that is code.
+    """Refuse an attention implementation that would be fetched from the hub, as that is code.
 
     Raises:
-        HarvestError: one is.
+        HarvestError: the config asks for one.
     """
     parts = [config, *(value for value in vars(config).values() if hasattr(value, "model_type"))]
     for part in parts:

@@ -12,15 +12,15 @@ from torch import nn
 from harvest_assets.errors import HarvestError
 
 # More than any model has: a config that asks for more would keep one waiting, or take all memory.
-_MOST_PARAMETERS = 100_000
-_MOST_BUFFER_BYTES = 4 << 30
+_MAX_PARAMETERS = 100_000
+_MAX_BUFFER_BYTES = 4 << 30
 
 
 def build_weightless(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a model whose parameters are empty (on the meta device) and whose buffers are real.
 
     Buffers are computed, for no checkpoint holds the rotary tables and masks among them. A model
-    that looks at its parameters while it is built is built in full instead.
+    that reads its parameters while it is built is built in full instead.
 
     Args:
         build: makes the model; called several times.
@@ -37,7 +37,7 @@ def build_weightless(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _check_size(build: Callable[[], nn.Module]) -> None:
-    """See how large the buffers would be, by building the model without any memory.
+    """Check how large the buffers would be, by building the model without any memory.
 
     Raises:
         HarvestError: too large.
@@ -46,9 +46,9 @@ def _check_size(build: Callable[[], nn.Module]) -> None:
         with torch.device("meta"), _parameters_on_meta():
             empty = build()
     except (NotImplementedError, RuntimeError):
-        return  # a model that looks at its values while it is built
+        return  # a model that reads its values while it is built
     n_bytes = sum(buffer.nbytes for buffer in empty.buffers())
-    if n_bytes > _MOST_BUFFER_BYTES:
+    if n_bytes > _MAX_BUFFER_BYTES:
         raise HarvestError(
             f"The target model's masks and tables would take {n_bytes:,} bytes: too many."
         )
@@ -60,9 +60,9 @@ def _parameters_on_meta() -> Iterator[None]:
     numbers = itertools.count()
 
     def register_empty(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if next(numbers) > _MOST_PARAMETERS:
+        if next(numbers) > _MAX_PARAMETERS:
             raise HarvestError(
-                f"The target model would have more than {_MOST_PARAMETERS:,} weight matrices."
+                f"The target model would have more than {_MAX_PARAMETERS:,} weight matrices."
             )
         # One already empty is kept as it is: it may be shared by two modules.
         if param is not None and not param.is_meta:

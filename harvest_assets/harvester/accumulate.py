@@ -1,10 +1,11 @@
-"""The two big sums of a harvest, over the positions n at which component c fired.
+"""The two large sums of a harvest, over the positions n at which component c fired.
 
     co-firings        count[c, d] += sum over n of firing[n, c] * firing[n, d]
     output tokens      mass[c, v] += sum over n of firing[n, c] * prob[n, v]
 
-On a CPU the sparse and the dense form are both here, and what a chunk holds decides. On a GPU the
-products run on the matrix units: integers in int8, probabilities split into bfloat16 parts.
+On a CPU both have a sparse and a dense form; the number of firings in a chunk decides. On a GPU
+they are matrix products on the tensor cores: integers in int8, probabilities split into bfloat16
+parts.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ import torch
 from torch.nn.functional import pad
 
 from harvest_assets.harvester.firing_list import FiringList
-from harvest_assets.harvester.listed_mass import add_listed_mass
+from harvest_assets.harvester.sparse_output_sums import add_sparse_output_sums
 
-# Measured on CPUs: adding up one pair of firings takes as long as so many int8 multiply-adds.
+# Measured on CPUs: adding one pair of firings takes as long as so many int8 multiply-adds.
 _MULTIPLY_ADDS_PER_PAIR = 1000
 # Columns that are converted together.
 _DENSE_COLUMNS = 4096
 # Co-firings are counted in blocks of so many components, from the diagonal on.
 _TRIANGLE_ROWS = 1024
-# Counts of pairs that are made at once: they stay in a CPU's cache.
+# Entries of a product of sparse matrices, small enough for a CPU's cache.
 _PAIR_ENTRIES = 1 << 22
-# Positions that are added up in float32 before they go into float64.
+# Positions that are summed in float32 before they are added in float64.
 _SPLIT_POSITIONS = 4096
-# What matrix units want the sides of a matrix to be multiples of, and the least side.
+# Matrix sides that tensor cores accept: multiples of this, and at least so many.
 _SIDE_MULTIPLE = 8
-_LEAST_SIDE = 32
+_MIN_SIDE = 32
 
 
 def add_cofirings(count: torch.Tensor, firing: torch.Tensor, listed: FiringList | None) -> None:
-    """Add `firing.T @ firing` to the upper triangle of `count`; what is below is left open.
+    """Add `firing.T @ firing` to the upper triangle of `count`; the rest is undefined.
 
     Exact: int32, or float32 below 2^24 positions.
 
@@ -53,15 +54,15 @@ def add_cofirings(count: torch.Tensor, firing: torch.Tensor, listed: FiringList 
 
 
 def _pairs_are_few(listed: FiringList) -> bool:
-    """Is it faster to add up pair by pair, where there is a product of two sparse matrices?"""
+    """Whether adding pair by pair is faster; requires MKL, for products of sparse matrices."""
     pairs = int(listed.per_position.square().sum())
-    products = listed.n_positions * listed.n_components**2
+    multiply_adds = listed.n_positions * listed.n_components**2
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return has_mkl and pairs * _MULTIPLY_ADDS_PER_PAIR < products
+    return has_mkl and pairs * _MULTIPLY_ADDS_PER_PAIR < multiply_adds
 
 
 def _add_listed_pairs(count: torch.Tensor, listed: FiringList) -> None:
-    """Row by row of the left factor, the rows of the right one where it fired are added up."""
+    """For each row of the left factor, add the rows of the right factor where it fired."""
     size, n = listed.n_components, listed.n_positions
     component, position = listed.component, listed.position
     positions_of = position[listed.by_component]
@@ -88,12 +89,12 @@ def _integer_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     rows, columns = len(left), len(right)
     on_cpu = left.device.type == "cpu"
     if on_cpu and "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        # Without int8 units the product of bytes is a plain loop.
+        # Without int8 instructions the product of bytes is a plain loop.
         return left.float() @ right.T.float()
 
     def padded(factor: torch.Tensor) -> torch.Tensor:
         more_rows, more_columns = (
-            max(_LEAST_SIDE - side, -side % _SIDE_MULTIPLE) for side in factor.shape
+            max(_MIN_SIDE - side, -side % _SIDE_MULTIPLE) for side in factor.shape
         )
         return pad(factor.to(torch.int8), (0, more_columns, 0, more_rows)).contiguous()
 
@@ -118,7 +119,7 @@ def add_output_mass(
         add_split_product(mass, firing, probs)
         return
     if listed is not None:
-        add_listed_mass(mass, probs, listed)
+        add_sparse_output_sums(mass, probs, listed)
         return
     left = firing.T.double()
     for start in range(0, probs.shape[1], _DENSE_COLUMNS):
@@ -155,7 +156,7 @@ def add_split_product(mass: torch.Tensor, firing: torch.Tensor, probs: torch.Ten
 
 
 def _float32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """A product of bfloat16 matrices, summed and left in float32."""
+    """A product of bfloat16 matrices, summed and returned in float32."""
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
@@ -164,7 +165,7 @@ def _float32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def _csr(
     per_row: torch.Tensor, columns: torch.Tensor, n_columns: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """A sparse matrix of ones; `columns` are told row by row."""
+    """A sparse matrix of ones; `columns` are listed row by row."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Ss]parse.*", category=UserWarning)
         return torch.sparse_csr_tensor(
@@ -176,5 +177,5 @@ def _csr(
 
 
 def _addmm(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """`out += left @ right` without a product in between."""
+    """`out += left @ right` without a temporary product."""
     torch.addmm(out, left, right, out=out)

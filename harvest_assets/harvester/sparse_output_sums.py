@@ -1,9 +1,9 @@
-"""The output mass of listed firings, compiled for the CPU at hand.
+"""Output probability mass of sparse firings, compiled for this CPU.
 
     mass[c, v] += sum over the positions n at which c fired of prob[n, v]
 
-A block of columns is copied together first, so that what is added up again and again stays in a
-CPU's cache; sums are float64. Threads share the columns: how many there are changes no bit.
+A block of columns is made contiguous first, so that the rows that are added repeatedly stay in the
+CPU's cache; sums are float64. Threads share the columns, so that their number changes no bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harvest_assets.harvester.firing_list import FiringList
 _COLUMNS = 256
 
 
-def add_listed_mass(mass: torch.Tensor, probs: torch.Tensor, listed: FiringList) -> None:
+def add_sparse_output_sums(mass: torch.Tensor, probs: torch.Tensor, listed: FiringList) -> None:
     """Add the probabilities at the positions of the firings.
 
     Args:

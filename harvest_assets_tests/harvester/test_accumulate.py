@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harvest_assets.harvester import products
+from harvest_assets.harvester import accumulate
 from harvest_assets.harvester.firing_list import FiringList
 
 
@@ -38,7 +38,7 @@ def exact(firing: torch.Tensor, values: torch.Tensor) -> np.ndarray:
 def test_cofirings(n: int, n_components: int, density: float, listed: bool, dtype: torch.dtype):
     firing = firings(n, n_components, density)
     count = torch.full((n_components, n_components), 5, dtype=dtype)
-    products.add_cofirings(count, firing, FiringList.of(firing) if listed else None)
+    accumulate.add_cofirings(count, firing, FiringList.of(firing) if listed else None)
     upper = np.triu_indices(n_components)
     assert (count.numpy()[upper] == 5 + exact(firing, firing)[upper]).all()
 
@@ -46,11 +46,11 @@ def test_cofirings(n: int, n_components: int, density: float, listed: bool, dtyp
 @pytest.mark.parametrize("few", [True, False])
 def test_cofirings_do_not_depend_on_the_form(monkeypatch: pytest.MonkeyPatch, few: bool):
     firing = firings(200, 90, 0.05)
-    monkeypatch.setattr(products, "_MULTIPLY_ADDS_PER_PAIR", 0 if few else 1 << 60)
-    monkeypatch.setattr(products, "_PAIR_ENTRIES", 90 * 7)
-    monkeypatch.setattr(products, "_TRIANGLE_ROWS", 32)
+    monkeypatch.setattr(accumulate, "_MULTIPLY_ADDS_PER_PAIR", 0 if few else 1 << 60)
+    monkeypatch.setattr(accumulate, "_PAIR_ENTRIES", 90 * 7)
+    monkeypatch.setattr(accumulate, "_TRIANGLE_ROWS", 32)
     count = torch.zeros(90, 90, dtype=torch.int32)
-    products.add_cofirings(count, firing, FiringList.of(firing))
+    accumulate.add_cofirings(count, firing, FiringList.of(firing))
     assert (np.triu(count) == np.triu(exact(firing, firing))).all()
 
 
@@ -58,7 +58,7 @@ def test_cofirings_without_int8_units(monkeypatch: pytest.MonkeyPatch):
     firing = firings(200, 90, 0.3)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     count = torch.zeros(90, 90, dtype=torch.int32)
-    products.add_cofirings(count, firing, None)
+    accumulate.add_cofirings(count, firing, None)
     assert (np.triu(count) == np.triu(exact(firing, firing))).all()
 
 
@@ -67,7 +67,7 @@ def test_cofirings_without_int8_units(monkeypatch: pytest.MonkeyPatch):
 def test_output_mass(density: float, vocab: int):
     firing, probs = firings(120, 50, density), peaked(120, vocab)
     mass = torch.full((50, vocab), 0.25, dtype=torch.float64)
-    products.add_output_mass(mass, firing, probs, FiringList.if_sparse(firing))
+    accumulate.add_output_mass(mass, firing, probs, FiringList.if_sparse(firing))
     np.testing.assert_allclose(mass, 0.25 + exact(firing, probs), rtol=1e-13)
 
 
@@ -76,7 +76,7 @@ def test_output_mass_of_split_products(dtype: torch.dtype):
     """The form of a GPU, here with the same parts multiplied on a CPU; more than one block."""
     firing, probs = firings(4500, 30, 0.2), peaked(4500, 4200).to(dtype)
     mass = torch.zeros(30, 4200, dtype=torch.float64)
-    products.add_split_product(mass, firing, probs)
+    accumulate.add_split_product(mass, firing, probs)
     expected = exact(firing, probs.double())
     np.testing.assert_allclose(mass[:-1], expected[:-1], rtol=1e-5)
     assert (mass[-1] == 0).all()

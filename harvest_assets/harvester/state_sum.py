@@ -1,0 +1,233 @@
+"""The sum of states of disjoint rows; the only code that adds states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+
+import torch
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.harvester.counters import (
+    COUNT_TYPES,
+    packed_length,
+    packed_row,
+    unpack_rows,
+)
+from harvest_assets.harvester.histogram import N_BINS
+from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
+from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
+
+# Entries of a large matrix that are added in one step.
+_BLOCK_ENTRIES = 1 << 22
+
+
+def _in_memory(_name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+class StateSum:
+    """States of disjoint rows, added when a statistic is read.
+
+    Integers and examples do not depend on the order and grouping of the states, float sums only in
+    their last bits. What has a row per component is read in blocks of components, so that states
+    in memory-mapped files are never in memory as a whole. C is the number of components of all
+    layers, V the vocabulary.
+
+    Args:
+        states: of equal settings.
+        settings: of the states; required only where there may be none, which add up to zero.
+
+    Raises:
+        HarvestError: the states have different settings, or there are neither states nor settings.
+    """
+
+    def __init__(
+        self, states: Iterable[HarvesterState], settings: HarvesterSettings | None = None
+    ) -> None:
+        self._states = tuple(states)
+        self.settings = _common_settings(self._states, settings)
+
+    @property
+    def n_states(self) -> int:
+        """The number of states."""
+        return len(self._states)
+
+    @cached_property
+    def total_tokens_processed(self) -> int:
+        """Positions seen."""
+        return sum(state.total_tokens_processed for state in self._states)
+
+    @cached_property
+    def ci_histogram(self) -> torch.Tensor:
+        """Firings of each component by causal importance, int64 [C, 64]."""
+        return _added((s.ci_histogram for s in self._states), (self._n, N_BINS))
+
+    @cached_property
+    def firing_counts(self) -> torch.Tensor:
+        """Firings of each component, int64 [C]."""
+        return self.ci_histogram.sum(dim=1)
+
+    @property
+    def n_examples(self) -> int:
+        """Examples of the uniform sample, of all components."""
+        return int(
+            self.firing_counts.clamp(
+                max=self.settings.sample.activation_examples_per_component
+            ).sum()
+        )
+
+    @cached_property
+    def ci_sums(self) -> torch.Tensor:
+        """Causal importance of each component, summed over all positions, float64 [C]."""
+        return _stacked([s.ci_sums for s in self._states], self._n)
+
+    @cached_property
+    def input_token_totals(self) -> torch.Tensor:
+        """Occurrences of each token, int64 [V]."""
+        return _added((s.input_token_totals for s in self._states), (self._v,))
+
+    @cached_property
+    def output_token_prob_totals(self) -> torch.Tensor:
+        """Next-token probability, summed over all positions, float64 [V]."""
+        return _stacked([s.output_token_prob_totals for s in self._states], self._v)
+
+    def input_counts(self, block: slice) -> torch.Tensor:
+        """Occurrences of each token where a component of the block fired, int64 [block, V]."""
+        parts = (s.input_counts[block] for s in self._states)
+        return _added(parts, (block.stop - block.start, self._v))
+
+    def output_mass(self, block: slice) -> torch.Tensor:
+        """Next-token probability summed where a component fired, float64 [block, V]."""
+        parts = (s.output_token_prob_mass[block] for s in self._states)
+        return _added(parts, (block.stop - block.start, self._v), torch.float64)
+
+    def upper_cooccurrence(self, block: slice) -> torch.Tensor:
+        """Positions at which a component of the block and another both fired, int64 [block, C].
+
+        Only entries on and above the diagonal of [C, C]; those below are 0.
+        """
+        n, start, stop = self._n, block.start, block.stop
+        parts = (unpack_rows(s.cooccurrence, n, start, stop) for s in self._states)
+        return _added(parts, (stop - start, n))
+
+    def cooccurrence_of(self, component: int) -> torch.Tensor:
+        """Positions at which one component and each component both fired, int64 [C]."""
+        parts = (packed_row(s.cooccurrence, self._n, component) for s in self._states)
+        return _added(parts, (self._n,))
+
+    def sample(self, block: slice) -> ExampleTable:
+        """The uniform sample of a block of components, by component and priority."""
+        tables = (s.sample for s in self._states)
+        return self._examples(tables, block, self.settings.sample.activation_examples_per_component)
+
+    def highest_ci(self, block: slice) -> ExampleTable:
+        """The firings of highest causal importance, by component, highest first."""
+        return self._examples((s.highest for s in self._states), block, N_HIGHEST)
+
+    def state(
+        self,
+        allocate: Callable[[str, Sequence[int], torch.dtype], torch.Tensor] = _in_memory,
+    ) -> HarvesterState:
+        """The sum as one state.
+
+        Args:
+            allocate: returns a tensor of the given shape and dtype for one of the three large
+                statistics, which it is given the name of. It is filled block by block.
+        """
+        n, v = self._n, self._v
+        everything = slice(0, n)
+
+        def filled(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+            total = allocate(name, shape, dtype)
+            parts = [getattr(s, name) for s in self._states]
+            for block in blocks(shape[0], _BLOCK_ENTRIES // total[:1].numel()):
+                rows = total[block]
+                rows.copy_(_added((part[block] for part in parts), rows.shape, _sum_type(dtype)))
+            return total
+
+        return HarvesterState(
+            settings=self.settings,
+            total_tokens_processed=self.total_tokens_processed,
+            ci_sums=self.ci_sums,
+            ci_histogram=self.ci_histogram,
+            cooccurrence=filled(
+                "cooccurrence", (packed_length(n),), self._count_type("cooccurrence")
+            ),
+            input_counts=filled("input_counts", (n, v), self._count_type("input_counts")),
+            input_token_totals=self.input_token_totals,
+            output_token_prob_mass=filled("output_token_prob_mass", (n, v), torch.float64),
+            # One after the other, as the rows of the mass.
+            output_token_prob_totals=_added(
+                (s.output_token_prob_totals for s in self._states), (v,), torch.float64
+            ),
+            sample=self.sample(everything),
+            highest=self.highest_ci(everything),
+        )
+
+    @property
+    def _n(self) -> int:
+        return self.settings.n_components
+
+    @property
+    def _v(self) -> int:
+        return self.settings.vocab_size
+
+    def _examples(self, tables: Iterable[ExampleTable], block: slice, k: int) -> ExampleTable:
+        parts = [table.of_components(block.start, block.stop) for table in tables]
+        return ReservoirSampler.merge([ExampleTable.empty(self.settings.window), *parts], k)
+
+    def _count_type(self, name: str) -> torch.dtype:
+        """The narrowest integer type that certainly holds a sum of counts."""
+        parts = [getattr(s, name) for s in self._states]
+        bound = sum(int(part.max()) if part.numel() else 0 for part in parts)
+        return next(dtype for dtype in COUNT_TYPES if bound <= torch.iinfo(dtype).max)
+
+
+def blocks(n: int, step: int) -> Iterator[slice]:
+    """Cut `range(n)` into slices of `step`, at least 1."""
+    step = max(1, step)
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+def _common_settings(
+    states: Sequence[HarvesterState], settings: HarvesterSettings | None
+) -> HarvesterSettings:
+    if settings is None:
+        if not states:
+            raise HarvestError("There are no states to add; give at least one.")
+        settings = states[0].settings
+    for state in states:
+        if state.settings == settings:
+            continue
+        theirs = state.settings.flat()
+        for name, ours in settings.flat().items():
+            if ours != theirs[name]:
+                raise HarvestError(
+                    f"States with different {name} do not add up: {ours}, {theirs[name]}."
+                )
+    return settings
+
+
+def _sum_type(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_floating_point else torch.int64
+
+
+def _added(
+    parts: Iterable[torch.Tensor], shape: Sequence[int], dtype: torch.dtype = torch.int64
+) -> torch.Tensor:
+    """The sum of tensors, added one after the other."""
+    total = torch.zeros(tuple(shape), dtype=dtype)
+    for part in parts:
+        total += part
+    return total
+
+
+def _stacked(parts: list[torch.Tensor], length: int) -> torch.Tensor:
+    """The sum of float64 vectors.
+
+    From five vectors on, `sum` rounds differently from adding one after the other; the results
+    written from it must stay the same to the last bit.
+    """
+    return torch.stack(parts).sum(dim=0) if parts else torch.zeros(length, dtype=torch.float64)

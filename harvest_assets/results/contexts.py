@@ -1,0 +1,155 @@
+"""Writes the folder `activation_contexts`: lines, summary and tables, component by component."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.results.component_tables import ComponentTables
+from harvest_assets.results.components_jsonl import LINE_PREFIX
+from harvest_assets.schemas import ComponentTokenPMI
+
+if TYPE_CHECKING:
+    from harvest_assets.harvester.reservoir import ExampleTable
+
+
+@dataclass(frozen=True)
+class HarvestedComponent:
+    """Everything that is written for one component.
+
+    Args:
+        layer: path of the decomposed module.
+        component_idx: index in the layer.
+        firing_count: 0 for a component that gets no line.
+        mean_ci: over all positions.
+        ci_histogram: int64 [64], sums to `firing_count`.
+        examples: the uniform sample, in order of priority.
+        highest_ci: the examples of highest CI, highest first.
+        input_token_pmi: tokens on which it fires.
+        output_token_pmi: tokens that the model then predicts.
+        informativeness: of its firings; see `analysis`.
+        informative_input_tokens: the tokens read that a firing is most informative about; see
+            `pmi.informative_tokens`.
+        informative_output_tokens: the same for the predicted tokens.
+    """
+
+    layer: str
+    component_idx: int
+    firing_count: int
+    mean_ci: float
+    ci_histogram: NDArray[np.int64]
+    examples: ExampleTable
+    highest_ci: ExampleTable
+    input_token_pmi: ComponentTokenPMI
+    output_token_pmi: ComponentTokenPMI
+    informativeness: float = 0.0
+    informative_input_tokens: Sequence[int] = ()
+    informative_output_tokens: Sequence[int] = ()
+
+    @property
+    def key(self) -> str:
+        """`layer:index`."""
+        return f"{self.layer}:{self.component_idx}"
+
+
+def write_contexts(
+    paths: HarvestLayout, components: Iterable[HarvestedComponent], config: dict[str, Any]
+) -> None:
+    """Write the folder `activation_contexts` of a harvest, all files complete and on the disk.
+
+    Args:
+        paths: of the folder to fill; the caller publishes it.
+        components: all of them in flat order, including those that never fired.
+        config: the content of `config.json`.
+
+    Raises:
+        HarvestError: a value is not finite.
+    """
+    paths.activation_contexts.mkdir(parents=True, exist_ok=True)
+    summary: dict[str, dict[str, Any]] = {}
+    offset, digest = 0, hashlib.sha256()
+    with (
+        paths.components.open("wb", buffering=1 << 20) as lines,
+        ComponentTables(paths) as tables,
+    ):
+        for component in components:
+            _check_finite(component)
+            line = b""
+            if component.firing_count:
+                line = _line(component)
+                lines.write(line)
+                digest.update(line)
+                summary[component.key] = {
+                    "layer": component.layer,
+                    "component_idx": component.component_idx,
+                    "idx": component.component_idx,
+                    "mean_ci": component.mean_ci,
+                }
+            tables.add(component, offset, len(line))
+            offset += len(line)
+        tables.set_lines(offset, digest.hexdigest())
+    for path, value in ((paths.summary, summary), (paths.config, config)):
+        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for path in paths.activation_contexts.iterdir():
+        fsync_path(path)
+
+
+def _check_finite(component: HarvestedComponent) -> None:
+    """JSON cannot represent NaN and infinity; orjson would write null."""
+    scores = [
+        score
+        for lists in (component.input_token_pmi, component.output_token_pmi)
+        for _, score in (*lists.top, *lists.bottom)
+    ]
+    windows = [
+        values
+        for table in (component.examples, component.highest_ci)
+        for values in (table.ci_values, table.component_acts)
+    ]
+    if not math.isfinite(component.mean_ci):
+        what = "a mean CI"
+    elif not np.isfinite(scores).all():
+        what = "a PMI"
+    elif not all(values.isfinite().all() for values in windows):
+        what = "an example with a value"
+    else:
+        return
+    raise HarvestError(f"{component.key} has {what} that is not finite.")
+
+
+def _line(component: HarvestedComponent) -> bytes:
+    examples = component.examples
+    # orjson writes float32 with its shortest digits, from contiguous rows.
+    columns = (examples.token_ids, examples.ci_values, examples.component_acts)
+    rows = zip(*(column.contiguous().numpy() for column in columns), strict=True)
+    rest = orjson.dumps(
+        {
+            "layer": component.layer,
+            "component_idx": component.component_idx,
+            "mean_ci": component.mean_ci,
+            "activation_examples": [
+                {"token_ids": tokens, "ci_values": ci, "component_acts": acts}
+                for tokens, ci, acts in rows
+            ],
+            "input_token_pmi": _lists(component.input_token_pmi),
+            "output_token_pmi": _lists(component.output_token_pmi),
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+    # Readers find a component by the first bytes of its line, with a blank after the colon.
+    return b"".join((LINE_PREFIX, orjson.dumps(component.key), b", ", rest[1:], b"\n"))
+
+
+def _lists(pmi: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:
+    return {"top": pmi.top, "bottom": pmi.bottom}

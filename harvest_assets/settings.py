@@ -1,0 +1,251 @@
+"""The settings of a harvest: their names, defaults, bounds and descriptions.
+
+A plan, the launchpad, the command's options and `config.json` take them from these fields. A
+deployment changes a default with `HARVEST_<OPTION>` in the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from harvest_assets.errors import HarvestError
+
+MAX_SHARDS = 16
+MAX_COUNT = (1 << 31) - 1  # of components, tokens or examples; more would overflow
+_MAX_BATCHES = (1 << 63) - 1
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
+
+_EXPECTED = {
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "1 or 0, yes or no",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "literal_error": "one of {expected}",
+    "value_error": "{error}",
+}
+
+
+class CheckedModel(BaseModel):
+    """A model that reports a value it does not accept as a `HarvestError`.
+
+    A validator of a subclass raises `ValueError` with what was expected: "one of a, b".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def spelling(cls, field: str) -> str:
+        """How users spell the name of a field."""
+        return field
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_in_a_sentence(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise HarvestError(cls._sentence(error)) from None
+
+    @classmethod
+    def _sentence(cls, error: ValidationError) -> str:
+        """What is wrong with the first value that was refused."""
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            return f"{first['input']!r} holds no settings."
+        field, *place = map(str, first["loc"])
+        name = ".".join([cls.spelling(field), *place])
+        kind = first["type"]
+        if kind == "missing":
+            return f"{name} is missing."
+        if kind == "extra_forbidden":
+            return f"{name} is not a valid name; expected one of {', '.join(cls.model_fields)}."
+        template = _EXPECTED.get(kind)
+        if template is None:
+            return f"{name} is {first['input']!r}: {first['msg']}."
+        expected = template.format(**first.get("ctx", {}))
+        return f"{name} is {first['input']!r}; it must be {expected}."
+
+
+class EnvironmentModel(CheckedModel, BaseSettings):
+    """Settings that are read from the environment whenever an instance is made.
+
+    A variable that is empty or blank counts as not set.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HARVEST_", enable_decoding=False)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The deployment's settings.
+
+        Raises:
+            HarvestError: the value of a variable is not valid.
+        """
+        return cls()
+
+    @classmethod
+    def spelling(cls, field: str) -> str:
+        """The variable that holds a field."""
+        return f"{cls.model_config.get('env_prefix', '')}{field}".upper()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blanks(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        stripped = {k: v.strip() if isinstance(v, str) else v for k, v in values.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
+
+class SampleSettings(CheckedModel):
+    """Which firings are kept as examples; all that the harvester needs to know."""
+
+    ci_threshold: float = Field(
+        default=1e-6,
+        ge=0,
+        allow_inf_nan=False,
+        description="A component fires where its causal importance is strictly above.",
+    )
+    activation_examples_per_component: CountOrZero = Field(
+        default=1000,
+        description="Firings kept of each component, a uniform sample of all.",
+    )
+    activation_context_tokens_per_side: CountOrZero = Field(
+        default=10,
+        description="Tokens kept left and right of a sampled firing.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=-(1 << 63),
+        le=(1 << 64) - 1,
+        description="Of the sample alone; the data's order follows the run's config.",
+    )
+
+
+class HarvestSettings(SampleSettings):
+    """The settings of `harvest_plan`; shards and merges take everything from the plan."""
+
+    n_batches: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MAX_BATCHES,
+        description="Batches to harvest; omitted: the whole dataset.",
+    )
+    batch_size: Count = Field(default=256, description="Rows of a batch.")
+    context_length: Count | None = Field(
+        default=None, description="Tokens of a row; omitted: as in the run's training."
+    )
+    pmi_token_top_k: CountOrZero = Field(
+        default=40, description="Tokens in each list of highest and lowest PMI."
+    )
+    n_shards: Shards | None = Field(
+        default=None,
+        description=(
+            f"Shards that share the work, at most {MAX_SHARDS}; omitted: one for each visible GPU, "
+            "else 1. The result does not depend on it."
+        ),
+    )
+    ci_noise: bool = Field(
+        default=False,
+        description=(
+            "Of a run with sampling: binomial, add the noise of its training to causal importances."
+        ),
+    )
+    bf16: bool = Field(
+        default=False,
+        description=(
+            "Compute the model's matrix products in bfloat16: faster on a GPU, less exact. What is "
+            "counted stays exact."
+        ),
+    )
+
+    @property
+    def sample(self) -> SampleSettings:
+        """The part of the settings that decides what is kept of each firing."""
+        return SampleSettings(**self.model_dump(include=set(SampleSettings.model_fields)))
+
+    @classmethod
+    def over_defaults(cls, given: Mapping[str, Any]) -> HarvestSettings:
+        """Settings that were given, and for the others the deployment's defaults.
+
+        Raises:
+            HarvestError: a value or a variable of the environment is not valid.
+        """
+        return HarvestSettings(**{**HarvestDefaults.from_environment().model_dump(), **given})
+
+
+class HarvestDefaults(EnvironmentModel, HarvestSettings):
+    """A deployment's defaults: `HARVEST_<OPTION>` in the environment for each setting."""
+
+
+class StorageSettings(EnvironmentModel):
+    """What is kept of a harvest beside its results."""
+
+    keep: Literal["all", "merged", "none"] = Field(
+        default="merged",
+        description=(
+            "What stays after a verified merge: `merged`, one state of all rows; `all`, the states "
+            "of the shards too; `none`: such a harvest cannot be extended."
+        ),
+    )
+
+
+class Option(NamedTuple):
+    """A setting as the launchpad and the command line need it.
+
+    Args:
+        name: of the field.
+        kind: int, float or bool.
+        optional: whether None is a value.
+        default: the deployment's.
+        description: for help texts.
+    """
+
+    name: str
+    kind: type[int | float]
+    optional: bool
+    default: float | None
+    description: str
+
+
+def deployment_options() -> Iterator[Option]:
+    """All settings of a harvest, those of its sample last.
+
+    For help texts, which must appear even where a variable of the environment is not valid: the
+    defaults are then the built-in ones.
+    """
+    try:
+        defaults = HarvestSettings.over_defaults({})
+    except HarvestError:
+        defaults = HarvestSettings()
+    fields = HarvestSettings.model_fields
+    for name in sorted(fields, key=lambda name: name in SampleSettings.model_fields):
+        field = fields[name]
+        kind, *none = get_args(field.annotation) or (field.annotation,)
+        yield Option(
+            name,
+            kind=getattr(kind, "__origin__", kind),
+            optional=bool(none),
+            default=getattr(defaults, name),
+            description=str(field.description),
+        )
