@@ -99,7 +99,7 @@ def _sparse_bias(config_path: Path, checkpoint: Path, seed: int) -> torch.Tensor
     of_layer = dict(
         zip(
             (path for path, _ in model.layers),
-            bias.split([c for _, c in model.layers]),
+            torch.split(bias, [c for _, c in model.layers]),
             strict=True,
         )
     )

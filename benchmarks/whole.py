@@ -17,7 +17,6 @@ from harvest_assets.harvester.stream import add_answer
 from harvest_assets.wandb_client.run_files import fetch_run
 from harvest_assets.wandb_client.run_name import RunReference
 
-_TOKENS_PER_FORWARD = 8192
 _WARM_UP = 4
 
 
@@ -53,7 +52,7 @@ def measure_whole(
     model = checkpoint.open_model(device, bf16=bf16)
     length = checkpoint.default_context_length
     rows = sample_data(checkpoint.data_spec(length)).rows
-    size = min(len(rows), max(1, _TOKENS_PER_FORWARD // length))
+    size = min(len(rows), max(1, checkpoint.tokens_per_forward // length))
     harvester = Harvester(checkpoint.layers, checkpoint.vocab_size, device=device)
     forward, harvest = [], []
     for turn in range(_WARM_UP + repeats):

@@ -54,7 +54,7 @@ def harvest_plan(
     if stored is not None and stored != plan:
         changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=spec.streaming)}
         context.log.warning(changes[CHANGES])
-    for warning in run_checkpoint.warnings(plan.ci_threshold):
+    for warning in run_checkpoint.warnings(plan.ci_threshold, plan.context_length):
         context.log.warning(warning)
     _report_empty_shares(context.instance, plan)
     values = plan.model_dump()

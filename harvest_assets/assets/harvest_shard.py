@@ -132,7 +132,7 @@ def _harvest_share_on(
         saved,
         done=done,
         batch_size=plan.batch_size,
-        rows_per_forward=plan.rows_per_forward,
+        rows_per_forward=plan.rows_per_forward(checkpoint.tokens_per_forward),
         on_progress=ProgressWriter(
             paths.shard_progress(share.shard), len(share.rows), plan.context_length, log, done
         ),

@@ -109,7 +109,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         device=torch.cuda.get_device_name() if gpus else f"{os.cpu_count()} CPU cores",
         n_devices=at_once,
         tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
-        footprint=footprint(plan, checkpoint.n_components, checkpoint.vocab_size, n_tokens),
+        footprint=footprint(plan, checkpoint, n_tokens),
         free_disk=shutil.disk_usage(_existing(registration.layout.root)).free,
     )
 
@@ -130,7 +130,7 @@ def _tokens_per_second(
         ),
         device,
     )
-    rows = torch.from_numpy(sample.rows[: plan.rows_per_forward])
+    rows = torch.from_numpy(sample.rows[: plan.rows_per_forward(checkpoint.tokens_per_forward)])
     seconds = 0.0
     for turn in range(2):
         started = time.perf_counter()

@@ -39,7 +39,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
-        *(("warning", warning) for warning in checkpoint.warnings(plan.ci_threshold)),
+        *(("warning", it) for it in checkpoint.warnings(plan.ci_threshold, plan.context_length)),
     ]
 
 

@@ -38,8 +38,8 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 def harvest_warnings(paths: HarvestLayout) -> list[str]:
     """Sentences that whoever started this harvest should read."""
-    threshold = HarvestPlan.open(paths.root).ci_threshold
-    return open_decomposition(paths.root).warnings(threshold)
+    plan = HarvestPlan.open(paths.root)
+    return open_decomposition(paths.root).warnings(plan.ci_threshold, plan.context_length)
 
 
 class HarvestDisplay:

@@ -43,6 +43,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
+# Enough tokens at once for matrix products to run at full speed, few enough for the outputs of most
+# models to fit.
+TOKENS_PER_FORWARD = 8192
+
 if TYPE_CHECKING:
     import torch
 
@@ -107,6 +111,13 @@ class Decomposition(Protocol):
         """Tokens of a row unless the harvest asks for another length."""
 
     @property
+    def tokens_per_forward(self) -> int:
+        """Tokens that the model computes together, about: a function of its shape alone.
+
+        Last bits depend on it, so it must not follow from what is free on a machine.
+        """
+
+    @property
     def tokenizer(self) -> RecordedTokenizer:
         """The tokenizer of the run, as it was when the run was verified."""
 
@@ -130,8 +141,8 @@ class Decomposition(Protocol):
     def notes(self) -> list[str]:
         """Sentences for readers of the results, stored in `config.json`."""
 
-    def warnings(self, ci_threshold: float) -> list[str]:
-        """Sentences for whoever starts a harvest with this threshold; they include the notes."""
+    def warnings(self, ci_threshold: float, context_length: int) -> list[str]:
+        """Sentences for whoever starts a harvest with these settings; they include the notes."""
 
     def as_config(self) -> dict[str, Any]:
         """Further keys of `config.json`, with JSON values; kinds other than SPD give `kind`."""

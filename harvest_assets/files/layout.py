@@ -55,6 +55,12 @@ def run_cache_dir(project: str, run_id: str) -> Path:
     return out_dir() / "runs" / f"{project}-{run_id}"
 
 
+def run_cache_dirs(project: str, run_id: str) -> tuple[Path, ...]:
+    """Where the files of a W&B run may be: those of `p-` runs also without the project's name."""
+    own = run_cache_dir(project, run_id)
+    return (own, out_dir() / "runs" / run_id) if run_id.startswith("p-") else (own,)
+
+
 def pretrain_cache_dir(project: str, run_id: str) -> Path:
     """The older place of a target model's files, searched second."""
     return out_dir() / "pretrain_cache" / f"{project}-{run_id}"

@@ -14,9 +14,6 @@ from harvest_assets.settings import MAX_SHARDS, Count, HarvestSettings, Shards
 from harvest_assets.system.gpus import count_gpus
 
 PLAN_VERSION = 3
-# Rows are computed in groups of about this many tokens: enough for matrix products to run at full
-# speed, few enough for the outputs of a wide model to fit.
-_TOKENS_PER_FORWARD = 8192
 # What plan.json, digests and config.json always contain, in this order. A setting that is not among
 # them is left out while at its default, so that older plans keep their digests.
 _ALWAYS_WRITTEN = (
@@ -75,10 +72,13 @@ class HarvestPlan(HarvestSettings):
         """Rows that are looked at if the dataset has them; None is all."""
         return None if self.n_batches is None else self.n_batches * self.batch_size
 
-    @property
-    def rows_per_forward(self) -> int:
-        """Rows that the model computes together, a function of the context length alone."""
-        return max(1, _TOKENS_PER_FORWARD // self.context_length)
+    def rows_per_forward(self, tokens_per_forward: int) -> int:
+        """Rows that the model computes together, as many in each shard and on each machine.
+
+        Args:
+            tokens_per_forward: of the decomposition.
+        """
+        return max(1, tokens_per_forward // self.context_length)
 
     def batches_seen(self, n_rows: int) -> int:
         """Whole batches that a dataset of `n_rows` rows yields."""

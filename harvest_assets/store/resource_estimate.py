@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.store.plan import HarvestPlan
 
 # A token, a CI and an activation as JSON text.
@@ -34,22 +35,22 @@ class Footprint:
         return self.shards + 2 * self.results
 
 
-def footprint(plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: int) -> Footprint:
+def footprint(plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int) -> Footprint:
     """The footprint of a plan.
 
     Args:
         plan: the settings.
-        n_components: C_total.
-        vocab_size: width of the logits.
+        checkpoint: what is harvested.
         n_tokens: positions of the whole harvest.
     """
-    c, v = n_components, vocab_size
+    c, v = checkpoint.n_components, checkpoint.vocab_size
     window = 2 * plan.activation_context_tokens_per_side + 1
     # No more firings can be kept than there are positions.
     examples = c * min(plan.activation_examples_per_component, n_tokens)
     sample = examples * (12 * window + 28)
     counts = 4 * c * c + 4 * c * v + 8 * c * v
-    forward = plan.rows_per_forward * plan.context_length * (8 * v + 12 * c)
+    rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
+    forward = rows * plan.context_length * (8 * v + 12 * c)
     state = 2 * c * c + 12 * c * v + sample
     return Footprint(
         memory=counts + 2 * sample + forward,

@@ -16,11 +16,14 @@ from harvest_assets.wandb_client.run_name import RunName, RunReference
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "final_config.yaml"
+# Names of the config, the first that is there wins: runs of param-decomp have one of the others.
+CONFIGS = ("final_config.yaml", "run_meta.yaml", "experiment_config.yaml")
+_TARGET_OWN_CONFIG = "final_config.yaml"
 TARGET_CONFIG = "model_config.yaml"
 TARGET_EXTRAS = ("tokenizer.json", "ln-stds.json")
 
 _NUMBERED = re.compile(r"model_([0-9]{1,18})\.pth")
+_ORBAX = re.compile(r"orbax|ocdbt|_CHECKPOINT_METADATA", re.IGNORECASE)
 _TARGET_NUMBERED = re.compile(r"model_step_([0-9]{1,18})\.pt")
 
 
@@ -30,7 +33,7 @@ class RunFiles:
 
     Args:
         name: what the run is called.
-        config: its `final_config.yaml`.
+        config: its `final_config.yaml`, or one of the other `CONFIGS`.
         checkpoint: the state dict.
         step: the number in the checkpoint's name, None if it has none.
     """
@@ -69,17 +72,17 @@ def fetch_target(name: RunName) -> Path:
     """
     folder = layout.run_cache_dir(name.project, name.run_id)
     for cached in (folder, layout.pretrain_cache_dir(name.project, name.run_id)):
-        if (cached / CONFIG).is_file() and (cached / TARGET_CONFIG).is_file():
+        if (cached / _TARGET_OWN_CONFIG).is_file() and (cached / TARGET_CONFIG).is_file():
             return cached
     files = list_files(name)
-    missing = [needed for needed in (TARGET_CONFIG, CONFIG) if needed not in files]
+    missing = [needed for needed in (TARGET_CONFIG, _TARGET_OWN_CONFIG) if needed not in files]
     if missing:
         raise HarvestError(
             f"{name.key} is not a target model: it lacks {' and '.join(missing)} on W&B."
         )
     newest = _highest(_TARGET_NUMBERED, files)
     extras = [extra for extra in (newest, *TARGET_EXTRAS) if extra is not None and extra in files]
-    download_files(name, files, [*extras, TARGET_CONFIG, CONFIG], folder)
+    download_files(name, files, [*extras, TARGET_CONFIG, _TARGET_OWN_CONFIG], folder)
     return folder
 
 
@@ -106,25 +109,31 @@ def checkpoint_step(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def config_of(names: Iterable[str]) -> str | None:
+    """The config to take among these file names, None if there is none."""
+    there = set(names)
+    return next((config for config in CONFIGS if config in there), None)
+
+
 def _fetch_named(name: RunName, step: int | None) -> RunFiles:
     folder = layout.run_cache_dir(name.project, name.run_id)
-    if (folder / CONFIG).is_file() and _checkpoint_in(folder, step) is not None:
-        return _files_in(name, folder, step)
+    for cached in layout.run_cache_dirs(name.project, name.run_id):
+        if config_of(_file_names(cached)) and _checkpoint_in(cached, step) is not None:
+            return _files_in(name, cached, step)
     files = list_files(name)
-    checkpoint = choose_checkpoint(files, step)
-    if CONFIG not in files or checkpoint is None:
-        where = f"{name.key} on W&B"
-        raise _incomplete(where, list(files), step)
-    download_files(name, files, [checkpoint, CONFIG], folder)
-    return RunFiles(name, folder / CONFIG, folder / checkpoint, checkpoint_step(checkpoint))
+    config, checkpoint = config_of(files), choose_checkpoint(files, step)
+    if config is None or checkpoint is None:
+        raise _incomplete(f"{name.key} on W&B", list(files), step)
+    download_files(name, files, [checkpoint, config], folder)
+    return RunFiles(name, folder / config, folder / checkpoint, checkpoint_step(checkpoint))
 
 
 def _files_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
     names = _file_names(folder)
-    checkpoint = _checkpoint_in(folder, step)
-    if CONFIG not in names or checkpoint is None:
-        raise _incomplete(str(folder), names, step)
-    return RunFiles(name, folder / CONFIG, folder / checkpoint, checkpoint_step(checkpoint))
+    config, checkpoint = config_of(names), _checkpoint_in(folder, step)
+    if config is None or checkpoint is None:
+        raise _incomplete(str(folder), [*names, *_folder_names(folder)], step)
+    return RunFiles(name, folder / config, folder / checkpoint, checkpoint_step(checkpoint))
 
 
 def _checkpoint_in(folder: Path, step: int | None) -> str | None:
@@ -147,17 +156,17 @@ def _checkpoint_in(folder: Path, step: int | None) -> str | None:
 
 
 def _files_of_checkpoint(name: RunName, checkpoint: Path, step: int | None) -> RunFiles:
-    config = checkpoint.parent / CONFIG
     if not checkpoint.is_file():
         raise HarvestError(f"{checkpoint} is not there.")
-    if not config.is_file():
-        raise HarvestError(f"{checkpoint} has no {CONFIG} beside it, so its run is unknown.")
+    config = config_of(_file_names(checkpoint.parent))
+    if config is None:
+        raise HarvestError(f"{checkpoint} has no {CONFIGS[0]} beside it, so its run is unknown.")
     own_step = checkpoint_step(checkpoint.name)
     if step is not None and step != own_step:
         raise HarvestError(
             f"{checkpoint} is not the checkpoint of step {step}: leave out one of the two."
         )
-    return RunFiles(name, config, checkpoint, own_step)
+    return RunFiles(name, checkpoint.parent / config, checkpoint, own_step)
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -174,9 +183,24 @@ def _highest(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:
     return max(found)[1] if found else None
 
 
+def _folder_names(folder: Path) -> list[str]:
+    return (
+        [f"{entry.name}/" for entry in folder.iterdir() if entry.is_dir()]
+        if folder.is_dir()
+        else []
+    )
+
+
 def _incomplete(where: str, names: list[str], step: int | None) -> HarvestError:
-    if CONFIG not in names:
-        return HarvestError(f"{where} cannot be harvested: it has no {CONFIG}.")
-    there = ", ".join(sorted(name for name in names if name.endswith(".pth"))) or "none"
+    if config_of(names) is None:
+        others = f", {', '.join(CONFIGS[1:-1])} or {CONFIGS[-1]}"
+        return HarvestError(f"{where} cannot be harvested: it has no {CONFIGS[0]}{others}.")
+    weights = sorted(name for name in names if name.endswith(".pth"))
+    if not weights and any(_ORBAX.search(name) for name in names):
+        return HarvestError(
+            f"{where} is a run in JAX: its orbax checkpoints do not hold the target model; only "
+            "runs in PyTorch, with a model_<integer>.pth, can be harvested."
+        )
     wanted = "model_<integer>.pth" if step is None else f"model_{step}.pth"
+    there = ", ".join(weights) or "none"
     return HarvestError(f"{where} has no checkpoint {wanted}; the .pth files there: {there}.")

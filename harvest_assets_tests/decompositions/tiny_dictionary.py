@@ -152,7 +152,11 @@ class TinyDictionary:
     def notes(self) -> list[str]:
         return ["Latents are not scaled."]
 
-    def warnings(self, ci_threshold: float) -> list[str]:
+    @property
+    def tokens_per_forward(self) -> int:
+        return 8192
+
+    def warnings(self, ci_threshold: float, context_length: int) -> list[str]:
         return [*self.notes(), f"The threshold is {ci_threshold:g}."]
 
     def as_config(self) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class GlobalCI(_Section):
             _check_heads("d_resid_ci_fn", self.d_resid_ci_fn, self.transition_attn_config)
         return self
 
+    @property
+    def reads_whole_rows(self) -> bool:
+        """Whether the CI of a token depends on the other tokens of its row."""
+        return self.simple_transformer_ci_cfg is not None or self.transition_attn_config is not None
+
     def required(self, name: str) -> Any:
         """A setting that this kind of CI function needs.
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding
 
+from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD
 from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.ci_functions import (
     CIFunction,
@@ -35,6 +36,9 @@ from harvest_assets.decompositions.spd.sigmoids import LOWER_LEAKY
 from harvest_assets.decompositions.spd.target_weights import load_target_weights
 from harvest_assets.decompositions.spd.targets import build_target
 from harvest_assets.errors import HarvestError
+
+_MAX_VALUES = 1 << 30  # float32: 4 GiB
+_MIN_TOKENS = 256
 
 
 class ModelOutputs(NamedTuple):
@@ -94,6 +98,8 @@ class DecomposedModel:
     Attributes:
         layers: (layer, C) in flat order.
         vocab_size: width of the logits.
+        tokens_per_forward: tokens to compute together; fewer where a global CI function needs the
+            inputs of all layers at once, so that about 4 GiB hold what a group takes.
         max_context_length: tokens of a row that target and CI function read; None: no limit.
         device: where it computes.
 
@@ -125,6 +131,17 @@ class DecomposedModel:
         self.layers = [(layer.found.path, layer.found.C) for layer in layers]
         self.max_context_length = _max_context_length(target, global_ci)
         self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
+        self.tokens_per_forward = self._tokens_per_forward()
+
+    def _tokens_per_forward(self) -> int:
+        if self._global_ci is None:
+            return TOKENS_PER_FORWARD
+        n_components = sum(c for _, c in self.layers)
+        values = 2 * total_width(self._global_ci.layers) + 3 * n_components + 2 * self.vocab_size
+        tokens = TOKENS_PER_FORWARD
+        while tokens > _MIN_TOKENS and tokens * values > _MAX_VALUES:
+            tokens //= 2
+        return tokens
 
     def __call__(self, tokens: torch.Tensor) -> ModelOutputs:
         """Run the target and compute CI and activations from its decomposed layers' inputs.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.decompositions.verified_files import (
     Stamp,
@@ -44,6 +45,7 @@ class RunCheckpoint:
         tokenizer_path: the folder of the tokenizer, if it is a local one.
         tokenizer_sha256: digest of its vocabulary.
         file_stamps: of config and checkpoint when they were verified.
+        tokens_per_forward: tokens that the model computes together.
     """
 
     kind: ClassVar[str] = "spd"
@@ -64,6 +66,7 @@ class RunCheckpoint:
     tokenizer_path: str | None = None
     tokenizer_sha256: str | None = None
     file_stamps: tuple[Stamp, ...] | None = None
+    tokens_per_forward: int = TOKENS_PER_FORWARD
 
     @classmethod
     def recognises(cls, config: Path) -> bool:  # noqa: ARG003 - no key marks an SPD run
@@ -108,6 +111,7 @@ class RunCheckpoint:
             tokenizer_path=tokenizer.folder,
             tokenizer_sha256=tokenizer.sha256,
             file_stamps=stamps,
+            tokens_per_forward=model.tokens_per_forward,
         )
 
     @property
@@ -139,9 +143,9 @@ class RunCheckpoint:
         """See `Decomposition`."""
         return self.config().notes
 
-    def warnings(self, ci_threshold: float) -> list[str]:
+    def warnings(self, ci_threshold: float, context_length: int) -> list[str]:
         """See `Decomposition`."""
-        return self.config().warnings(ci_threshold)
+        return self.config().warnings(ci_threshold, context_length)
 
     def as_config(self) -> dict[str, Any]:
         """See `Decomposition`."""

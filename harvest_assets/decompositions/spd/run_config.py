@@ -101,10 +101,21 @@ class RunConfig(_Section):
         )
         return [*self.notes_on_age, note]
 
-    def warnings(self, ci_threshold: float) -> list[str]:
-        """Sentences that whoever starts a harvest with this threshold should read."""
-        threshold = self.threshold_warning(ci_threshold)
-        return [*self.notes, *([threshold] if threshold else [])]
+    def warnings(self, ci_threshold: float, context_length: int) -> list[str]:
+        """Sentences that whoever starts a harvest with these settings should read."""
+        found = (self.threshold_warning(ci_threshold), self._length_warning(context_length))
+        return [*self.notes, *(warning for warning in found if warning is not None)]
+
+    def _length_warning(self, context_length: int) -> str | None:
+        """A sentence for whoever asks for rows of another length, where that changes CI."""
+        reads_rows = self.global_ci is not None and self.global_ci.reads_whole_rows
+        if not reads_rows or context_length == self.task_config.max_seq_len:
+            return None
+        return (
+            "The run's CI function reads whole rows: with a context_length of "
+            f"{context_length} instead of the training's {self.task_config.max_seq_len}, causal "
+            "importances are others than in training."
+        )
 
     def threshold_warning(self, ci_threshold: float) -> str | None:
         """A warning where the threshold would make components fire everywhere, else None."""

@@ -9,7 +9,12 @@ from pathlib import Path
 from harvest_assets.decompositions.registry import check_config
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.wandb_client.files import RunNotOnWandbError, download_files, list_files
-from harvest_assets.wandb_client.run_files import CONFIG, checkpoint_step, choose_checkpoint
+from harvest_assets.wandb_client.run_files import (
+    CONFIGS,
+    checkpoint_step,
+    choose_checkpoint,
+    config_of,
+)
 from harvest_assets.wandb_client.run_name import RunName
 
 # Kinds of findings.
@@ -59,13 +64,14 @@ def _inspect_run(key: str) -> Finding:
         return Finding(OTHER, reason=f"{key} is not on W&B any more.")
     if not files:
         return Finding(UNFINISHED, reason=f"{key} has no files.")
-    if CONFIG not in files:
-        return Finding(OTHER, reason=f"{key} cannot be harvested: it has no {CONFIG}.")
+    config = config_of(files)
+    if config is None:
+        return Finding(OTHER, reason=f"{key} cannot be harvested: it has no {CONFIGS[0]}.")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
-        download_files(name, files, [CONFIG], folder)
+        download_files(name, files, [config], folder)
         try:
-            check_config(folder / CONFIG)
+            check_config(folder / config)
         except HarvestError as error:
             return Finding(OTHER, reason=str(error).replace(str(folder), key))
     checkpoint = choose_checkpoint(files)
