@@ -109,12 +109,13 @@ def get_correlated_components(
         Never the component itself, never one that did not fire together with it.
 
     Raises:
-        HarvestError: the component or the metric is unknown.
+        HarvestError: the component or the metric is unknown, or the run was harvested with
+            `--no-cooccurrence`.
     """
     i = _index(storage.component_keys, component_key)
     if metric not in METRICS:
         raise HarvestError(f"metric {metric!r} is unknown; known are {', '.join(METRICS)}.")
-    together, firings = storage.count_ij[i].numpy(), storage.count_i.numpy()
+    together, firings = storage.cofirings()[i].numpy(), storage.count_i.numpy()
     others = np.flatnonzero(together)
     others = others[others != i]
     if len(others) == 0:
@@ -194,11 +195,20 @@ def get_telling_components(
     for i in ranked(scores, len(scores), largest=True):
         if len(chosen) >= top_k or firings[i] == 0:
             break
-        together = _float64(correlations.count_ij[i].numpy()[chosen])
-        either = firings[i] + firings[chosen] - together
-        if not (together > _MOSTLY * either).any():
+        if not _mostly_with_another(correlations, firings, i, chosen):
             chosen.append(i)
     return [correlations.component_keys[i] for i in chosen]
+
+
+def _mostly_with_another(
+    correlations: CorrelationStorage, firings: NDArray[np.float64], i: int, chosen: list[int]
+) -> bool:
+    """Whether a component mostly fires together with one of those chosen; False if not counted."""
+    if correlations.count_ij is None:
+        return False
+    together = _float64(correlations.count_ij[i].numpy()[chosen])
+    either = firings[i] + firings[chosen] - together
+    return bool((together > _MOSTLY * either).any())
 
 
 def _told(

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -165,6 +166,21 @@ class HarvestSettings(SampleSettings):
             "else 1. The result does not depend on it."
         ),
     )
+    layers: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "Harvest only the layers whose names match this pattern (`*` matches dots too), or one "
+            "of several; omitted: all."
+        ),
+    )
+    cooccurrence: bool = Field(
+        default=True,
+        description=(
+            "Count which components fire together: a matrix of components by components. Without "
+            "it there are no correlated components."
+        ),
+    )
     ci_noise: bool = Field(
         default=False,
         description=(
@@ -197,6 +213,12 @@ class HarvestSettings(SampleSettings):
 class HarvestDefaults(EnvironmentModel, HarvestSettings):
     """A deployment's defaults: `HARVEST_<OPTION>` in the environment for each setting."""
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _split(cls, text: Any) -> Any:
+        """Several patterns have commas between them."""
+        return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
+
 
 class StorageSettings(EnvironmentModel):
     """What is kept of a harvest beside its results."""
@@ -215,16 +237,16 @@ class Option(NamedTuple):
 
     Args:
         name: of the field.
-        kind: int, float or bool.
+        kind: int, float, bool, or tuple for several texts.
         optional: whether None is a value.
         default: the deployment's.
         description: for help texts.
     """
 
     name: str
-    kind: type[int | float]
+    kind: type[int | float | tuple[str, ...]]
     optional: bool
-    default: float | None
+    default: Any
     description: str
 
 

@@ -126,6 +126,7 @@ def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan
             f"context_length is {context_length}, but the target model reads at most {limit} "
             "tokens; give a smaller --context_length."
         )
+    checkpoint.restricted(config.layers)  # each pattern matches a layer
     options = checkpoint.options()
     resolved = {
         "run": checkpoint.run,

@@ -62,17 +62,16 @@ def harvest_shard(
     started = time.monotonic()
     shard = shard_of(context.partition_key)
     paths = registration(context.partition_key).layout
+    checkpoint = run_checkpoint.restricted(harvest_plan.layers)
     work = Work.of(paths, harvest_plan)
     share = ShardResult(harvest_plan.digest, work.sums, shard, work.share(shard), None)
     standing = work.standing(paths, harvest_plan, shard) if share.rows else None
     if standing is not None:
         share = dataclasses.replace(share, state=standing.open(), stands=True)
     elif share.rows:
-        needed = least_disk(run_checkpoint.layers, run_checkpoint.vocab_size, 1)
+        needed = least_disk(harvest_plan, checkpoint, 1)
         require_free(paths.root, needed)
-        state = harvest_share(
-            harvest_plan, run_checkpoint, token_rows, share, paths, context.log.info
-        )
+        state = harvest_share(harvest_plan, checkpoint, token_rows, share, paths, context.log.info)
         share = dataclasses.replace(share, state=state)
     return dg.MaterializeResult(
         value=share,
@@ -108,18 +107,14 @@ def _harvest_share_on(
     paths: HarvestLayout,
     log: Callable[[str], None],
 ) -> "HarvesterState":
-    from harvest_assets.harvester import Harvester, HarvesterSettings
+    from harvest_assets.harvester import Harvester
+    from harvest_assets.store.harvester_settings import harvester_settings
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
-    require_counts(device, checkpoint.layers, checkpoint.vocab_size)
+    require_counts(device, plan, checkpoint)
 
     def begin() -> Harvester:
-        return Harvester.from_settings(
-            HarvesterSettings(
-                layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
-            ),
-            device,
-        )
+        return Harvester.from_settings(harvester_settings(plan, checkpoint), device)
 
     saved = paths.shard_saved(share.shard)
     lease = paths.lease(f"shard-{share.shard}")

@@ -89,6 +89,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
 
     checkpoint = verify(fetch_run(registration.reference, step))
     plan = make_plan(checkpoint, HarvestSettings(**settings))
+    checkpoint = checkpoint.restricted(plan.layers)
     spec = checkpoint.data_spec(plan.context_length)
     sample = sample_data(spec)
     if len(sample.rows) == 0:
@@ -97,7 +98,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         )
     gpus = count_gpus()
     device = torch.device("cuda" if gpus else "cpu")
-    require_counts(device, checkpoint.layers, checkpoint.vocab_size)
+    require_counts(device, plan, checkpoint)
     at_once = min(plan.n_shards, gpus) if gpus else 1
     n_tokens = (plan.n_rows_wanted or sample.n_rows or 0) * plan.context_length
     return DryRun(
@@ -120,16 +121,12 @@ def _tokens_per_second(
     """Of one shard: a group of rows through the model and the accumulator, after a warm-up."""
     import torch
 
-    from harvest_assets.harvester import Harvester, HarvesterSettings
+    from harvest_assets.harvester import Harvester
     from harvest_assets.harvester.stream import add_answer
+    from harvest_assets.store.harvester_settings import harvester_settings
 
     model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
-    harvester = Harvester.from_settings(
-        HarvesterSettings(
-            layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
-        ),
-        device,
-    )
+    harvester = Harvester.from_settings(harvester_settings(plan, checkpoint), device)
     rows = torch.from_numpy(sample.rows[: plan.rows_per_forward(checkpoint.tokens_per_forward)])
     seconds = 0.0
     for turn in range(2):

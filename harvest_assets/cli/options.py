@@ -11,7 +11,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.settings import HarvestSettings, deployment_options
 
 F = TypeVar("F", bound=Callable[..., Any])
-Settings = dict[str, float | None]
+Settings = dict[str, float | tuple[str, ...] | None]
 
 HELP_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
@@ -69,10 +69,13 @@ def _settings_options(command: F) -> F:
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
         default = "" if setting.default is None else f"  [default: {setting.default}]"
+        several = kind is tuple
         add = click.option(
             option,
             setting.name,
-            type=None if kind is bool else kind,
+            type=str if several else None if kind is bool else kind,
+            multiple=several,
+            metavar="PATTERN" if several else None,
             default=None,
             help=f"{setting.description}{default}",
         )
@@ -80,13 +83,13 @@ def _settings_options(command: F) -> F:
     return command
 
 
-def complete_settings(given: Mapping[str, float | None]) -> Settings:
+def complete_settings(given: Mapping[str, float | tuple[str, ...] | None]) -> Settings:
     """The settings of a harvest: those that were given, and the deployment's defaults.
 
     Raises:
         HarvestError: a value, or a variable of the environment, is not valid.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in given.items() if value not in (None, ())}
     return HarvestSettings.over_defaults(chosen).model_dump()
 
 

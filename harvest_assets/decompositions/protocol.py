@@ -39,9 +39,12 @@ spans several layers needs no special support.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+
+from harvest_assets.errors import HarvestError
 
 # Enough tokens at once for matrix products to run at full speed, few enough for the outputs of most
 # models to fit.
@@ -54,6 +57,29 @@ if TYPE_CHECKING:
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
     from harvest_assets.harvester.stream import Activations
     from harvest_assets.wandb_client.run_files import RunFiles
+
+
+def matching_layers(
+    layers: Sequence[tuple[str, int]], patterns: Sequence[str] | None
+) -> tuple[tuple[str, int], ...]:
+    """The layers whose names match one of the patterns, in flat order.
+
+    Args:
+        layers: (name, number of components).
+        patterns: as of `fnmatch`; `*` matches dots too. None: all layers.
+
+    Raises:
+        HarvestError: a pattern matches no layer.
+    """
+    if patterns is None:
+        return tuple(layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name, _ in layers):
+            names = ", ".join(name for name, _ in layers)
+            raise HarvestError(
+                f"--layers {pattern!r} matches no layer of the run; its layers are {names}."
+            )
+    return tuple(it for it in layers if any(fnmatchcase(it[0], each) for each in patterns))
 
 
 @runtime_checkable
@@ -124,6 +150,9 @@ class Decomposition(Protocol):
     @property
     def tokenizer_vocab_size(self) -> int:
         """The tokenizer's highest id plus one, without added tokens."""
+
+    def restricted(self, patterns: Sequence[str] | None) -> Self:
+        """The same run with only the layers whose names match; see `matching_layers`."""
 
     def data_spec(self, context_length: int | None) -> DataSpec:
         """Where the rows come from.

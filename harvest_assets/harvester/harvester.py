@@ -70,6 +70,7 @@ class Harvester:
         max_examples_per_component: firings sampled of each component.
         context_tokens_per_side: tokens kept left and right of a sampled firing.
         seed: of the sample.
+        cooccurrence: count which components fire together.
         device: where to accumulate.
     """
 
@@ -82,6 +83,8 @@ class Harvester:
         context_tokens_per_side: int = _DEFAULTS.activation_context_tokens_per_side,
         seed: int = _DEFAULTS.seed,
         device: str | torch.device = "cpu",
+        *,
+        cooccurrence: bool = True,
     ) -> None:
         self.settings = HarvesterSettings.from_flat(
             {
@@ -91,6 +94,7 @@ class Harvester:
                 "max_examples_per_component": max_examples_per_component,
                 "context_tokens_per_side": context_tokens_per_side,
                 "seed": seed,
+                "cooccurrence": cooccurrence,
             }
         )
         self.device = torch.device(device)
@@ -103,7 +107,7 @@ class Harvester:
         self._ci_sums = zeros(torch.float64, n)
         self._ci_histogram = zeros(torch.int64, n, N_BINS)
         # No count exceeds the positions seen: int32 until those pass 2^31, then int64.
-        self._count_ij = zeros(torch.int32, n, n)
+        self._count_ij = zeros(torch.int32, self.settings.n_paired, self.settings.n_paired)
         self._input_counts = zeros(torch.int32, n, v)
         self._input_totals = zeros(torch.int64, v)
         self._output_mass = zeros(torch.float64, n, v)
@@ -263,8 +267,9 @@ class Harvester:
         with record_function("firing statistics"):
             firing = ci > self.settings.sample.ci_threshold
             listed = FiringList.if_sparse(firing)
-        with record_function("co-occurrence"):
-            add_cofirings(self._count_ij, firing, listed)
+        if self.settings.cooccurrence:
+            with record_function("co-occurrence"):
+                add_cofirings(self._count_ij, firing, listed)
         with record_function("output tokens"):
             probs = batch.output_probs.flatten(0, 1)[start:stop]
             add_output_mass(self._output_mass, firing, probs, listed)

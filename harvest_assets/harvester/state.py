@@ -54,11 +54,13 @@ class HarvesterSettings(CheckedModel):
         layers: (layer, C) in flat order.
         vocab_size: width of the next-token probabilities; token ids are below it.
         sample: which firings are kept.
+        cooccurrence: which components fire together is counted.
     """
 
     layers: tuple[tuple[str, Count], ...] = Field(min_length=1)
     vocab_size: Count
     sample: SampleSettings = SampleSettings()
+    cooccurrence: bool = True
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:
@@ -72,7 +74,9 @@ class HarvesterSettings(CheckedModel):
     def flat(self) -> dict[str, Any]:
         """All values, under the names of `state.json` and of the parameters of `Harvester`."""
         sample = {_SPELLING.get(k, k): v for k, v in self.sample.model_dump().items()}
-        return {"layers": self.layers, "vocab_size": self.vocab_size, **sample}
+        # Version 0.1 counted always, and did not say so.
+        switched_off = {} if self.cooccurrence else {"cooccurrence": False}
+        return {"layers": self.layers, "vocab_size": self.vocab_size, **sample, **switched_off}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any], *, strict: bool = False) -> HarvesterSettings:
@@ -97,6 +101,11 @@ class HarvesterSettings(CheckedModel):
     def n_components(self) -> int:
         """Components of all layers."""
         return sum(c for _, c in self.layers)
+
+    @property
+    def n_paired(self) -> int:
+        """Components whose co-firings are counted."""
+        return self.n_components if self.cooccurrence else 0
 
     @property
     def window(self) -> int:
@@ -136,8 +145,11 @@ class HarvesterState:
 
     @property
     def count_ij(self) -> torch.Tensor:
-        """Positions at which both components fired, int64 [C, C], symmetric."""
-        size = self.settings.n_components
+        """Positions at which both components fired, int64 [C, C], symmetric.
+
+        [0, 0] where they are not counted.
+        """
+        size = self.settings.n_paired
         matrix = unpack_rows(self.cooccurrence, size, 0, size).to(torch.int64)
         mirror(matrix)
         return matrix
@@ -234,7 +246,7 @@ class HarvesterState:
             {
                 "ci_sums": _Expected((n,), (torch.float64,)),
                 "ci_histogram": _Expected((n, N_BINS), (torch.int64,)),
-                "cooccurrence": _Expected((packed_length(n),), COUNT_TYPES),
+                "cooccurrence": _Expected((packed_length(settings.n_paired),), COUNT_TYPES),
                 "input_counts": _Expected((n, v), COUNT_TYPES),
                 "input_token_totals": _Expected((v,), (torch.int64,)),
                 "output_token_prob_mass": _Expected((n, v), (torch.float64,)),

@@ -107,7 +107,7 @@ class StateSum:
 
         Only entries on and above the diagonal of [C, C]; those below are 0.
         """
-        n, start, stop = self._n, block.start, block.stop
+        n, start, stop = self.settings.n_paired, block.start, block.stop
         parts = (unpack_rows(s.cooccurrence, n, start, stop) for s in self._states)
         return _added(parts, (stop - start, n))
 
@@ -152,7 +152,9 @@ class StateSum:
             ci_sums=self.ci_sums,
             ci_histogram=self.ci_histogram,
             cooccurrence=filled(
-                "cooccurrence", (packed_length(n),), self._count_type("cooccurrence")
+                "cooccurrence",
+                (packed_length(self.settings.n_paired),),
+                self._count_type("cooccurrence"),
             ),
             input_counts=filled("input_counts", (n, v), self._count_type("input_counts")),
             input_token_totals=self.input_token_totals,

@@ -15,7 +15,7 @@ from harvest_assets.settings import Option, deployment_options
 from harvest_assets.stages import Asset
 
 # A value, or the variable that holds it.
-_SOURCES = {int: dg.IntSource, bool: dg.BoolSource}
+_SOURCES: dict[Any, Any] = {int: dg.IntSource, bool: dg.BoolSource, tuple: [str]}
 
 
 def _field(option: Option) -> dg.Field:
@@ -52,10 +52,11 @@ def prepare_config(settings: Mapping[str, Any], step: int | None) -> dict[str, A
         settings: of `HarvestSettings`; what is omitted stays as in the stored plan.
         step: of the checkpoint; None is the newest, or without settings the one harvested before.
     """
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     checkpoint = {"step": step} if settings or step is not None else {}
     return {
         "ops": {
-            Asset.HARVEST_PLAN.value: {"config": dict(settings)},
+            Asset.HARVEST_PLAN.value: {"config": given},
             Asset.RUN_CHECKPOINT.value: {"config": checkpoint},
         }
     }

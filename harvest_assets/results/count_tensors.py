@@ -26,7 +26,7 @@ class _Storage:
         """Write the file atomically; tensors in mapped files are not read into memory."""
         import torch
 
-        fields = {name: getattr(self, name) for name in self._names()}
+        fields = self._content()
         # Given a path, torch writes its name into the file: equal contents would differ in bytes.
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(fields, file)
@@ -47,12 +47,22 @@ class _Storage:
         except Exception as error:  # a damaged pickle raises whatever it runs into
             raise HarvestError(f"{path} is damaged: {reason_of(error)}.") from error
         names = set(cls._names())
+        if isinstance(value, dict):
+            names -= cls._absent_from(value)
         if not isinstance(value, dict) or not names <= set(value):
             found = reprlib.repr(list(value)) if isinstance(value, dict) else type(value).__name__
             raise HarvestError(f"{path} does not hold {', '.join(sorted(names))}, but {found}.")
-        storage = cls(**{name: value[name] for name in names})
+        storage = cls(**{name: value[name] if name in names else None for name in cls._names()})
         storage._check(path)
         return storage
+
+    def _content(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names()}
+
+    @classmethod
+    def _absent_from(cls, value: dict[str, Any]) -> set[str]:  # noqa: ARG003
+        """Fields that a file with this content rightly lacks."""
+        return set()
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -69,20 +79,46 @@ class CorrelationStorage(_Storage):
     Args:
         component_keys: C_total keys, flat order.
         count_i: int64 [C_total], firings.
-        count_ij: int64 [C_total, C_total], positions at which both fired; symmetric.
+        count_ij: int64 [C_total, C_total], positions at which both fired; symmetric. None of a
+            harvest with `--no-cooccurrence`: then the file says `cooccurrence: False` instead.
         count_total: positions seen.
     """
 
     component_keys: list[str]
     count_i: torch.Tensor
-    count_ij: torch.Tensor
+    count_ij: torch.Tensor | None
     count_total: int
+
+    def cofirings(self) -> torch.Tensor:
+        """`count_ij`, where it was counted.
+
+        Raises:
+            HarvestError: it was not.
+        """
+        if self.count_ij is None:
+            raise HarvestError(
+                "Which components fire together was not counted: the run was harvested with "
+                "--no-cooccurrence; harvest it with --cooccurrence."
+            )
+        return self.count_ij
+
+    def _content(self) -> dict[str, Any]:
+        content = super()._content()
+        if self.count_ij is None:
+            del content["count_ij"]
+            content["cooccurrence"] = False
+        return content
+
+    @classmethod
+    def _absent_from(cls, value: dict[str, Any]) -> set[str]:
+        return {"count_ij"} if value.get("cooccurrence") is False else set()
 
     def _check(self, path: Path) -> None:
         n = _check_keys(path, self.component_keys)
         _check_number(path, "count_total", self.count_total)
         _check_tensor(path, "count_i", self.count_i, (n,), _INTEGERS)
-        _check_tensor(path, "count_ij", self.count_ij, (n, n), _INTEGERS)
+        if self.count_ij is not None:
+            _check_tensor(path, "count_ij", self.count_ij, (n, n), _INTEGERS)
 
 
 @dataclass

@@ -150,6 +150,14 @@ def merge_correlations(total: StateSum, path: Path) -> None:
     """Write `component_correlations.pt`."""
     settings = total.settings
     n = settings.n_components
+    if not settings.cooccurrence:
+        CorrelationStorage(
+            component_keys=settings.component_keys,
+            count_i=total.firing_counts,
+            count_ij=None,
+            count_total=total.total_tokens_processed,
+        ).save(path)
+        return
     with scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
         for block in blocks(n, _BLOCK_ENTRIES // n):
             count_ij[block] = total.upper_cooccurrence(block)

@@ -140,8 +140,8 @@ class StagedRunner(ABC):
         shares = [name for name in SHARD_KEYS if work.share(name)]
         names = [name for name in shares if work.standing(paths, plan, name) is None]
         before = work.n_rows - sum(len(work.share(name)) for name in names)
-        checkpoint = open_decomposition(paths.root)
-        require_free(paths.root, least_disk(checkpoint.layers, checkpoint.vocab_size, len(names)))
+        checkpoint = open_decomposition(paths.root).restricted(plan.layers)
+        require_free(paths.root, least_disk(plan, checkpoint, len(names)))
         for name in names:
             paths.shard_progress(name).unlink(missing_ok=True)
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import psutil
 from rich.filesize import decimal
 
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resource_estimate import least_memory
 
 if TYPE_CHECKING:
     import torch
 
 
-def require_counts(
-    device: torch.device, layers: Sequence[tuple[str, int]], vocab_size: int
-) -> None:
+def require_counts(device: torch.device, plan: HarvestPlan, checkpoint: Decomposition) -> None:
     """See that a device has memory for what is counted; see `resource_estimate.least_memory`.
 
     Args:
         device: a CPU or a GPU.
-        layers: names and numbers of components.
-        vocab_size: width of the logits.
+        plan: the settings.
+        checkpoint: the run, restricted to the layers of the plan.
 
     Raises:
         HarvestError: it has not.
@@ -32,11 +31,12 @@ def require_counts(
 
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    needed = least_memory(layers, vocab_size)
+    needed = least_memory(plan, checkpoint)
     if free < needed:
         where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
         raise HarvestError(
-            f"The counts of {sum(c for _, c in layers):,} components and {vocab_size:,} tokens "
-            f"take {decimal(needed)} of memory, but {where} has {decimal(free)} free; "
-            "harvest on a machine or GPU that has more."
+            f"The counts of {checkpoint.n_components:,} components and "
+            f"{checkpoint.vocab_size:,} tokens take {decimal(needed)} of memory, but {where} has {decimal(free)} free; "
+            "harvest on a machine or GPU that has more, or less of the run with --layers and "
+            "--no-cooccurrence."
         )

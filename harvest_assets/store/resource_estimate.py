@@ -5,7 +5,6 @@ People are told an upper bound; refused is only what not even the lower bound ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harvest_assets.decompositions.protocol import Decomposition
@@ -48,37 +47,43 @@ def footprint(plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int) -> Fo
     # No more firings can be kept than there are positions.
     examples = c * min(plan.activation_examples_per_component, n_tokens)
     sample = examples * (12 * window + 28)
-    counts = 4 * c * c + 4 * c * v + 8 * c * v
+    pairs = _pairs(plan, checkpoint)
+    counts = 4 * pairs + 4 * c * v + 8 * c * v
     rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
     forward = rows * plan.context_length * (8 * v + 12 * c)
-    state = 2 * c * c + 12 * c * v + sample
+    state = 2 * pairs + 12 * c * v + sample
     return Footprint(
         memory=counts + 2 * sample + forward,
         shards=plan.n_shards * state,
-        results=8 * c * c + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
+        results=8 * pairs + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
     )
 
 
-def least_disk(layers: Sequence[tuple[str, int]], vocab_size: int, n_shards: int) -> int:
+def least_disk(plan: HarvestPlan, checkpoint: Decomposition, n_shards: int) -> int:
     """Bytes that the states of so many shards, their sum and the tables take without examples.
 
     Args:
-        layers: names and numbers of components.
-        vocab_size: width of the logits.
+        plan: the settings.
+        checkpoint: what is harvested.
         n_shards: shards that are still to be harvested.
     """
-    n = sum(c for _, c in layers)
-    state = n * vocab_size * (8 + 1) + n * n // 2
-    results = n * vocab_size * (8 + 4) + n * n * 8
+    n, v, pairs = checkpoint.n_components, checkpoint.vocab_size, _pairs(plan, checkpoint)
+    state = n * v * (8 + 1) + pairs // 2
+    results = n * v * (8 + 4) + pairs * 8
     return (n_shards + 1) * state + results
 
 
-def least_memory(layers: Sequence[tuple[str, int]], vocab_size: int) -> int:
+def least_memory(plan: HarvestPlan, checkpoint: Decomposition) -> int:
     """Bytes that the counts of a shard at work take, without examples, model and batch.
 
     Args:
-        layers: names and numbers of components.
-        vocab_size: width of the logits.
+        plan: the settings.
+        checkpoint: what is harvested.
     """
-    n = sum(c for _, c in layers)
-    return n * vocab_size * (8 + 4) + n * n * 4
+    n, v = checkpoint.n_components, checkpoint.vocab_size
+    return n * v * (8 + 4) + _pairs(plan, checkpoint) * 4
+
+
+def _pairs(plan: HarvestPlan, checkpoint: Decomposition) -> int:
+    """Entries of the matrix of co-firings."""
+    return checkpoint.n_components**2 if plan.cooccurrence else 0

@@ -114,7 +114,7 @@ class FinishedHarvest(Harvest):
 
     def together(self, place: int) -> NDArray[np.int64]:
         """See `Harvest`."""
-        return cast("NDArray[np.int64]", self.correlations.count_ij[place].numpy())
+        return cast("NDArray[np.int64]", self.correlations.cofirings()[place].numpy())
 
     def input_counts(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """See `Harvest`."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.results.pmi import informative_tokens
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.files.layout import HarvestLayout
-    from harvest_assets.harvester import HarvesterSettings
     from harvest_assets.harvester.state_sum import StateSum
     from harvest_assets.schemas import ExampleOrder, LocatedExample
     from harvest_assets.store.plan import HarvestPlan
@@ -42,11 +40,12 @@ class HarvestInProgress(Harvest):
 
     def __init__(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
         from harvest_assets.harvester.state_sum import StateSum
+        from harvest_assets.store.harvester_settings import harvester_settings
 
-        checkpoint = open_decomposition(paths.root)
+        checkpoint = open_decomposition(paths.root).restricted(plan.layers)
         stored = ShardResults(paths).saved_so_far(plan)
         self._sum = StateSum(
-            (s.open(trusted=True) for s in stored.values()), _settings(checkpoint, plan)
+            (s.open(trusted=True) for s in stored.values()), harvester_settings(plan, checkpoint)
         )
         self._limit = checkpoint.tokenizer_vocab_size
         self._told: dict[int, tuple[list[int], list[int]]] = {}
@@ -97,14 +96,6 @@ class HarvestInProgress(Harvest):
         """See `Harvest`."""
         read = self._sum.sample if order == "sample" else self._sum.highest_ci
         return read(slice(place, place + 1)).located()
-
-
-def _settings(checkpoint: Decomposition, plan: HarvestPlan) -> HarvesterSettings:
-    from harvest_assets.harvester import HarvesterSettings
-
-    return HarvesterSettings(
-        layers=checkpoint.layers, vocab_size=checkpoint.vocab_size, sample=plan.sample
-    )
 
 
 def _frame(total: StateSum) -> pl.DataFrame:

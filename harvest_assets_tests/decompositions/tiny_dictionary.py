@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import yaml
 
 from harvest_assets.data.data import DataSpec
 from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
+from harvest_assets.decompositions.protocol import matching_layers
 from harvest_assets.decompositions.verified_files import check_unchanged, digest_of
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import write_json
@@ -156,8 +157,11 @@ class TinyDictionary:
     def tokens_per_forward(self) -> int:
         return 8192
 
+    def restricted(self, patterns: Sequence[str] | None) -> Self:
+        return dataclasses.replace(self, layers=matching_layers(self.layers, patterns))
+
     def warnings(self, ci_threshold: float, context_length: int) -> list[str]:
-        return [*self.notes(), f"The threshold is {ci_threshold:g}."]
+        return [*self.notes(), f"{ci_threshold:g}, rows of {context_length}."]
 
     def as_config(self) -> dict[str, Any]:
         return {"kind": self.kind}

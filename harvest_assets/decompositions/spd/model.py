@@ -7,7 +7,7 @@ The input of an embedding is a token, so there V[:, c] . a is V[token, c].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,8 @@ class _Layer:
     """A decomposed layer with its trained parts, on the device."""
 
     found: DecomposedLayer
-    columns: slice  # its components in the flat order
+    place: slice  # its components among those of all layers, in flat order
+    columns: slice | None  # its components among those that are asked for; None: it is not
     V: torch.Tensor  # float32 [d_in, C]
     U_norm: torch.Tensor  # float32 [C]
     ci_function: CIFunction | None  # None where one function answers for all layers
@@ -86,7 +87,7 @@ class _Answers:
         global_ci: GlobalCIFunction | None,
         device: torch.device,
     ) -> _Answers:
-        n_components = sum(layer.found.C for layer in layers)
+        n_components = sum(layer.found.C for layer in layers if layer.columns is not None)
         width = total_width(global_ci.layers) if global_ci is not None else 0
         sizes = (n_components, n_components, width)
         return cls(*(torch.empty((*tokens.shape, n), device=device) for n in sizes))
@@ -128,7 +129,8 @@ class DecomposedModel:
         self._ci_noise = ci_noise
         self._bf16 = bf16
         self.device = device
-        self.layers = [(layer.found.path, layer.found.C) for layer in layers]
+        self._asked = [layer for layer in layers if layer.columns is not None]
+        self.layers = [(layer.found.path, layer.found.C) for layer in self._asked]
         self.max_context_length = _max_context_length(target, global_ci)
         self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
         self.tokens_per_forward = self._tokens_per_forward()
@@ -136,7 +138,7 @@ class DecomposedModel:
     def _tokens_per_forward(self) -> int:
         if self._global_ci is None:
             return TOKENS_PER_FORWARD
-        n_components = sum(c for _, c in self.layers)
+        n_components = sum(layer.found.C for layer in self._layers)
         values = 2 * total_width(self._global_ci.layers) + 3 * n_components + 2 * self.vocab_size
         tokens = TOKENS_PER_FORWARD
         while tokens > _MIN_TOKENS and tokens * values > _MAX_VALUES:
@@ -162,7 +164,8 @@ class DecomposedModel:
             answers = _Answers.empty(tokens, self._layers, self._global_ci, self.device)
             noise = None
             if self._ci_noise:
-                noise = row_noise(tokens, answers.ci.shape[-1], self.device)
+                n_components = sum(layer.found.C for layer in self._layers)
+                noise = row_noise(tokens, n_components, self.device)
             with self._caught_inputs(answers, noise):
                 output = self._target(tokens.to(self.device))
             logits = _logits(output, self._output_attr, tuple(tokens.shape))
@@ -178,14 +181,14 @@ class DecomposedModel:
         """Causal importances of all layers, from the inputs that were caught of all."""
         raw_ci = function.raw_ci(answers.inputs).float()
         outputs = function.outputs
-        for layer in self._layers:
+        for layer in self._asked:
             self._set_ci(layer, raw_ci[..., outputs[layer.found.path]], answers, noise)
 
     def _set_ci(
         self, layer: _Layer, raw_ci: torch.Tensor, answers: _Answers, noise: torch.Tensor | None
     ) -> None:
         if noise is not None:
-            raw_ci = noisy(raw_ci, noise[..., layer.columns])
+            raw_ci = noisy(raw_ci, noise[..., layer.place])
         answers.ci[..., layer.columns] = self._sigmoid(raw_ci)
 
     @contextmanager
@@ -203,7 +206,7 @@ class DecomposedModel:
         finally:
             for handle in handles:
                 handle.remove()
-        for path, _ in self.layers:
+        for path in (layer.found.path for layer in self._layers):
             if ran.count(path) != 1:
                 raise HarvestError(
                     f"{path} runs {ran.count(path)} times when the target model does; its "
@@ -218,20 +221,23 @@ class DecomposedModel:
         ran: list[str],
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def fill(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            ran.append(layer.found.path)
             given = args[0] if args else next(iter(kwargs.values()))
             layer_input = _by_position(given, layer.found, tuple(answers.ci.shape[:2]))
+            inner = None
             if layer.found.reads_tokens:
                 inner = embedding(layer_input, layer.V)
-            else:
+            elif layer.columns is not None:
                 inner = layer_input @ layer.V
+            if self._global_ci is not None:
+                read = layer_input if inner is None or not layer.found.reads_tokens else inner
+                answers.inputs[..., self._global_ci.inputs[layer.found.path]] = read
+            if layer.columns is None or inner is None:
+                return
             if layer.ci_function is not None:
                 raw_ci = layer.ci_function(layer_input, inner).float()
                 self._set_ci(layer, raw_ci, answers, noise)
-            elif self._global_ci is not None:
-                columns = self._global_ci.inputs[layer.found.path]
-                answers.inputs[..., columns] = inner if layer.found.reads_tokens else layer_input
             torch.mul(inner, layer.U_norm, out=answers.acts[..., layer.columns])
-            ran.append(layer.found.path)
 
         return fill
 
@@ -241,6 +247,7 @@ def open_model(
     checkpoint: Path,
     device: str | torch.device,
     *,
+    only: Collection[str] | None = None,
     ci_noise: bool = False,
     bf16: bool = False,
 ) -> DecomposedModel:
@@ -250,6 +257,7 @@ def open_model(
         config: the run's; relative paths in it are taken from the current directory.
         checkpoint: the state dict; it stays mapped while the model is used on the CPU.
         device: where to compute.
+        only: the layers whose components are asked for; None: all.
         ci_noise: add the noise with which a run of `sampling: binomial` was trained to its CI.
         bf16: compute matrix products in bfloat16 (torch's autocast): faster on a GPU, less exact.
 
@@ -263,7 +271,7 @@ def open_model(
     found = find_layers(target, config.decomposed_modules)
     opened.check_layers([layer.path for layer in found])
     load_target_weights(target, opened, device)
-    layers = _open_layers(found, config, opened, device)
+    layers = _open_layers(found, config, opened, device, only)
     global_ci = None
     if config.global_ci is not None:
         global_ci = open_global_ci_function(config.global_ci, found, opened, device)
@@ -280,11 +288,22 @@ def open_model(
 
 
 def _open_layers(
-    found: list[DecomposedLayer], config: RunConfig, checkpoint: Checkpoint, device: torch.device
+    found: list[DecomposedLayer],
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    only: Collection[str] | None,
 ) -> list[_Layer]:
+    """The layers with their weights; of those not asked for, what a global CI function reads."""
     layers = []
-    first = 0
+    first = asked = 0
     for layer in found:
+        place = slice(first, first + layer.C)
+        first += layer.C
+        columns = None
+        if only is None or layer.path in only:
+            columns = slice(asked, asked + layer.C)
+            asked += layer.C
         v, u = checkpoint.component_matrices(
             layer.path, d_in=layer.d_in, n_components=layer.C, d_out=layer.d_out
         )
@@ -293,10 +312,10 @@ def _open_layers(
             ci_function = open_ci_function(
                 config.ci_fn_type, layer, config.ci_fn_hidden_dims, checkpoint, device
             )
-        columns = slice(first, first + layer.C)
-        u_norm = u.to(device, torch.float32).norm(dim=1)
-        layers.append(_Layer(layer, columns, v.to(device, torch.float32), u_norm, ci_function))
-        first += layer.C
+        if columns is None and not layer.reads_tokens:
+            v, u = v[:0], u[:0]  # nothing is read of them
+        v, u_norm = v.to(device, torch.float32), u.to(device, torch.float32).norm(dim=1)
+        layers.append(_Layer(layer, place, columns, v, u_norm, ci_function))
     return layers
 
 

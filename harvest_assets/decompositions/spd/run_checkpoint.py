@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD
+from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD, matching_layers
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.decompositions.verified_files import (
     Stamp,
@@ -126,6 +128,10 @@ class RunCheckpoint:
         """Components of all layers."""
         return sum(c for _, c in self.layers)
 
+    def restricted(self, patterns: Sequence[str] | None) -> RunCheckpoint:
+        """See `Decomposition`."""
+        return dataclasses.replace(self, layers=matching_layers(self.layers, patterns))
+
     def config(self) -> RunConfig:
         """The run's config."""
         return load_run_config(Path(self.config_path))
@@ -174,7 +180,8 @@ class RunCheckpoint:
 
         path = Path(self.checkpoint_path)
         check_unchanged((Path(self.config_path), path), self.sha256, self.file_stamps)
-        return open_model(self.config(), path, device, ci_noise=ci_noise, bf16=bf16)
+        names = [name for name, _ in self.layers]
+        return open_model(self.config(), path, device, only=names, ci_noise=ci_noise, bf16=bf16)
 
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""
