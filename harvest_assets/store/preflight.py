@@ -36,7 +36,8 @@ def require_counts(device: torch.device, plan: HarvestPlan, checkpoint: Decompos
         where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
         raise HarvestError(
             f"The counts of {checkpoint.n_components:,} components and "
-            f"{checkpoint.vocab_size:,} tokens take {decimal(needed)} of memory, but {where} has {decimal(free)} free; "
+            f"{checkpoint.vocab_size:,} tokens take {decimal(needed)} of memory, but {where} has "
+            f"{decimal(free)} free; "
             "harvest on a machine or GPU that has more, or less of the run with --layers and "
             "--no-cooccurrence."
         )
