@@ -33,6 +33,8 @@ DEFAULTS = {
     "pmi_token_top_k": 40,
     "n_shards": None,
     "seed": 0,
+    "layers": None,
+    "cooccurrence": True,
     "ci_noise": False,
     "bf16": False,
 }

@@ -111,7 +111,7 @@ def test_what_is_recorded_of_a_dictionary(tiny: TinyHarvest):
     opened = registry.open_decomposition(tiny.layout.root)
     assert isinstance(opened, TinyDictionary)
     assert isinstance(opened, Decomposition)
-    assert f"The threshold is {THRESHOLD}." in harvest_warnings(tiny.layout)
+    assert f"{THRESHOLD:g}, rows of {N_CTX}." in harvest_warnings(tiny.layout)
     assert not list(problems_of(tiny.layout))
 
 

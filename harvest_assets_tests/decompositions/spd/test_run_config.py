@@ -141,7 +141,7 @@ def test_a_config_older_than_the_second_shuffle_is_noted(
         task["shuffle_each_epoch"] = stated
     config = _load(tmp_path, {**TODAY, "task_config": task})
     assert config.task_config.shuffle_each_epoch is (stated is not False)
-    assert config.warnings(0.5) == config.notes
+    assert config.warnings(0.5, 512) == config.notes
     assert ["shuffle_each_epoch" in note for note in config.notes] == (
         [True] if stated is None and not streaming else []
     )

@@ -25,6 +25,7 @@ FORMULAS = {
     "hard": _clamp,
     "normal": _logistic,
     "upper_leaky_hard": lambda x: 1 + 0.01 * (x - 1) if x > 1 else _clamp(x),
+    "half_sin": lambda x: 0.5 + 0.5 * math.sin(x),
     "swish_hard": lambda x: 1 - x + (x - 1) * _logistic(10 * (1 - x)) + x * _logistic(10 * x),
 }
 
