@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from harvest_assets_tests.schedule import arrange
+
 # The same examples each time; `make fuzz` looks further.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
@@ -38,10 +40,8 @@ def out_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, a file's tests run in one of them, and so do all tests of SLURM."""
-    for item in items:
-        group = "slurm" if "slurm" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Long tests begin first, and what shares a fixture runs in one process."""
+    arrange(items)
 
 
 @pytest.hookimpl(wrapper=True)
