@@ -4,8 +4,7 @@ VENV ?= .venv
 JOBS ?= 2
 # Slow tests wait for daemons and servers much of the time.
 SLOW_JOBS ?= 3
-pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1) --dist loadgroup \
-	--no-loadscope-reorder
+pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
 .PHONY: install demo harvest test test-slow fuzz row-orders check clean
 

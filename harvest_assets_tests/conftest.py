@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from harvest_assets_tests.schedule import arrange
+from harvest_assets_tests import schedule
 
 # The same examples each time; `make fuzz` looks further.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -40,8 +41,14 @@ def out_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests begin first, and what shares a fixture runs in one process."""
-    arrange(items)
+    """Long tests begin first."""
+    schedule.sort(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.Scheduler:
+    """With several processes, what shares a fixture runs in one of them."""
+    return schedule.Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,11 +6,11 @@ short ones left, and no process works alone. Other files follow in the order of 
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-_ROOT = Path(__file__).parent
 _LONGEST_FIRST = (
     "orchestration/test_unattended.py",
     "orchestration/slurm/test_production.py",
@@ -34,23 +34,28 @@ _INDEPENDENT = {
 }
 
 
-def arrange(items: list[pytest.Item]) -> None:
-    """Sort the tests, and group them for `--dist loadgroup`."""
-    for item in items:
-        if _name(item) not in _INDEPENDENT:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=_place)
+def sort(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: _place(_file(item.nodeid)))
 
 
-def _group(item: pytest.Item) -> str:
-    """A file is a group, for its fixtures; all tests of SLURM are one, for they share a cluster."""
-    return "slurm" if "slurm" in item.path.parts else _name(item)
+class Scheduler(LoadScopeScheduling):
+    """Gives a process a whole file, for its fixtures, and all tests of SLURM: they share a node."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # would put files of many tests first
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = _file(nodeid)
+        if "/slurm/" in file:
+            return "slurm"
+        return nodeid if file in _INDEPENDENT else file
 
 
-def _place(item: pytest.Item) -> int:
-    name = _name(item)
-    return _LONGEST_FIRST.index(name) if name in _LONGEST_FIRST else len(_LONGEST_FIRST)
+def _place(file: str) -> int:
+    return _LONGEST_FIRST.index(file) if file in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
-def _name(item: pytest.Item) -> str:
-    return item.path.relative_to(_ROOT).as_posix()
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("harvest_assets_tests/")
