@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from harvest_assets.cli.component_text import print_telling_components
 from harvest_assets.loaders import load_components_frame
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 State = dict[str, torch.Tensor]
 CHECKPOINT = "model_100.pth"
 THRESHOLD = 1e-6
-ONE = [("model.layers.0.mlp.up_proj", 1)]
+ONE = [("h.0.mlp.up_proj", 1)]
 
 
 def bias_of_all(value: float) -> Callable[[Path], None]:
@@ -57,7 +57,7 @@ def one_component(run: Path) -> None:
     state = torch.load(run / CHECKPOINT, weights_only=True)
     kept: State = {k: v for k, v in state.items() if k.startswith("target")}
     for name, value in state.items():
-        if "model-layers-0-mlp-up_proj" in name:
+        if "h-0-mlp-up_proj" in name:
             first = {
                 ".U": value[:1],
                 ".V": value[..., :1],
@@ -73,11 +73,10 @@ def one_component(run: Path) -> None:
 def one_token(run: Path) -> None:
     """A vocabulary of one: every text is the unknown token."""
     config = yaml.safe_load((run / "final_config.yaml").read_text())
-    target = LlamaConfig.from_pretrained(config["pretrained_model_name"])
-    target.vocab_size = 1
-    target.save_pretrained(config["pretrained_model_name"])
+    target = Path(config["pretrained_model_name"]).parents[1] / "model_config.yaml"
+    target.write_text(yaml.safe_dump(yaml.safe_load(target.read_text()) | {"vocab_size": 1}))
     state = torch.load(run / CHECKPOINT, weights_only=True)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+    for name in ("wte.weight", "lm_head.weight"):
         state[f"target_model.{name}"] = state[f"target_model.{name}"][:1].clone()
     torch.save(state, run / CHECKPOINT)
     only = Tokenizer(models.WordLevel({"<b>&": 0}, unk_token="<b>&"))

@@ -25,7 +25,7 @@ from harvest_assets.cli.main import cli
 from harvest_assets_tests.tiny_run import write_world
 
 CHECKPOINT = "model_100.pth"
-UP = "model-layers-0-mlp-up_proj"
+UP = "h-0-mlp-up_proj"
 
 
 @dataclass
@@ -140,9 +140,9 @@ MISTAKES = {
     ),
     "a pattern that matches nothing": Mistake(("'h.*.c_fc'",), spoil=pattern("h.*.c_fc")),
     "a module matched twice": Mistake(
-        ("model.layers.0.mlp.up_proj", "twice"), spoil=pattern("*.up_proj", "*.0.mlp.up_proj")
+        ("h.0.mlp.up_proj", "twice"), spoil=pattern("*.up_proj", "*.0.mlp.up_proj")
     ),
-    "a module that cannot be decomposed": Mistake(("norm",), spoil=pattern("model.norm")),
+    "a module that cannot be decomposed": Mistake(("ln_f",), spoil=pattern("ln_f")),
     "a missing key": Mistake(
         (CHECKPOINT, f"_components.{UP}.U"), spoil=state(lambda s: s.pop(f"_components.{UP}.U"))
     ),
@@ -151,7 +151,7 @@ MISTAKES = {
         spoil=state(lambda s: s.update({f"_components.{UP}.V": torch.zeros(3, 3)})),
     ),
     "a missing weight of the target": Mistake(
-        (CHECKPOINT, "lm_head.weight"), spoil=state(lambda s: s.pop("target_model.lm_head.weight"))
+        (CHECKPOINT, "ln_f.weight"), spoil=state(lambda s: s.pop("target_model.ln_f.weight"))
     ),
     "a truncated checkpoint": Mistake((CHECKPOINT,), spoil=truncated),
     "a checkpoint that executes code": Mistake((CHECKPOINT, "safe"), spoil=executes),

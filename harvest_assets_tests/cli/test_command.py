@@ -144,7 +144,7 @@ def test_a_nan_stops_the_shard_and_harms_nothing(
     kept = checkpoint.read_bytes()
     try:
         state = torch.load(checkpoint, weights_only=True)
-        state["_ci_fns.model-layers-0-mlp-up_proj.layers.2.b"][3] = float("nan")
+        state["_ci_fns.h-0-mlp-up_proj.layers.2.b"][3] = float("nan")
         checkpoint.unlink()
         torch.save(state, checkpoint)
         refused(command(str(tiny_run), *OPTIONS, env=home), "Batches 0 to 5", "importance")

@@ -135,8 +135,8 @@ def test_no_config_keeps_the_checkpoint(
 ):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     weights = torch.load(run / "model_100.pth", weights_only=True)
-    head = "target_model.lm_head.weight"
-    torch.save({**weights, head: weights[head] * 2}, run / "model_200.pth")
+    norm = "target_model.ln_f.weight"
+    torch.save({**weights, norm: weights[norm] * 2}, run / "model_200.pth")
     tiny = TinyHarvest.of(instance, run)
 
     def checkpoint_after(**given) -> tuple[str, list[str]]:
