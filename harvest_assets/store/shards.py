@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from harvest_assets.data.token_rows import check_order
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory, committed_directory
@@ -197,10 +198,12 @@ class ShardResults:
         """The sum of the states that are the harvest of a plan, memory-mapped and undamaged.
 
         Raises:
-            HarvestError: shards are missing or damaged, or were harvested for another plan.
+            HarvestError: shards are missing or damaged, were harvested for another plan, or of rows
+                that are not in the order of training.
         """
         from harvest_assets.harvester.state_sum import StateSum
 
+        check_order(SharedTokenRows.open(self.paths.root).directory)
         work = Work.of(self.paths, plan)
         names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
