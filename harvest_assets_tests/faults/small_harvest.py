@@ -112,8 +112,10 @@ class SmallHarvest:
         lease = paths.lease(f"shard-{name}")
         with hold_lease(lease, f"Shard {name}"):
             work = Work.of(paths, plan)
-            share = ShardResult(plan.digest, work.sums, name, work.share(name), None)
-            if not share.rows or work.standing(paths, plan, name):
+            share = ShardResult(
+                plan.digest, work.compatibility_digest, name, work.share(name), None
+            )
+            if not share.rows or work.reusable(paths, plan, name):
                 return
             harvester, done = resume_or_begin(
                 paths.shard_saved(name),
@@ -134,10 +136,10 @@ class SmallHarvest:
                 on_progress=enough,
                 may_write=lambda: check_held(lease),
                 saving_share=self.saving_share,
-                least_seconds=0.0,
+                min_seconds=0.0,
             )
             state = harvester.build_results()
-            result = ShardResult(plan.digest, work.sums, name, share.rows, state)
+            result = ShardResult(plan.digest, work.compatibility_digest, name, share.rows, state)
             commit_shard(paths, result)
 
     def merge(self, keep: str = "merged") -> None:

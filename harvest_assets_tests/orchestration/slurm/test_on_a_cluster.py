@@ -97,10 +97,10 @@ def test_a_harvest_whose_jobs_are_cancelled_killed_and_preempted_equals_a_local_
     assert [run.status.value for run in runs["03"]] == ["CANCELED"]
     log = log_of(home, runs["01"][0])
     assert "started again" in log
-    assert "Resumed behind row" in log
+    assert "Resumed at row" in log
 
     place.harvest(RUN, *OPTIONS, "--n_shards", "4")
-    assert "Resumed behind row" in log_of(home, runs_by_shard(home)["03"][1])
+    assert "Resumed at row" in log_of(home, runs_by_shard(home)["03"][1])
     assert place.files() == local.files()
 
 

@@ -85,7 +85,7 @@ def test_no_line_is_a_runs(cluster: Path, tmp_path: Path, out_dir: Path, name: s
 def test_a_folder_of_results_is_a_plain_name(tmp_path: Path, out_dir: Path, name: str):
     run = tmp_path / "run"
     run.mkdir()
-    with pytest.raises(HarvestError, match="no plain folder name"):
+    with pytest.raises(HarvestError, match="--out_name"):
         register(parse_run(str(run)), name)
     assert not out_dir.exists() or not list(out_dir.rglob("*.json"))
 
