@@ -60,6 +60,6 @@ def graphql(address: str, query: str, variables: dict | None = None) -> dict:
         f"{address}/graphql", body, {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        told = json.loads(answer.read())
-    assert not told.get("errors"), told
-    return told["data"]
+        response = json.loads(answer.read())
+    assert not response.get("errors"), response
+    return response["data"]

@@ -397,5 +397,5 @@ def _twin_answer(
 
 
 def _with_identities(inputs: Inputs) -> Inputs:
-    """An identity layer reads what the module behind it reads."""
+    """An identity layer reads what the module after it reads."""
     return inputs | {f"{layer}.pre_identity": value for layer, value in inputs.items()}

@@ -85,8 +85,8 @@ class LoopbackHub:
         if api[3] == "paths-info":
             return _json([e for p in _asked_paths(body) for e in _path_info(files, p)])
         siblings = [{"rfilename": name} for name in sorted(files)]
-        told = {"_id": "1", "id": api[2], "sha": commit, "private": False, "siblings": siblings}
-        return _json({**told, "downloads": 0, "likes": 0, "tags": [], "gated": False})
+        info = {"_id": "1", "id": api[2], "sha": commit, "private": False, "siblings": siblings}
+        return _json({**info, "downloads": 0, "likes": 0, "tags": [], "gated": False})
 
     def _file(
         self, kind: str, name: str, revision: str, file: str

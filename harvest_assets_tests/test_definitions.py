@@ -75,7 +75,7 @@ def test_the_graph_is_the_one_that_is_documented():
         assert several == (name == "harvest_shard")
 
 
-def test_the_settings_are_told_in_the_launchpad():
+def test_the_launchpad_describes_the_settings():
     node = defs.get_assets_def("harvest_plan").op
     settings = node.config_schema.as_field().config_type.fields
     assert set(settings) == set(HarvestSettings.model_fields)

@@ -173,8 +173,8 @@ def check_what_is_shown(harvest: TinyHarvest) -> None:
     name = harvest.layout.root.name
     frame = load_components_frame(name)
     assert frame is not None
-    told = io.StringIO()
-    print_telling_components(name, 10, Console(file=told, width=100))
+    output = io.StringIO()
+    print_telling_components(name, 10, Console(file=output, width=100))
     client = TestClient(make_app(Library(), name), base_url="http://127.0.0.1:3100")
     keys = list(frame["component_key"])
     pages = [
@@ -187,5 +187,5 @@ def check_what_is_shown(harvest: TinyHarvest) -> None:
     for page in pages:
         answer = client.get(page)
         assert answer.status_code == 200, (page, answer.text[-500:])
-        told.write(answer.text)
-    assert not re.search(r"\b(nan|inf)\b", told.getvalue(), re.IGNORECASE)
+        output.write(answer.text)
+    assert not re.search(r"\b(nan|inf)\b", output.getvalue(), re.IGNORECASE)

@@ -49,7 +49,7 @@ LOADERS: list[Callable[[str], object]] = [
 
 
 def written(out_dir: Path, folder: str, run: str | None = None, mean_ci: float = 1.0) -> Path:
-    """A harvest by another writer; `mean_ci` tells which one was read."""
+    """A harvest by another writer; `mean_ci` shows which one was read."""
     contexts = out_dir / "harvest" / folder / "activation_contexts"
     contexts.mkdir(parents=True)
     config = {} if run is None else {"wandb_path": run}

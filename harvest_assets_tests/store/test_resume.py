@@ -154,9 +154,9 @@ def test_damage_is_named_and_not_summed(tmp_path: Path, damage, where: float):
     for file in files:
         good = file.read_bytes()
         damage(file, where)
-        with pytest.raises(HarvestError, match="Shard 01") as told:
+        with pytest.raises(HarvestError, match="Shard 01") as caught:
             harvest.merge()
-        assert file.name in str(told.value)
+        assert file.name in str(caught.value)
         assert not harvest.paths.component_correlations.exists()
         with pytest.raises(HarvestError, match="Shard 01"):
             compact(harvest.paths, harvest.plan, "merged")

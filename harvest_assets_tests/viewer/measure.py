@@ -34,7 +34,7 @@ def times(page: Page, address: str) -> tuple[float, float]:
     return answer, paint
 
 
-def tell(what: str, values: list[float]) -> None:
+def report(what: str, values: list[float]) -> None:
     values = sorted(values)
     middle, most = statistics.median(values), values[-1]
     nearly_all = values[int(0.99 * (len(values) - 1))]
@@ -63,14 +63,16 @@ def main() -> None:
             page = chromium.new_page()
             page.goto(f"{address}/static/icon.svg")  # a browser that has been started
             run = f"{address}/run/{asked.name}"
-            tell("overview, first paint, first time", [times(page, run)[1]])
-            tell("overview, first paint", [times(page, run)[1] for _ in range(10)])
+            report("overview, first paint, first time", [times(page, run)[1]])
+            report("overview, first paint", [times(page, run)[1] for _ in range(10)])
             measured = [times(page, f"{run}/component/{key}") for key in drawn]
-            tell("a component, answered", [answer for answer, _ in measured])
-            tell("a component, painted", [paint for _, paint in measured])
+            report("a component, answered", [answer for answer, _ in measured])
+            report("a component, painted", [paint for _, paint in measured])
             sorts = [f"{run}?sort={s}&reverse={r}" for s in ("density", "reads") for r in (0, 1)]
-            tell("the table in another order", [times(page, sort)[0] for sort in sorts])
-            tell("a token searched", [times(page, f"{run}?token=word{i}")[0] for i in (1, 22, 333)])
+            report("the table in another order", [times(page, sort)[0] for sort in sorts])
+            report(
+                "a token searched", [times(page, f"{run}?token=word{i}")[0] for i in (1, 22, 333)]
+            )
             chromium.close()
 
 

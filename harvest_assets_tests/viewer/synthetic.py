@@ -146,8 +146,8 @@ def main() -> None:
     root = asked.folder / "harvest" / "synthetic"
     paths = write_harvest(root, words, asked.components, asked.examples)
     files = [path for path in paths.root.rglob("*") if path.is_file()]
-    told = {path.name: path.stat().st_size for path in files}
-    print(json.dumps(told, indent=1), f"{time.monotonic() - started:.0f} s")
+    sizes = {path.name: path.stat().st_size for path in files}
+    print(json.dumps(sizes, indent=1), f"{time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

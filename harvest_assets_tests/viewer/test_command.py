@@ -21,7 +21,7 @@ def view(*arguments: str):
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "reason"),
     [
         ("entity/project/aaaaaaaa", "has not been harvested"),
         ("no name", "no name"),
@@ -34,7 +34,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     run: str,
-    told: str,
+    reason: str,
 ):
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -42,7 +42,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
     done = view(run)
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
-    assert told in done.output
+    assert reason in done.output
     assert "Traceback" not in done.output
 
 
