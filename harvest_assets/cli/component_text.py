@@ -44,13 +44,13 @@ class _Harvest:
     mean_ci: dict[str, float]
 
 
-def print_telling_components(run_id: str, n: int, console: Console) -> None:
-    """Print the `n` most telling components of a harvest.
+def print_informative_components(run_id: str, n: int, console: Console) -> None:
+    """Print the `n` most informative components of a harvest.
 
     Args:
         run_id: the folder below `harvest/`.
-        n: how many at most.
-        console: where to; without colour the firing token stands in double angle brackets.
+        n: maximum number of components.
+        console: to print to; without colour the firing token is in double angle brackets.
 
     Raises:
         HarvestError: there is no such harvest, or a file of it is damaged.
@@ -66,8 +66,8 @@ def print_telling_components(run_id: str, n: int, console: Console) -> None:
 
 
 def _portrait(harvest: _Harvest, key: str, *, coloured: bool) -> RenderableType:
-    place = harvest.correlations.component_keys.index(key)
-    firings = int(harvest.correlations.count_i[place])
+    row = harvest.correlations.component_keys.index(key)
+    firings = int(harvest.correlations.count_i[row])
     share = firings / harvest.correlations.count_total
     head = Text.assemble(
         (key, "bold cyan"),

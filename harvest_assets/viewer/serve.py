@@ -23,7 +23,7 @@ from harvest_assets.viewer.view_query import component_path
 _FIRST_PAGE_SECONDS = 1.0
 
 
-def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str], None]) -> None:
+def serve(name: str, host: str, port: int, *, browser: bool, log: Callable[[str], None]) -> None:
     """Show a harvest until Ctrl-C, SIGTERM or a closed terminal.
 
     Args:
@@ -31,7 +31,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
         host: the address to listen on.
         port: 0 takes a free one.
         browser: open a browser.
-        tell: takes a line for people.
+        log: called with each message.
 
     Raises:
         HarvestError: there is nothing to show, or the port is taken.
@@ -41,7 +41,7 @@ def serve(name: str, host: str, port: int, *, browser: bool, tell: Callable[[str
     with listening(host, port) as listener:
         port = listener.getsockname()[1]
         address = url_of(host, port)
-        tell(f"{address} (Ctrl-C ends it)")
+        log(f"{address} (Ctrl-C ends it)")
         app = make_app(library, name, host)
         # h11, unlike uvicorn's other parser, bounds the head of a request.
         config = uvicorn.Config(
