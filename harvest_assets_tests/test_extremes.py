@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from harvest_assets.cli.component_text import print_telling_components
+from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.loaders import load_components_frame
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
@@ -174,7 +174,7 @@ def check_what_is_shown(harvest: TinyHarvest) -> None:
     frame = load_components_frame(name)
     assert frame is not None
     output = io.StringIO()
-    print_telling_components(name, 10, Console(file=output, width=100))
+    print_informative_components(name, 10, Console(file=output, width=100))
     client = TestClient(make_app(Library(), name), base_url="http://127.0.0.1:3100")
     keys = list(frame["component_key"])
     pages = [

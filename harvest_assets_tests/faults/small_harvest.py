@@ -71,7 +71,7 @@ class SmallHarvest:
         seed: of the sample; another seed gives another result.
         n_batches: of 8 rows.
         n_shards: shards.
-        told: what else config.json tells.
+        config_extras: further entries of config.json.
         saving_share: of the time that may go into saving.
     """
 
@@ -79,7 +79,7 @@ class SmallHarvest:
     seed: int = 0
     n_batches: int = 12
     n_shards: int = 2
-    told: tuple[tuple[str, str], ...] = ()
+    config_extras: tuple[tuple[str, str], ...] = ()
     saving_share: float = 0.9
 
     @property
@@ -147,7 +147,7 @@ class SmallHarvest:
         with hold_lease(paths.lease("merge"), "The merge"):
             total = ShardResults(paths).open(plan)
             config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
-            config |= dict(self.told)
+            config |= dict(self.config_extras)
             for value in (
                 MergedCorrelations(total, plan.digest),
                 MergedTokenStats(total, plan.digest),
