@@ -103,7 +103,7 @@ def test_examples_are_those_of_a_harvest_of_the_same_rows(small: SmallHarvest):
     for c in range(len(running.frame)):
         for order in ("sample", "ci"):
             assert plain(running.examples(c, order)) == plain(finished.examples(c, order))
-        assert running.informative_tokens(c) == finished.told(c)
+        assert running.informative_tokens(c) == finished.informative_tokens(c)
 
 
 def test_a_library_sees_what_is_saved_and_what_is_merged(small: SmallHarvest):

@@ -248,7 +248,7 @@ def test_another_runs_counterparts_share_tokens(client, paths: HarvestLayout):
         page = client.get(address).text
     finally:
         other.config.write_text(good)
-    named = re.findall(r"h\.\d+\.mlp\.c_fc:\d+", page[page.index("most tokens are shared") :])[:1]
+    named = re.findall(r"h\.\d+\.mlp\.c_fc:\d+", page[page.index("share the most tokens") :])[:1]
     reads, predicts = (set(ids) for ids in mine.informative_tokens(mine.places[KEY]))
     theirs = FinishedHarvest(other)
 
@@ -322,8 +322,8 @@ def test_what_the_original_harvester_wrote(reference_runs, out_dir, monkeypatch)
 def test_the_bins_of_a_chart_are_the_harvesters():
     counts = np.arange(64)
     svg = charts.ci_histogram(counts)
-    for b in (1, 30, 62):
-        assert f"CI {bin_edges()[b - 1]:.2g} to {bin_edges()[b]:.2g}: {b:,} firings" in svg
+    for b, firings in ((1, "1 firing"), (30, "30 firings"), (62, "62 firings")):
+        assert f"CI {bin_edges()[b - 1]:.2g} to {bin_edges()[b]:.2g}: {firings} (" in svg
 
 
 def test_bars_of_the_density_chart_hold_all_that_fired():
