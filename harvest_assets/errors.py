@@ -33,7 +33,13 @@ def reason_of(error: BaseException) -> str:
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`."""
+    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`.
+
+    Args:
+        n: the number.
+        noun: in the singular.
+        plural: of the noun; by default with an s.
+    """
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or noun + 's'}"
 
 

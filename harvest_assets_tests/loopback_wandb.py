@@ -54,7 +54,7 @@ class LoopbackWandb:
         status: of every answer to a GraphQL question; other than 200, nothing is answered.
         delay: seconds before each answer.
         spell: how times are written.
-        echoes: an answer that is none holds what the request said of who asks.
+        echoes: an error response contains the credentials of the request.
         on_operation: called with the name of each operation before it is answered; where it
             answers a status, that is sent instead.
     """
@@ -100,7 +100,7 @@ class LoopbackWandb:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to talk to this server alone."""
+        """The environment variables with which a process reaches only this server."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": API_KEY,
@@ -109,7 +109,7 @@ class LoopbackWandb:
         }
 
     def add_run(self, key: str, files: dict[str, bytes], **details: Any) -> LoopbackRun:
-        """Have a run `entity/project/run_id` with these files."""
+        """Add a run `entity/project/run_id` with these files."""
         run = LoopbackRun(*key.split("/"), files=files, **details)
         self.runs[key] = run
         return run

@@ -1,4 +1,4 @@
-"""Questions about correlations and tokens, against the oracle's loops."""
+"""Correlations and token statistics, against the oracle's loops."""
 
 from __future__ import annotations
 

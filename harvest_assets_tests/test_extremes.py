@@ -1,4 +1,4 @@
-"""Harvests at the ends of what there can be: all that people look at opens, counts are exact."""
+"""Harvests of extreme sizes: every page and table opens, and counts are exact."""
 
 from __future__ import annotations
 

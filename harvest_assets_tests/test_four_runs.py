@@ -37,7 +37,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def check(run: SmallRun, folder: Path, ci_threshold: float = 1e-6) -> dict:
-    """Hold a harvest against the oracle; answers its `config.json`."""
+    """Hold a harvest against the oracle; returns its `config.json`."""
     expected, ci = run.statistics(N_BATCHES * BATCH_SIZE, ci_threshold)
     alive = expected.firing_counts > 0
     assert alive.sum() > 5

@@ -19,7 +19,7 @@ MODULES = {"model.layers.*.mlp.up_proj": 12, "model.layers.1.self_attn.q_proj": 
 
 
 def write_world(root: Path, *, seed: int = 0, n_texts: int = 400) -> Path:
-    """Fill `root` with target, tokenizer, dataset and run; answers the run's folder.
+    """Fill `root` with target, tokenizer, dataset and run; returns the run's folder.
 
     The config names everything by absolute paths.
     """

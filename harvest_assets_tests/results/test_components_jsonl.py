@@ -155,7 +155,7 @@ def lists(score: float) -> ComponentTokenPMI:
         lambda value: {"output_token_pmi": lists(-value)},
     ],
 )
-def test_what_is_no_number_is_refused(tmp_path: Path, value: float, spoiled):
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float, spoiled):
     with pytest.raises(HarvestError, match=r"h\.0:0"):
         write_contexts(HarvestLayout(tmp_path), [component(0, 1, **spoiled(value))], {})
 

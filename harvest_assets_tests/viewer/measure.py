@@ -1,7 +1,7 @@
 """How long people wait for the viewer: `python -m harvest_assets_tests.viewer.measure FOLDER NAME`.
 
 Starts `view` on the harvest `FOLDER/harvest/NAME` and drives a headless Chromium: first paint of
-the overview, then components drawn at random, each asked for once.
+the overview, then components drawn at random, each requested once.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--components", type=int, default=200)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     import pyarrow.parquet as pq
 
-    index = HarvestLayout(asked.folder / "harvest" / asked.name).component_index
+    index = HarvestLayout(options.folder / "harvest" / options.name).component_index
     keys = pq.read_table(index, columns=["component_key"])["component_key"].to_pylist()
-    drawn = random.Random(0).sample(keys, min(asked.components, len(keys)))
+    drawn = random.Random(0).sample(keys, min(options.components, len(keys)))
     begun = time.monotonic()
-    for address in started(asked.name, asked.folder):
+    for address in started(options.name, options.folder):
         print(f"{'command until it answers':>34}: {1000 * (time.monotonic() - begun):.0f} ms")
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = chromium.new_page()
             page.goto(f"{address}/static/icon.svg")  # a browser that has been started
-            run = f"{address}/run/{asked.name}"
+            run = f"{address}/run/{options.name}"
             report("overview, first paint, first time", [times(page, run)[1]])
             report("overview, first paint", [times(page, run)[1] for _ in range(10)])
             measured = [times(page, f"{run}/component/{key}") for key in drawn]

@@ -77,13 +77,13 @@ def page(browser, address: str) -> Iterator:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: (wrong.append("a dialog"), dialog.dismiss()))
     context.on("page", lambda _: wrong.append("a window"))
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     yield page
     assert page.evaluate("window.pwned") is None
     assert not wrong
-    assert asked
-    assert all(url.startswith(f"{address}/") for url in asked)
+    assert requested
+    assert all(url.startswith(f"{address}/") for url in requested)
     context.close()
 
 
@@ -213,7 +213,7 @@ def test_two_are_selected_and_compared(page):
     page.get_by_role("heading", name="Settings that differ").wait_for()
 
 
-def test_an_export_needs_nothing_else(page, browser, key: str, tmp_path: Path):
+def test_an_export_is_self_contained(page, browser, key: str, tmp_path: Path):
     page.goto(f"{RUN}/component/{key}")
     with page.expect_download() as download:
         page.get_by_role("link", name="Export as one HTML file").click()
@@ -254,7 +254,7 @@ def test_contrast_names_and_narrow_screens(page, key: str, scheme: str, width: i
         assert page.locator("h1").count() == 1
 
 
-def test_a_harvest_in_progress_renews_itself(browser, small, out_dir: Path):  # noqa: F811
+def test_a_harvest_in_progress_updates_itself(browser, small, out_dir: Path):  # noqa: F811
     interrupted(small, "00", 20)
     for address in started("aaaaaaaa", out_dir):
         page = browser.new_page()

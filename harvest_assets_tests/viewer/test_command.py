@@ -29,7 +29,7 @@ def view(*arguments: str):
         ("../elsewhere", "has not been harvested"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_a_sentence(
+def test_a_harvest_that_cannot_be_shown_is_reported_in_a_sentence(
     out_dir: Path,  # noqa: ARG001
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -46,7 +46,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
     assert "Traceback" not in done.output
 
 
-def test_a_damaged_harvest_is_said(paths):
+def test_a_damaged_harvest_is_reported(paths):
     good = paths.config.read_text()
     try:
         paths.config.write_text("{")
@@ -57,7 +57,7 @@ def test_a_damaged_harvest_is_said(paths):
     assert str(paths.config) in done.output
 
 
-def test_a_port_that_is_taken_is_said(paths):
+def test_a_port_that_is_taken_is_reported(paths):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = view(paths.root.name, "--port", port)

@@ -142,7 +142,7 @@ def test_an_extension_is_shown_with_what_was_merged_before(small: SmallHarvest):
     assert harvest.firing_counts.tolist() == truth.firing_counts.tolist()
 
 
-def test_what_is_not_there_is_said(out_dir: Path):
+def test_missing_input_is_reported(out_dir: Path):
     library = Library()
     with pytest.raises(HarvestError, match="has not been harvested"):
         library.get("nowhere")

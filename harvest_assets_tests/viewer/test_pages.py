@@ -32,7 +32,7 @@ RUN = "/run/hostile"
 
 
 class Elements(HTMLParser):
-    """Tags and attributes that stand in a page, and its text."""
+    """The tags and attributes of a page, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def test_only_the_own_origin_is_answered(client, headers: dict[str, str], allowe
     assert (client.get(RUN, headers=headers).status_code == 200) == allowed
 
 
-def test_nothing_can_be_sent(client):
+def test_only_get_and_head_are_allowed(client):
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert client.request(method, RUN).status_code == 403
 
