@@ -144,7 +144,7 @@ def test_invalid_summaries_are_refused(out_dir: Path, content):
 @pytest.mark.parametrize("name", ["", "/", ".", "..", "../", "../..", "a/..", "a\0b", "a\\b", ".x"])
 def test_names_that_leave_the_folder_are_refused(out_dir: Path, name: str):
     folder(out_dir, "aaaaaaaa")
-    with pytest.raises(HarvestError, match="no run id"):
+    with pytest.raises(HarvestError, match="not a valid run id"):
         load_activation_contexts_summary(name)
 
 

@@ -390,5 +390,5 @@ def test_what_is_not_harvested_is_none(out_dir: Path):
     assert load_activation_context_single("bbbbbbbb", "h.0:0") is None
     assert activation_examples("bbbbbbbb", "h.0:0", 3) is None
     for name in ("", "..", "a/..", "a\0b"):
-        with pytest.raises(HarvestError, match="no run id"):
+        with pytest.raises(HarvestError, match="not a valid run id"):
             load_correlations(name)
