@@ -299,7 +299,7 @@ def _harvest(run_id: str) -> HarvestLayout:
 
     if not is_run_name(run_id) and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
         raise HarvestError(
-            f"{run_id[:200]!r} is not a valid run id; expected the name of a run or of a harvest's folder."
+            f"{run_id[:200]!r} is not a valid run id; expected the name of a run or of a folder."
         )
     paths = find_harvest(run_id)
     problems = disagreements(paths) if paths.manifest.exists() else []
