@@ -32,9 +32,15 @@ def reason_of(error: BaseException) -> str:
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
 
 
-def counted(n: int, noun: str) -> str:
-    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`.
+
+    Args:
+        n: the number.
+        noun: in the singular.
+        plural: of the noun; by default with an s.
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or noun + 's'}"
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""What all tests share: nothing they do reaches the network or the caches of who runs them."""
+"""What all tests share: no test reaches the network or the caches of the user who runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Harvests at the ends of what there can be: all that people look at opens, counts are exact."""
+"""Harvests of extreme sizes: every page and table opens, and counts are exact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from harvest_assets.cli.component_text import print_telling_components
+from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.loaders import load_components_frame
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
@@ -172,8 +172,8 @@ def check_what_is_shown(harvest: TinyHarvest) -> None:
     name = harvest.layout.root.name
     frame = load_components_frame(name)
     assert frame is not None
-    told = io.StringIO()
-    print_telling_components(name, 10, Console(file=told, width=100))
+    output = io.StringIO()
+    print_informative_components(name, 10, Console(file=output, width=100))
     client = TestClient(make_app(Library(), name), base_url="http://127.0.0.1:3100")
     keys = list(frame["component_key"])
     pages = [
@@ -186,5 +186,5 @@ def check_what_is_shown(harvest: TinyHarvest) -> None:
     for page in pages:
         answer = client.get(page)
         assert answer.status_code == 200, (page, answer.text[-500:])
-        told.write(answer.text)
-    assert not re.search(r"\b(nan|inf)\b", told.getvalue(), re.IGNORECASE)
+        output.write(answer.text)
+    assert not re.search(r"\b(nan|inf)\b", output.getvalue(), re.IGNORECASE)

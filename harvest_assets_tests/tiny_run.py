@@ -20,7 +20,7 @@ MODULES = {"h.*.mlp.up_proj": 12, "h.1.attn.q_proj": 9}
 
 
 def write_world(root: Path, *, seed: int = 0, n_texts: int = 400) -> Path:
-    """Fill `root` with target, tokenizer, dataset and run; answers the run's folder.
+    """Fill `root` with target, tokenizer, dataset and run; returns the run's folder.
 
     The config names everything by absolute paths.
     """

@@ -21,7 +21,7 @@ from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
-from harvest_assets.store.resource_estimate import least_disk
+from harvest_assets.store.resource_estimate import min_disk
 from harvest_assets.store.shards import ShardResult, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -63,12 +63,14 @@ def harvest_shard(
     shard = shard_of(context.partition_key)
     paths = registration(context.partition_key).layout
     work = Work.of(paths, harvest_plan)
-    share = ShardResult(harvest_plan.digest, work.sums, shard, work.share(shard), None)
-    standing = work.standing(paths, harvest_plan, shard) if share.rows else None
-    if standing is not None:
-        share = dataclasses.replace(share, state=standing.open(), stands=True)
+    share = ShardResult(
+        harvest_plan.digest, work.compatibility_digest, shard, work.share(shard), None
+    )
+    stored = work.reusable(paths, harvest_plan, shard) if share.rows else None
+    if stored is not None:
+        share = dataclasses.replace(share, state=stored.open(), is_stored=True)
     elif share.rows:
-        needed = least_disk(run_checkpoint.layers, run_checkpoint.vocab_size, 1)
+        needed = min_disk(run_checkpoint.layers, run_checkpoint.vocab_size, 1)
         require_free(paths.root, needed)
         state = harvest_share(
             harvest_plan, run_checkpoint, token_rows, share, paths, context.log.info
@@ -145,7 +147,7 @@ def _metadata(share: ShardResult, seconds: float) -> dict[str, Any]:
     if share.state is None:
         return {"share": "empty: nothing is left for this shard"}
     rows = f"rows {share.rows.start:,} to {share.rows.stop:,}"
-    if share.stands:
+    if share.is_stored:
         counted = shard_metadata(share.state, seconds)
         del counted["tokens per second"]  # nothing was computed
         return {"share": f"{rows}, harvested before", **counted}

@@ -29,4 +29,4 @@ def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
         from harvest_assets.viewer.serve import serve
 
         name = find_harvest(run).root.name
-        serve(name, host, port, browser=browser, tell=click.echo)
+        serve(name, host, port, browser=browser, log=click.echo)

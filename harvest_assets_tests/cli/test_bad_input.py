@@ -218,10 +218,10 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _check_answer(status: int, stderr: str, named: tuple[str, ...]) -> None:
     assert status != 0
     assert "Traceback" not in stderr
-    told = [line for line in stderr.splitlines() if line.startswith("Error: ")]
-    assert len(told) == 1, stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, stderr
     for name in named:
-        assert name in told[0], told[0]
+        assert name in errors[0], errors[0]
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -292,7 +292,7 @@ def _mounted(place: Path, options: str) -> Iterator[None]:
         ("400k", ("No space left on device",)),  # room for the least that it can be, not for all
     ],
 )
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_reported(
     good_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -310,7 +310,9 @@ def test_a_full_disk_is_told(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean_environment")
-def test_a_read_only_disk_is_told(good_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_disk_is_reported(
+    good_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     disk = tmp_path / "disk"
     disk.mkdir()
     monkeypatch.setenv("SPD_OUT_DIR", str(disk))

@@ -68,7 +68,7 @@ def page(address: str) -> Iterator:
 
 
 def shown(page, address: str, where: str, picture: str, *texts: str) -> None:
-    """Open a page, wait for what must stand there, keep a picture where one is wanted."""
+    """Open a page, wait for the expected text, keep a screenshot if wanted."""
     page.goto(f"{address}/{where}")
     for text in texts:
         page.get_by_text(text).first.wait_for()

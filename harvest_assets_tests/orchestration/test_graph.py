@@ -193,7 +193,7 @@ def test_another_seed_draws_another_sample_of_the_same_counts(tiny: TinyHarvest)
     assert [c["activation_examples"] for c in first] != [c["activation_examples"] for c in second]
 
 
-def test_a_dataset_that_ends_early_is_told(tiny: TinyHarvest):
+def test_a_dataset_that_ends_early_is_reported(tiny: TinyHarvest):
     tiny.harvest(n_batches=10**6)
     config = json.loads(tiny.layout.config.read_text())
     assert config["n_batches"] == 10**6
@@ -232,9 +232,9 @@ def test_metadata_is_worth_reading(tiny: TinyHarvest):
     merged = tiny.stage("merge")
     (event,) = shard.get_asset_materialization_events()
     assert event.materialization.metadata["tokens per second"].value > 0
-    told = event.materialization.metadata
-    assert {"tokens", "components alive", "mean L0", "seconds", "bytes", "path"} <= set(told)
-    assert told["tokens"].value == 6 * 8 * N_CTX
+    metadata = event.materialization.metadata
+    assert {"tokens", "components alive", "mean L0", "seconds", "bytes", "path"} <= set(metadata)
+    assert metadata["tokens"].value == 6 * 8 * N_CTX
     for event in merged.get_asset_materialization_events():
         assert event.materialization.metadata["bytes"].value > 0
         assert Path(event.materialization.metadata["path"].path).exists()

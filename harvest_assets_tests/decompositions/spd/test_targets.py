@@ -464,7 +464,7 @@ def test_a_family_is_added_by_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         ("transformers.NobodysForCausalLM", "known of transformers are"),
     ],
 )
-def test_an_unknown_class_is_told_with_those_known(class_path: str, sentence: str):
+def test_an_unknown_class_is_reported_with_those_known(class_path: str, sentence: str):
     with pytest.raises(HarvestError, match=sentence) as caught:
         build_target(class_path, "anything")
     if "known are" in sentence:
@@ -490,16 +490,16 @@ def test_a_config_of_another_model_or_none_is_reported(tmp_path: Path):
         build_target("transformers.AutoModelForCausalLM", str(tmp_path))
 
 
-class LooksAtItsWeights(nn.Module):
+class ReadsItsWeights(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
         self.total = self.weight.sum().item()
 
 
-def test_a_model_that_looks_at_its_weights_is_built_in_full():
+def test_a_model_that_reads_its_weights_is_built_in_full():
     register = nn.Module.register_parameter
-    built = build_weightless(LooksAtItsWeights)
+    built = build_weightless(ReadsItsWeights)
     assert built.total == 3
     assert not built.weight.is_meta
     assert nn.Module.register_parameter is register
