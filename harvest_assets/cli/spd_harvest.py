@@ -42,13 +42,13 @@ the cluster are cancelled, and save their work: the same command continues from 
     "--slurm/--local",
     "on_cluster",
     default=None,
-    help="As jobs of the cluster, or by this command on this machine; omitted: SLURM where it is, "
-    "else the Dagster daemon where one is running, else on this machine.",
+    help="As jobs of the cluster, or by this command on this machine; omitted: SLURM if there is "
+    "one, else the Dagster daemon if one is running, else on this machine.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print model, data, memory, disk and time of the harvests; write nothing of them.",
+    help="Print the model, data, memory, disk space and time of the harvests; write nothing.",
 )
 @debug_option
 def spd_harvest_command(

@@ -107,7 +107,7 @@ class ShardRedone(_Selecting):
     @property
     def name(self) -> str:
         """What the UI calls it."""
-        return "a shard was made again"
+        return "a shard was harvested again"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """Those whose shards are newer, and complete."""
@@ -130,7 +130,7 @@ class WorkedOnElsewhere(_Selecting):
     @property
     def name(self) -> str:
         """What the UI calls it."""
-        return "another process works on it"
+        return "another process is working on it"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
         """Those whose leases are held."""
@@ -167,7 +167,7 @@ def _when(due: _Condition, still_due: _Condition) -> _Condition:
         & ~dg.AutomationCondition.any_deps_missing()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
-        & ~(failed & ~renewed.with_label("something it needs was made since it failed"))
+        & ~(failed & ~renewed.with_label("one of its inputs was rebuilt after it failed"))
         & ~WorkedOnElsewhere()
         & still_due
     )
@@ -185,8 +185,8 @@ harvest_automation = dg.AutomationConditionSensorDefinition(
     if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Harvests registered runs: makes what is missing as soon as all it needs exists, "
-        "HARVEST_MAX_ACTIVE_RUNS harvests at a time."
+        "Harvests registered runs: builds each missing asset as soon as its inputs exist, "
+        "at most HARVEST_MAX_ACTIVE_RUNS harvests at a time."
     ),
     # One run per partition, as everywhere; custom conditions are evaluated in the code server.
     emit_backfills=False,

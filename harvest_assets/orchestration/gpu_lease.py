@@ -71,14 +71,14 @@ def lease_one(
             if descriptor is None:
                 continue
             try:
-                log(f"Uses GPU {number} of {len(gpus)} ({gpu}).")
+                log(f"Using GPU {number} of {len(gpus)} ({gpu}).")
                 yield number
             finally:
                 os.close(descriptor)
             return
         if not waiting:
             waiting = True
-            log(f"Waits for a GPU: all {len(gpus)} visible ones are in use.")
+            log(f"Waiting for a GPU: all {len(gpus)} visible ones are in use.")
         time.sleep(_POLL_SECONDS)
 
 

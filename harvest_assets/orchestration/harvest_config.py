@@ -37,7 +37,7 @@ CHECKPOINT_CONFIG = {
         is_required=False,
         description=(
             "Training step of the checkpoint; null: the newest. Omitted: that of the stored plan, "
-            "unless the run was trained on since; of a new run the newest."
+            "unless the run was trained further since; for a new run the newest."
         ),
     )
 }

@@ -145,7 +145,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> None:
         same = (process_started(pid) or "unknown") == run.tags[_STARTED]
         if not (process_is_alive(pid) and same):
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            instance.report_run_failed(run, "The process that executed the run is gone.")
+            instance.report_run_failed(run, "The process that executed the run no longer exists.")
 
 
 def sensor_is_on(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:

@@ -94,7 +94,7 @@ class SlurmRunner(StagedRunner):
             raise
         if reasons:
             distinct = " ".join(dict.fromkeys(reasons))
-            raise HarvestError(f"{distinct} Give the same command again to continue.")
+            raise HarvestError(f"{distinct} Run the same command again to continue.")
 
     def _has_room(self) -> bool:
         return len(unfinished_runs(self._instance)) < self._settings.max_jobs

@@ -168,7 +168,7 @@ def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
         yield
     except wandb.errors.UsageError as error:
         raise HarvestError(
-            f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
+            f"{name.key} is not in the run cache and W&B requires an API key to download it: run "
             f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
         ) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:

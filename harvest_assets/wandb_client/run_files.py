@@ -141,7 +141,7 @@ def _checkpoint_in(folder: Path, step: int | None) -> str | None:
         # `torch.save` writes the directory of the archive last.
         if zipfile.is_zipfile(folder / steps[number]):
             if steps[number] != newest:
-                logger.warning("%s is not written to its end; %s is taken.", newest, steps[number])
+                logger.warning("%s is incomplete; using %s instead.", newest, steps[number])
             return steps[number]
     return newest
 
@@ -149,7 +149,7 @@ def _checkpoint_in(folder: Path, step: int | None) -> str | None:
 def _files_of_checkpoint(name: RunName, checkpoint: Path, step: int | None) -> RunFiles:
     config = checkpoint.parent / CONFIG
     if not checkpoint.is_file():
-        raise HarvestError(f"{checkpoint} is not there.")
+        raise HarvestError(f"{checkpoint} does not exist.")
     if not config.is_file():
         raise HarvestError(f"{checkpoint} has no {CONFIG} beside it, so its run is unknown.")
     own_step = checkpoint_step(checkpoint.name)

@@ -29,7 +29,7 @@ UNKNOWN = "UNKNOWN"
 
 
 class JobState(Enum):
-    """Where a job is, as far as it matters here."""
+    """The state of a job, as far as it matters here."""
 
     ACTIVE = "waits or works"
     COMPLETED = "ended by itself"
@@ -42,7 +42,7 @@ class ClusterSilentError(HarvestError):
 
 
 def meaning(word: str) -> JobState:
-    """What one of SLURM's words (or `UNKNOWN`, for a job that SLURM has forgotten) means."""
+    """Translate SLURM's word for a state, or `UNKNOWN` for a job it has forgotten."""
     if word == _COMPLETED:
         return JobState.COMPLETED
     if word in _CANCELLED:
@@ -53,8 +53,8 @@ def meaning(word: str) -> JobState:
 def states_of(jobs: Collection[str]) -> dict[str, str]:
     """SLURM's word for the state of each job; `UNKNOWN` for those that it has forgotten.
 
-    `squeue` knows jobs for some minutes after their end and answers at once; `sacct` knows them
-    for ever, where a cluster keeps accounts.
+    `squeue` answers at once and knows jobs for some minutes after their end; `sacct`, on clusters
+    with accounting, knows them indefinitely.
 
     Raises:
         ClusterSilentError: `squeue` does not answer.
