@@ -81,7 +81,7 @@ def _stored(paths: HarvestLayout) -> Decomposition | None:
 
 
 def _step(context: dg.AssetExecutionContext, stored: Decomposition | None) -> int | None:
-    """The step that was asked for, a newer one that was observed, or the one harvested before.
+    """The requested step, a newer one that was observed, or the one harvested before.
 
     None is the newest.
     """

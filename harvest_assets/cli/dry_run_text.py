@@ -1,4 +1,4 @@
-"""A dry run as lines for people."""
+"""Prints the result of a dry run."""
 
 from __future__ import annotations
 

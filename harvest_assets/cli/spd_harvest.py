@@ -1,4 +1,4 @@
-"""`spd-harvest RUN...`: harvest runs where the work is best done."""
+"""`spd-harvest RUN...`: harvest runs on the cluster, by the daemon, or on this machine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def spd_harvest_command(
     debug: bool,
     **settings: float | None,
 ) -> None:
-    """Harvest runs, and say where."""
+    """Harvest runs, and report where."""
     with errors_reported(debug=debug):
         from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run

@@ -93,7 +93,7 @@ def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -
         32 hexadecimal digits.
 
     Raises:
-        HarvestError: the dataset or the tokenizer is not there.
+        HarvestError: the dataset or the tokenizer does not exist.
     """
     described = asdict(spec)
     if spec.is_tokenized:

@@ -1,4 +1,4 @@
-"""What a deployment sets for everything that runs unattended."""
+"""Settings for everything that runs unattended."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _SOURCES = {int: dg.IntSource, bool: dg.BoolSource}
 
 
 def _field(option: Option) -> dg.Field:
-    """A setting as config of `harvest_plan`, which must see what was given: without a default."""
+    """A setting as config of `harvest_plan`, without a default: it must see what was omitted."""
     kind = _SOURCES.get(option.kind, option.kind)
     # What "omitted" means to the command is a null here.
     description = option.description.replace("omitted:", "null:")

@@ -29,9 +29,9 @@ BY_SCHEDULE = "Harvests that were missing"
 def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     """Submits one backfill of all registered runs whose harvest is missing.
 
-    What is queued, in progress or failed is left out, and everything while `harvest_automation` is
-    on. `HARVEST_BACKFILL_CRON` says when; with `HARVEST_BACKFILL_CHANGED=1` runs whose plan or
-    checkpoint has changed are harvested again.
+    Runs that are queued, in progress or failed are excluded; while `harvest_automation` is on,
+    nothing is submitted. `HARVEST_BACKFILL_CRON` sets the time; with `HARVEST_BACKFILL_CHANGED=1`
+    runs whose plan or checkpoint has changed are harvested again.
     """
     instance, settings = context.instance, UnattendedSettings.from_environment()
     if sensor_is_on(instance, harvest_automation.name, default=settings.automation):

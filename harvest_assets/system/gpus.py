@@ -1,4 +1,4 @@
-"""How many GPUs there are to work with."""
+"""Counts the GPUs that can be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _QUESTION = "import torch; print(torch.cuda.device_count())"
 
 
 def count_gpus() -> int:
-    """GPUs that PyTorch can use with this process's environment; 0 where there are none.
+    """Number of GPUs that PyTorch can use with this process's environment.
 
     A process that has not loaded torch, such as a daemon, asks another one.
     """

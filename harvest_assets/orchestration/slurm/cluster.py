@@ -85,19 +85,19 @@ def requeue(job: str) -> bool:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs; those that have ended do not mind."""
+    """Cancel jobs; those that have ended are ignored."""
     ids = sorted(jobs)
     if ids:
         _run(["scancel", *ids])
 
 
 def local_states_of(jobs: Collection[str]) -> dict[str, str]:
-    """The same as `states_of` for jobs that are processes of this machine."""
+    """The same as `states_of` for jobs that are processes on this machine."""
     return {job: "RUNNING" if process_is_alive(int(job)) else UNKNOWN for job in jobs}
 
 
 def cancel_local(jobs: Iterable[str]) -> None:
-    """The same as `cancel` for jobs that are processes of this machine."""
+    """The same as `cancel` for jobs that are processes on this machine."""
     for job in jobs:
         with suppress(ProcessLookupError):
             os.kill(int(job), signal.SIGTERM)
@@ -118,7 +118,7 @@ def _pairs(text: str, jobs: Collection[str]) -> dict[str, str]:
 
 
 def _run(command: list[str]) -> str | None:
-    """What a command of SLURM prints; None if it fails or is not there."""
+    """The output of a SLURM command; None if it fails or is not installed."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, check=False
