@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and here is what to do about it."""
+"""The exception for bad input, which says what to do about it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class HarvestError(Exception):
 
 
 class TransientError(HarvestError):
-    """A fault that may pass by itself: W&B does not answer, say.
+    """A fault that may be transient, such as W&B not answering.
 
     Unattended, an asset that fails with it is tried again a few times.
     """
 
 
 class HarvestNotFoundError(HarvestError):
-    """A name that fits no harvest, or more than one; the message lists those there are."""
+    """A name that matches no harvest, or several; the message lists the existing ones."""
 
 
 def reason_of(error: BaseException) -> str:

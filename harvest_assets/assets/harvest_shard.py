@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from harvest_assets.harvester import HarvesterState
 
-# Of the state's format on disk and of what is counted in it.
+# Changes with the state's format on disk and with what it counts.
 STATE_VERSION = "2"
 
 
@@ -93,9 +93,9 @@ def harvest_share(
     paths: HarvestLayout,
     log: Callable[[str], None],
 ) -> "HarvesterState":
-    """Harvest a share on a GPU that nobody else uses, or on the CPU where there is none.
+    """Harvest a share on a GPU that no other process uses, or on the CPU if there is no GPU.
 
-    What was saved of it before is not harvested again; the lease of the shard must be held.
+    Rows that an earlier attempt saved are not harvested again; the shard's lease must be held.
     """
     with lease_device(log) as device:
         return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, log)

@@ -101,7 +101,7 @@ def _listed(scored: Scored, *, percent: bool = True) -> Text:
 
 
 def _quoted(token: str) -> str:
-    """A token that may be blank, or hold what a terminal would act on."""
+    """A token in quotes: it may be blank or hold control characters."""
     return plain_text(json.dumps(token, ensure_ascii=False))
 
 
@@ -123,7 +123,7 @@ def _on_one_line(token: str) -> str:
 
 
 def _shade(ci: float, *, fires: bool) -> str:
-    """The deeper the colour, the nearer is the causal importance to 1."""
+    """A colour that is deeper the closer the causal importance is to 1."""
     share = min(1.0, max(0.0, ci))
     style = "bold underline" if fires else ""
     if share > 0:

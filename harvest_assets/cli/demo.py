@@ -29,7 +29,7 @@ def demo(*, debug: bool) -> None:
 
         registration = register(parse_run(str(lay_out_demo())), None)
         harvest_runs([registration], complete_settings(SETTINGS), None, "here")
-        click.echo("\nThe ten components whose firings say most about the tokens around them:\n")
+        click.echo("\nThe ten components most informative about the tokens around them:\n")
         print_informative_components(registration.out_name, 10, Console())
         click.echo(_next_steps(registration.out_name))
 

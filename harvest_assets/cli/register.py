@@ -26,7 +26,9 @@ them. Prints the commands that harvest them step by step.
 @click.argument("runs", nargs=-1, metavar="RUN...")
 @out_name_option
 @click.option("--project", help="Add all finished runs of a W&B project: entity/project.")
-@click.option("--since", default="", help="Of the project, runs created from this date on.")
+@click.option(
+    "--since", default="", help="With --project: only runs created on or after this date."
+)
 @debug_option
 def register(
     runs: tuple[str, ...], out_name: str | None, project: str | None, since: str, *, debug: bool

@@ -1,4 +1,4 @@
-"""How many GPUs there are to work with."""
+"""Counts the GPUs that can be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DEVICES = ("nvidia*", "dxg", "kfd")
 
 
 def count_gpus() -> int:
-    """GPUs that PyTorch can use with this process's environment; 0 where there are none.
+    """Number of GPUs that PyTorch can use with this process's environment.
 
     A process that has not loaded torch, such as a daemon, asks another one, if there is a driver.
     """

@@ -316,7 +316,7 @@ def test_a_streamed_id_that_is_too_large(token: int, tmp_path: Path) -> None:
 def test_text_said_to_be_tokens(tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]) -> None:
     for streaming in (False, True):
         spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), "", is_tokenized=True)
-        with pytest.raises(HarvestError, match="is said to hold tokens, but"):
+        with pytest.raises(HarvestError, match="hold tokens"):
             harvest_rows(replace(spec, streaming=streaming))
 
 

@@ -45,8 +45,8 @@ def test_processes_never_share_one_and_wait_while_all_are_taken(tmp_path: Path):
 
     def log(line: str) -> None:
         lines.append(line)
-        if "Waits" in line:
-            first.kill()  # a lease goes with its process, however that ends
+        if "all 2 visible" in line:
+            first.kill()  # a lease ends with its process, however that ends
 
     with gpus.lease_one(GPUS, log, tmp_path) as third:
         assert GPUS[third] in lines[-1]

@@ -158,7 +158,7 @@ def test_an_invalid_path_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HarvestError, match=r"model_7\.pth; .*: model_1\.pth"):
         fetch_run(parse_run(str(other)), step=7)
     (other / "model_1.pth").unlink()
-    with pytest.raises(HarvestError, match="is not there"):
+    with pytest.raises(HarvestError, match=r"model_1\.pth does not exist"):
         fetch_run(reference)
 
 

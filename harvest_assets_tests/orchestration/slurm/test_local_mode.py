@@ -29,7 +29,7 @@ def test_shards_are_jobs_and_the_ui_shows_where_their_output_is(tiny_run: Path, 
             (metadata,) = [
                 entry.dagster_event.engine_event_data.metadata
                 for entry in instance.all_logs(run.run_id)
-                if entry.dagster_event and "Waits as job" in (entry.dagster_event.message or "")
+                if entry.dagster_event and "Waiting as job" in (entry.dagster_event.message or "")
             ]
             job = run.tags["harvest_assets/job"]
             assert Path(metadata["stderr"].value).name == f"{job}_0_log.err"

@@ -96,7 +96,7 @@ def test_a_harvest_whose_jobs_are_cancelled_killed_and_preempted_equals_a_local_
     assert [run.status.value for run in runs["01"]] == ["SUCCESS"]
     assert [run.status.value for run in runs["03"]] == ["CANCELED"]
     log = log_of(home, runs["01"][0])
-    assert "started again" in log
+    assert "restarted" in log
     assert "Resumed " in log
 
     place.harvest(RUN, *OPTIONS, "--n_shards", "4")
