@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # Tests run in so many processes, each with one thread for computing.
 JOBS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
+# Slow tests wait for daemons and servers much of the time.
+SLOW_JOBS ?= 3
+pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
 .PHONY: install demo harvest test test-slow fuzz row-orders variables check clean
 
@@ -24,10 +26,10 @@ harvest: install
 	$(VENV)/bin/python -m harvest_assets $(RUN) $(ARGS)
 
 test: install check
-	$(PYTEST) -m 'not slow' --durations=10
+	$(call pytest,$(JOBS)) -m 'not slow' --durations=10
 
 test-slow: install
-	$(PYTEST) -m slow --durations=20
+	$(call pytest,$(SLOW_JOBS)) -m slow --durations=20
 
 # make fuzz INPUTS=100000: every reader of files of other people, guided by coverage
 fuzz: install

@@ -1,4 +1,4 @@
-"""Questions asked of a harvest: which components fire together, and on which tokens.
+"""Analyses of a harvest: which components fire together, and on which tokens.
 
 From the stored counts, for a component i against all j over n positions:
 
@@ -14,9 +14,9 @@ and for a component c against all tokens t:
 
 Only what occurred together is ranked; ties go to the lower index.
 
-How telling a component is: the nats that one firing tells of the token it reads, or of the one the
-model predicts, whichever is more, times the logarithm of its firings, so that the rarest do not
-always come first:
+The informativeness of a component is the information, in nats, that one firing gives about the
+token read or about the token predicted, whichever is more, times the logarithm of its firings, so
+that the rarest do not always come first:
 
     log(1 + n_c) * max over input, output of  sum_t p(t | c) log(p(t | c) / p(t))
 """
@@ -45,7 +45,7 @@ TOKEN_METRICS: tuple[TokenMetric, ...] = ("recall", "precision", "lift", "pmi")
 
 Scored = list[tuple[str, float]]
 
-_MOSTLY = 0.3  # a Jaccard index from which on two components are much the same
+_SIMILAR = 0.3  # the Jaccard index from which two components count as nearly the same
 _ROWS_AT_ONCE = 256
 
 
@@ -85,7 +85,7 @@ class TokenPRLift:
 
 
 def has_component(storage: CorrelationStorage | TokenStatsStorage, component_key: str) -> bool:
-    """Is there such a component, whether it fired or not?"""
+    """Whether a harvest has a component, fired or not."""
     return component_key in storage.component_keys
 
 
@@ -173,12 +173,12 @@ def get_output_token_stats(
     )
 
 
-def get_telling_components(
+def get_informative_components(
     correlations: CorrelationStorage, token_stats: TokenStatsStorage, top_k: int
 ) -> list[str]:
-    """The keys of the components whose firings tell most of the tokens around them, highest first.
+    """The keys of the most informative components, highest first.
 
-    Of components that mostly fire together only the first is named.
+    Of components that often fire together, only the first is listed.
 
     Args:
         correlations: co-firing counts.
@@ -188,8 +188,8 @@ def get_telling_components(
     firings = _float64(correlations.count_i.numpy())
     n = token_stats.n_tokens
     scores = np.log1p(firings) * np.maximum(
-        _told(token_stats.input_counts, token_stats.input_totals, firings, n),
-        _told(token_stats.output_counts, token_stats.output_totals, firings, n),
+        _information(token_stats.input_counts, token_stats.input_totals, firings, n),
+        _information(token_stats.output_counts, token_stats.output_totals, firings, n),
     )
     chosen: list[int] = []
     for i in ranked(scores, len(scores), largest=True):
@@ -208,22 +208,25 @@ def _mostly_with_another(
         return False
     together = _float64(correlations.count_ij[i].numpy()[chosen])
     either = firings[i] + firings[chosen] - together
-    return bool((together > _MOSTLY * either).any())
+    return bool((together > _SIMILAR * either).any())
 
 
-def _told(
+get_telling_components = get_informative_components  # the name in version 0.1
+
+
+def _information(
     counts: torch.Tensor, totals: torch.Tensor, firings: NDArray[np.float64], n: int
 ) -> NDArray[np.float64]:
-    """Nats that a firing of each component tells of the token, [C_total]."""
-    told = np.zeros(len(firings))
+    """Nats of information about a token in one firing of each component, [C_total]."""
+    nats = np.zeros(len(firings))
     for first in range(0, len(firings), _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
         joint = _float64(counts[rows].numpy())
         c, t = np.nonzero(joint)
         n_ct, n_c, n_t = joint[c, t], firings[rows][c], _float64(totals.numpy())[t]
         terms: NDArray[np.float64] = n_ct / n_c * pmi(n_ct, n_c, n_t, n)
-        told[rows] = np.bincount(c, weights=terms, minlength=len(joint))
-    return told
+        nats[rows] = np.bincount(c, weights=terms, minlength=len(joint))
+    return nats
 
 
 def _token_stats(

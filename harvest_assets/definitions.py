@@ -2,14 +2,14 @@
 
 ```
 run_checkpoint  [run]           files of the run, verified; data version = their digest
-harvest_plan    [run]           the settings: the one place where they are set
-token_rows      [run]           the rows in harvest order, shared by equal data sets
+harvest_plan    [run]           the settings: the only place where they are set
+token_rows      [run]           the rows in harvest order, shared by equal datasets
 harvest_shard   [run x shard]   one state of statistics each; the GPU work
 component_correlations, token_stats  [run]   merged counts
 activation_contexts  [run]      components.jsonl, summary.json, config.json
 ```
 
-Importing this module loads no model code: the webserver and the daemon hold it all day.
+Importing this module loads no model code, because the webserver and the daemon stay in memory.
 """
 
 from __future__ import annotations
@@ -64,6 +64,6 @@ defs = dg.Definitions(
     sensors=[new_wandb_runs, harvest_automation, *sensors_of_the_cluster()],
     schedules=[backfill_new_runs],
     resources={"io_manager": HarvestIOManager()},
-    # A run is one stage of one partition; its steps need no processes of their own.
+    # A run is one stage of one partition; its steps do not need their own processes.
     executor=dg.in_process_executor,
 )

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and here is what to do about it."""
+"""The exception for bad input, which says what to do about it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class HarvestError(Exception):
 
 
 class TransientError(HarvestError):
-    """A fault that may pass by itself: W&B does not answer, say.
+    """A fault that may be transient, such as W&B not answering.
 
     Unattended, an asset that fails with it is tried again a few times.
     """
 
 
 class HarvestNotFoundError(HarvestError):
-    """A name that fits no harvest, or more than one; the message lists those there are."""
+    """A name that matches no harvest, or several; the message lists the existing ones."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -32,9 +32,15 @@ def reason_of(error: BaseException) -> str:
     return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
 
 
-def counted(n: int, noun: str) -> str:
-    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, in the plural unless it is 1: `1 run`, `2,000 runs`.
+
+    Args:
+        n: the number.
+        noun: in the singular.
+        plural: of the noun; by default with an s.
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or noun + 's'}"
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
-"""Reading a harvest by its folder or its run; `None` where there is none.
+"""Read a harvest by its folder or its run; `None` where there is none.
 
 A full name (`entity/project/run_id`, and every other accepted spelling) finds only that run's own
 harvest, also in a folder of another name. Where a name means no harvest, or a run has several, a
-warning lists those there are.
+warning lists the existing ones.
 
 Importing this module loads neither torch nor polars: they are imported where they are used.
 """
@@ -67,7 +67,7 @@ class DecodedExample:
 
 
 def _none_if_not_found(load: Callable[P, T | None]) -> Callable[P, T | None]:
-    """Answer None, with a warning that lists the harvests, where a name means none of them."""
+    """Make a loader return None, and warn with a list of harvests, if a name means none of them."""
 
     @wraps(load)
     def load_or_warn(*args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -88,7 +88,7 @@ def load_activation_contexts_summary(run_id: str) -> dict[str, ComponentSummary]
         run_id: the folder below `harvest/`, or any name of the run, or a path to it.
 
     Raises:
-        HarvestError: the file is damaged, or `run_id` can name neither a folder nor a run.
+        HarvestError: the file is damaged, or `run_id` is neither the name of a folder nor of a run.
     """
     from harvest_assets.results.components_jsonl import read_summary
 
@@ -98,7 +98,7 @@ def load_activation_contexts_summary(run_id: str) -> dict[str, ComponentSummary]
 
 @_none_if_not_found
 def load_activation_context_single(run_id: str, component_key: str) -> ComponentData | None:
-    """All that was harvested of one component; None if it never fired either.
+    """The results for one component; None also if it never fired.
 
     The arguments and errors are those of `load_activation_contexts_summary`; the other components
     are not read.
@@ -141,8 +141,8 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     (64 bins, see `harvester.histogram`), offset and length of the line in `components.jsonl`,
     telling, telling_input_tokens, telling_output_tokens (see `analysis` and
     `pmi.informative_tokens`).
-    What another writer left has component_key, layer, component_idx and mean_ci of the components
-    that fired.
+    A harvest of another writer has only component_key, layer, component_idx and mean_ci, and only
+    the components that fired.
 
     The arguments and errors are those of `load_activation_contexts_summary`.
     """
@@ -183,11 +183,12 @@ def activation_examples(
         component_key: of the component.
         k: how many at most.
         order: `sample`, the first k of the uniform sample, themselves a uniform sample; or `ci`,
-            those of highest causal importance of all firings (20 are kept; of what an older writer
-            left, of the sample).
+            the firings of highest causal importance (20 are kept; in harvests of older writers,
+            those of the sample).
 
     Raises:
-        HarvestError: an unknown order, a damaged file, or the tokenizer is not there, or another.
+        HarvestError: the order is unknown, a file is damaged, or the tokenizer is missing or is
+            not the one the harvest was made with.
     """
     from harvest_assets.results.component_tables import ComponentIndex
     from harvest_assets.results.examples import StoredExamples
@@ -208,7 +209,7 @@ def load_tokenizer_of(run_id: str) -> Any:
     """The `transformers` tokenizer of the run that was harvested.
 
     Raises:
-        HarvestError: the harvest does not name it, it is not there, or another one is.
+        HarvestError: the harvest does not name it, or it is missing, or it is another one.
         HarvestNotFoundError: there is no such harvest, or the run has several.
     """
     from harvest_assets.data.tokenization import load_tokenizer
@@ -220,7 +221,7 @@ def load_tokenizer_of(run_id: str) -> Any:
 
 
 def load_vocabulary_of(run_id: str) -> Vocabulary:
-    """The texts of the run's tokens, as all readers show them.
+    """The texts of the run's tokens, the same for all readers.
 
     The errors are those of `load_tokenizer_of`.
     """
@@ -249,10 +250,10 @@ def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:
 
 
 def tokenizer_name(paths: HarvestLayout) -> str:
-    """As `config.json` tells it; older writers named only the run, whose own config is asked.
+    """The tokenizer in `config.json`; older writers named only the run, whose own config is read.
 
     Raises:
-        HarvestError: neither tells.
+        HarvestError: neither names it.
     """
     try:
         config = read_json(paths.config)
@@ -272,7 +273,7 @@ def _run_config(run: str) -> dict[str, Any]:
 
 
 def _vocabulary(paths: HarvestLayout) -> Vocabulary:
-    # A relative name leads elsewhere from another folder.
+    # A relative name means another file in another working directory.
     opened = _opened(recorded_tokenizer(paths), Path.cwd())
     if opened.warning is not None:
         warnings.warn(opened.warning, stacklevel=3)
@@ -285,10 +286,10 @@ def _opened(recorded: RecordedTokenizer, _cwd: Path) -> OpenedTokenizer:
 
 
 def _harvest(run_id: str) -> HarvestLayout:
-    """The paths of a harvest; warns where its files do not belong together, or to no named run.
+    """The paths of a harvest; warns if its files do not belong together or name no run.
 
     Raises:
-        HarvestError: `run_id` can name neither a folder nor a run.
+        HarvestError: `run_id` is neither the name of a folder nor of a run.
         HarvestNotFoundError: there is no such harvest, or the run has several.
     """
     from harvest_assets.files.manifest import disagreements
@@ -297,7 +298,9 @@ def _harvest(run_id: str) -> HarvestLayout:
     from harvest_assets.wandb_client.run_name import is_run_name
 
     if not is_run_name(run_id) and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
-        raise HarvestError(f"{run_id[:200]!r} is no run id.")
+        raise HarvestError(
+            f"{run_id[:200]!r} is not a valid run id; expected the name of a run or of a folder."
+        )
     paths = find_harvest(run_id)
     problems = disagreements(paths) if paths.manifest.exists() else []
     if paths.root.name != run_id and owner_of(paths) is None:

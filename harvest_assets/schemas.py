@@ -1,4 +1,4 @@
-"""The types that readers of a harvest get."""
+"""The types that the loaders return."""
 
 from __future__ import annotations
 

@@ -1,13 +1,16 @@
-"""What all tests share: nothing they do reaches the network or the caches of who runs them."""
+"""What all tests share: no test reaches the network or the caches of the user who runs it."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from harvest_assets_tests import schedule
 
 # The same examples each time; `make fuzz` looks further.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -38,10 +41,14 @@ def out_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, a file's tests run in one of them, and so do all tests of SLURM."""
-    for item in items:
-        group = "slurm" if "slurm" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Long tests begin first."""
+    schedule.sort(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.Scheduler:
+    """With several processes, what shares a fixture runs in one of them."""
+    return schedule.Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 @contextmanager
 def dagster_dev(environment: dict[str, str], folder: Path) -> Iterator[str]:
-    """Answers the address; `ui.log` in `folder` has what was printed."""
+    """Yields the address; `ui.log` in `folder` has what was printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,12 +54,12 @@ def dagster_dev(environment: dict[str, str], folder: Path) -> Iterator[str]:
 
 
 def graphql(address: str, query: str, variables: dict | None = None) -> dict:
-    """The `data` of an answer."""
+    """The `data` of a response."""
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     request = urllib.request.Request(
         f"{address}/graphql", body, {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        told = json.loads(answer.read())
-    assert not told.get("errors"), told
-    return told["data"]
+        response = json.loads(answer.read())
+    assert not response.get("errors"), response
+    return response["data"]

@@ -65,9 +65,9 @@ class SmallRun:
     rows: torch.Tensor
 
     def statistics(self, n_rows: int, ci_threshold: float) -> tuple[oracle.Statistics, np.ndarray]:
-        """What the first rows add up to, and their causal importances [n_rows, S, C_total].
+        """The statistics of the first rows, and their causal importances [n_rows, S, C_total].
 
-        Sees to it that nothing lies so near the threshold that float32 could decide otherwise.
+        Checks that no value is so near the threshold that float32 could decide otherwise.
         """
         is_normal = self.sigmoid_type == "normal"
         level = math.log(ci_threshold / (1 - ci_threshold)) if is_normal else ci_threshold
@@ -397,5 +397,5 @@ def _twin_answer(
 
 
 def _with_identities(inputs: Inputs) -> Inputs:
-    """An identity layer reads what the module behind it reads."""
+    """An identity layer reads what the module after it reads."""
     return inputs | {f"{layer}.pre_identity": value for layer, value in inputs.items()}

@@ -46,7 +46,7 @@ class LoopbackHub:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def environment(self, home: Path) -> dict[str, str]:
-        """What a process needs in its environment to talk to this hub alone."""
+        """The environment variables with which a process reaches only this hub."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -57,7 +57,7 @@ class LoopbackHub:
         }
 
     def add(self, kind: str, name: str, source: Path | dict[str, bytes]) -> None:
-        """Have a repository with these files, or those of a folder, and no others."""
+        """Add a repository with exactly these files, or those of a folder."""
         if isinstance(source, Path):
             root, found = source, [path for path in source.rglob("*") if path.is_file()]
             source = {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
@@ -85,8 +85,8 @@ class LoopbackHub:
         if api[3] == "paths-info":
             return _json([e for p in _asked_paths(body) for e in _path_info(files, p)])
         siblings = [{"rfilename": name} for name in sorted(files)]
-        told = {"_id": "1", "id": api[2], "sha": commit, "private": False, "siblings": siblings}
-        return _json({**told, "downloads": 0, "likes": 0, "tags": [], "gated": False})
+        info = {"_id": "1", "id": api[2], "sha": commit, "private": False, "siblings": siblings}
+        return _json({**info, "downloads": 0, "likes": 0, "tags": [], "gated": False})
 
     def _file(
         self, kind: str, name: str, revision: str, file: str

@@ -23,7 +23,7 @@ class LoopbackRun:
 
     Args:
         files: content by file name.
-        told_sizes: sizes the server tells in place of the true ones, by file name.
+        reported_sizes: sizes the server reports in place of the true ones, by file name.
         odd: fields that the server sends in place of the true ones; None sends no run at all.
     """
 
@@ -36,7 +36,7 @@ class LoopbackRun:
     heartbeat_at: str = "2025-01-01T01:00:00Z"
     config: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
-    told_sizes: dict[str, int] = field(default_factory=dict)
+    reported_sizes: dict[str, int] = field(default_factory=dict)
     odd: dict[str, Any] | None = field(default_factory=dict)
 
     @property
@@ -54,7 +54,7 @@ class LoopbackWandb:
         status: of every answer to a GraphQL question; other than 200, nothing is answered.
         delay: seconds before each answer.
         spell: how times are written.
-        echoes: an answer that is none holds what the request said of who asks.
+        echoes: an error response contains the credentials of the request.
         on_operation: called with the name of each operation before it is answered; where it
             answers a status, that is sent instead.
     """
@@ -100,7 +100,7 @@ class LoopbackWandb:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to talk to this server alone."""
+        """The environment variables with which a process reaches only this server."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": API_KEY,
@@ -109,7 +109,7 @@ class LoopbackWandb:
         }
 
     def add_run(self, key: str, files: dict[str, bytes], **details: Any) -> LoopbackRun:
-        """Have a run `entity/project/run_id` with these files."""
+        """Add a run `entity/project/run_id` with these files."""
         run = LoopbackRun(*key.split("/"), files=files, **details)
         self.runs[key] = run
         return run
@@ -189,7 +189,7 @@ class LoopbackWandb:
             "name": name,
             "url": url,
             "directUrl": url,
-            "sizeBytes": str(run.told_sizes.get(name, len(run.files[name]))),
+            "sizeBytes": str(run.reported_sizes.get(name, len(run.files[name]))),
             "mimetype": "application/octet-stream",
             "updatedAt": run.created_at,
             "md5": None,
@@ -229,8 +229,8 @@ class LoopbackWandb:
                 pass
 
             def _who_asks(self) -> str:
-                told = self.headers.get("Authorization", "")
-                return f"{told} {base64.b64decode(told.rpartition(' ')[2]).decode()} is unknown"
+                header = self.headers.get("Authorization", "")
+                return f"{header} {base64.b64decode(header.rpartition(' ')[2]).decode()} is unknown"
 
             def _send(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)

@@ -34,7 +34,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Window:
-    """What stands around one firing, the firing in the middle."""
+    """The tokens around one firing, the firing in the middle."""
 
     token_ids: list[int]
     ci_values: list[float]
@@ -43,7 +43,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Correlated:
-    """One row of the answer to: which components go with this one."""
+    """A component that fires together with another, with the score of the pair."""
 
     component: int
     score: float

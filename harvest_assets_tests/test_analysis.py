@@ -1,4 +1,4 @@
-"""Questions about correlations and tokens, against the oracle's loops."""
+"""Correlations and token statistics, against the oracle's loops."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_ranking_is_that_of_exact_fractions(firings, together, scale, more, metr
     assert [f.component_key for f in found] == [f"a:{j}" for j in wanted]
 
 
-def test_small_ratios_are_told_apart():
+def test_small_ratios_are_distinguished():
     count_i = [3, 600_000_000, 599_999_000, 599_998_000]
     count_ij = np.diag(count_i)
     count_ij[0, 1:] = count_ij[1:, 0] = 1

@@ -75,14 +75,14 @@ def test_the_graph_is_the_one_that_is_documented():
         assert several == (name == "harvest_shard")
 
 
-def test_the_settings_are_told_in_the_launchpad():
+def test_the_launchpad_describes_the_settings():
     node = defs.get_assets_def("harvest_plan").op
     settings = node.config_schema.as_field().config_type.fields
     assert set(settings) == set(HarvestSettings.model_fields)
     assert all(field.description for field in settings.values())
 
 
-def test_what_is_taken_from_dagsters_private_modules_is_there():
+def test_names_taken_from_dagsters_private_modules_exist():
     for name in dagster_private.__all__:
         assert getattr(dagster_private, name).__module__.startswith("dagster.")
     assert find_spec(dagster_private.DAEMON_MODULE)
@@ -91,7 +91,7 @@ def test_what_is_taken_from_dagsters_private_modules_is_there():
     assert users == {Path(dagster_private.__file__)}
 
 
-def test_what_harvests_by_itself_is_off_until_it_is_wanted():
+def test_automation_is_off_until_it_is_enabled():
     for variable, on in (("", False), ("1", True)):
         program = (
             "from harvest_assets.definitions import defs\n"

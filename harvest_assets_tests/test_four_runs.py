@@ -37,7 +37,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def check(run: SmallRun, folder: Path, ci_threshold: float = 1e-6) -> dict:
-    """Hold a harvest against the oracle; answers its `config.json`."""
+    """Hold a harvest against the oracle; returns its `config.json`."""
     expected, ci = run.statistics(N_BATCHES * BATCH_SIZE, ci_threshold)
     alive = expected.firing_counts > 0
     assert alive.sum() > 5
@@ -80,7 +80,7 @@ def _check_examples(run: SmallRun, folder: Path, ci: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "ci_threshold", "told"),
+    ("write", "ci_threshold", "recorded"),
     [
         (four_runs.gpt2_with_vector_mlps, 1e-6, {"sigmoid_type": "leaky_hard"}),
         (
@@ -94,7 +94,7 @@ def _check_examples(run: SmallRun, folder: Path, ci: np.ndarray) -> None:
 def test_counts_are_those_of_the_loops(
     write: Callable[[Path], SmallRun],
     ci_threshold: float,
-    told: dict,
+    recorded: dict,
     tmp_path: Path,
     out_dir: Path,
     instance: dg.DagsterInstance,
@@ -103,7 +103,7 @@ def test_counts_are_those_of_the_loops(
     _harvest(run, instance, ci_threshold=ci_threshold)
     (folder,) = (out_dir / "harvest").iterdir()
     config = check(run, folder, ci_threshold)
-    assert config.items() >= told.items()
+    assert config.items() >= recorded.items()
 
 
 def _harvest(run: SmallRun, instance: dg.DagsterInstance, **settings) -> None:
@@ -147,7 +147,7 @@ def test_noise_of_training_is_added_where_asked_for(
         check(run, folder)
 
 
-HIDDEN = " that nobody is told of"
+HIDDEN = " that nobody may see"
 
 
 @dataclass

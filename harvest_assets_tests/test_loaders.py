@@ -1,4 +1,4 @@
-"""The reading side on what the original program left, and on what else lies in a folder."""
+"""The loaders, on files of the original program and on damaged or foreign ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUN = "s-0ddd38e5"
 
 @pytest.fixture
 def original(reference_runs: Path, out_dir: Path) -> Path:
-    """What the original program wrote, where the loaders look."""
+    """The original program's files, where the loaders find them."""
     (out_dir / "harvest").mkdir(parents=True)
     (out_dir / "harvest" / RUN).symlink_to(reference_runs / "expected" / RUN)
     return reference_runs / "expected" / RUN / "activation_contexts"
@@ -135,7 +135,7 @@ def test_summaries_that_name_the_index_idx_are_read(out_dir: Path):
 
 
 @pytest.mark.parametrize("content", [[], 3, {"h.0:1": 3}, {"h.0:1": {"layer": "h.0"}}])
-def test_summaries_that_are_none_are_refused(out_dir: Path, content):
+def test_invalid_summaries_are_refused(out_dir: Path, content):
     folder(out_dir, "aaaaaaaa", summary_json=content)
     with pytest.raises(HarvestError, match=r"summary\.json"):
         load_activation_contexts_summary("aaaaaaaa")
@@ -144,7 +144,7 @@ def test_summaries_that_are_none_are_refused(out_dir: Path, content):
 @pytest.mark.parametrize("name", ["", "/", ".", "..", "../", "../..", "a/..", "a\0b", "a\\b", ".x"])
 def test_names_that_leave_the_folder_are_refused(out_dir: Path, name: str):
     folder(out_dir, "aaaaaaaa")
-    with pytest.raises(HarvestError, match="no run id"):
+    with pytest.raises(HarvestError, match="not a valid run id"):
         load_activation_contexts_summary(name)
 
 

@@ -127,7 +127,7 @@ def test_pmi_lists_agree_with_the_original(written):
     assert compared > 1000
 
 
-def test_two_real_batches_stand_within_the_original_totals(first_batches, written, reference):
+def test_two_real_batches_are_within_the_original_totals(first_batches, written, reference):
     tokens, ci, probs, _ = first_batches
     correlations, token_stats, _ = written
     found = oracle.statistics(tokens, ci, probs, THRESHOLD)

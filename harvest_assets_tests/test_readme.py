@@ -57,7 +57,7 @@ def _run(
     )
 
 
-def test_its_make_targets_are_there():
+def test_its_make_targets_exist():
     makefile = README.with_name("Makefile").read_text(encoding="utf-8")
     target_name = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
     pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))

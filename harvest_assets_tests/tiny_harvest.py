@@ -56,6 +56,6 @@ class TinyHarvest:
 
 
 def sentence(result: dg.ExecuteInProcessResult) -> str:
-    """Why a stage failed, as people read it."""
+    """The error of a stage that failed, as the UI shows it."""
     failure = next(event for event in result.all_events if event.is_step_failure)
     return failure.step_failure_data.user_failure_data.description

@@ -10,16 +10,17 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 N_CTX = 16
 VOCAB = 96
 WIDTH = 24
-MODULES = {"model.layers.*.mlp.up_proj": 12, "model.layers.1.self_attn.q_proj": 9}
+INNER = 40
+MODULES = {"h.*.mlp.up_proj": 12, "h.1.attn.q_proj": 9}
 
 
 def write_world(root: Path, *, seed: int = 0, n_texts: int = 400) -> Path:
-    """Fill `root` with target, tokenizer, dataset and run; answers the run's folder.
+    """Fill `root` with target, tokenizer, dataset and run; returns the run's folder.
 
     The config names everything by absolute paths.
     """
@@ -48,36 +49,54 @@ def write_tokenizer(folder: Path, texts: list[str]) -> None:
     fast.save_pretrained(folder)
 
 
-def _write_target(folder: Path, seed: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-    )
-    config.save_pretrained(folder)
-    return LlamaForCausalLM(config).eval()
+def _write_target(folder: Path, seed: int) -> dict[str, torch.Tensor]:
+    """Write the config of a `LlamaSimple`, a family that loads without `transformers`.
 
-
-def _write_run(root: Path, target: LlamaForCausalLM, seed: int) -> Path:
-    torch.manual_seed(seed + 1)
-    state = {f"target_model.{name}": value for name, value in target.state_dict().items()}
-    # Sharper predictions than freshly initialized weights give.
-    state["target_model.lm_head.weight"] = state["target_model.lm_head.weight"] * 40
-    shapes = {
-        name: module.weight.shape for name, module in target.named_modules() if "proj" in name
+    Returns:
+        Its weights.
+    """
+    (folder / "checkpoints").mkdir(parents=True)
+    config = {
+        "model_type": "LlamaSimple",
+        "block_size": 64,
+        "n_ctx": 64,
+        "vocab_size": VOCAB,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_key_value_heads": 2,
+        "n_embd": WIDTH,
+        "n_intermediate": INNER,
     }
+    (folder / "model_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    torch.manual_seed(seed)
+    shapes = {
+        "attn.q_proj": (WIDTH, WIDTH),
+        "attn.k_proj": (WIDTH // 2, WIDTH),
+        "attn.v_proj": (WIDTH // 2, WIDTH),
+        "attn.o_proj": (WIDTH, WIDTH),
+        "mlp.gate_proj": (INNER, WIDTH),
+        "mlp.up_proj": (INNER, WIDTH),
+        "mlp.down_proj": (WIDTH, INNER),
+    }
+    weights = {"wte.weight": torch.randn(VOCAB, WIDTH) / 2, "ln_f.weight": torch.ones(WIDTH)}
+    weights["lm_head.weight"] = weights["wte.weight"]
+    for block in ("h.0", "h.1"):
+        for name, (d_out, d_in) in shapes.items():
+            weights[f"{block}.{name}.weight"] = torch.randn(d_out, d_in) / d_in**0.5
+        for norm in ("rms_1", "rms_2"):
+            weights[f"{block}.{norm}.weight"] = torch.ones(WIDTH)
+    return weights
+
+
+def _write_run(root: Path, target: dict[str, torch.Tensor], seed: int) -> Path:
+    torch.manual_seed(seed + 1)
+    state = {f"target_model.{name}": value for name, value in target.items()}
     for layer, c in {
-        "model.layers.0.mlp.up_proj": 12,
-        "model.layers.1.mlp.up_proj": 12,
-        "model.layers.1.self_attn.q_proj": 9,
+        "h.0.mlp.up_proj": 12,
+        "h.1.mlp.up_proj": 12,
+        "h.1.attn.q_proj": 9,
     }.items():
-        d_out, d_in = shapes[layer]
+        d_out, d_in = target[f"{layer}.weight"].shape
         key = layer.replace(".", "-")
         state[f"_components.{key}.V"] = torch.randn(d_in, c) / d_in**0.5
         state[f"_components.{key}.U"] = torch.randn(c, d_out)
@@ -95,9 +114,9 @@ def _write_run(root: Path, target: LlamaForCausalLM, seed: int) -> Path:
         "ci_fn_type": "shared_mlp",
         "ci_fn_hidden_dims": [7],
         "sigmoid_type": "leaky_hard",
-        "pretrained_model_class": "transformers.LlamaForCausalLM",
-        "pretrained_model_name": str(root / "target"),
-        "pretrained_model_output_attr": "logits",
+        "pretrained_model_class": "simple_stories_train.models.llama_simple.LlamaSimple",
+        "pretrained_model_name": str(root / "target/checkpoints/model_step_1.pt"),
+        "pretrained_model_output_attr": "idx_0",
         "tokenizer_name": str(root / "tokenizer"),
         "task_config": {
             "task_name": "lm",

@@ -1,4 +1,4 @@
-"""The settings of a harvest: the one place where they are set."""
+"""The settings of a harvest, which are set nowhere else."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -73,7 +73,7 @@ def harvest_plan(
 
 
 def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None:
-    """Refuse a plan without a whole batch before it takes the place of the stored one.
+    """Refuse a plan without a whole batch before it replaces the stored one.
 
     Raises:
         HarvestError: the rows that were harvested before, of the same data, are too few for it.
@@ -90,7 +90,7 @@ def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None
 def settings_over_stored(
     paths: HarvestLayout, given: Mapping[str, Any]
 ) -> tuple[HarvestPlan | None, HarvestSettings]:
-    """The stored plan, if there is one, and the settings that were given over those it has.
+    """The stored plan, if any, and its settings updated with the ones given.
 
     Raises:
         HarvestError: the stored plan is needed and cannot be read.
@@ -140,7 +140,7 @@ def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan
 
 
 def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:
-    """Mark the shards that the plan does not need, so that nobody waits for them."""
+    """Mark the shards that the plan does not need, so that nothing waits for them."""
     for shard in SHARD_KEYS[plan.n_shards :]:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(

@@ -21,7 +21,7 @@ from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
-from harvest_assets.store.resource_estimate import least_disk
+from harvest_assets.store.resource_estimate import min_disk
 from harvest_assets.store.shards import ShardResult, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from harvest_assets.harvester import HarvesterState
 
-# Of the state's format on disk and of what is counted in it.
+# Changes with the state's format on disk and with what it counts.
 STATE_VERSION = "2"
 
 
@@ -64,12 +64,14 @@ def harvest_shard(
     paths = registration(context.partition_key).layout
     checkpoint = run_checkpoint.restricted(harvest_plan.layers)
     work = Work.of(paths, harvest_plan)
-    share = ShardResult(harvest_plan.digest, work.sums, shard, work.share(shard), None)
-    standing = work.standing(paths, harvest_plan, shard) if share.rows else None
-    if standing is not None:
-        share = dataclasses.replace(share, state=standing.open(), stands=True)
+    share = ShardResult(
+        harvest_plan.digest, work.compatibility_digest, shard, work.share(shard), None
+    )
+    stored = work.reusable(paths, harvest_plan, shard) if share.rows else None
+    if stored is not None:
+        share = dataclasses.replace(share, state=stored.open(), is_stored=True)
     elif share.rows:
-        needed = least_disk(harvest_plan, checkpoint, 1)
+        needed = min_disk(harvest_plan, checkpoint, 1)
         require_free(paths.root, needed)
         state = harvest_share(harvest_plan, checkpoint, token_rows, share, paths, context.log.info)
         share = dataclasses.replace(share, state=state)
@@ -90,9 +92,9 @@ def harvest_share(
     paths: HarvestLayout,
     log: Callable[[str], None],
 ) -> "HarvesterState":
-    """Harvest a share on a GPU that nobody else uses, or on the CPU where there is none.
+    """Harvest a share on a GPU that no other process uses, or on the CPU if there is no GPU.
 
-    What was saved of it before is not harvested again; the lease of the shard must be held.
+    Rows that an earlier attempt saved are not harvested again; the shard's lease must be held.
     """
     with lease_device(log) as device:
         return _harvest_share_on(device, plan, checkpoint, shared_rows, share, paths, log)
@@ -140,7 +142,7 @@ def _metadata(share: ShardResult, seconds: float) -> dict[str, Any]:
     if share.state is None:
         return {"share": "empty: nothing is left for this shard"}
     rows = f"rows {share.rows.start:,} to {share.rows.stop:,}"
-    if share.stands:
+    if share.is_stored:
         counted = shard_metadata(share.state, seconds)
         del counted["tokens per second"]  # nothing was computed
         return {"share": f"{rows}, harvested before", **counted}

@@ -1,4 +1,4 @@
-"""One state of the whole harvest, from which it can be extended; the shards go."""
+"""One state of the whole harvest, from which it can be extended; the shards are removed."""
 
 from typing import Any
 

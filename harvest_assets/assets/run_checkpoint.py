@@ -44,8 +44,8 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
     checkpoint = verify(fetch_run(owner.reference, _step(context, stored)))
     if stored is not None and stored.sha256 != checkpoint.sha256:
         context.log.warning(
-            "The checkpoint changes from %s to %s; what was harvested of the first does not add up "
-            "with the second.",
+            "The checkpoint changes from %s to %s; statistics of the first cannot be added to "
+            "those of the second.",
             _described(stored),
             _described(checkpoint),
         )
@@ -81,7 +81,7 @@ def _stored(paths: HarvestLayout) -> Decomposition | None:
 
 
 def _step(context: dg.AssetExecutionContext, stored: Decomposition | None) -> int | None:
-    """The step that was asked for, a newer one that was observed, or the one harvested before.
+    """The requested step, a newer one that was observed, or the one harvested before.
 
     None is the newest.
     """
@@ -93,7 +93,7 @@ def _step(context: dg.AssetExecutionContext, stored: Decomposition | None) -> in
 
 
 def _check_tokenizer(stored: Decomposition, checkpoint: Decomposition) -> None:
-    """Refuse another tokenizer that the run's name for it opens in this folder.
+    """Refuse a different tokenizer that the run's name for it resolves to in this folder.
 
     Raises:
         HarvestError: the run is the same, and its tokenizer is not the one harvested with.
@@ -103,8 +103,8 @@ def _check_tokenizer(stored: Decomposition, checkpoint: Decomposition) -> None:
         return
     raise HarvestError(
         f"The tokenizer {checkpoint.tokenizer.name!r} is {_of_tokenizer(checkpoint)}, but this "
-        f"harvest was made with {_of_tokenizer(stored)}. Run the command in the folder in which "
-        "the name leads to the latter, or give an --out-name for a harvest with the former."
+        f"harvest was made with {_of_tokenizer(stored)}. Run the command in a folder where the "
+        "name refers to the latter, or give an --out-name for a harvest with the former."
     )
 
 

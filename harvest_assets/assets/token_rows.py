@@ -36,7 +36,7 @@ def token_rows(
     batches = harvest_plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
     if harvest_plan.n_batches is not None and batches < harvest_plan.n_batches:
         context.log.warning(
-            "%s ends after %d batches; %d were asked for.",
+            "%s ends after %d batches; %d were requested.",
             spec.dataset_name,
             batches,
             harvest_plan.n_batches,

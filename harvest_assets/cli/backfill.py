@@ -1,4 +1,4 @@
-"""`harvest-assets backfill`: harvest what is registered and not harvested."""
+"""`harvest-assets backfill`: harvest the registered runs not harvested yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`harvest-assets clean`: free what nobody needs any more."""
+"""`harvest-assets clean`: delete files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from harvest_assets.cli.options import debug_option
 
 
 @click.command()
-@click.option("--older-than", default="0s", help="Only what is older: 30d, 12h, 90m, 2w.")
+@click.option("--older-than", default="0s", help="Only files older than this: 30d, 12h, 90m, 2w.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be freed.")
 @debug_option
 def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
-    """List and free what nobody needs any more.
+    """List and delete files that are no longer needed.
 
-    Shards that were compacted into a merged state, what killed processes left, and token rows that
-    no harvest names. Results and merged states stay, and so does whatever somebody works on.
+    These are shards that were compacted into a merged state, leftovers of killed processes, and
+    token rows that no harvest uses. Results, merged states and files in use are kept.
     """
     with errors_reported(debug=debug):
         from harvest_assets.store.garbage import free, parse_age, removable

@@ -13,9 +13,9 @@ from rich.text import Text
 from harvest_assets.analysis import (
     Scored,
     get_correlated_components,
+    get_informative_components,
     get_input_token_stats,
     get_output_token_stats,
-    get_telling_components,
 )
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
@@ -44,13 +44,13 @@ class _Harvest:
     mean_ci: dict[str, float]
 
 
-def print_telling_components(run_id: str, n: int, console: Console) -> None:
-    """Print the `n` most telling components of a harvest.
+def print_informative_components(run_id: str, n: int, console: Console) -> None:
+    """Print the `n` most informative components of a harvest.
 
     Args:
         run_id: the folder below `harvest/`.
-        n: how many at most.
-        console: where to; without colour the firing token stands in double angle brackets.
+        n: maximum number of components.
+        console: to print to; without colour the firing token is in double angle brackets.
 
     Raises:
         HarvestError: there is no such harvest, or a file of it is damaged.
@@ -61,13 +61,13 @@ def print_telling_components(run_id: str, n: int, console: Console) -> None:
         raise HarvestError(f"{run_id} has not been harvested.")
     mean_ci = dict(zip(frame["component_key"], frame["mean_ci"], strict=True))
     harvest = _Harvest(run_id, correlations, token_stats, load_vocabulary_of(run_id), mean_ci)
-    for key in get_telling_components(correlations, token_stats, n):
+    for key in get_informative_components(correlations, token_stats, n):
         console.print(_portrait(harvest, key, coloured=console.color_system is not None))
 
 
 def _portrait(harvest: _Harvest, key: str, *, coloured: bool) -> RenderableType:
-    place = harvest.correlations.component_keys.index(key)
-    firings = int(harvest.correlations.count_i[place])
+    row = harvest.correlations.component_keys.index(key)
+    firings = int(harvest.correlations.count_i[row])
     share = firings / harvest.correlations.count_total
     head = Text.assemble(
         (key, "bold cyan"),
@@ -101,7 +101,7 @@ def _listed(scored: Scored, *, percent: bool = True) -> Text:
 
 
 def _quoted(token: str) -> str:
-    """A token that may be blank, or hold what a terminal would act on."""
+    """A token in quotes: it may be blank or hold control characters."""
     return plain_text(json.dumps(token, ensure_ascii=False))
 
 
@@ -123,7 +123,7 @@ def _on_one_line(token: str) -> str:
 
 
 def _shade(ci: float, *, fires: bool) -> str:
-    """The deeper the colour, the nearer is the causal importance to 1."""
+    """A colour that is deeper the closer the causal importance is to 1."""
     share = min(1.0, max(0.0, ci))
     style = "bold underline" if fires else ""
     if share > 0:

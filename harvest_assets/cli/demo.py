@@ -22,15 +22,15 @@ def demo(*, debug: bool) -> None:
     with errors_reported(debug=debug):
         from rich.console import Console
 
-        from harvest_assets.cli.component_text import print_telling_components
+        from harvest_assets.cli.component_text import print_informative_components
         from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
         from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run
 
         registration = register(parse_run(str(lay_out_demo())), None)
         harvest_runs([registration], complete_settings(SETTINGS), None, "here")
-        click.echo("\nThe ten components whose firings say most about the tokens around them:\n")
-        print_telling_components(registration.out_name, 10, Console())
+        click.echo("\nThe ten components most informative about the tokens around them:\n")
+        print_informative_components(registration.out_name, 10, Console())
         click.echo(_next_steps(registration.out_name))
 
 

@@ -1,4 +1,4 @@
-"""What a harvest would do and need, found out without writing any of it.
+"""Estimate what a harvest would do and need, without writing anything.
 
 Files of a run on W&B are downloaded into the run cache, as the harvest itself would.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What would be done.
+    """The estimate.
 
     Args:
         registration: the run and its folder.
@@ -60,14 +60,14 @@ class DryRun:
 
     @property
     def n_batches(self) -> int | None:
-        """Batches that would be seen, about; None for a whole stream."""
+        """Approximate number of batches harvested; None for a whole stream."""
         if self.n_rows is None:
             return self.plan.n_batches
         return self.plan.batches_seen(self.n_rows)
 
     @property
     def seconds(self) -> float | None:
-        """That the shards would take."""
+        """Estimated duration of the shards."""
         if self.n_batches is None:
             return None
         tokens = self.n_batches * self.plan.batch_size * self.plan.context_length
@@ -75,7 +75,7 @@ class DryRun:
 
 
 def dry_run(registration: Registration, settings: Mapping[str, Any], step: int | None) -> DryRun:
-    """Open the run and its data, compute a few rows, and say what the harvest would take.
+    """Open the run and its data, compute a few rows, and estimate what the harvest would take.
 
     Args:
         registration: the run and its folder.

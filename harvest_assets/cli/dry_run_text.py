@@ -1,4 +1,4 @@
-"""A dry run as lines for people."""
+"""Prints the result of a dry run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
 
 
 def _rows(result: DryRun) -> str:
-    there = "a stream" if result.n_rows is None else f"about {result.n_rows:,} are there"
+    there = "a stream" if result.n_rows is None else f"about {result.n_rows:,} available"
     return f"of {result.plan.context_length:,} tokens; {there}"
 
 
@@ -53,7 +53,7 @@ def _batches(result: DryRun) -> str:
     if n is None:
         return f"of {plan.batch_size:,} rows, until the stream ends"
     tokens = n * plan.batch_size * plan.context_length
-    short = f"; {plan.n_batches:,} were asked for" if plan.n_batches not in (None, n) else ""
+    short = f"; {plan.n_batches:,} were requested" if plan.n_batches not in (None, n) else ""
     return f"{n:,} of {plan.batch_size:,} rows, {tokens:,} tokens{short}"
 
 

@@ -41,7 +41,7 @@ def errors_reported(*, debug: bool) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """The message; of an error of the operating system, its reason and the file."""
+    """The message; for an error of the operating system, its reason and the file."""
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror}.{advice(error)}"

@@ -37,7 +37,7 @@ Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print model, data, memory, disk and time of the harvest; write nothing of it.",
+    help="Print the model, data, memory, disk space and time of the harvest; write nothing.",
 )
 @click.option(
     "--slurm/--local",

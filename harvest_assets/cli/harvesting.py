@@ -1,4 +1,4 @@
-"""Harvest runs and show the progress, for the commands that do so."""
+"""Harvest runs and show the progress; shared by the commands that harvest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def harvest_runs(
     *,
     rebuild: bool = True,
 ) -> None:
-    """Harvest runs and show the progress; one that fails stops no other.
+    """Harvest runs and show the progress; one that fails does not stop the others.
 
     Args:
         registrations: the runs.

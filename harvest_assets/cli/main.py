@@ -35,11 +35,11 @@ def cli() -> None:
       harvest-assets RUN --dry-run       what that would do, take and need
       harvest-assets RUN --n_batches 50  try a few batches first
       harvest-assets register RUN        add the run to the Dagster UI
-      harvest-assets backfill            harvest what is registered and not harvested
+      harvest-assets backfill            harvest the registered runs not harvested yet
       harvest-assets ui                  watch, start and inspect harvests in a browser
       harvest-assets view RUN            view its components in a browser
-      harvest-assets verify RUN          check everything on disk against itself
-      harvest-assets clean               free what nobody needs any more
+      harvest-assets verify RUN          check that all files on disk are consistent
+      harvest-assets clean               delete files that are no longer needed
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).
     """

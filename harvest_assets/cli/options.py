@@ -1,4 +1,4 @@
-"""What several commands share: options, and the help of their argument RUN."""
+"""Options shared by several commands, and the help for their argument RUN."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def out_name_option(command: F) -> F:
 
 
 def harvest_options(command: F) -> F:
-    """Add what every harvest takes: the settings, --step and --out-name."""
+    """Add the options of every harvest: the settings, --step and --out-name."""
     step_option = click.option(
         "--step", type=int, help="Training step of the checkpoint; omitted: the newest."
     )
@@ -63,7 +63,7 @@ def harvest_options(command: F) -> F:
 
 
 def _settings_options(command: F) -> F:
-    """Add an option for every setting of a harvest, its default in the help."""
+    """Add an option for every setting of a harvest, with its default in the help."""
     for setting in reversed(list(deployment_options())):
         option, kind = f"--{setting.name.replace('_', '-')}", setting.kind
         if kind is bool:

@@ -1,4 +1,4 @@
-"""What the command shows while it harvests, and what it prints at the end of a harvest."""
+"""What a command shows while it harvests and prints at the end of a harvest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 def harvest_warnings(paths: HarvestLayout) -> list[str]:
-    """Sentences that whoever started this harvest should read."""
+    """Warnings for the user who started this harvest."""
     plan = HarvestPlan.open(paths.root)
     return open_decomposition(paths.root).warnings(plan.ci_threshold, plan.context_length)
 
@@ -105,7 +105,7 @@ class HarvestDisplay:
         self._report_results(progress)
 
     def _description(self, progress: HarvestProgress) -> str:
-        """What is going on; empty where the result of the only run says it."""
+        """The current activity; empty if the result of the only run says it."""
         n = len(self._registrations)
         if n == 1 and progress.harvested.keys() | progress.failed.keys():
             return ""

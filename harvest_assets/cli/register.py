@@ -26,7 +26,9 @@ them. Prints the commands that harvest them step by step.
 @click.argument("runs", nargs=-1, metavar="RUN...")
 @out_name_option
 @click.option("--project", help="Add all finished runs of a W&B project: entity/project.")
-@click.option("--since", default="", help="Of the project, runs created from this date on.")
+@click.option(
+    "--since", default="", help="With --project: only runs created on or after this date."
+)
 @debug_option
 def register(
     runs: tuple[str, ...], out_name: str | None, project: str | None, since: str, *, debug: bool
@@ -54,18 +56,18 @@ def _register_project(instance: DagsterInstance, project: str, since: str) -> No
     from harvest_assets.orchestration.instance import add_run
     from harvest_assets.orchestration.wandb.project import harvestable_runs
 
-    n_added = n_left = 0
+    n_added = n_skipped = 0
     for key, reason in harvestable_runs(instance, project, since):
         if reason is None:
             add_run(instance, key)
             n_added += 1
             click.echo(f"{key} is registered.")
         else:
-            n_left += 1
-            click.echo(f"Left out: {presentable(reason)}")
+            n_skipped += 1
+            click.echo(f"Skipped: {presentable(reason)}")
     click.echo(
-        f"{counted(n_added, 'run')} of {project} registered, {n_left} left out. They are harvested "
-        "by harvest_automation, where it is on, or by: harvest-assets backfill"
+        f"{counted(n_added, 'run')} of {project} registered, {n_skipped} skipped. Registered runs "
+        "are harvested by harvest_automation if it is on, else by: harvest-assets backfill"
     )
 
 

@@ -1,4 +1,4 @@
-"""`spd-harvest RUN...`: harvest runs where the work is best done."""
+"""`spd-harvest RUN...`: harvest runs on the cluster, by the daemon, or on this machine."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ the cluster are cancelled, and save their work: the same command continues from 
     "--slurm/--local",
     "on_cluster",
     default=None,
-    help="As jobs of the cluster, or by this command on this machine; omitted: SLURM where it is, "
-    "else the Dagster daemon where one is running, else on this machine.",
+    help="As jobs of the cluster, or by this command on this machine; omitted: SLURM if there is "
+    "one, else the Dagster daemon if one is running, else on this machine.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print model, data, memory, disk and time of the harvests; write nothing of them.",
+    help="Print the model, data, memory, disk space and time of the harvests; write nothing.",
 )
 @debug_option
 def spd_harvest_command(
@@ -61,7 +61,7 @@ def spd_harvest_command(
     debug: bool,
     **settings: float | None,
 ) -> None:
-    """Harvest runs, and say where."""
+    """Harvest runs, and report where."""
     with errors_reported(debug=debug):
         from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run

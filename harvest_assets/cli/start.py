@@ -26,6 +26,6 @@ def spd_harvest() -> None:
 
 
 def _interrupts_end_quietly() -> None:
-    """Nothing has begun yet; each command sets handlers of its own."""
+    """Exit: nothing has started yet. Each command sets its own handlers."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -17,7 +17,7 @@ from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
     type=click.IntRange(0, 65535),
     default=3000,
     show_default=True,
-    help="0: any that is free.",
+    help="0: any free port.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True)
 @debug_option

@@ -10,7 +10,7 @@ from harvest_assets.errors import HarvestError
 
 
 @click.command(
-    help=f"""Check everything that the harvest of a run left on disk against itself.
+    help=f"""Check that all files of a run's harvest are consistent with each other.
 
 Digests, symmetry and diagonals of the counts, marginals, the index against the lines, and the
 states that are kept. Exit status 0 only if everything agrees.

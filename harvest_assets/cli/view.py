@@ -12,13 +12,13 @@ from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
     help=f"""View the components of a run in a browser, also while it is being harvested.
 
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
-no other machine is asked for anything. Every choice is part of the address, which can be shared.
+nothing is requested from other machines. Every choice is part of the address, which can be shared.
 
 {RUN_OR_HARVEST_HELP}
 """,
 )
 @click.argument("run")
-@click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any that is free.")
+@click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any free port.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
 @debug_option
@@ -29,4 +29,4 @@ def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
         from harvest_assets.viewer.serve import serve
 
         name = find_harvest(run).root.name
-        serve(name, host, port, browser=browser, tell=click.echo)
+        serve(name, host, port, browser=browser, log=click.echo)

@@ -21,7 +21,7 @@ PLACES: dict[Where, str] = {
 
 
 def where_to_harvest(on_cluster: bool | None) -> Where:
-    """The place; None is SLURM where it is set up, else a daemon that is alive, else here."""
+    """Resolve the place; None means SLURM if set up, else a running daemon, else this machine."""
     from harvest_assets.orchestration.backfills import daemon_is_alive
     from harvest_assets.orchestration.instance import open_instance
     from harvest_assets.orchestration.slurm.settings import slurm_is_here
@@ -49,7 +49,7 @@ def require_place(where: Where) -> None:
 
 
 def runner_at(where: Where, instance: DagsterInstance, *, rebuild: bool) -> Runner:
-    """What harvests runs at a place.
+    """The runner for a place.
 
     Args:
         where: the place.

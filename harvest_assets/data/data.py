@@ -95,7 +95,7 @@ def fingerprint(spec: DataSpec, n_rows: int | None, digest: str | None = None) -
         32 hexadecimal digits.
 
     Raises:
-        HarvestError: the dataset or the tokenizer is not there.
+        HarvestError: the dataset or the tokenizer does not exist.
     """
     described = asdict(spec)
     if spec.is_tokenized:
@@ -254,7 +254,7 @@ def _token_lists(spec: DataSpec, group: list[Any]) -> NDArray[Any]:
         chunk_rows(lists, spec.n_ctx)  # refuses 7.0 and True, which a cast would accept
         return chunk_rows(lists.cast(pa.list_(pa.int32())), spec.n_ctx)
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise HarvestError(f"{_where(spec)} is said to hold tokens, but {error}.") from error
+        raise HarvestError(f"{_where(spec)} should hold tokens, but {error}.") from error
 
 
 def _index(spec: DataSpec, dataset: Any) -> list[ArrowRows] | None:
@@ -281,7 +281,7 @@ def _indexed(spec: DataSpec, path: Path, lengths: set[int]) -> ArrowRows:
                 n_rows += len(chunk_rows(column, spec.n_ctx))
                 lengths.update(np.unique(list_lengths(column)).tolist())
     except (ValueError, pa.ArrowException) as error:
-        raise HarvestError(f"{_where(spec)} is said to hold tokens, but {error}.") from error
+        raise HarvestError(f"{_where(spec)} should hold tokens, but {error}.") from error
     return ArrowRows(str(path), "stream", spec.column_name, n_rows, path.stat().st_size)
 
 

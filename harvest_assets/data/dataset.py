@@ -208,7 +208,7 @@ def _check_inside(name: str, builder: Any) -> None:
     root = os.path.abspath(name)  # noqa: PTH100 - a link in the folder is its owner's choice
     for file in data_files(builder):
         if not os.path.normpath(file).startswith(root + os.sep):
-            raise HarvestError(f"The dataset {name!r} asks for {file!r}, which is outside of it.")
+            raise HarvestError(f"The dataset {name!r} refers to {file!r}, which is outside of it.")
 
 
 def _source(name: str) -> dict[str, str]:

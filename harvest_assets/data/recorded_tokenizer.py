@@ -91,7 +91,7 @@ class RecordedTokenizer:
             if self.sha256 is None or vocabulary.sha256 == self.sha256:
                 return OpenedTokenizer(vocabulary, source, self._doubt(source))
             digest = vocabulary.sha256[:_SHOWN_DIGITS]
-            problems.append(f"{source} holds another tokenizer (digest {digest})")
+            problems.append(f"{source} holds a different tokenizer (digest {digest})")
         if self.sha256 is None:
             expected = ""
         else:
@@ -99,8 +99,8 @@ class RecordedTokenizer:
             expected = f" (digest {self.sha256[:_SHOWN_DIGITS]}{where})"
         raise HarvestError(
             f"The tokenizer {self.name[:500]!r} that this harvest was made with{expected} was not "
-            f"found: {'; '.join(problems) or self._absence()}. Put it back, or read the harvest in "
-            "the folder in which its name leads to it."
+            f"found: {'; '.join(problems) or self._absence()}. Restore it, or read the harvest in "
+            "a folder where its name refers to it."
         )
 
     def _sources(self) -> Iterator[str]:

@@ -62,13 +62,22 @@ class _Manifest:
     files: tuple[ArrowRows, ...]
 
 
+def _of_known_order(fields: dict[str, Any]) -> dict[str, Any]:
+    spec = fields.get("spec")
+    if isinstance(spec, dict) and spec.get("streaming"):
+        raise ValueError(
+            "its rows are of a stream, in the order of version 0.1, which training did not have"
+        )
+    return fields
+
+
 _RECORD = Record(
     _Manifest,
     "the description of token rows",
     version=2,
     remedy="materialize token_rows again",
     max_bytes=_MAX_BYTES,
-    older=Older(version=1),
+    older=Older(version=1, upgrade=_of_known_order),
 )
 
 
@@ -126,6 +135,16 @@ def write_manifest(
     n_rows = sum(file.n_rows for file in files)
     order_name = None if order is None else ORDER
     _RECORD.write(directory / MANIFEST, _Manifest(n_rows, n_ctx, order_name, spec, tuple(files)))
+
+
+def check_order(directory: Path) -> None:
+    """Check that rows, if they are still there, are in the order of training.
+
+    Raises:
+        HarvestError: they are of a stream and version 0.1 wrote them, or `rows.json` is damaged.
+    """
+    if (directory / MANIFEST).exists():
+        _RECORD.read(directory / MANIFEST)
 
 
 class TokenRows:

@@ -37,7 +37,7 @@ def check_token_types(name: str, builder: Any, files: Iterable[str], column: str
         kind = _type_of(builder, file, column)
         if kind is not None and not is_token_lists(kind):
             raise HarvestError(
-                f"Column {column!r} of the dataset {name!r} is said to hold tokens, but it holds "
+                f"Column {column!r} of the dataset {name!r} should hold tokens, but it holds "
                 f"{kind} instead of lists of token ids in the data file {file!r}; write that file "
                 "with lists of integers."
             )

@@ -228,7 +228,7 @@ def _fast(name: str, file: Path) -> Any:
 
 
 def _tokenizer_file(name: str) -> Path | None:
-    """The `tokenizer.json` on this machine, which opens at once; None where there is none."""
+    """The `tokenizer.json` on this machine, which opens at once; None if there is none."""
     local = Path(name) / "tokenizer.json"
     try:
         if local.is_file():
@@ -243,7 +243,7 @@ def _tokenizer_file(name: str) -> Path | None:
 
 
 def cached_tokenizer_file(name: str) -> Path | None:
-    """The `tokenizer.json` of a hub name in the hub's cache; None where it is not there."""
+    """The `tokenizer.json` of a hub name in the hub's cache; None if it is not there."""
     if name.count("/") > 1:
         return None
     from huggingface_hub import try_to_load_from_cache

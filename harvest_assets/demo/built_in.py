@@ -21,7 +21,7 @@ SETTINGS = {"n_batches": 64, "batch_size": 64, "activation_examples_per_componen
 def lay_out_demo() -> Path:
     """Copy the built-in run into `$SPD_OUT_DIR/demo`, and put this Python's docstrings beside it.
 
-    The config's names of target, tokenizer and dataset become absolute paths. What lies there
+    The config's names of target, tokenizer and dataset become absolute paths. What is stored there
     already is replaced file by file.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Real English that every Python installation carries: the standard library's docstrings."""
+"""Real English text in every Python installation: the standard library's docstrings."""
 
 from __future__ import annotations
 

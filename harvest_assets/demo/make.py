@@ -1,4 +1,4 @@
-"""Make the built-in run anew: `python -m harvest_assets.demo.make` (half an hour on two cores).
+"""Rebuild the built-in run: `python -m harvest_assets.demo.make` (half an hour on two cores).
 
 1. Read the docstrings of this Python's standard library (`docstrings.py`).
 2. Train a tokenizer and a language model on them (`make_target.py`).
@@ -27,7 +27,7 @@ from harvest_assets.demo.make_target import (
     train_tokenizer,
 )
 
-_TARGET = "target/checkpoints/model_step_6000.pt"  # its weights stand in the run's checkpoint
+_TARGET = "target/checkpoints/model_step_6000.pt"  # its weights are in the run's checkpoint
 
 
 def main() -> None:

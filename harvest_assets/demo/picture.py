@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from harvest_assets.cli.component_text import print_telling_components
+from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.files import layout
 from harvest_assets.store.registry import registration_for
 from harvest_assets.wandb_client.run_name import parse_run
@@ -21,7 +21,7 @@ def main() -> None:
     console = Console(
         record=True, width=104, force_terminal=True, color_system="truecolor", file=io.StringIO()
     )
-    print_telling_components(registration.out_name, _COMPONENTS, console)
+    print_informative_components(registration.out_name, _COMPONENTS, console)
     console.save_svg(sys.argv[1], title="harvest-assets demo")
 
 

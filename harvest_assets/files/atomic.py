@@ -45,7 +45,7 @@ def process_is_alive(pid: int) -> bool:
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """The temporary files and folders in a folder whose writers are gone."""
+    """The temporary files and folders in a folder whose writers no longer exist."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _TEMPORARY.fullmatch(path.name)
@@ -71,7 +71,7 @@ def sweep(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder; what is gone already, or cannot be removed, is ignored."""
+    """Remove a file or a folder; missing ones, and those that cannot be removed, are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -82,7 +82,7 @@ def file_version(path: Path) -> tuple[int, ...]:
     """A value that changes whenever a file does, even if size and modification time do not.
 
     Raises:
-        OSError: the file is not there.
+        OSError: the file does not exist.
     """
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
@@ -120,6 +120,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented for people."""
+    """Write indented JSON atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

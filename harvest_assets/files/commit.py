@@ -31,7 +31,7 @@ class Value(Protocol):
     """What an asset produces."""
 
     def write(self, directory: Path) -> None:
-        """Write everything, on the disk when it returns, into a directory that is there."""
+        """Write everything, on the disk when it returns, into an existing directory."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ _POINTER = Record(_Pointer, "a pointer to a state", older=Older(has_digest=True)
 
 @contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """A folder of our own that goes when the block ends."""
+    """A private folder that is removed when the block ends."""
     root.mkdir(parents=True, exist_ok=True)
     directory = temporary_beside(root / "staging")
     directory.mkdir()
@@ -105,7 +105,7 @@ def commit_directory(current: Path, value: Value) -> int:
 
 
 def committed_directory(current: Path) -> Path | None:
-    """The directory that is pointed to; None if nothing was ever finished.
+    """The directory that the pointer names; None if nothing was finished yet.
 
     Raises:
         HarvestError: the pointer is damaged.
@@ -119,7 +119,7 @@ def committed_directory(current: Path) -> Path | None:
 
 
 def sweep_directories(current: Path) -> None:
-    """Remove the attempts that nothing points to; only for the one writer there."""
+    """Remove the attempts that nothing points to; only the sole writer may call this."""
     directory = committed_directory(current)
     for path in current.parent.iterdir():
         if path.is_dir() and path != directory and path.name != SAVED:

@@ -1,4 +1,4 @@
-"""What the UI shows of a harvest: charts and tables as metadata, and how to view it."""
+"""Metadata of a harvest for the UI: charts, tables, and the command to view it."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def paths_of(**files: Path) -> dict[str, dg.MetadataValue[Any]]:
 
 
 def how_to_view(owner: Registration) -> dict[str, dg.MetadataValue[Any]]:
-    """The command that shows the components of this harvest, whatever others the run has."""
+    """The command that shows the components of this very harvest of the run."""
     name = shlex.quote(owner.out_name)
     return {"view": dg.MetadataValue.md(f"```sh\nharvest-assets view {name}\n```")}
 
 
 def firing_metadata(total: StateSum) -> dict[str, Any]:
-    """How much fires, in numbers that are plotted over runs, and as charts."""
+    """Firing statistics, as numbers that are plotted over runs and as charts."""
     from harvest_assets.results.merge import firing_overview
 
     overview = firing_overview(total)
@@ -105,7 +105,7 @@ def _by_layer(overview: FiringOverview) -> tuple[list[float], list[tuple[float, 
 
 
 def shard_metadata(state: HarvesterState, seconds: float) -> dict[str, Any]:
-    """What one shard saw, in numbers that are plotted over partitions."""
+    """Statistics of one shard, as numbers that are plotted over partitions."""
     tokens = state.total_tokens_processed
     firings = state.firing_counts
     return {

@@ -90,7 +90,7 @@ def submit(
 
 
 def _planned_shards(key: str) -> int | None:
-    """Shards of the stored plan of a run; None if there is none that can be read."""
+    """Number of shards in a run's stored plan; None if there is no readable plan."""
     try:
         return HarvestPlan.open(registration(key).layout.root).n_shards
     except HarvestError:

@@ -7,7 +7,7 @@ tick until it is done, so nothing is lost while the daemon is down. Two more rul
   progress;
 - merged assets are materialized again after a shard was.
 
-What failed stays failed until somebody starts it, or materializes again something that it needs.
+What failed stays failed until it is started by hand or one of its inputs is materialized again.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _Condition = dg.AutomationCondition[Any]
 
 @dataclass(frozen=True)
 class _Selecting(dg.AutomationCondition[dg.AssetKey]):
-    """True for those of the candidates that `select` answers."""
+    """True for the candidates that `select` returns."""
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
-        """Of these partition keys, those for which it is true."""
+        """The partition keys for which the condition is true."""
         raise NotImplementedError
 
     def evaluate(self, context: _Context) -> dg.AutomationResult[dg.AssetKey]:
@@ -62,15 +62,15 @@ class _Selecting(dg.AutomationCondition[dg.AssetKey]):
 
 @dataclass(frozen=True)
 class Admitted(_Selecting):
-    """There is room for one more harvest; the run that was registered first is first."""
+    """There is room for another harvest; runs are admitted in order of registration."""
 
     @property
     def name(self) -> str:
-        """What the UI calls it."""
+        """The name shown in the UI."""
         return "fewer than HARVEST_MAX_ACTIVE_RUNS harvests are in progress"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
-        """The first so many."""
+        """The runs registered first, as many as there is room for."""
         view = context.asset_graph_view
         harvests = harvests_of(view.instance, view.asset_graph)
         open_ = (HarvestStatus.UNHARVESTED, HarvestStatus.IN_PROGRESS)
@@ -84,17 +84,17 @@ class Admitted(_Selecting):
 class StillMissing(_Selecting):
     """It has never been materialized.
 
-    The statuses that Dagster reads at a tick are not of one moment: a partition that is just
+    Dagster does not read all statuses of a tick at the same moment: a partition that is just
     finishing may appear neither materialized nor in progress.
     """
 
     @property
     def name(self) -> str:
-        """What the UI calls it."""
+        """The name shown in the UI."""
         return "it is still missing"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
-        """Those without a materialization."""
+        """The partitions without a materialization."""
         instance = context.asset_graph_view.instance
         event = dg.DagsterEventType.ASSET_MATERIALIZATION
         return keys - set(instance.get_latest_storage_id_by_partition(context.key, event, keys))
@@ -106,11 +106,11 @@ class ShardRedone(_Selecting):
 
     @property
     def name(self) -> str:
-        """What the UI calls it."""
+        """The name shown in the UI."""
         return "a shard was made again"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
-        """Those whose shards are newer, and complete."""
+        """The runs whose shards are newer and complete."""
         instance = context.asset_graph_view.instance
         event = dg.DagsterEventType.ASSET_MATERIALIZATION
         made = instance.get_latest_storage_id_by_partition(context.key, event, keys)
@@ -125,15 +125,15 @@ class ShardRedone(_Selecting):
 
 @dataclass(frozen=True)
 class WorkedOnElsewhere(_Selecting):
-    """A command harvests the run, or some process has the lease of this very work."""
+    """A command is harvesting the run, or a process holds the lease on this work."""
 
     @property
     def name(self) -> str:
-        """What the UI calls it."""
+        """The name shown in the UI."""
         return "another process works on it"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
-        """Those whose leases are held."""
+        """The partitions whose leases are held."""
         is_shard = context.key.path[-1] == Asset.HARVEST_SHARD
         return [key for key in keys if _is_worked_on(key, is_shard=is_shard)]
 
@@ -185,8 +185,8 @@ harvest_automation = dg.AutomationConditionSensorDefinition(
     if UnattendedSettings.from_environment().automation
     else dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Harvests registered runs: makes what is missing as soon as all it needs exists, "
-        "HARVEST_MAX_ACTIVE_RUNS harvests at a time."
+        "Harvests registered runs: builds each missing asset as soon as its inputs exist, "
+        "at most HARVEST_MAX_ACTIVE_RUNS harvests at a time."
     ),
     # One run per partition, as everywhere; custom conditions are evaluated in the code server.
     emit_backfills=False,

@@ -58,7 +58,7 @@ def run_dagster_dev(host: str, port: int) -> int:
     if watch.problem:
         raise HarvestError(watch.problem)
     if not received:
-        raise HarvestError("Dagster ended by itself; what it printed above says why.")
+        raise HarvestError("Dagster exited unexpectedly; see its output above.")
     return 0 if received[0] == signal.SIGINT else 128 + received[0]
 
 

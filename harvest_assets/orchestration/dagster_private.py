@@ -1,4 +1,4 @@
-"""Everything that is taken from Dagster's private modules, in one place: they may move.
+"""Everything imported from Dagster's private modules, in one place: they may move.
 
 A test checks that each name exists.
 """

@@ -1,4 +1,4 @@
-"""What a deployment sets for everything that runs unattended."""
+"""Settings for everything that runs unattended."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from harvest_assets.settings import EnvironmentModel
 
 
 class UnattendedSettings(EnvironmentModel):
-    """When harvests start and how often a failed step is tried again."""
+    """When harvests start and how often a failed step is retried."""
 
     automation: bool = Field(
         default=False,
-        description=(
-            "1: the sensor and the automation are on from the start, before anybody switches them "
-            "on in the UI."
-        ),
+        description="1: the sensor and the automation are on without being switched on in the UI.",
     )
     max_active_runs: int = Field(
         default=4,
         ge=1,
-        description="Unfinished harvests up to which the automation starts new ones.",
+        description="The automation starts new harvests while fewer than this many are unfinished.",
     )
     max_retries: int = Field(
         default=3,
         ge=0,
         description=(
-            "How often a step is tried again after an error that may pass by itself. Read when the "
-            "definitions are loaded."
+            "How often a step is retried after a transient error. Read when the definitions are "
+            "loaded."
         ),
     )
     retry_seconds: int = Field(
@@ -45,7 +42,7 @@ class UnattendedSettings(EnvironmentModel):
     backfill_changed: bool = Field(
         default=False,
         description=(
-            "1: the schedule also takes runs whose plan or checkpoint has changed since they were "
-            "harvested."
+            "1: the schedule also harvests runs whose plan or checkpoint has changed since they "
+            "were harvested."
         ),
     )

@@ -1,4 +1,4 @@
-"""Sensors whose ticks fail, for commands that people run."""
+"""Finds sensors whose ticks fail, so that commands can report them."""
 
 from __future__ import annotations
 

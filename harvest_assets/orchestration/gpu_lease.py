@@ -1,4 +1,4 @@
-"""One shard at a time on a GPU, also where several commands and a daemon share a machine.
+"""One shard at a time on a GPU, even if several commands and a daemon share a machine.
 
 A GPU is known by its UUID, whatever number a process sees it under. Who uses one holds a lock on
 a file of this machine; the lock goes with its process, however that ends.
@@ -35,7 +35,7 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def lease_device(log: Callable[[str], None]) -> Iterator[torch.device]:
-    """A GPU that no other process uses while the block runs; the CPU where there is none.
+    """A GPU that no other process uses while the block runs; the CPU if there is no GPU.
 
     Waits while all visible GPUs are in use.
 
@@ -57,7 +57,7 @@ def lease_device(log: Callable[[str], None]) -> Iterator[torch.device]:
 def lease_one(
     gpus: Sequence[str], log: Callable[[str], None], locks: Path | None = None
 ) -> Iterator[int]:
-    """The index of a GPU that nobody else holds while the block runs; waits for one.
+    """The index of a GPU that no other process holds while the block runs; waits for one.
 
     Args:
         gpus: names that all processes of the machine use for them.
@@ -71,14 +71,14 @@ def lease_one(
             if descriptor is None:
                 continue
             try:
-                log(f"Uses GPU {number} of {len(gpus)} ({gpu}).")
+                log(f"Using GPU {number} of {len(gpus)} ({gpu}).")
                 yield number
             finally:
                 os.close(descriptor)
             return
         if not waiting:
             waiting = True
-            log(f"Waits for a GPU: all {len(gpus)} visible ones are in use.")
+            log(f"Waiting for a GPU: all {len(gpus)} visible ones are in use.")
         time.sleep(_POLL_SECONDS)
 
 

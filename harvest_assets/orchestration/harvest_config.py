@@ -19,7 +19,7 @@ _SOURCES: dict[Any, Any] = {int: dg.IntSource, bool: dg.BoolSource, tuple: [str]
 
 
 def _field(option: Option) -> dg.Field:
-    """A setting as config of `harvest_plan`, which must see what was given: without a default."""
+    """A setting as config of `harvest_plan`, without a default: it must see what was omitted."""
     kind = _SOURCES.get(option.kind, option.kind)
     # What "omitted" means to the command is a null here.
     description = option.description.replace("omitted:", "null:")
@@ -37,7 +37,7 @@ CHECKPOINT_CONFIG = {
         is_required=False,
         description=(
             "Training step of the checkpoint; null: the newest. Omitted: that of the stored plan, "
-            "unless the run was trained on since; of a new run the newest."
+            "unless the run was trained further since; for a new run the newest."
         ),
     )
 }

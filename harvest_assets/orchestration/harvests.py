@@ -1,7 +1,7 @@
 """Which registered runs are harvested, in progress, failed, or waiting to be harvested.
 
 The one place that decides what is unharvested: the schedule, the commands and the automation all
-use it, so that none of them starts what another has started.
+use it, so that none of them starts a harvest that another has started.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Harvest:
 def unharvested(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], *, include_changed: bool = False
 ) -> list[str]:
-    """The registered runs whose harvest is missing and that nobody has started, oldest first.
+    """The registered runs whose harvest is missing and has not been started, oldest first.
 
-    What is queued, in progress or failed for good is left out.
+    Runs that are queued, in progress or failed for good are excluded.
 
     Args:
         instance: where runs are recorded.
@@ -121,7 +121,7 @@ def harvests_of(
 
 
 def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list[tuple[Asset, str]]:
-    """The assets and partitions that are to be made for the harvest of a run.
+    """The assets and partitions to materialize for the harvest of a run.
 
     Of a run with a plan, what is missing; if nothing is, all that follows from the plan. Of others,
     and of one that was trained further, everything.
@@ -199,7 +199,7 @@ def _of_shards(
 
 
 def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> set[str]:
-    """The runs of which a backfill that is not finished has a part."""
+    """The runs that belong to an unfinished backfill."""
     found = set()
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_AT_WORK)):
         if not backfill.is_asset_backfill:
@@ -212,7 +212,7 @@ def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> s
 
 
 def _changed(instance: dg.DagsterInstance) -> set[str]:
-    """Runs that were trained further, or got another plan, since they were harvested."""
+    """Runs that were trained further, or whose plan changed, since they were harvested."""
     planned, harvested = (
         instance.get_latest_storage_id_by_partition(
             asset_key(asset), dg.DagsterEventType.ASSET_MATERIALIZATION

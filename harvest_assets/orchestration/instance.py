@@ -59,7 +59,7 @@ run_coordinator:
 
 
 def dagster_home() -> Path:
-    """`$DAGSTER_HOME`; where it is not set, a folder of ours with a `dagster.yaml`, made here.
+    """`$DAGSTER_HOME`; if unset, a default folder, created here with a `dagster.yaml`.
 
     A given folder without a `dagster.yaml` gets one that turns telemetry off, and nothing else.
     The environment variable is set for this process and those it starts.
@@ -115,12 +115,12 @@ def add_run(instance: dg.DagsterInstance, key: str) -> None:
 
 
 def shards_at_once() -> int:
-    """Shards that this machine harvests side by side: one for each GPU, else one for each core."""
+    """Number of shards this machine harvests in parallel: one per GPU, else one per core."""
     return count_gpus() or os.cpu_count() or 1
 
 
 def make_room_for_shards(instance: dg.DagsterInstance) -> None:
-    """Give the pool of the shards a limit that suits this machine, unless somebody set one."""
+    """Set the limit of the shards' pool for this machine, unless it is set already."""
     if GPU_POOL not in instance.event_log_storage.get_concurrency_keys():
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, shards_at_once())
 
@@ -135,7 +135,7 @@ def owner_tags() -> dict[str, str]:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark runs as failed whose process on this machine is gone.
+    """Mark runs as failed whose process on this machine no longer exists.
 
     A killed process cannot do that itself, and its place in the pool would stay taken.
     """
@@ -145,11 +145,11 @@ def end_dead_runs(instance: dg.DagsterInstance) -> None:
         same = (process_started(pid) or "unknown") == run.tags[_STARTED]
         if not (process_is_alive(pid) and same):
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            instance.report_run_failed(run, "The process that executed the run is gone.")
+            instance.report_run_failed(run, "The process that executed the run no longer exists.")
 
 
 def sensor_is_on(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:
-    """Whether a sensor runs; `default` is its status until somebody switches it."""
+    """Whether a sensor is on; `default` is its status until it is switched."""
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         if state.name == name and state.status != InstigatorStatus.DECLARED_IN_CODE:
             return state.status == InstigatorStatus.RUNNING

@@ -53,7 +53,7 @@ class HarvestIOManager(dg.IOManager):
             context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """Open what an upstream asset left; shards are opened by the merge, by its plan."""
+        """Open an upstream asset's value; the merge opens shards itself, according to its plan."""
         asset = Asset(context.asset_key.path[-1])
         run = run_of(context.asset_partition_keys[0])
         with bad_input_is_final():

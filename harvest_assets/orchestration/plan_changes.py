@@ -16,7 +16,7 @@ _MAX_RECORDS = 1000
 def plan_changes(
     instance: dg.DagsterInstance, keys: Sequence[str], since: float | None = None
 ) -> dict[str, str]:
-    """What plans changed when they were last made, and what is done again, by run.
+    """What the latest plans changed and what is harvested again, by run.
 
     Args:
         instance: where materializations are recorded.

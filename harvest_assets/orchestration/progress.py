@@ -1,4 +1,4 @@
-"""The progress of a shard, in a small file that is rewritten while it works."""
+"""The progress of a shard, in a small file that is rewritten while it runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ProgressWriter:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """The content of the file; None while there is none, or a damaged one."""
+    """The content of the file; None if it is missing or damaged."""
     try:
         return _RECORD.read(path)
     except HarvestError:

@@ -1,4 +1,4 @@
-"""Whether a harvest is worth reading: the doubtful warns, the impossible fails; nothing blocks."""
+"""Checks of a harvest's quality: doubtful values warn, impossible ones fail; none blocks."""
 
 import warnings
 from typing import Any

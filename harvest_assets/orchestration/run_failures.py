@@ -18,7 +18,7 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str | None:
 
 
 def failure_in(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | None:
-    """Why a run failed, or which process does its work instead.
+    """Why a run failed, or which other process is doing its work.
 
     Args:
         events: of the run, in order.

@@ -19,7 +19,7 @@ BY_SCHEDULE = "Harvests that were missing"
 @dg.schedule(
     job=prepare,
     description=(
-        "Submits one backfill of all registered runs whose harvest is missing and that nobody has "
+        "Submits one backfill of all registered runs whose harvest is missing and has not been "
         "started. It has nothing to do while harvest_automation is on."
     ),
     cron_schedule=UnattendedSettings.from_environment().backfill_cron,
@@ -29,17 +29,17 @@ BY_SCHEDULE = "Harvests that were missing"
 def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     """Submits one backfill of all registered runs whose harvest is missing.
 
-    What is queued, in progress or failed is left out, and everything while `harvest_automation` is
-    on. `HARVEST_BACKFILL_CRON` says when; with `HARVEST_BACKFILL_CHANGED=1` runs whose plan or
-    checkpoint has changed are harvested again.
+    Runs that are queued, in progress or failed are excluded; while `harvest_automation` is on,
+    nothing is submitted. `HARVEST_BACKFILL_CRON` sets the time; with `HARVEST_BACKFILL_CHANGED=1`
+    runs whose plan or checkpoint has changed are harvested again.
     """
     instance, settings = context.instance, UnattendedSettings.from_environment()
     if sensor_is_on(instance, harvest_automation.name, default=settings.automation):
-        return dg.SkipReason("harvest_automation is on and harvests what is missing.")
+        return dg.SkipReason("harvest_automation is on and harvests the missing runs.")
     graph = context.repository_def.asset_graph
     keys = unharvested(instance, graph, include_changed=settings.backfill_changed)
     if not keys:
-        return dg.SkipReason("No registered run waits to be harvested.")
+        return dg.SkipReason("No registered run is waiting to be harvested.")
     tags = {"dagster/schedule_name": backfill_new_runs.name}
     backfill = submit(instance, graph, keys, title=BY_SCHEDULE, tags=tags)
     runs = ", ".join(keys)

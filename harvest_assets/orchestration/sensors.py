@@ -18,18 +18,18 @@ from harvest_assets.orchestration.partitions import RUN_DIMENSION, runs
 from harvest_assets.orchestration.wandb.retrained import resumed_event
 from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.orchestration.wandb.subprocess_client import WandbSubprocess
-from harvest_assets.orchestration.wandb.watch import Look, Place, ProjectWatch
+from harvest_assets.orchestration.wandb.watch import PollResult, ProjectCursor, ProjectWatch
 from harvest_assets.stages import Asset, Stage
 
-# The daemon gives a tick a minute.
-SECONDS_FOR_A_LOOK = 40.0
+# The daemon allows one minute per tick.
+SECONDS_FOR_WANDB = 40.0
 _MAX_SENTENCES = 30
 
 
 @dg.sensor(
     description=(
         "Registers finished runs of the W&B projects in HARVEST_WANDB_PROJECTS as partitions. A "
-        "tick lists the runs it left out, with reasons: click on its result."
+        "tick lists the runs it skipped, with reasons: click on its result."
     ),
     minimum_interval_seconds=WatchSettings.from_environment().seconds,
     default_status=dg.DefaultSensorStatus.RUNNING
@@ -42,8 +42,8 @@ _MAX_SENTENCES = 30
 def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Registers finished runs of the W&B projects in `HARVEST_WANDB_PROJECTS` as partitions.
 
-    `HARVEST_WANDB_STATES`, `_TAGS`, `_NAMES` and `_SINCE` say which runs; the first tick takes the
-    20 newest of each project. A tick lists the runs it left out, with reasons; it fails if no
+    `HARVEST_WANDB_STATES`, `_TAGS`, `_NAMES` and `_SINCE` select the runs; the first tick takes the
+    20 newest of each project. A tick lists the runs it skipped, with reasons; it fails if no
     project could be listed.
     """
     settings = WatchSettings.from_environment()
@@ -53,59 +53,61 @@ def new_wandb_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             cursor=context.cursor,
         )
     known = set(context.instance.get_dynamic_partitions(RUN_DIMENSION))
-    places = _read_cursor(context.cursor)
-    looks = []
-    with WandbSubprocess(SECONDS_FOR_A_LOOK) as wandb:
-        # Shuffled: a project that takes all the time must not be first each time.
+    cursors = _read_cursor(context.cursor)
+    results = []
+    with WandbSubprocess(SECONDS_FOR_WANDB) as wandb:
+        # Shuffled: a project that uses up all the time must not always be first.
         for project in random.sample(settings.projects, len(settings.projects)):
-            place = places.setdefault(project, Place())
-            watch = ProjectWatch(project, settings, place, known, wandb, datetime.now(UTC))
-            looks.append(watch.look())
-    _fail_without_progress(looks)
-    new = [key for look in looks for key in look.new]
-    for look in looks:
-        for sentence in look.told:
+            cursor = cursors.setdefault(project, ProjectCursor())
+            watch = ProjectWatch(project, settings, cursor, known, wandb, datetime.now(UTC))
+            results.append(watch.poll())
+    _fail_without_progress(results)
+    new = [key for result in results for key in result.new]
+    for result in results:
+        for sentence in result.messages:
             context.log.info(sentence)
     return dg.SensorResult(
-        skip_reason=_summary(new, looks),
+        skip_reason=_summary(new, results),
         dynamic_partitions_requests=[runs.build_add_request(new)] if new else [],
         asset_events=[
-            resumed_event(key, step) for look in looks for key, step in look.resumed.items()
+            resumed_event(key, step) for result in results for key, step in result.resumed.items()
         ],
-        cursor=json.dumps({project: asdict(place) for project, place in places.items()}),
+        cursor=json.dumps({project: asdict(cursor) for project, cursor in cursors.items()}),
     )
 
 
-def _fail_without_progress(looks: Sequence[Look]) -> None:
-    """Fail the tick if no look came to anything: Dagster shows that in red.
+def _fail_without_progress(results: Sequence[PollResult]) -> None:
+    """Fail the tick, which Dagster shows in red, if no poll achieved anything.
 
     Raises:
         HarvestError: no project could be listed; the message says why for each.
     """
-    failures = [look.failure for look in looks if look.failure]
-    progress = any(look.n_seen or look.new or look.resumed for look in looks)
-    if len(failures) == len(looks) and not progress:
+    failures = [result.failure for result in results if result.failure]
+    progress = any(result.n_seen or result.new or result.resumed for result in results)
+    if len(failures) == len(results) and not progress:
         raise HarvestError(" ".join(dict.fromkeys(failures)))
 
 
-def _read_cursor(cursor: str | None) -> dict[str, Place]:
-    """How far each project has come."""
+def _read_cursor(cursor: str | None) -> dict[str, ProjectCursor]:
+    """The cursor of each project."""
     if not cursor:
         return {}
     try:
-        places = {project: Place(**it) for project, it in json.loads(cursor).items()}
-        for place in places.values():
-            place.check()
+        cursors = {
+            project: ProjectCursor(**fields) for project, fields in json.loads(cursor).items()
+        }
+        for project_cursor in cursors.values():
+            project_cursor.check()
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise HarvestError(
             f"The sensor's cursor is damaged; reset it on the sensor's page. ({error})"
         ) from error
-    return places
+    return cursors
 
 
-def _summary(new: list[str], looks: Iterable[Look]) -> str:
-    """What the UI shows of a tick."""
-    sentences = [sentence for look in looks for sentence in look.told]
+def _summary(new: list[str], results: Iterable[PollResult]) -> str:
+    """The text that the UI shows for a tick."""
+    sentences = [sentence for result in results for sentence in result.messages]
     if new:
         sentences.insert(0, f"Registered {counted(len(new), 'run')}: {', '.join(new)}.")
     more = len(sentences) - _MAX_SENTENCES

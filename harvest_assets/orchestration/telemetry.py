@@ -1,4 +1,4 @@
-"""Dagster's telemetry stays off, whatever `dagster.yaml` says, and whether there is one or not.
+"""Keeps Dagster's telemetry off, with or without a `dagster.yaml` and whatever it says.
 
 Where it is on, Dagster writes `~/.dagster` at every run and fails the run if it cannot. It has no
 environment variable that turns it off.

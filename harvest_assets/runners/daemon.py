@@ -100,7 +100,7 @@ class DaemonRunner:
 
 
 class _Backfill:
-    """A backfill in the hands of the daemon.
+    """A backfill that the daemon executes.
 
     Args:
         instance: of the daemon.
@@ -124,7 +124,7 @@ class _Backfill:
         self._failed: dict[str, HarvestError] = {}
 
     def follow(self, watch: Watch) -> Mapping[str, HarvestError]:
-        """Watch until it is over; returns why runs were not harvested.
+        """Watch until the backfill has ended; return why runs were not harvested.
 
         Raises:
             HarvestError: the daemon stopped, or the backfill was deleted.
@@ -141,7 +141,7 @@ class _Backfill:
             time.sleep(_POLL_SECONDS)
 
     def _poll(self, watch: Watch) -> bool:
-        """Report the progress; returns whether nothing more will happen."""
+        """Report the progress; return whether the backfill has ended."""
         backfill = self._instance.get_backfill(self._id)
         if backfill is None:
             raise HarvestError(f"Backfill {self._id} was deleted.")
@@ -184,7 +184,7 @@ class _Backfill:
             self._failed[key] = error
 
     def _shards(self, keys: set[str], since: float) -> list[Progress]:
-        """The progress of the shards that have worked since then."""
+        """The progress of the shards that have run since a time."""
         found = []
         for key in keys:
             for name in SHARD_KEYS:

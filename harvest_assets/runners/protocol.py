@@ -1,4 +1,4 @@
-"""What drives whole harvests, wherever that is done, and what it reports meanwhile."""
+"""The interface of whatever drives whole harvests, and the progress it reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Runner(Protocol):
         step: int | None,
         watch: Watch,
     ) -> Mapping[str, HarvestError]:
-        """Harvest runs; one that fails stops no other.
+        """Harvest runs; one that fails does not stop the others.
 
         Args:
             registrations: the runs and their folders.

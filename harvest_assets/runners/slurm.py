@@ -94,13 +94,13 @@ class SlurmRunner(StagedRunner):
             raise
         if reasons:
             distinct = " ".join(dict.fromkeys(reasons))
-            raise HarvestError(f"{distinct} Give the same command again to continue.")
+            raise HarvestError(f"{distinct} Run the same command again to continue.")
 
     def _has_room(self) -> bool:
         return len(unfinished_runs(self._instance)) < self._settings.max_jobs
 
     def _has_a_job(self, job: _Job) -> bool:
-        """Whether the job of a command that was killed works on it; if so it is followed."""
+        """Whether the job of a killed command is still working on it; if so, follow that job."""
         for run in unfinished_runs(self._instance):
             same = run.tags.get("dagster/partition") == job.stage_run.partition
             if same and jobs.stage_of(run) is job.stage_run.stage:
@@ -137,7 +137,7 @@ class SlurmRunner(StagedRunner):
             _report(sentence)
 
     def _sort(self, working: list[_Job], reasons: list[str]) -> tuple[list[_Job], list[_Job]]:
-        """The jobs still working, and those to be tried again; adds why others failed."""
+        """The jobs still running and those to retry; records why others failed."""
         still: list[_Job] = []
         again: list[_Job] = []
         for job in working:

@@ -27,7 +27,7 @@ from harvest_assets.runners.protocol import HarvestProgress, Watch
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import Registration
-from harvest_assets.store.resource_estimate import least_disk
+from harvest_assets.store.resource_estimate import min_disk
 from harvest_assets.store.shards import SHARD_KEYS, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -138,10 +138,10 @@ class StagedRunner(ABC):
                 f"{' '.join(damage)} Remove {paths.merged} to harvest all rows again."
             )
         shares = [name for name in SHARD_KEYS if work.share(name)]
-        names = [name for name in shares if work.standing(paths, plan, name) is None]
+        names = [name for name in shares if work.reusable(paths, plan, name) is None]
         before = work.n_rows - sum(len(work.share(name)) for name in names)
         checkpoint = open_decomposition(paths.root).restricted(plan.layers)
-        require_free(paths.root, least_disk(plan, checkpoint, len(names)))
+        require_free(paths.root, min_disk(plan, checkpoint, len(names)))
         for name in names:
             paths.shard_progress(name).unlink(missing_ok=True)
 

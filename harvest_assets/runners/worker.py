@@ -37,7 +37,7 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _stop_without_parent() -> None:
-    """Wait for the end of stdin: nobody would merge what this process harvests after that."""
+    """Wait for the end of stdin: after that, no process would merge what this one harvests."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

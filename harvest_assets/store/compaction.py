@@ -28,12 +28,12 @@ class CompactedState:
 
     Args:
         total: of the states.
-        plan_digest, sums, rows: as in `ShardResult`.
+        plan_digest, compatibility_digest, rows: as in `ShardResult`.
     """
 
     total: StateSum
     plan_digest: str
-    sums: str
+    compatibility_digest: str
     rows: range
 
     def write(self, directory: Path) -> None:
@@ -45,13 +45,16 @@ class CompactedState:
                 return stack.enter_context(scratch(file, shape, dtype))
 
             state = self.total.state(allocate)
-            ShardResult(self.plan_digest, self.sums, "merged", self.rows, state).write(directory)
+            merged = ShardResult(
+                self.plan_digest, self.compatibility_digest, "merged", self.rows, state
+            )
+            merged.write(directory)
 
 
 def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
-    """Compact the states of a verified harvest into one, and remove what is not to be kept.
+    """Compact the states of a verified harvest into one, and remove those not to be kept.
 
-    The lease of the merge must be held. Shards that another process works on are kept.
+    The lease of the merge must be held. Shards that another process is working on are kept.
 
     Args:
         paths: of the harvest.
@@ -70,9 +73,8 @@ def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
         total = ShardResults(paths).open(plan)
         whole = range(work.n_rows)
         if work.merged is None or work.merged.rows != whole:
-            written = commit_directory(
-                paths.merged_current, CompactedState(total, plan.digest, work.sums, whole)
-            )
+            merged = CompactedState(total, plan.digest, work.compatibility_digest, whole)
+            written = commit_directory(paths.merged_current, merged)
     if keep != "all":
         for shard in SHARD_KEYS:
             _remove_shard(paths, shard)

@@ -1,8 +1,8 @@
-"""What lies under `SPD_OUT_DIR` that nobody needs any more.
+"""What is stored under `SPD_OUT_DIR` and no longer needed.
 
-Results, merged states and whatever somebody works on are never touched. What is freed can be made
-again: states of shards of a complete harvest that was compacted, saved states that a
-finished shard left, token rows that no harvest names, and what killed processes left.
+Results, merged states and whatever a process is working on are never touched. What is removed can
+be made again: shard states of a complete harvest that was compacted, saved states that a finished
+shard left, token rows that no harvest names, and what killed processes left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 
-# Rows are made before the harvest that wants them names them.
+# Rows are written before the harvest that needs them names them.
 _PREPARING_SECONDS = 3600.0
 _OLD_DOWNLOAD = ".*.download-*"  # as version 0.1 named what it was downloading
 _DOWNLOADING_SECONDS = 24 * 3600.0
@@ -34,13 +34,13 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 @dataclass(frozen=True)
 class Removable:
-    """Something that can go.
+    """A file or folder that can be removed.
 
     Args:
-        path: a file or folder.
+        path: of the file or folder.
         why: in a few words.
-        n_bytes: what it takes.
-        lease: must be held while it goes; None if nobody can want it.
+        n_bytes: its size.
+        lease: must be held while it is removed; None if no process can be using it.
     """
 
     path: Path
@@ -53,19 +53,21 @@ def parse_age(text: str) -> float:
     """Seconds in `30d`, `12h`, `90m`, `45s` or `2w`.
 
     Raises:
-        HarvestError: it is no age.
+        HarvestError: the text is not an age.
     """
     match = _AGE.fullmatch(text.strip())
     if match is None:
-        raise HarvestError(f"{text!r} is no age; say 30d, 12h, 90m or 2w.")
+        raise HarvestError(
+            f"{text!r} is not a valid age; expected 30d, 12h, 90m or 2w, for example."
+        )
     return float(match[1]) * _SECONDS[match[2]]
 
 
 def removable(older_than: float = 0.0) -> list[Removable]:
-    """What could be freed now.
+    """What can be removed now.
 
     Args:
-        older_than: only what was not written to for so many seconds.
+        older_than: only what has not been written to for this many seconds.
     """
     now = time.time()
     found = [*_of_harvests(), *_of_data(), *_of_downloads()]
@@ -73,7 +75,7 @@ def removable(older_than: float = 0.0) -> list[Removable]:
 
 
 def free(items: list[Removable]) -> list[Removable]:
-    """Remove things; answers those that are gone. What somebody works on stays."""
+    """Remove files and folders, except those in use; returns the ones removed."""
     gone = []
     for item in items:
         with ExitStack() as stack:
@@ -83,7 +85,7 @@ def free(items: list[Removable]) -> list[Removable]:
             except LeaseHeldError:
                 continue
             if item.path.is_dir():
-                # The pointer first: a state is there or not, never half.
+                # The pointer first: a state is complete or absent, never partial.
                 (item.path / "current.json").unlink(missing_ok=True)
             remove(item.path)
         if not item.path.exists():
@@ -98,7 +100,7 @@ def _of_harvests() -> Iterator[Removable]:
         try:
             paths.check_links()
         except HarvestError:
-            continue  # what is behind a link is not ours
+            continue  # what a link points to is not ours
         for place in (folder, paths.activation_contexts, paths.correlations, folder / "leases"):
             yield from _temporary(place)
         compacted = _is_compacted(paths)
@@ -113,7 +115,7 @@ def _of_harvests() -> Iterator[Removable]:
 
 
 def _is_compacted(paths: HarvestLayout) -> bool:
-    """Does the merged state hold the whole harvest, undamaged, and stand the results complete?"""
+    """Whether the merged state covers the whole harvest undamaged, and the results are complete."""
     try:
         work = Work.of(paths, HarvestPlan.open(paths.root))
     except HarvestError:
@@ -137,7 +139,7 @@ def _of_data() -> Iterator[Removable]:
         try:
             named.add(SharedTokenRows.open(folder).fingerprint)
         except HarvestError:
-            return  # a harvest whose rows are not known may need any
+            return  # a harvest whose token rows are unknown may need any of them
     for rows in sorted(data.iterdir()) if data.is_dir() else ():
         unnamed = rows.is_dir() and not rows.name.startswith(".") and rows.name not in named
         if unnamed and time.time() - _newest(rows) > _PREPARING_SECONDS:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Record
 from harvest_assets.settings import MAX_SHARDS, Count, HarvestSettings, Shards
@@ -69,7 +69,7 @@ class HarvestPlan(HarvestSettings):
 
     @property
     def n_rows_wanted(self) -> int | None:
-        """Rows that are looked at if the dataset has them; None is all."""
+        """Rows to harvest, if the dataset has as many; None for all."""
         return None if self.n_batches is None else self.n_batches * self.batch_size
 
     def rows_per_forward(self, tokens_per_forward: int) -> int:
@@ -82,8 +82,8 @@ class HarvestPlan(HarvestSettings):
 
     def batches_seen(self, n_rows: int) -> int:
         """Whole batches that a dataset of `n_rows` rows yields."""
-        there = n_rows // self.batch_size
-        return there if self.n_batches is None else min(there, self.n_batches)
+        available = n_rows // self.batch_size
+        return available if self.n_batches is None else min(available, self.n_batches)
 
     def require_batches(self, n_rows: int, n_ctx: int, dataset_name: str) -> int:
         """The whole batches that a dataset yields, for a plan that needs at least one.
@@ -94,13 +94,13 @@ class HarvestPlan(HarvestSettings):
             dataset_name: for the message.
 
         Raises:
-            HarvestError: there is none.
+            HarvestError: the dataset does not fill one batch.
         """
         batches = self.batches_seen(n_rows)
         if batches == 0:
             raise HarvestError(
-                f"{dataset_name} yields {n_rows} rows of {n_ctx} tokens, less than one batch of "
-                f"{self.batch_size}; give a smaller --batch_size."
+                f"{dataset_name} yields {counted(n_rows, 'row')} of {n_ctx} tokens, less than "
+                f"one batch of {self.batch_size}; give a smaller --batch_size."
             )
         return batches
 
@@ -110,7 +110,7 @@ class HarvestPlan(HarvestSettings):
         Args:
             shard: 0 to 15.
             n_rows: rows of the dataset.
-            done: the first so many rows have been harvested before.
+            done: this many rows, from the first on, have been harvested before.
         """
         total = self.batches_seen(n_rows) * self.batch_size
         if shard >= self.n_shards or done >= total:

@@ -1,10 +1,10 @@
-"""What a new plan changes, and what has to be done again for it."""
+"""What a new plan changes, and what has to be harvested again for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
@@ -47,11 +47,10 @@ def _redone(
         return everything
     if work.merged is None:
         return everything
-    new = work.n_rows - work.merged.rows.stop
-    return (
-        f"Only {-(-new // plan.batch_size)} of {work.n_rows // plan.batch_size} batches are "
-        "harvested; the results are merged again."
-    )
+    new = -(-(work.n_rows - work.merged.rows.stop) // plan.batch_size)
+    total = counted(work.n_rows // plan.batch_size, "batch", "batches")
+    verb = "is" if new == 1 else "are"
+    return f"Only {new:,} of {total} {verb} harvested; the results are merged again."
 
 
 def _is_begun(paths: HarvestLayout) -> bool:

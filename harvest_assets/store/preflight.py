@@ -1,4 +1,4 @@
-"""Whether memory suffices, checked before hours of work find out that it does not."""
+"""Whether memory suffices, checked before hours of work are spent."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.filesize import decimal
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.resource_estimate import least_memory
+from harvest_assets.store.resource_estimate import min_memory
 
 if TYPE_CHECKING:
     import torch
 
 
 def require_counts(device: torch.device, plan: HarvestPlan, checkpoint: Decomposition) -> None:
-    """See that a device has memory for what is counted; see `resource_estimate.least_memory`.
+    """Check that a device has memory for the counts; see `resource_estimate.min_memory`.
 
     Args:
         device: a CPU or a GPU.
@@ -25,13 +25,13 @@ def require_counts(device: torch.device, plan: HarvestPlan, checkpoint: Decompos
         checkpoint: the run, restricted to the layers of the plan.
 
     Raises:
-        HarvestError: it has not.
+        HarvestError: it does not.
     """
     import torch
 
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    needed = least_memory(plan, checkpoint)
+    needed = min_memory(plan, checkpoint)
     if free < needed:
         where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
         raise HarvestError(

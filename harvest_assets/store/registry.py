@@ -1,4 +1,4 @@
-"""Which folder belongs to which run, and where a run lies that is no W&B run."""
+"""Which folder belongs to which run, and where runs without W&B are stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Registration:
     """A run as it is harvested.
 
     Args:
-        reference: its name, and its path if it is no W&B run.
+        reference: its name, and its path if it is not on W&B.
         out_name: the folder below `harvest/`.
     """
 
@@ -53,7 +53,7 @@ def registration_for(reference: RunReference, out_name: str | None = None) -> Re
     """The registration that `register` would write; nothing is written.
 
     Raises:
-        HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
+        HarvestError: the folder belongs to another run, or `out_name` is not a plain folder name.
     """
     known = registration_of(reference.name.key)
     registration = Registration(
@@ -65,10 +65,10 @@ def registration_for(reference: RunReference, out_name: str | None = None) -> Re
 
 
 def register(reference: RunReference, out_name: str | None = None) -> Registration:
-    """Write down what the partition key alone does not tell, and see that the folder is free.
+    """Store what the partition key does not contain, and check that the folder is free.
 
     Raises:
-        HarvestError: the folder belongs to another run, or `out_name` is no plain folder name.
+        HarvestError: the folder belongs to another run, or `out_name` is not a plain folder name.
     """
     registration = registration_for(reference, out_name)
     file = _file(reference.name)
@@ -83,7 +83,7 @@ def registration_of(key: str) -> Registration:
     """What is known of a partition key, also of one that was typed into the UI.
 
     Raises:
-        HarvestError: the key names no run, or its registration is damaged.
+        HarvestError: the key does not name a run, or its registration is damaged.
     """
     name = RunName.from_key(key)
     file = _file(name)
@@ -97,10 +97,10 @@ def registration_of(key: str) -> Registration:
 
 
 def check_owner(registration: Registration) -> None:
-    """See that the folder of the harvest is not another run's.
+    """Check that the folder of the harvest does not belong to another run.
 
     Raises:
-        HarvestError: it is.
+        HarvestError: it does.
     """
     owner = owner_of(registration.layout)
     if owner is not None and owner != registration.key:
@@ -153,7 +153,9 @@ def _run_named_in(
 
 def _check_out_name(out_name: str) -> None:
     if not layout.is_folder_name(out_name):
-        raise HarvestError(f"{out_name[:200]!r} is no plain folder name for --out_name.")
+        raise HarvestError(
+            f"{out_name[:200]!r} is not a valid --out_name; expected the plain name of a folder."
+        )
 
 
 def _file(name: RunName) -> Path:

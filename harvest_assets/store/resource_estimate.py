@@ -1,6 +1,7 @@
-"""What a harvest needs of memory and disk, before it is begun, in bytes.
+"""The memory and disk that a harvest needs, in bytes, estimated before it starts.
 
-People are told an upper bound; refused is only what not even the lower bound has room for.
+`footprint` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a harvest is
+refused if not even these fit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Footprint:
     """Bytes that a harvest needs.
 
     Args:
-        memory: of one shard at work, apart from the model's weights.
+        memory: of one running shard, apart from the model's weights.
         shards: of all shards' states on disk.
         results: of the five files and the tables beside them on disk.
     """
@@ -59,8 +60,8 @@ def footprint(plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int) -> Fo
     )
 
 
-def least_disk(plan: HarvestPlan, checkpoint: Decomposition, n_shards: int) -> int:
-    """Bytes that the states of so many shards, their sum and the tables take without examples.
+def min_disk(plan: HarvestPlan, checkpoint: Decomposition, n_shards: int) -> int:
+    """Bytes of the states of this many shards, their sum and the tables, without examples.
 
     Args:
         plan: the settings.
@@ -73,8 +74,8 @@ def least_disk(plan: HarvestPlan, checkpoint: Decomposition, n_shards: int) -> i
     return (n_shards + 1) * state + results
 
 
-def least_memory(plan: HarvestPlan, checkpoint: Decomposition) -> int:
-    """Bytes that the counts of a shard at work take, without examples, model and batch.
+def min_memory(plan: HarvestPlan, checkpoint: Decomposition) -> int:
+    """Bytes of the counts of a running shard, without examples, model and batch.
 
     Args:
         plan: the settings.

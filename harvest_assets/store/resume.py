@@ -1,8 +1,8 @@
 """A shard's share, harvested so that no more than minutes are lost when the machine goes.
 
-1. A state of the first rows of the share is looked for; what it covers is not done again.
-2. After each group of rows it is seen whether a state should be saved: when a signal came, or when
-   so much time has passed that saving has taken at most 5% of it.
+1. If a state of the first rows of the share was saved, the rows that it covers are not done again.
+2. After each group of rows a state is saved if a signal has arrived, or if so much time has passed
+   that saving takes at most 5% of it.
 3. A saved state is a directory of its own, pointed to by a file that is replaced atomically.
 
 Rows are computed in groups whose place does not depend on where a harvest starts, so what is
@@ -38,7 +38,7 @@ _SIGNALS = (
     signal.SIGINT,
 )
 _SAVING_SHARE = 0.05
-_LEAST_SECONDS = 30.0
+_MIN_SECONDS = 30.0
 
 
 def resume_or_begin(
@@ -46,7 +46,7 @@ def resume_or_begin(
     share: ShardResult,
     begin: Callable[[], Harvester],
     device: torch.device,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[Harvester, int]:
     """A harvester and how many rows of the share it has already seen.
 
@@ -55,22 +55,22 @@ def resume_or_begin(
         share: what is to be harvested, without a state.
         begin: makes an empty harvester.
         device: where to accumulate.
-        tell: takes a line for people.
+        log: called with each line to log.
     """
     try:
         stored = StoredState.find(saved)
         if stored is not None and _continues(stored, share):
             harvester = Harvester.from_state(stored.open(), device)
-            tell(f"Resumed behind row {stored.rows.stop}; rows {share.rows.start} on were saved.")
+            log(f"Resumed at row {stored.rows.stop}: rows from {share.rows.start} on were saved.")
             return harvester, len(stored.rows)
     except HarvestError as error:
-        tell(f"The saved state is not used: {error}")
+        log(f"The saved state is not used: {error}")
     return begin(), 0
 
 
 def _continues(stored: StoredState, share: ShardResult) -> bool:
     return (
-        stored.sums == share.sums
+        stored.compatibility_digest == share.compatibility_digest
         and stored.rows.start == share.rows.start
         and share.rows.start < stored.rows.stop <= share.rows.stop
     )
@@ -89,35 +89,35 @@ def harvest_saving(
     on_progress: Callable[[int], None],
     may_write: Callable[[], None] = lambda: None,
     saving_share: float = _SAVING_SHARE,
-    least_seconds: float = _LEAST_SECONDS,
+    min_seconds: float = _MIN_SECONDS,
 ) -> None:
     """Harvest what is left of a share, saving now and then.
 
     Args:
         harvester: has seen the first `done` rows of the share.
-        model: answers for tokens.
+        model: maps tokens to activations.
         source: the rows of the whole harvest.
         share: what is to be harvested.
-        saved: pointer to the state that is saved.
+        saved: the pointer to the saved state.
         done: rows of the share that are done.
         batch_size: rows of a batch.
         rows_per_forward: rows of a group.
-        on_progress: told how many rows of the share are done.
-        may_write: raises if the shard is not this process's any more.
-        saving_share: how much of the time may go into saving.
-        least_seconds: between two saved states, at least.
+        on_progress: called with the number of rows of the share that are done.
+        may_write: raises if the shard no longer belongs to this process.
+        saving_share: the largest share of the time that saving may take.
+        min_seconds: the shortest time between two saved states.
 
     Raises:
         HarvestError: as `harvest_rows`.
-        KeyboardInterrupt: SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGINT came; the state was saved.
+        KeyboardInterrupt: SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGINT arrived; the state was saved.
     """
     rows = share.rows[done:]
-    next_save = time.monotonic() + max(least_seconds, harvester.n_bytes / 2e8 / saving_share)
+    next_save = time.monotonic() + max(min_seconds, harvester.n_bytes / 2e8 / saving_share)
 
-    def look(rows_done: int) -> None:
+    def save_if_due(rows_done: int) -> None:
         nonlocal next_save
         on_progress(done + rows_done)
-        stop = signals.came
+        stop = signals.arrived
         if rows_done == len(rows) or not (stop or time.monotonic() > next_save):
             return
         started = time.monotonic()
@@ -125,7 +125,7 @@ def harvest_saving(
         part = replace(share, rows=share.rows[: done + rows_done], state=harvester.state())
         commit_directory(saved, part)
         now = time.monotonic()
-        next_save = now + max(least_seconds, (now - started) / saving_share)
+        next_save = now + max(min_seconds, (now - started) / saving_share)
         if stop:
             raise KeyboardInterrupt
 
@@ -138,23 +138,23 @@ def harvest_saving(
                 rows,
                 batch_size=batch_size,
                 rows_per_forward=rows_per_forward,
-                on_progress=look,
+                on_progress=save_if_due,
             )
 
 
 class _Signals:
-    """Has one come?"""
+    """Whether a signal has arrived."""
 
-    came = False
+    arrived = False
 
     def note(self, _signum: int, _frame: FrameType | None) -> None:
         """The handler."""
-        self.came = True
+        self.arrived = True
 
 
 @contextmanager
 def _signals_noted() -> Iterator[_Signals]:
-    """While the block runs, signals that end a process are only written down."""
+    """While the block runs, signals that would end the process are only recorded."""
     signals = _Signals()
     with handling(_SIGNALS, signals.note):
         yield signals

@@ -1,8 +1,8 @@
 """What the shards of a harvest left on disk, what was merged of them, and what is still to do.
 
 A state covers a range of rows. The merged state of earlier work covers the rows from 0 on; the
-shards of a plan share the rows behind it. So a harvest that was extended, or whose shards have been
-compacted, is opened in the same way as a new one.
+shards of a plan share the rows after those. So a harvest that was extended, or whose shards have
+been compacted, is opened in the same way as a new one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from harvest_assets.data.token_rows import check_order
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory, committed_directory
@@ -42,7 +43,7 @@ class _ShardMeta:
     """What `shard.json` holds: the fields of `ShardResult`, the range of rows in two."""
 
     plan_digest: str
-    sums: str
+    sums: str  # the compatibility digest; the name is the key in the file
     shard: str
     first_row: _Row
     last_row: _Row
@@ -61,27 +62,32 @@ class ShardResult:
 
     Args:
         plan_digest: of the plan it was harvested for.
-        sums: names all that must be equal for states to add up; see
-            `HarvestPlan.compatibility_digest`.
+        compatibility_digest: equal for states that add up; see `HarvestPlan.compatibility_digest`.
         shard: `00` to `15`, or `merged`.
         rows: what has been harvested.
         state: the statistics; None where there are no rows.
-        stands: it lies finished on the disk already and is not written again.
+        is_stored: it is on disk already, complete, and is not written again.
     """
 
     plan_digest: str
-    sums: str
+    compatibility_digest: str
     shard: str
     rows: range
     state: HarvesterState | None
-    stands: bool = False
+    is_stored: bool = False
 
     def write(self, directory: Path) -> None:
         """Write the state into a new directory, `shard.json` last."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.state is not None:
             self.state.save(directory / _STATE_FOLDER)
-        meta = _ShardMeta(self.plan_digest, self.sums, self.shard, self.rows.start, self.rows.stop)
+        meta = _ShardMeta(
+            self.plan_digest,
+            self.compatibility_digest,
+            self.shard,
+            self.rows.start,
+            self.rows.stop,
+        )
         _META.write(directory / _META_FILE, meta)
 
 
@@ -90,21 +96,21 @@ class StoredState:
     """A state on disk, described but not opened.
 
     Args:
-        directory: where it lies.
-        plan_digest, sums, rows: as in `ShardResult`.
+        directory: where it is stored.
+        plan_digest, compatibility_digest, rows: as in `ShardResult`.
     """
 
     directory: Path
     plan_digest: str
-    sums: str
+    compatibility_digest: str
     rows: range
 
     @classmethod
     def find(cls, current: Path) -> StoredState | None:
-        """What a pointer names; None if there is nothing.
+        """The state that a pointer names; None if there is none.
 
         Raises:
-            HarvestError: what is there is damaged, or of another format version.
+            HarvestError: it is damaged, or of another format version.
         """
         directory = committed_directory(current)
         if directory is None:
@@ -139,52 +145,58 @@ class StoredState:
 
 @dataclass(frozen=True)
 class Work:
-    """What a plan has to do, beside what has been merged already.
+    """What a plan has to do, apart from what has been merged already.
 
     Args:
-        sums: of the plan and its data.
+        compatibility_digest: of the plan and its data.
         n_rows: rows of the whole harvest.
         merged: the state of the first rows, if one is kept that can be added to.
-        shares: the rows of each shard of the plan, behind those of `merged`.
+        shares: the rows of each shard of the plan, after those of `merged`.
     """
 
-    sums: str
+    compatibility_digest: str
     n_rows: int
     merged: StoredState | None
     shares: tuple[range, ...]
 
     @classmethod
     def of(cls, paths: HarvestLayout, plan: HarvestPlan) -> Work:
-        """Look at what is kept in the folder of a harvest.
+        """The work that is left, given what is kept in the folder of a harvest.
 
         Raises:
-            HarvestError: the token rows are not there.
+            HarvestError: the token rows are missing.
         """
         rows = SharedTokenRows.open(paths.root)
-        sums = plan.compatibility_digest(rows.fingerprint)
+        digest = plan.compatibility_digest(rows.fingerprint)
         n_rows = plan.batches_seen(rows.n_rows) * plan.batch_size
         merged = _find_sound(paths.merged_current)
-        if merged is not None and (merged.sums != sums or merged.rows.stop > n_rows):
+        if merged is not None and (
+            merged.compatibility_digest != digest or merged.rows.stop > n_rows
+        ):
             merged = None
         done = merged.rows.stop if merged else 0
         shares = tuple(plan.share(s, rows.n_rows, done) for s in range(plan.n_shards))
-        return cls(sums, n_rows, merged, shares)
+        return cls(digest, n_rows, merged, shares)
 
     def share(self, shard: str) -> range:
-        """The rows of one shard; those that the plan does not need have none."""
+        """The rows of one shard; empty for a shard that the plan does not need."""
         number = int(shard)
         return self.shares[number] if number < len(self.shares) else range(0)
 
-    def standing(self, paths: HarvestLayout, plan: HarvestPlan, shard: str) -> StoredState | None:
-        """The finished and undamaged result of a shard for this plan, if it lies there."""
+    def reusable(self, paths: HarvestLayout, plan: HarvestPlan, shard: str) -> StoredState | None:
+        """The stored result of a shard, if it is undamaged and was made for this plan."""
         stored = _find_sound(paths.shard_current(shard))
-        fits = (
-            stored is not None
-            and stored.plan_digest == plan.digest
-            and stored.sums == self.sums
-            and stored.rows == self.share(shard)
+        if stored is None or not self.is_result(stored, plan, self.share(shard)):
+            return None
+        return None if stored.damage() else stored
+
+    def is_result(self, stored: StoredState, plan: HarvestPlan, rows: range) -> bool:
+        """Whether a stored state is the result of these rows for this plan."""
+        return (stored.plan_digest, stored.compatibility_digest, stored.rows) == (
+            plan.digest,
+            self.compatibility_digest,
+            rows,
         )
-        return stored if fits and stored is not None and not stored.damage() else None
 
 
 @dataclass(frozen=True)
@@ -197,10 +209,12 @@ class ShardResults:
         """The sum of the states that are the harvest of a plan, memory-mapped and undamaged.
 
         Raises:
-            HarvestError: shards are missing or damaged, or were harvested for another plan.
+            HarvestError: shards are missing or damaged, were harvested for another plan, or of rows
+                that are not in the order of training.
         """
         from harvest_assets.harvester.state_sum import StateSum
 
+        check_order(SharedTokenRows.open(self.paths.root).directory)
         work = Work.of(self.paths, plan)
         names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
@@ -216,57 +230,49 @@ class ShardResults:
             with _naming(f"Shard {name} of {plan.run}", "materialize it again"):
                 stored = StoredState.find(self.paths.shard_current(name))
                 if stored is None:
-                    raise HarvestError("it is gone.")
-                if (stored.plan_digest, stored.sums, stored.rows) != (
-                    plan.digest,
-                    work.sums,
-                    work.share(name),
-                ):
+                    raise HarvestError("its state is missing.")
+                if not work.is_result(stored, plan, work.share(name)):
                     raise HarvestError("it was harvested for another plan or checkpoint.")
                 states.append(stored.open())
         return StateSum(states)
 
     def are_complete(self, plan: HarvestPlan) -> bool:
-        """Is the harvest of a plan there, shard by shard? The states are not opened.
+        """Whether the results of all shards of a plan are stored; they are not opened.
 
         Raises:
-            HarvestError: the token rows are not there.
+            HarvestError: the token rows are missing.
         """
         work = Work.of(self.paths, plan)
         shares = zip(SHARD_KEYS, work.shares, strict=False)
         states = ((rows, _find_sound(self.paths.shard_current(name))) for name, rows in shares)
         return all(
-            not rows
-            or (
-                stored is not None
-                and (stored.plan_digest, stored.sums, stored.rows) == (plan.digest, work.sums, rows)
-            )
+            not rows or (stored is not None and work.is_result(stored, plan, rows))
             for rows, stored in states
         )
 
     def saved_so_far(self, plan: HarvestPlan) -> dict[str, StoredState]:
-        """The states that are there of a plan's harvest, by shard; `merged` is the first rows'.
+        """The states stored for a plan, by shard; `merged` is the one of the first rows.
 
-        Of a shard that is not finished, what it saved last.
+        For a shard that is not finished, the state that it saved last.
 
         Raises:
-            HarvestError: the token rows are not there.
+            HarvestError: the token rows are missing.
         """
         work = Work.of(self.paths, plan)
         found = {} if work.merged is None else {"merged": work.merged}
         for name, share in zip(SHARD_KEYS, work.shares, strict=False):
             for current in (self.paths.shard_current(name), self.paths.shard_saved(name)):
                 stored = _find_sound(current)
-                if stored is not None and _covers_part(stored, work.sums, share):
+                if stored is not None and _covers_part(stored, work.compatibility_digest, share):
                     found[name] = stored
                     break
         return found
 
 
-def _covers_part(stored: StoredState, sums: str, share: range) -> bool:
-    """Are its rows the first rows of a share?"""
+def _covers_part(stored: StoredState, compatibility_digest: str, share: range) -> bool:
+    """Whether a state covers the first rows of a share, and can be added to others."""
     return (
-        stored.sums == sums
+        stored.compatibility_digest == compatibility_digest
         and stored.rows.start == share.start
         and share.start < stored.rows.stop <= share.stop
     )
@@ -284,19 +290,20 @@ def _naming(what: str, remedy: str) -> Iterator[None]:
 
 
 def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:
-    """Publish a shard's result; what was saved on the way is needed no more.
+    """Publish a shard's result, and remove what was saved on the way.
 
-    Answers the bytes written.
+    Returns:
+        Bytes written.
     """
     written = 0
-    if not result.stands:
+    if not result.is_stored:
         written = commit_directory(paths.shard_current(result.shard), result)
     remove(paths.shard_saved(result.shard).parent)
     return written
 
 
 def _find_sound(current: Path) -> StoredState | None:
-    """What a pointer names; None also where it is damaged or of another version."""
+    """The state that a pointer names; None also if it is damaged or of another version."""
     try:
         return StoredState.find(current)
     except HarvestError:

@@ -24,7 +24,7 @@ class SharedTokenRows:
 
     Args:
         fingerprint: of dataset, tokenizer, length and order.
-        n_rows: rows there are.
+        n_rows: how many rows there are.
         n_ctx: tokens of a row.
     """
 
@@ -43,11 +43,11 @@ class SharedTokenRows:
 
         Args:
             spec: what determines the rows.
-            n_rows: how many are wanted at most; None is all. Only a stream is cut by it.
-            progress: told how many of how many dataset rows are done.
+            n_rows: how many are needed at most; None for all. Only a stream is cut by it.
+            progress: called with the number of dataset rows done, and of how many if known.
 
         Raises:
-            HarvestError: dataset or tokenizer are not there, or do not fit.
+            HarvestError: the dataset or the tokenizer is missing or does not fit.
             TransientError: one of them changed while it was read.
         """
         digest = dataset_digest(spec.dataset_name, spec.train_data_split)

@@ -1,8 +1,8 @@
-"""Everything that a harvest left on disk, checked against itself.
+"""Everything that a harvest has on disk, checked for consistency.
 
 1. The manifest: size, digest and plan of each of the five files.
 2. The counts: symmetry, diagonal, bounds; the marginals of the token counts.
-3. The lines: each where the index says, in flat order, with the numbers that stand elsewhere too.
+3. The lines: each where the index says, in flat order, with the same numbers as the other files.
 4. The states that are kept: their digests.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.files.untrusted import read_json
@@ -35,16 +35,16 @@ def problems_of(
 
     Args:
         paths: of the harvest.
-        progress: told what is looked at next.
+        progress: called with the name of what is checked next.
     """
     progress("files and manifest")
     problems = disagreements(paths, deep=True)
     if not any(file.exists() for file in paths.five_files):
         return problems
-    for what, look in (("counts", _counts), ("lines", _lines), ("states", _states)):
+    for what, check in (("counts", _counts), ("lines", _lines), ("states", _states)):
         progress(what)
         try:
-            problems += look(paths)
+            problems += check(paths)
         except HarvestError as error:
             problems.append(str(error))
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -55,7 +55,7 @@ def problems_of(
 def inconsistencies(
     count_i: torch.Tensor, count_ij: torch.Tensor | None, count_total: int
 ) -> list[str]:
-    """What is wrong with the counts of one file; a block of rows is looked at at a time.
+    """What is wrong with the counts of one file, read a block of rows at a time.
 
     Args:
         count_i: int64 [C].
@@ -111,7 +111,7 @@ def _marginals(counts: CorrelationStorage, tokens: TokenStatsStorage) -> Iterato
         if not torch.equal(inputs.sum(dim=1, dtype=torch.int64), firings.to(torch.int64)):
             yield "input_counts does not add up to the firings"
         if (inputs < 0).any() or (inputs > tokens.input_totals).any():
-            yield "a token stood where a component fired more often than it stood anywhere"
+            yield "a token occurred more often where a component fired than anywhere"
         if not _close(mass.sum(dim=1, dtype=torch.float64), firings):
             yield "output_counts does not add up to the firings"
 
@@ -143,21 +143,21 @@ def _lines(paths: HarvestLayout) -> Iterator[str]:
     if [row["component_key"] for row in placed] != alive:
         yield f"{paths.component_index} does not list the components that fired."
         return
-    wanted = config.get("activation_examples_per_component")
+    expected = config.get("activation_examples_per_component")
     offset = 0
     with paths.components.open("rb") as file:
         for row, line in zip(placed, lines_of(paths.components, file), strict=False):
-            key, told = row["component_key"], (row["offset"], row["length"])
+            key, indexed = row["component_key"], (row["offset"], row["length"])
             component = parse_component(paths.components, line)
-            if told != (offset, len(line)) or component.component_key != key:
+            if indexed != (offset, len(line)) or component.component_key != key:
                 yield f"{paths.components} does not have the line of {key} where its index says."
                 return
             offset += len(line)
             if key in summary and component.mean_ci != summary[key].mean_ci:
-                yield f"{paths.components} and {paths.summary.name} tell other mean CIs of {key}."
+                yield f"{paths.components} and {paths.summary.name} differ in the mean CI of {key}."
             n_examples = len(component.activation_examples)
-            if wanted is not None and n_examples != min(wanted, firings[key]):
-                yield f"{paths.components} has {n_examples} examples of {key}."
+            if expected is not None and n_examples != min(expected, firings[key]):
+                yield f"{paths.components} has {counted(n_examples, 'example')} of {key}."
     if offset != paths.components.stat().st_size:
         yield f"{paths.components} does not end where its index says."
 

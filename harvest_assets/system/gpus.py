@@ -1,21 +1,31 @@
-"""How many GPUs there are to work with."""
+"""Counts the GPUs that can be used."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from functools import lru_cache
+from pathlib import Path
 
 _QUESTION = "import torch; print(torch.cuda.device_count())"
+# Of the drivers on Linux that PyTorch finds GPUs with: NVIDIA's, that of WSL, and AMD's.
+_DEVICES = ("nvidia*", "dxg", "kfd")
 
 
 def count_gpus() -> int:
-    """GPUs that PyTorch can use with this process's environment; 0 where there are none.
+    """Number of GPUs that PyTorch can use with this process's environment.
 
-    A process that has not loaded torch, such as a daemon, asks another one.
+    A process that has not loaded torch, such as a daemon, asks another one, if there is a driver.
     """
     torch = sys.modules.get("torch")
-    return int(torch.cuda.device_count()) if torch is not None else _counted_elsewhere()
+    if torch is not None:
+        return int(torch.cuda.device_count())
+    return _counted_elsewhere() if _has_driver() else 0
+
+
+def _has_driver() -> bool:
+    devices = Path("/dev")
+    return sys.platform != "linux" or any(any(devices.glob(name)) for name in _DEVICES)
 
 
 @lru_cache(maxsize=1)

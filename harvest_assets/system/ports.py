@@ -1,4 +1,4 @@
-"""Listening on a port; where that fails, what is in the way and what to do."""
+"""Listening on a port; errors say what is in the way and what to do."""
 
 from __future__ import annotations
 

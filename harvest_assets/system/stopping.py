@@ -68,7 +68,7 @@ def interrupted_by_signals() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let the block run to its end; a signal that came meanwhile interrupts after it."""
+    """Let the block run to its end; a signal received meanwhile interrupts after it."""
     _stop.held += 1
     try:
         yield
@@ -94,7 +94,7 @@ def exit_status() -> int:
 
 
 def last_words(text: str) -> None:
-    """Print on stderr, if that is still open: the terminal may be what was closed."""
+    """Print on stderr if it is still open: the terminal may have been closed."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -1,1 +1,1 @@
-"""The page where people look at components."""
+"""The pages on which people browse components."""

@@ -1,4 +1,4 @@
-"""The application: addresses, the pages that answer them, and who may ask."""
+"""The application: its routes, and which requests it answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.pages import STATIC, Pages
 from harvest_assets.viewer.security import OwnOriginOnly
 
-# Pages answered at once: more would not be faster, and each takes some 15 MB.
+# Pages computed at once: more would not be faster, and each takes about 15 MB.
 _PAGES_AT_ONCE = 8
 
 
@@ -34,7 +34,7 @@ def make_app(library: Library, first: str, host: str = "127.0.0.1") -> Starlette
     Args:
         library: the harvests.
         first: the folder that the start page leads to.
-        host: the address that is listened on; requests under other names are refused.
+        host: the address it listens on; requests under other names are refused.
     """
     pages = Pages(library, first)
     run = "/run/{run}"

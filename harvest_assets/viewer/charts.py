@@ -1,7 +1,7 @@
 """Charts as SVG text: for the pages of the viewer, and as images in Dagster's metadata.
 
-What is drawn has classes and no colours of its own; a page colours it, and `as_image` does so for a
-chart that stands alone. Every text that goes in is escaped.
+Shapes have classes and no colours of their own: a page's style sheet colours them, `as_image` adds
+colours to a chart used by itself. All text is escaped.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.errors import counted
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
-_MOST_TICKS = 7
-_SMALL_WIDTH, _SMALL_BINS, _MOST_SMALL_BARS = 360, 30, 36
+_MAX_TICKS = 7
+_SMALL_WIDTH, _SMALL_BINS, _MAX_SMALL_BARS = 360, 30, 36
 _DENSITY_BINS_PER_DECADE = 8
 _CELLS = (56, 32)
 _HEAT_LEVELS = 6
-# Legible on white and on black: an image does not know what it stands on.
+# Legible on white and on black: an image does not know its background.
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#7d8590}
 .axis{stroke:#7d8590}.grid{stroke:#7d8590;opacity:.25}
@@ -32,7 +34,7 @@ text{font:12px system-ui,sans-serif;fill:#7d8590}
 
 @dataclass
 class _Canvas:
-    """An SVG that is being drawn; x and y map values in [0, 1] to its plane."""
+    """An SVG being drawn; x and y map values in [0, 1] to its plot area."""
 
     width: int
     height: int
@@ -41,15 +43,15 @@ class _Canvas:
     parts: list[str] = field(default_factory=list)
 
     def x(self, share: float) -> float:
-        """From the left edge of the plane to its right one."""
+        """The x coordinate of a share of the width of the plot area."""
         return round(self.left + share * (self.width - self.left - _RIGHT), 2)
 
     def y(self, share: float) -> float:
-        """From the bottom of the plane to its top."""
+        """The y coordinate of a share of its height, from the bottom."""
         return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 2)
 
     def rect(self, kind: str, box: tuple[float, float, float, float], title: str) -> str:
-        """A rectangle between two corners, in shares of the plane."""
+        """A rectangle between two corners, in shares of the plot area."""
         x0, y0, x1, y1 = self.x(box[0]), self.y(box[1]), self.x(box[2]), self.y(box[3])
         return (
             f'<rect class="{kind}" x="{x0}" y="{y1}" width="{max(0.5, x1 - x0):.2f}" '
@@ -57,11 +59,11 @@ class _Canvas:
         )
 
     def text(self, x: float, y: float, text: str, anchor: str = "middle") -> None:
-        """A text at a point of the SVG."""
+        """Text at a point of the SVG."""
         self.parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>')
 
     def x_axis(self, ticks: Sequence[tuple[float, str]], name: str) -> None:
-        """The lower axis with its ticks at shares of the plane."""
+        """The x axis with its ticks, at shares of the width."""
         bottom = self.y(0)
         for share, label in ticks:
             self.parts.append(_line("grid", self.x(share), bottom, self.x(share), self.y(1)))
@@ -70,13 +72,13 @@ class _Canvas:
         self.text(self.x(0.5), self.height - 5, name)
 
     def y_axis(self, ticks: Sequence[tuple[float, str]]) -> None:
-        """The left axis with its ticks."""
+        """The y axis with its ticks, at shares of the height."""
         for share, label in ticks:
             self.parts.append(_line("grid", self.x(0), self.y(share), self.x(1), self.y(share)))
             self.text(self.left - 6, self.y(share) + 4, label, "end")
 
     def svg(self) -> str:
-        """What was drawn."""
+        """The SVG as text."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
             f'viewBox="0 0 {self.width} {self.height}" aria-label="{escape(self.label)}">'
@@ -89,12 +91,12 @@ def _line(kind: str, x0: float, y0: float, x1: float, y1: float) -> str:
 
 
 def linked(shape: str, address: str | None) -> str:
-    """A shape that leads somewhere; what it leads to can be asked for by keyboard elsewhere."""
+    """A shape as a link, skipped by the keyboard, which has other ways to get there."""
     return f'<a tabindex="-1" href="{escape(address)}">{shape}</a>' if address else shape
 
 
 def as_image(svg: str, text: str) -> str:
-    """A chart as a Markdown image that holds its own data."""
+    """A chart as a Markdown image with its data inline."""
     if "class=" in svg:
         svg = svg.replace(">", f"><style>{_STYLE}</style>", 1)
     data = base64.b64encode(svg.encode()).decode()
@@ -104,11 +106,11 @@ def as_image(svg: str, text: str) -> str:
 def density_histogram(
     density: NDArray[np.float64], address: Callable[[float, float], str] | None = None
 ) -> str:
-    """How many components fire how often, on a logarithmic axis.
+    """The number of components by how often they fire, on a logarithmic axis.
 
     Args:
-        density: firings per token of each component; those of 0 are left out.
-        address: where a bar leads that stands for densities from the one to the other.
+        density: firings per token of each component; components with 0 are left out.
+        address: the link of a bar, by its lowest and highest density.
     """
     alive = density[density > 0]
     canvas = _Canvas(560, 240, "Histogram of firing density")
@@ -123,7 +125,8 @@ def density_histogram(
     for b, count in enumerate(counts.tolist()):
         if count:
             start, stop = (10 ** (low - low * (b + end) / n_bins) for end in (0, 1))
-            title = f"{count:,} components fire at {_percent(start)} to {_percent(stop)} of tokens"
+            fire = "component fires" if count == 1 else "components fire"
+            title = f"{count:,} {fire} on {_percent(start)} to {_percent(stop)} of tokens"
             box = (b / n_bins, 0, (b + 0.92) / n_bins, count / highest)
             bar = canvas.rect("bar", box, title)
             canvas.parts.append(linked(bar, address and address(start, stop)))
@@ -135,12 +138,12 @@ def ci_against_density(
     mean_ci: NDArray[np.float64],
     address: Callable[[float, float], str] | None = None,
 ) -> str:
-    """Where components lie in the plane of density and mean CI, both logarithmic, as cells.
+    """The number of components by density and mean CI, both logarithmic, as shaded cells.
 
     Args:
         density: firings per token of each component.
         mean_ci: over all positions, of each component.
-        address: where a cell leads, by its lowest and highest density.
+        address: the link of a cell, by its lowest and highest density.
     """
     shown = (density > 0) & (mean_ci > 0)
     x, y = np.log10(density[shown]), np.log10(mean_ci[shown])
@@ -161,7 +164,8 @@ def ci_against_density(
         level = math.ceil(_HEAT_LEVELS * math.log1p(count) / highest)
         start, stop = (10 ** (low_x - low_x * (column + end) / n_x) for end in (0, 1))
         mean = 10 ** (low_y - low_y * (row + 0.5) / n_y)
-        title = f"{count:,} components: density about {_percent(start)}, mean CI {mean:.1g}"
+        components = counted(count, "component")
+        title = f"{components}: density about {_percent(start)}, mean CI {mean:.1g}"
         box = (column / n_x, row / n_y, (column + 1) / n_x, (row + 1) / n_y)
         shape = canvas.rect(f"heat heat{level}", box, title)
         canvas.parts.append(linked(shape, address and address(start, stop)))
@@ -181,14 +185,15 @@ def ci_histogram(counts: NDArray[np.int64], label: str = "Histogram of causal im
         if count:
             start = "0" if b == 0 else f"{edges[b - 1]:.2g}"
             stop = "more" if b == n - 1 else f"{edges[b]:.2g}"
-            title = f"CI {start} to {stop}: {count:,} firings ({_percent(count / total)})"
+            firings = counted(count, "firing")
+            title = f"CI {start} to {stop}: {firings} ({_percent(count / total)})"
             box = (b / n, 0, (b + 0.92) / n, count / highest)
             canvas.parts.append(canvas.rect("bar", box, title))
     return canvas.svg()
 
 
 def layer_bars(rows: Sequence[tuple[str, float, str]], name: str) -> str:
-    """A bar for each layer: its name, a value, and the value as text."""
+    """A bar for each layer, given its name, its value, and the value as text."""
     widest = max((len(layer) for layer, _, _ in rows), default=1)
     left = min(260, 12 + 7 * widest)
     canvas = _Canvas(620, _TOP + _BOTTOM + 22 * max(1, len(rows)), name, left)
@@ -207,7 +212,7 @@ def layer_bars(rows: Sequence[tuple[str, float, str]], name: str) -> str:
 
 
 def small_density_histogram(density: NDArray[np.float64]) -> str:
-    """`density_histogram` in few characters, without links."""
+    """`density_histogram` as a short SVG, without links."""
     alive = density[density > 0]
     low = min(-1, math.floor(np.log10(alive.min()))) if len(alive) else -6
     n_bins = _SMALL_BINS
@@ -217,13 +222,13 @@ def small_density_histogram(density: NDArray[np.float64]) -> str:
 
 
 def small_bars(values: Sequence[float], labels: Sequence[tuple[float, str]]) -> str:
-    """Bars side by side in few characters: Dagster folds Markdown of a thousand and more.
+    """Bars side by side as a short SVG: Dagster collapses Markdown of a thousand characters.
 
     Args:
-        values: of more than 36, neighbours are summed.
-        labels: what stands below the bars, at shares of the width.
+        values: the heights; neighbours of more than 36 are summed.
+        labels: the texts below the bars, at shares of the width.
     """
-    together = -(-len(values) // _MOST_SMALL_BARS)
+    together = -(-len(values) // _MAX_SMALL_BARS)
     heights = [sum(values[i : i + together]) for i in range(0, len(values), together or 1)]
     highest = max(heights, default=0) or 1
     width = max(1, _SMALL_WIDTH // max(1, len(heights)))
@@ -245,12 +250,12 @@ def _anchor(share: float) -> str:
     return "start" if share == 0 else "end" if share == 1 else "middle"
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else "…" + text[1 - most :]
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
 def _decades(low: int, high: int) -> Iterator[tuple[float, str]]:
-    step = 1 if high - low <= _MOST_TICKS else 2
+    step = 1 if high - low <= _MAX_TICKS else 2
     for power in range(high, low - 1, -step):
         yield (power - low) / (high - low), _power(power)
 
@@ -266,6 +271,6 @@ def _percent(share: float) -> str:
 
 
 def _nice_ceiling(value: int) -> Any:
-    """The next of 2, 4, 6, 10, 20, 40, ... so that half of it is a whole number."""
+    """The next of 2, 4, 6, 10, 20, 40, ..., of which half is a whole number."""
     power = 10 ** max(0, math.floor(math.log10(max(1, value))))
     return next(m * power for m in (2, 4, 6, 10, 20) if m * power >= value)

@@ -1,4 +1,4 @@
-"""What can be taken away: the table as CSV or Parquet, components as one HTML file."""
+"""Exports: the table as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
     """The rows of a table, the tokens as texts.
 
     Columns: component_key, layer, component_idx, firing_count, density, mean_ci, telling, reads and
-    predicts (lists of texts, empty where they are not known).
+    predicts (lists of texts, empty where not known).
     """
     import polars as pl
 
@@ -30,11 +30,13 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
         pl.Series(name, [_texts(harvest, ids) for ids in rows[name]], dtype=pl.List(pl.String))
         for name in ("reads", "predicts")
     ]
-    return rows.select(*_COLUMNS, "telling").with_columns(texts)
+    # The same name as in the Parquet tables.
+    informativeness = rows["informativeness"].alias("telling")
+    return rows.select(*_COLUMNS).with_columns(informativeness, *texts)
 
 
 def as_csv(frame: pl.DataFrame) -> bytes:
-    """With a line of names; tokens are joined by blanks and quoted as in JSON."""
+    """A table as CSV with a header; tokens are quoted as in JSON and joined by spaces."""
     import polars as pl
 
     joined = [
@@ -45,7 +47,7 @@ def as_csv(frame: pl.DataFrame) -> bytes:
 
 
 def as_parquet(frame: pl.DataFrame) -> bytes:
-    """The same, with types."""
+    """A table as Parquet."""
     file = io.BytesIO()
     frame.write_parquet(file)
     return file.getvalue()

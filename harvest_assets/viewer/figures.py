@@ -18,7 +18,7 @@ def percent(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """A number with two or three digits that count."""
+    """A number with two or three significant digits."""
     if value == 0:
         return "0"
     return f"{value:.2f}" if 0.01 <= abs(value) < 1000 else f"{value:.2g}"  # noqa: PLR2004
@@ -30,7 +30,7 @@ def count(value: float) -> str:
 
 
 def one_in(density: float) -> str:
-    """How many tokens pass between two firings."""
+    """A density as the number of tokens for one firing."""
     return f"1 in {1 / density:,.0f} tokens" if density else "never"
 
 
@@ -40,7 +40,7 @@ def bar_width(value: float, highest: float = 1.0) -> int:
 
 
 def log_width(density: float) -> int:
-    """The width of a bar from 0 to 100 for 1e-6 to 1."""
+    """The width of a bar from 0 to 100, logarithmic from 1e-6 to 1."""
     return max(1, round(100 + 100 * math.log10(density) / 6)) if density > 1e-6 else 0  # noqa: PLR2004
 
 

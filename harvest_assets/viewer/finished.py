@@ -1,4 +1,4 @@
-"""A finished harvest: an index in memory, and a look into the files for what a page shows."""
+"""A finished harvest: its index in memory; what a page shows is read from the files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FinishedHarvest(Harvest):
         n_tokens = config.get("n_tokens") or _counts(paths).count_total
         if type(n_tokens) is not int or not 0 < n_tokens < 1 << 62:
             raise HarvestError(
-                f"{paths.config} tells of {str(n_tokens)[:50]} tokens, which is no count."
+                f"{paths.config} has n_tokens {str(n_tokens)[:50]}; expected a positive integer."
             )
         warnings = disagreements(paths) if paths.manifest.exists() else []
         vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths))
@@ -74,7 +74,7 @@ class FinishedHarvest(Harvest):
         return self._of_these(TokenStatsStorage.load(self._paths.token_stats))
 
     def _of_these(self, counts: Counts) -> Counts:
-        """Counts that were opened later than the table, if they are of the same components."""
+        """Counts opened after the table, checked to be of the same components."""
         if counts.component_keys != self.frame["component_key"].to_list():
             raise HarvestError(
                 f"The files in {self._paths.root} are being replaced; load the page again."
@@ -82,7 +82,7 @@ class FinishedHarvest(Harvest):
         return counts
 
     def _scanned(self) -> tuple[ComponentIndex, pl.DataFrame]:
-        """What an older writer left has no index: the lines are read once."""
+        """The index of a harvest whose older writer made none, from its lines."""
         import polars as pl
 
         index, tokens = scan_lines(self._paths)
@@ -99,7 +99,7 @@ class FinishedHarvest(Harvest):
             "component_idx": pl.Int32,
             "flat_index": pl.Int32,
             "mean_ci": pl.Float64,
-            "telling": pl.Float64,
+            "informativeness": pl.Float64,
             "reads": pl.List(pl.Int32),
             "predicts": pl.List(pl.Int32),
         }
@@ -140,7 +140,13 @@ def _indexed(paths: HarvestLayout) -> pl.DataFrame:
 
     # Not by Polars' own reader, which panics on damaged files.
     frame = cast("pl.DataFrame", pl.from_arrow(read_index(paths)))
-    return frame.rename({"telling_input_tokens": "reads", "telling_output_tokens": "predicts"})
+    return frame.rename(
+        {
+            "telling": "informativeness",
+            "telling_input_tokens": "reads",
+            "telling_output_tokens": "predicts",
+        }
+    )
 
 
 def _read_config(paths: HarvestLayout) -> dict[str, Any]:

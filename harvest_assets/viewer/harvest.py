@@ -1,4 +1,4 @@
-"""What the pages ask of a harvest, finished or in progress."""
+"""What pages show of a harvest, finished or in progress."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
     from harvest_assets.schemas import ExampleOrder, LocatedExample
 
-_TOLD = ("reads", "predicts")
+_INFORMATIVE = ("reads", "predicts")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a harvest has been seen.
+    """How much of a harvest has been saved.
 
     Args:
-        rows: rows whose counts are shown.
+        rows: rows that the counts shown cover.
         rows_wanted: rows of the whole harvest.
-        shards: per shard of the plan, rows shown and rows of its share.
+        shards: per shard of the plan, its name, rows covered, and rows of its share.
     """
 
     rows: int
@@ -45,9 +45,9 @@ class Progress:
 
 
 def page_vocabulary(recorded: Callable[[], RecordedTokenizer]) -> tuple[Vocabulary, list[str]]:
-    """The vocabulary to show tokens with, and what is doubtful about it, in sentences.
+    """The vocabulary to show tokens with, and warnings about it.
 
-    Without the harvest's own tokenizer tokens are shown as ids.
+    Without the harvest's own tokenizer, tokens are shown as ids.
     """
     try:
         opened = recorded().open()
@@ -57,18 +57,18 @@ def page_vocabulary(recorded: Callable[[], RecordedTokenizer]) -> tuple[Vocabula
 
 
 class Harvest(ABC):
-    """One harvest, opened at one moment; C components, V tokens.
+    """One harvest as it was when it was opened; C components, V tokens.
 
     Args:
         name: the folder below `harvest/`.
         config: what was harvested and how.
         frame: all components in flat order: component_key, layer, component_idx, flat_index,
-            firing_count, density (firings per token), mean_ci, and telling, reads, predicts (token
-            ids), which are null where they are not known.
+            firing_count, density (firings per token), mean_ci, and informativeness, reads, predicts
+            (token ids), which are null where not known.
         n_tokens: positions seen.
         vocabulary: of the run's tokenizer.
         warnings: what is wrong with the files, in sentences.
-        progress: None of a finished harvest.
+        progress: None for a finished harvest.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Harvest(ABC):
         self.vocabulary = vocabulary
         self.warnings = warnings
         self.progress = progress
-        # Names the files that it was opened from; who opens it knows.
+        # Identifies the files that it was opened from; set by `Library`.
         self.version = ""
-        # Places in the order of a table, by its query: made once, asked for by every next and last.
+        # Places in the order of a table, by its query: kept for the links to next and previous.
         self.orders: dict[Any, NDArray[np.int64]] = {}
 
     @cached_property
@@ -113,21 +113,21 @@ class Harvest(ABC):
     @cached_property
     def run(self) -> str:
         """The run as people name it."""
-        told = str(self.config.get("wandb_path") or self.config.get("run") or self.name)
+        name = str(self.config.get("wandb_path") or self.config.get("run") or self.name)
         try:
-            return parse_run(told).name.key
+            return parse_run(name).name.key
         except HarvestError:
-            return told
+            return name
 
     @property
-    def can_telling(self) -> bool:
-        """Is it known how telling each component is?"""
-        return self.frame["telling"].null_count() < len(self.frame)
+    def has_informativeness(self) -> bool:
+        """Whether the informativeness of components is known."""
+        return self.frame["informativeness"].null_count() < len(self.frame)
 
-    def told(self, place: int) -> tuple[list[int], list[int]]:
-        """The tokens read and predicted of which a firing tells most."""
+    def informative_tokens(self, place: int) -> tuple[list[int], list[int]]:
+        """The tokens read and predicted that a firing is most informative about."""
         row = self.frame[place]
-        return tuple([] if row[n][0] is None else row[n][0].to_list() for n in _TOLD)
+        return tuple([] if row[n][0] is None else row[n][0].to_list() for n in _INFORMATIVE)
 
     @abstractmethod
     def ci_histogram(self, place: int) -> NDArray[np.int64] | None:
@@ -139,11 +139,11 @@ class Harvest(ABC):
 
     @abstractmethod
     def input_counts(self, place: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """How often each token stood where a component fired, and anywhere: [V], [V]."""
+        """Occurrences of each token where a component fired, and at all positions: [V], [V]."""
 
     @abstractmethod
     def output_mass(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Probability of each next token where a component fired, and everywhere: [V], [V]."""
+        """Probability sums of next tokens where a component fired, and of all: [V], [V]."""
 
     @abstractmethod
     def examples(self, place: int, order: ExampleOrder) -> list[LocatedExample]:

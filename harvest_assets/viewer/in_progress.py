@@ -1,4 +1,4 @@
-"""A harvest that is not finished: the states saved so far, which add up exactly."""
+"""A harvest in progress: the exact sum of the states saved so far."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HarvestInProgress(Harvest):
         plan: of the harvest.
 
     Raises:
-        HarvestError: a state or what describes the harvest is missing or damaged.
+        HarvestError: a state or a description of the harvest is missing or damaged.
     """
 
     def __init__(self, paths: HarvestLayout, plan: HarvestPlan) -> None:
@@ -48,7 +48,7 @@ class HarvestInProgress(Harvest):
             (s.open(trusted=True) for s in stored.values()), harvester_settings(plan, checkpoint)
         )
         self._limit = checkpoint.tokenizer_vocab_size
-        self._told: dict[int, tuple[list[int], list[int]]] = {}
+        self._informative: dict[int, tuple[list[int], list[int]]] = {}
         n_tokens = self._sum.total_tokens_processed
         vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer)
         super().__init__(
@@ -61,16 +61,16 @@ class HarvestInProgress(Harvest):
             _progress(stored, Work.of(paths, plan)),
         )
 
-    def told(self, place: int) -> tuple[list[int], list[int]]:
-        """See `Harvest`; counted when it is asked for."""
-        if place not in self._told:
+    def informative_tokens(self, place: int) -> tuple[list[int], list[int]]:
+        """See `Harvest`; computed when first needed."""
+        if place not in self._informative:
             firings = float(self.firing_counts[place])
             reads, predicts = (
                 informative_tokens(counts, firings, totals, self.n_tokens, _TOKENS, self._limit)[0]
                 for counts, totals in (self.input_counts(place), self.output_mass(place))
             )
-            self._told[place] = (reads, predicts)
-        return self._told[place]
+            self._informative[place] = (reads, predicts)
+        return self._informative[place]
 
     def ci_histogram(self, place: int) -> NDArray[np.int64]:
         """See `Harvest`."""
@@ -113,7 +113,7 @@ def _frame(total: StateSum) -> pl.DataFrame:
             "firing_count": firings,
             "density": firings / n_tokens,
             "mean_ci": total.ci_sums.numpy() / n_tokens,
-            "telling": pl.Series([None] * n, dtype=pl.Float64),
+            "informativeness": pl.Series([None] * n, dtype=pl.Float64),
             "reads": pl.Series([None] * n, dtype=pl.List(pl.Int32)),
             "predicts": pl.Series([None] * n, dtype=pl.List(pl.Int32)),
         }

@@ -1,4 +1,4 @@
-"""The harvests of this machine: opened when asked for, and anew when their files have changed."""
+"""The harvests of this machine: opened on demand, and again when their files have changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.in_progress import HarvestInProgress
 
-_MOST_OPEN = 4
+_MAX_OPEN = 4
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Library:
         """
         paths = HarvestLayout.of(name)
         if name not in self.names():
-            raise HarvestError(f"{name} has not been harvested: {paths.root} is not there.")
+            raise HarvestError(f"{name} has not been harvested: {paths.root} does not exist.")
         with self._lock:
             known, stamp = self._opened.get(name), _stamp(paths)
             if known is None or known.stamp != stamp:
                 known = self._open(paths, known, stamp)
             self._opened[name] = known
             self._opened.move_to_end(name)
-            if len(self._opened) > _MOST_OPEN:
+            if len(self._opened) > _MAX_OPEN:
                 self._opened.popitem(last=False)
             return known.harvest
 
     def version(self, name: str) -> str:
-        """Is another than a harvest's own as soon as its files have changed."""
+        """Identifies the files of a harvest: differs from `Harvest.version` once they change."""
         return _version(_stamp(HarvestLayout.of(name)))
 
     def _open(self, paths: HarvestLayout, known: _Opened | None, stamp: Hashable) -> _Opened:
@@ -67,14 +67,14 @@ class Library:
             harvest.version = _version(stamp)
             return _Opened(stamp, harvest)
         except (HarvestError, OSError):
-            # A state is replaced while one looks: what was opened before can still be read.
+            # States may be replaced at this moment: what was opened before can still be read.
             if known is None:
                 raise
             return known
 
 
 def open_harvest(paths: HarvestLayout) -> Harvest:
-    """The results of a harvest; while they are not there yet, what has been saved of them.
+    """The results of a harvest or, before they exist, the states saved so far.
 
     Raises:
         HarvestError: there is neither, or it is damaged.
@@ -84,7 +84,7 @@ def open_harvest(paths: HarvestLayout) -> Harvest:
         if finished:
             return FinishedHarvest(paths)
         raise HarvestError(
-            f"{paths.root} holds no harvest yet: neither results nor a plan with its token rows."
+            f"{paths.root} has no harvest yet: neither results nor a plan with its token rows."
         )
     plan = HarvestPlan.open(paths.root)
     if finished and {entry.plan for entry in read(paths).values()} == {plan.digest}:
@@ -92,7 +92,9 @@ def open_harvest(paths: HarvestLayout) -> Harvest:
     harvest = HarvestInProgress(paths, plan)
     if finished and harvest.n_tokens == 0:
         older = FinishedHarvest(paths)
-        older.warnings.append("A newer plan stands beside these results; nothing of it is saved.")
+        older.warnings.append(
+            "These results are of an older plan; nothing has been saved for the newer one yet."
+        )
         return older
     return harvest
 

@@ -1,4 +1,4 @@
-"""The pages: what an address asks for, gathered and handed to a template."""
+"""The pages: the data that each address needs, rendered by a template."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _TOKENS = 20
 _COMPARED_TOKENS = 12
 _FIRING = 20
 _EXPORTED_EXAMPLES = 50
-_MOST_EXPORTED = 100
+_MAX_EXPORTED = 100
 
 _templates = Environment(
     loader=PackageLoader("harvest_assets.viewer"),
@@ -112,7 +112,7 @@ class Pages:
         harvest, key = self._harvest(request), request.path_params["key"]
         place = _place(harvest, key)
         query, view = _table_query(request.query_params), ViewQuery.of(request.query_params)
-        before, behind = neighbours(harvest, query, place)
+        before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
         return self._html(
             "component.html",
@@ -120,7 +120,7 @@ class Pages:
             query=query,
             path=component_path(harvest.name, key),
             before=None if before is None else keys[before],
-            behind=None if behind is None else keys[behind],
+            after=None if after is None else keys[after],
             firing=firing_rows(harvest, place, view.fires_by, _FIRING),
             runs=self._library.names(),
             **_component_of(harvest, place, view, _TOKENS),
@@ -153,7 +153,7 @@ class Pages:
         )
 
     def table(self, request: Request) -> Response:
-        """The table of an overview's address as a file, or the components that are chosen."""
+        """The table of an overview, or the selected components, as a file."""
         harvest, kind = self._harvest(request), request.url.path.rpartition(".")[2]
         keys = request.query_params.getlist("key")
         query = _table_query(request.query_params)
@@ -166,12 +166,13 @@ class Pages:
         return _download(content(frame), media, f"{harvest.name}.{kind}")
 
     def export(self, request: Request) -> Response:
-        """Components as one HTML file that needs nothing else."""
+        """Components as one self-contained HTML file."""
         harvest = self._harvest(request)
         keys = request.query_params.getlist("key")
-        if not 0 < len(keys) <= _MOST_EXPORTED:
-            msg = f"Choose 1 to {_MOST_EXPORTED} components to export; {len(keys)} are chosen."
-            raise HTTPException(400, msg)
+        if not 0 < len(keys) <= _MAX_EXPORTED:
+            raise HTTPException(
+                400, f"Select 1 to {_MAX_EXPORTED} components to export; {len(keys)} are selected."
+            )
         view = dataclasses.replace(ViewQuery.of(request.query_params), page=1)
         components = []
         for key in keys:
@@ -192,16 +193,16 @@ class Pages:
         return _download(html.encode(), "text/html; charset=utf-8", f"{harvest.name}-{name}.html")
 
     def version(self, request: Request) -> Response:
-        """A word that changes whenever the pages of the run do."""
+        """A text that changes whenever the pages of the run do."""
         return PlainTextResponse(self._library.version(request.path_params["run"]))
 
     def error(self, _request: Request, error: Exception) -> Response:
         """What is wrong, as a page."""
         status = error.status_code if isinstance(error, HTTPException) else 404
-        told = presentable(error.detail if isinstance(error, HTTPException) else str(error))
+        message = presentable(error.detail if isinstance(error, HTTPException) else str(error))
         if isinstance(error, UnicodeDecodeError):
-            status, told = 400, "The address is no text in UTF-8."
-        return self._html("error.html", status, told=told, harvest=None)
+            status, message = 400, "The address is not valid UTF-8."
+        return self._html("error.html", status, message=message, harvest=None)
 
     def _harvest(self, request: Request) -> Harvest:
         return self._open(request.path_params["run"])
@@ -214,7 +215,7 @@ class Pages:
         return HTMLResponse(html, status, {"Cache-Control": "no-store"})
 
     def _row(self, harvest: Harvest, place: int) -> dict[str, Any]:
-        names = ("component_key", "layer", "firing_count", "density", "mean_ci", "telling")
+        names = ("component_key", "layer", "firing_count", "density", "mean_ci", "informativeness")
         row = harvest.frame.select(names).row(place, named=True)
         reads, predicts = shown_tokens(harvest, place)
         return {**row, "reads": reads[:3], "predicts": predicts[:3]}
@@ -223,7 +224,7 @@ class Pages:
         density = harvest.frame["density"].to_numpy()
 
         def address(low: float, high: float) -> str:
-            # The bounds as they stand in the address leave out none of a bar's components.
+            # Rounding the bounds in the address must leave out none of a bar's components.
             return join(path, query.params(min=low * (1 - 1e-6), max=high * (1 + 1e-6))) + "#table"
 
         return {
@@ -235,7 +236,7 @@ class Pages:
 
 
 def _svg(draw: Callable[..., str], *data: Any) -> Markup:
-    """A chart escapes what it is given itself."""
+    """A chart; `charts` has escaped its text."""
     return Markup(draw(*data))  # noqa: S704
 
 
@@ -260,7 +261,7 @@ def _place(harvest: Harvest, key: str) -> int:
 
 
 def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
-    """What the parts of a component's page need."""
+    """The data that the parts of a component's page need."""
     start = (view.page - 1) * EXAMPLES_PER_PAGE
     examples, n, scale = shown_examples(
         harvest, place, view.examples, view.shade, start, EXAMPLES_PER_PAGE
@@ -299,12 +300,12 @@ def _same_tokens(one: Harvest, other: Harvest) -> bool:
 
 
 def _alike(one: Harvest, place: int, other: Harvest, k: int = 5) -> list[str]:
-    """Components of another run's same layer that tell of most of the same tokens."""
+    """Components of the same layer of another run that share the most informative tokens."""
     import polars as pl
 
     if not _same_tokens(one, other):
         return []  # the same id is another token
-    reads, predicts = (set(ids) for ids in one.told(place))
+    reads, predicts = (set(ids) for ids in one.informative_tokens(place))
     layer = one.frame["layer"][place]
     rows = other.frame.filter((pl.col("layer") == layer) & (pl.col("firing_count") > 0))
     rows = rows.filter(pl.col("reads").is_not_null())

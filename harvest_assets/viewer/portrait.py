@@ -1,4 +1,4 @@
-"""What a page shows of one component, computed from its counts when the page is asked for."""
+"""What a page shows of one component, computed from its counts on request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
 
 Shade = Literal["ci", "act"]
-# A metric, or PMI from its lower end.
+# Metrics, and PMI from its lower end.
 TOKEN_SORTS = ("recall", "precision", "lift", "pmi", "bottom")
 FIRING_SORTS = ("jaccard", "precision", "recall", "pmi", "bottom")
 EXAMPLES_PER_PAGE = 20
@@ -81,7 +81,7 @@ class Portrait:
         mean_ci: over all positions.
         mean_ci_firing: over its firings.
         rank: how many of the layer's components fire more often, and how many the layer has.
-        reads, predicts: the tokens of which a firing tells most.
+        reads, predicts: the tokens that a firing is most informative about.
         histogram: of its causal importances; None where not kept.
     """
 
@@ -121,9 +121,9 @@ class Portrait:
 
 
 def shown_tokens(harvest: Harvest, place: int) -> tuple[list[ShownToken], list[ShownToken]]:
-    """The tokens of which a firing of a component tells most: read, predicted."""
+    """The tokens read and predicted that a component's firing is most informative about."""
     shown = harvest.vocabulary.shown
-    reads, predicts = harvest.told(place)
+    reads, predicts = harvest.informative_tokens(place)
     return [shown(t) for t in reads], [shown(t) for t in predicts]
 
 
@@ -200,9 +200,10 @@ def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:
 def shown_examples(
     harvest: Harvest, place: int, by: ExampleOrder, shade: Shade, start: int, k: int
 ) -> tuple[list[ShownExample], int, float]:
-    """A stretch of a component's examples as they are shown.
+    """A page of a component's examples.
 
-    Also how many there are in all, and the value of the deepest shade.
+    Returns:
+        The examples, how many there are in all, and the value of the deepest shade.
     """
     found = harvest.examples(place, by)
     scale = _scale(found, shade)
@@ -232,14 +233,14 @@ def _shown(harvest: Harvest, example: LocatedExample, shade: Shade, scale: float
         )
         for i, (token, ci, act, value) in enumerate(windows)
     ]
-    inside = [p for p in places[:middle] if p.token.token_id != -1]
-    behind = [p for p in places[middle + 1 :] if p.token.token_id != -1]
+    left = [p for p in places[:middle] if p.token.token_id != -1]
+    right = [p for p in places[middle + 1 :] if p.token.token_id != -1]
     return ShownExample(
-        left=inside,
+        left=left,
         firing=places[middle],
-        right=behind,
+        right=right,
         row=example.row,
         position=example.position,
-        begins=len(inside) < middle,
-        ends=len(behind) < middle,
+        begins=len(left) < middle,
+        ends=len(right) < middle,
     )

@@ -1,8 +1,8 @@
-"""Who may ask, and what a page may do: a page answers its own origin and loads nothing else.
+"""Which requests are answered, and what a page may load: only those of its own origin.
 
-A browser on this machine also shows pages of strangers, and those may send requests to any address.
-They can neither read an answer (other origin) nor come under a name of theirs that they point to
-this machine (the Host would be theirs).
+A browser on this machine also shows pages of strangers, which may send requests to any address.
+They can neither read an answer (other origin) nor use a domain of theirs that resolves to this
+machine (the Host would be theirs).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class OwnOriginOnly:
     """Refuses requests under foreign names and from foreign pages; adds headers to the others.
 
     Args:
-        app: what answers.
-        host: the address that is listened on.
+        app: the application that answers.
+        host: the address it listens on.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -73,10 +73,10 @@ class OwnOriginOnly:
             return "This server does not answer pages of other origins."
         if headers.get("sec-fetch-site") == "cross-site" and not _is_followed_link(headers):
             return "This server does not answer pages of other sites."
-        return None if method in ("GET", "HEAD") else "Nothing can be changed here."
+        return None if method in ("GET", "HEAD") else "This server is read-only."
 
     def _is_ours(self, host: str) -> bool:
-        """An address in digits cannot be pointed elsewhere; of the names, only ours."""
+        """Whether a Host is ours: one of our names, or any IP address, which cannot be rebound."""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         name = name.strip("[]").lower()
         return name in self._names or _is_address(name)

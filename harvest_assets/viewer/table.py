@@ -1,4 +1,4 @@
-"""The table of components: what an address asks for, and the rows that answer it."""
+"""The table of components: a query read from an address, and its rows."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
 
 PAGE_SIZE = 50
-SORTS = ("telling", "density", "mean_ci", "layer", "reads", "predicts")
-# Words and layers begin with the first, numbers with the highest.
+SORTS = ("informativeness", "density", "mean_ci", "layer", "reads", "predicts")
+_OLD_SORTS = {"telling": "informativeness"}  # in addresses that people have kept
+# Texts and layers are in rising order, numbers in falling.
 _RISING = ("layer", "reads", "predicts")
-_MOST_ORDERS = 64
-_MAX_ID = (1 << 31) - 1  # a tokenizer may know ids that no harvest can hold
+_MAX_ORDERS = 64
+_MAX_ID = (1 << 31) - 1  # a tokenizer may have ids that no harvest can store
 
 
 @dataclass(frozen=True)
 class TableQuery:
-    """Which components, in which order; every field is one of the address.
+    """Which components, in which order; each field is a parameter of the address.
 
     Args:
         q: part of the component's key.
-        token: part of a token that it tells of; in double quotes: the whole token.
+        token: part of one of its most informative tokens; in double quotes, the whole token.
         layer: its layer.
-        min: least density.
+        min: lowest density.
         max: highest density.
-        dead: those that never fired too.
-        sort: one of `SORTS`; empty is the most telling first, where that is known.
-        reverse: the other way round.
+        dead: include components that never fired.
+        sort: one of `SORTS`; empty means the most informative first, where that is known.
+        reverse: reverses the order.
     """
 
     q: str = ""
@@ -53,12 +54,13 @@ class TableQuery:
 
     @classmethod
     def of(cls, params: Mapping[str, str]) -> Self:
-        """What the fields of an address ask for; what is no sort is none.
+        """The query of an address; an unknown sort is ignored.
 
         Raises:
-            HarvestError: a density is no number.
+            HarvestError: a density is not a number.
         """
         sort = params.get("sort", "")
+        sort = _OLD_SORTS.get(sort, sort)
         return cls(
             q=params.get("q", "").strip(),
             token=params.get("token", ""),
@@ -71,42 +73,42 @@ class TableQuery:
         )
 
     def params(self, **changes: object) -> str:
-        """As the query of an address; what is not set is left out."""
+        """The query string; fields that are not set are left out."""
         fields = {**dataclasses.asdict(self), **changes}
         shown = {k: _text(v) for k, v in fields.items() if v not in ("", None, False)}
         return urlencode(shown)
 
     def sorted_by(self, harvest: Harvest) -> str:
         """The column that the rows are sorted by."""
-        if self.sort in ("reads", "predicts", "telling", "") and not harvest.can_telling:
-            return self.sort if self.sort in ("reads", "predicts") else "density"
-        return self.sort or "telling"
+        if self.sort in ("informativeness", "") and not harvest.has_informativeness:
+            return "density"
+        return self.sort or "informativeness"
 
     @property
     def filters(self) -> bool:
-        """Does it leave any component out that fired?"""
+        """Whether it may leave out components that fired."""
         return bool(self.q or self.token or self.layer) or (self.min, self.max) != (None, None)
 
 
 def order(harvest: Harvest, query: TableQuery) -> NDArray[np.int64]:
-    """The places in `harvest.frame` of the components that a query asks for, in its order."""
+    """The places in `harvest.frame` of the components that match a query, in its order."""
     if query not in harvest.orders:
-        while len(harvest.orders) >= _MOST_ORDERS:
+        while len(harvest.orders) >= _MAX_ORDERS:
             harvest.orders.pop(next(iter(harvest.orders)), None)
         harvest.orders[query] = _sorted(harvest, query, _filtered(harvest, query))
     return harvest.orders[query]
 
 
 def neighbours(harvest: Harvest, query: TableQuery, place: int) -> tuple[int | None, int | None]:
-    """The components before and behind one in the order of a table; of another: the first."""
+    """The components before and after one in a table; None and the first if it is not in it."""
     places = order(harvest, query)
     found = np.flatnonzero(places == place)
     if len(found) == 0:
         return None, (int(places[0]) if len(places) else None)
     i = int(found[0])
     before = int(places[i - 1]) if i else None
-    behind = int(places[i + 1]) if i + 1 < len(places) else None
-    return before, behind
+    after = int(places[i + 1]) if i + 1 < len(places) else None
+    return before, after
 
 
 def _filtered(harvest: Harvest, query: TableQuery) -> pl.DataFrame:
@@ -159,7 +161,7 @@ def _firsts(lists: pl.Series) -> list[int | None]:
 
 
 def _number(params: Mapping[str, str], name: str) -> float | None:
-    """A density, also in percent."""
+    """A density, also in percent; None if not given."""
     text = params.get(name, "").strip()
     if not text:
         return None
@@ -168,7 +170,7 @@ def _number(params: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise HarvestError(f"{name} is {text!r}, not a density: write 0.01 or 1%.")
+        raise HarvestError(f"{name} is {text!r}, which is not a valid density; write 0.01 or 1%.")
     return number
 
 

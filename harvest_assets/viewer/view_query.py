@@ -1,4 +1,4 @@
-"""How a component is looked at: every choice of its page is a field of the address."""
+"""The view of a component: every choice on its page is a parameter of the address."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class ViewQuery:
 
     @classmethod
     def of(cls, params: Mapping[str, str]) -> Self:
-        """What the fields of an address choose; what is no choice is the default."""
+        """The choices in an address; the default where one is unknown or missing."""
         chosen: dict[str, Any] = {
             name: params[name] for name, known in _CHOICES.items() if params.get(name) in known
         }
         return cls(**chosen, page=page_of(params))
 
     def params(self, **changes: object) -> str:
-        """As the query of an address, without defaults."""
+        """The query string, without defaults."""
         fields = {**dataclasses.asdict(self), **changes}
         defaults = dataclasses.asdict(ViewQuery())
         return urlencode({k: v for k, v in fields.items() if v != defaults[k]})
@@ -55,7 +55,7 @@ def page_of(params: Mapping[str, str]) -> int:
 
 
 def join(path: str, *queries: str) -> str:
-    """An address of a path and queries, of which some may be empty."""
+    """A path with query strings, some of which may be empty."""
     query = "&".join(q for q in queries if q)
     return f"{path}{'&' if '?' in path else '?'}{query}" if query else path
 

@@ -70,13 +70,13 @@ def list_files(name: RunName) -> dict[str, Any]:
 def download_files(
     name: RunName, files: Mapping[str, Any], wanted: Sequence[str], folder: Path
 ) -> None:
-    """Download `wanted`, in this order, into `folder`, replacing what has the same name there.
+    """Download `wanted`, in this order, into `folder`, replacing files of the same name.
 
     Args:
         name: the run, for messages.
         files: as returned by `list_files`.
         wanted: names out of `files`; the one that makes the folder complete comes last.
-        folder: made if it is not there.
+        folder: created if missing.
 
     Raises:
         TransientError: a download failed or came out with another size than W&B lists.
@@ -127,7 +127,7 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
 
 
 def check_reachable(settings: Any) -> None:
-    """Check that W&B's address answers, with whatever status.
+    """Check that W&B's address answers, with any status.
 
     The client retries an address that does not for minutes, and its service process sometimes never
     ends after that.
@@ -157,7 +157,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
-    """Turn what the W&B client raises into a HarvestError.
+    """Turn errors of the W&B client into a HarvestError.
 
     That is the end of the client's own error, which may hold the API key and would be logged.
     """
@@ -168,7 +168,7 @@ def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
         yield
     except wandb.errors.UsageError as error:
         raise HarvestError(
-            f"{name.key} is not in the run cache and W&B wants an API key to download it: run "
+            f"{name.key} is not in the run cache and W&B requires an API key to download it: run "
             f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
         ) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
@@ -180,7 +180,7 @@ def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether an error of the W&B client may pass by itself: no answer, 429, 5xx."""
+    """Whether an error of the W&B client may be transient: no answer, 429, 5xx."""
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     while error is not None:

@@ -1,4 +1,4 @@
-"""A run as the list of a W&B project has it; what a server sends is checked field by field."""
+"""A run as W&B lists it; the server's answer is checked field by field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIRST_YEAR = 1970
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run as a list of runs has it.
+    """A run as W&B lists it.
 
     Args:
         run_id: last part of its name; empty if W&B sent none that can be used.
@@ -67,7 +67,7 @@ def parse_time(text: str) -> datetime:
 
 
 def listed_run(node: Any) -> ListedRun:
-    """The run that W&B's answer has at one place of the list, whatever it has there."""
+    """The run in one entry of W&B's answer, whatever the entry holds."""
     fields = node if isinstance(node, dict) else {}
     run_id, name = fields.get("name"), fields.get("displayName")
     usable = isinstance(run_id, str) and 0 < len(run_id) <= _MAX_ID

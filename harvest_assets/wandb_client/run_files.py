@@ -48,7 +48,7 @@ def fetch_run(reference: RunReference, step: int | None = None) -> RunFiles:
     """The files of a run: those at its path, those in the run cache, else those on W&B.
 
     Args:
-        reference: the run as it was asked for.
+        reference: the run as the user named it.
         step: which checkpoint; None for the newest, of a run in progress the newest complete one.
 
     Raises:
@@ -90,7 +90,7 @@ def choose_checkpoint(names: Iterable[str], step: int | None = None) -> str | No
     """The checkpoint to take among these file names, None if there is none.
 
     The highest `model_<integer>.pth`, compared as numbers, or the one with the number `step`. Where
-    no name is numbered and no step asked for, another `model*.pth` counts if it is the only one.
+    no name is numbered and no step requested, another `model*.pth` counts if it is the only one.
     """
     # W&B also lists files in folders.
     named = (name for name in names if name.startswith("model") and name.endswith(".pth"))
@@ -150,14 +150,14 @@ def _checkpoint_in(folder: Path, step: int | None) -> str | None:
         # `torch.save` writes the directory of the archive last.
         if zipfile.is_zipfile(folder / steps[number]):
             if steps[number] != newest:
-                logger.warning("%s is not written to its end; %s is taken.", newest, steps[number])
+                logger.warning("%s is incomplete; using %s instead.", newest, steps[number])
             return steps[number]
     return newest
 
 
 def _files_of_checkpoint(name: RunName, checkpoint: Path, step: int | None) -> RunFiles:
     if not checkpoint.is_file():
-        raise HarvestError(f"{checkpoint} is not there.")
+        raise HarvestError(f"{checkpoint} does not exist.")
     config = config_of(_file_names(checkpoint.parent))
     if config is None:
         raise HarvestError(f"{checkpoint} has no {CONFIGS[0]} beside it, so its run is unknown.")

@@ -83,7 +83,7 @@ class RunName:
 
 @dataclass(frozen=True)
 class RunReference:
-    """A run as it was asked for.
+    """A run as the user named it.
 
     Args:
         name: what the run is called.

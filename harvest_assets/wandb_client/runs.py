@@ -1,4 +1,4 @@
-"""Which runs a W&B project has."""
+"""Lists the runs of a W&B project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def list_runs(
     Args:
         project: `entity/project`.
         filters: as the W&B client takes them.
-        order: as the W&B client takes it, `-heartbeat_at` say.
+        order: as the W&B client takes it, such as `-heartbeat_at`.
         per_page: runs of a request.
 
     Returns:
@@ -62,11 +62,11 @@ def list_runs(
 
 
 def _nodes(project: str, answer: Any) -> list[Any]:
-    """What a page of W&B's answer has in the places of runs."""
+    """The entries of runs on a page of W&B's answer."""
     if not answer or not answer.get("project"):
         raise ValueError(f"there is no project {project}")
     page = answer["project"].get("runs") or {}
-    # The client takes the place of the next page from the last of them.
+    # The client takes the start of the next page from the last entry.
     page["edges"] = [edge for edge in page.get("edges") or () if isinstance(edge, dict)]
     return [edge.get("node") for edge in page["edges"]]
 

@@ -25,7 +25,7 @@ from harvest_assets.cli.main import cli
 from harvest_assets_tests.tiny_run import write_world
 
 CHECKPOINT = "model_100.pth"
-UP = "model-layers-0-mlp-up_proj"
+UP = "h-0-mlp-up_proj"
 
 
 @dataclass
@@ -140,9 +140,9 @@ MISTAKES = {
     ),
     "a pattern that matches nothing": Mistake(("'h.*.c_fc'",), spoil=pattern("h.*.c_fc")),
     "a module matched twice": Mistake(
-        ("model.layers.0.mlp.up_proj", "twice"), spoil=pattern("*.up_proj", "*.0.mlp.up_proj")
+        ("h.0.mlp.up_proj", "twice"), spoil=pattern("*.up_proj", "*.0.mlp.up_proj")
     ),
-    "a module that cannot be decomposed": Mistake(("norm",), spoil=pattern("model.norm")),
+    "a module that cannot be decomposed": Mistake(("ln_f",), spoil=pattern("ln_f")),
     "a missing key": Mistake(
         (CHECKPOINT, f"_components.{UP}.U"), spoil=state(lambda s: s.pop(f"_components.{UP}.U"))
     ),
@@ -151,7 +151,7 @@ MISTAKES = {
         spoil=state(lambda s: s.update({f"_components.{UP}.V": torch.zeros(3, 3)})),
     ),
     "a missing weight of the target": Mistake(
-        (CHECKPOINT, "lm_head.weight"), spoil=state(lambda s: s.pop("target_model.lm_head.weight"))
+        (CHECKPOINT, "ln_f.weight"), spoil=state(lambda s: s.pop("target_model.ln_f.weight"))
     ),
     "a truncated checkpoint": Mistake((CHECKPOINT,), spoil=truncated),
     "a checkpoint that executes code": Mistake((CHECKPOINT, "safe"), spoil=executes),
@@ -218,10 +218,10 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _check_answer(status: int, stderr: str, named: tuple[str, ...]) -> None:
     assert status != 0
     assert "Traceback" not in stderr
-    told = [line for line in stderr.splitlines() if line.startswith("Error: ")]
-    assert len(told) == 1, stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, stderr
     for name in named:
-        assert name in told[0], told[0]
+        assert name in errors[0], errors[0]
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -292,7 +292,7 @@ def _mounted(place: Path, options: str) -> Iterator[None]:
         ("400k", ("No space left on device",)),  # room for the least that it can be, not for all
     ],
 )
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_reported(
     good_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -310,7 +310,9 @@ def test_a_full_disk_is_told(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean_environment")
-def test_a_read_only_disk_is_told(good_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_disk_is_reported(
+    good_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     disk = tmp_path / "disk"
     disk.mkdir()
     monkeypatch.setenv("SPD_OUT_DIR", str(disk))

@@ -44,11 +44,11 @@ def command(*arguments: str, env: dict[str, str], cwd: Path | None = None):
 def refused(result: subprocess.CompletedProcess, *named: str) -> None:
     """One sentence on stderr that names what is wrong, and no traceback."""
     assert result.returncode == 1
-    told = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(told) == 1, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.stderr
     assert "Traceback" not in result.stderr
     for name in named:
-        assert name in told[0]
+        assert name in errors[0]
 
 
 def test_a_run_is_harvested_and_harvested_again(
@@ -102,8 +102,8 @@ def test_a_deployment_sets_defaults(home: dict[str, str], tiny_run: Path, tmp_pa
     result = command(str(tiny_run), "--batch_size", "8", env=home)
     assert result.returncode == 0, result.stderr
     (config,) = (tmp_path / "out" / "harvest").glob("*/activation_contexts/config.json")
-    told = json.loads(config.read_text())
-    assert (told["n_batches"], told["batch_size"], told["seed"]) == (2, 8, 7)
+    stored = json.loads(config.read_text())
+    assert (stored["n_batches"], stored["batch_size"], stored["seed"]) == (2, 8, 7)
     refused(command(str(tiny_run), env={**home, "HARVEST_SEED": "x"}), "HARVEST_SEED", "'x'")
 
 
@@ -144,7 +144,7 @@ def test_a_nan_stops_the_shard_and_harms_nothing(
     kept = checkpoint.read_bytes()
     try:
         state = torch.load(checkpoint, weights_only=True)
-        state["_ci_fns.model-layers-0-mlp-up_proj.layers.2.b"][3] = float("nan")
+        state["_ci_fns.h-0-mlp-up_proj.layers.2.b"][3] = float("nan")
         checkpoint.unlink()
         torch.save(state, checkpoint)
         refused(command(str(tiny_run), *OPTIONS, env=home), "Batches 0 to 5", "importance")
@@ -168,9 +168,9 @@ def test_the_folder_of_another_run_is_refused(home: dict[str, str], tiny_run: Pa
 
 
 def test_register_prints_commands_that_work(home: dict[str, str], tiny_run: Path, tmp_path: Path):
-    told = command("register", str(tiny_run), env=home)
-    assert told.returncode == 0, told.stderr
-    text = told.stdout.replace("\\\n", " ")
+    registered = command("register", str(tiny_run), env=home)
+    assert registered.returncode == 0, registered.stderr
+    text = registered.stdout.replace("\\\n", " ")
     script = [line.partition("#")[0] for line in text.splitlines() if line.startswith("  ")]
     assert len([line for line in script if "dagster asset materialize" in line]) == 3
     settings = (

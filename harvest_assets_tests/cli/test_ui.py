@@ -68,7 +68,7 @@ def page(address: str) -> Iterator:
 
 
 def shown(page, address: str, where: str, picture: str, *texts: str) -> None:
-    """Open a page, wait for what must stand there, keep a picture where one is wanted."""
+    """Open a page, wait for the expected text, keep a screenshot if wanted."""
     page.goto(f"{address}/{where}")
     for text in texts:
         page.get_by_text(text).first.wait_for()
@@ -100,7 +100,7 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     shard = f"{grid}&partition={KEY.replace('/', '%2F')}%7C00"
     shown(page, address, shard, "shard", "components alive", "tokens per second")
     merged = f"assets/component_correlations?view=partitions&partition={KEY.replace('/', '%2F')}"
-    shown(page, address, merged, "merged", "components alive", "model.layers.0.mlp.up_proj")
+    shown(page, address, merged, "merged", "components alive", "h.0.mlp.up_proj")
     check = "assets/component_correlations?view=checks&checkDetail=counts_are_consistent"
     shown(page, address, check, "check", "counts_are_consistent", "Passed", "components_are_alive")
     page.goto(f"{address}/{merged}")

@@ -48,12 +48,12 @@ def test_a_run_lies_anywhere(run: Path, tmp_path: Path, monkeypatch: pytest.Monk
     shutil.copytree(run, place)
     (tmp_path / "link").symlink_to(place)
     monkeypatch.chdir(tmp_path)
-    told = {
+    run_lines = {
         next(line for line in _dry_run(path).splitlines() if line.startswith("run "))
         for path in (str(place), "./link", "link", "some where/../some where/my-run_2.final/")
     }
-    assert len(told) == 1
-    assert "local/my-run_2.final/x-" in told.pop()
+    assert len(run_lines) == 1
+    assert "local/my-run_2.final/x-" in run_lines.pop()
 
 
 @pytest.mark.usefixtures("out_dir")

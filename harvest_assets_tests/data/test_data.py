@@ -172,7 +172,7 @@ def test_json_and_parquet_files_and_folders_are_the_same_data(
     assert len(harvest_rows(replace(spec, streaming=True))) > 1
 
 
-def test_a_file_of_another_kind_is_told(
+def test_a_file_of_another_kind_is_reported(
     tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
     (tmp_path / "texts.docx").write_text("a")
@@ -316,17 +316,19 @@ def test_a_streamed_id_that_is_too_large(token: int, tmp_path: Path) -> None:
 def test_text_said_to_be_tokens(tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]) -> None:
     for streaming in (False, True):
         spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), "", is_tokenized=True)
-        with pytest.raises(HarvestError, match="is said to hold tokens, but"):
+        with pytest.raises(HarvestError, match="hold tokens"):
             harvest_rows(replace(spec, streaming=streaming))
 
 
 def test_progress_ends_at_the_last_row(tmp_path: Path, tokenizer_dir: Path) -> None:
     spec = _spec(_dataset(tmp_path / "data", {"text": _texts(23)}), tokenizer_dir)
     (tmp_path / "rows").mkdir()
-    told: list[tuple[int, int | None]] = []
-    write_token_rows(spec, tmp_path / "rows", None, lambda done, total: told.append((done, total)))
-    assert told[-1] == (23, 23)
-    assert told == sorted(told)
+    reported: list[tuple[int, int | None]] = []
+    write_token_rows(
+        spec, tmp_path / "rows", None, lambda done, total: reported.append((done, total))
+    )
+    assert reported[-1] == (23, 23)
+    assert reported == sorted(reported)
 
 
 def test_rows_in_any_order(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -343,7 +345,7 @@ def test_rows_in_any_order(tmp_path: Path, tokenizer_dir: Path) -> None:
             rows.rows(start, stop)
 
 
-def test_what_is_not_there_is_told(tmp_path: Path, tokenizer_dir: Path) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path, tokenizer_dir: Path) -> None:
     spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), tokenizer_dir)
     (tmp_path / "no-eos").mkdir()
     plain = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
@@ -374,7 +376,7 @@ def test_a_row_without_text(tmp_path: Path, tokenizer_dir: Path) -> None:
         write_token_rows(spec, tmp_path / "rows", None)
 
 
-def test_damage_is_told_by_file(tmp_path: Path, tokenizer_dir: Path) -> None:
+def test_damage_is_reported_by_file(tmp_path: Path, tokenizer_dir: Path) -> None:
     spec = _spec(_dataset(tmp_path / "data", {"text": _texts(60)}), tokenizer_dir)
     directory = tmp_path / "rows"
     directory.mkdir()
@@ -456,9 +458,9 @@ def test_the_fingerprint_follows_the_tokenizer_s_content(
     spec = _spec(dataset, copied)
     tokenized = replace(spec, is_tokenized=True, column_name="ids")
     before = fingerprint(spec, None), fingerprint(tokenized, None)
-    told = json.loads((copied / "tokenizer.json").read_text())
-    told["post_processor"] = None
-    (copied / "tokenizer.json").write_text(json.dumps(told))
+    stored = json.loads((copied / "tokenizer.json").read_text())
+    stored["post_processor"] = None
+    (copied / "tokenizer.json").write_text(json.dumps(stored))
     assert fingerprint(spec, None) != before[0]
     assert fingerprint(tokenized, None) == before[1]
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from harvest_assets.analysis import get_input_token_stats
-from harvest_assets.cli.component_text import print_telling_components
+from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
@@ -91,12 +91,12 @@ def world(harvested: Path, out_dir: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def reads_fox() -> str:
-    """A component that is told by the word."""
+    """A component for which the word is informative."""
     frame = load_components_frame(NAME)
     assert frame is not None
-    telling = frame.filter(pl.col("firing_count") > 0)
-    tokens = telling["telling_input_tokens"].list.concat(telling["telling_output_tokens"])
-    return str(telling["component_key"][tokens.list.contains(FOX).arg_true()[0]])
+    firing = frame.filter(pl.col("firing_count") > 0)
+    tokens = firing["telling_input_tokens"].list.concat(firing["telling_output_tokens"])
+    return str(firing["component_key"][tokens.list.contains(FOX).arg_true()[0]])
 
 
 def spelled(ids) -> list[str]:
@@ -144,7 +144,7 @@ def test_analysis_and_terminal_have_the_same_texts(world: World):
         assert found is not None
         assert set(counted) <= {text for text, _ in found.top_recall}
     said = io.StringIO()
-    print_telling_components(NAME, 60, Console(file=said, width=400))
+    print_informative_components(NAME, 60, Console(file=said, width=400))
     assert '" fox"' in said.getvalue()
 
 
@@ -167,13 +167,13 @@ def test_another_tokenizer_is_never_used(world: World, where: str):
     assert "Tokens are shown as ids" in page
     assert "other1" not in page
     assert f"#{FOX}" in page
-    assert "No component is like that" in world.page("?token=other1")
-    for told in (str(world.own / "tok"), str(moved)):
-        assert told in page
+    assert "No components match" in world.page("?token=other1")
+    for path in (str(world.own / "tok"), str(moved)):
+        assert path in page
     for read in (
         lambda: activation_examples(NAME, KEY, 1),
         lambda: load_tokenizer_of(NAME),
-        lambda: print_telling_components(NAME, 1, Console(file=io.StringIO())),
+        lambda: print_informative_components(NAME, 1, Console(file=io.StringIO())),
     ):
         with pytest.raises(HarvestError, match="'tok'") as error:
             read()
@@ -250,7 +250,7 @@ def test_records_that_are_none(world: World, key: str, value):
     assert "Tokens are shown as ids" in world.page()
 
 
-def test_digests_tell_tokenizers_apart(tmp_path: Path):
+def test_different_tokenizers_have_different_digests(tmp_path: Path):
     digests = {kind: Vocabulary(make()).sha256 for kind, make in KINDS.items()}
     assert len(set(digests.values())) == len(KINDS)
     same = llama_like()
@@ -273,7 +273,7 @@ def test_a_tokenizer_in_python_is_recorded_too(tmp_path: Path):
     assert recorded.open().vocabulary.text(3 + ord("x")) == "x"
     shutil.rmtree(tmp_path / "a")
     shutil.copytree(tmp_path / "b", tmp_path / "a")
-    with pytest.raises(HarvestError, match="another"):
+    with pytest.raises(HarvestError, match="different tokenizer"):
         recorded.open()
 
 
@@ -294,7 +294,8 @@ def test_a_run_records_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert RunCheckpoint.open(tmp_path) == checkpoint
     path = HarvestLayout(tmp_path).run_checkpoint
     older = json.loads(path.read_text())
-    del older["tokenizer_path"], older["tokenizer_sha256"]
+    for name in ("tokenizer_path", "tokenizer_sha256", "format_version", "digest"):
+        del older[name]
     path.write_text(json.dumps(older))
     assert RunCheckpoint.open(tmp_path).tokenizer == RecordedTokenizer("tokenizer")
 
@@ -326,7 +327,7 @@ def test_a_vocabulary_with_gaps_is_listed_and_shown_whole(
     assert "#59" in world.page(f"/component/{KEY}") + page
     words = Tokenizer(models.WordLevel({"red": 0, "far": 2**32 - 1}, unk_token="red"))
     world.record(RecordedTokenizer.in_use(str(save(words, tmp_path / "far"))))
-    assert "No component is like that" in world.page("?token=far")
+    assert "No components match" in world.page("?token=far")
 
 
 def test_a_page_does_not_load_transformers(world: World):

@@ -104,9 +104,9 @@ def test_text_replaced_under_the_same_time(kind: str, tmp_path: Path) -> None:
     )
     for word in ("shard", "token"):
         _write(path, "text", f"{word} " * 10)
-        told = tokenizer.decode(sorted(_found(SharedTokenRows.prepare(spec, None))))
-        assert word in told.replace(" ", "")
-        assert {"shard": "token", "token": "shard"}[word] not in told.replace(" ", "")
+        decoded = tokenizer.decode(sorted(_found(SharedTokenRows.prepare(spec, None))))
+        assert word in decoded.replace(" ", "")
+        assert {"shard": "token", "token": "shard"}[word] not in decoded.replace(" ", "")
 
 
 def test_how_a_card_has_files_read_is_content(tmp_path: Path) -> None:

@@ -273,6 +273,8 @@ def test_a_stream_is_read_no_further_than_needed(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path / "data", {"ids": _token_lists(50_000, 2)})
     spec = _tokens(dataset, n_ctx=2)
     (tmp_path / "rows").mkdir()
-    told: list[tuple[int, int | None]] = []
-    write_token_rows(spec, tmp_path / "rows", 1_500, lambda done, total: told.append((done, total)))
-    assert told == [(1000, None)]  # the second group is enough, and nobody asks for a third
+    reported: list[tuple[int, int | None]] = []
+    write_token_rows(
+        spec, tmp_path / "rows", 1_500, lambda done, total: reported.append((done, total))
+    )
+    assert reported == [(1000, None)]  # the second group is enough, and nobody asks for a third

@@ -109,7 +109,7 @@ def word_piece() -> Tokenizer:
 
 
 def end_of_word() -> Tokenizer:
-    """BPE whose tokens tell where a word ends, as of the first GPT."""
+    """BPE whose tokens mark where a word ends, as of the first GPT."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")

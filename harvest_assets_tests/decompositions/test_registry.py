@@ -17,7 +17,13 @@ from harvest_assets_tests.decompositions import tiny_dictionary
 from harvest_assets_tests.decompositions.tiny_dictionary import TinyDictionary
 from harvest_assets_tests.tiny_run import write_world
 
-LATER_KEYS = ("tokenizer_path", "tokenizer_sha256", "file_stamps")  # than version 0.1
+LATER_KEYS = (
+    "tokenizer_path",
+    "tokenizer_sha256",
+    "file_stamps",
+    "format_version",
+    "digest",
+)  # than version 0.1
 
 
 @pytest.fixture(autouse=True)

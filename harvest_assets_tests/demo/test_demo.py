@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from harvest_assets.cli.component_text import print_telling_components
+from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.demo.built_in import RUN, lay_out_demo
 from harvest_assets.loaders import load_token_stats
 from harvest_assets_tests import oracle
@@ -78,13 +78,13 @@ def test_the_demo_harvests_and_prints(out_dir: Path, tmp_path: Path, monkeypatch
 
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, color_system="truecolor", width=100)
-    print_telling_components(harvest.name, 2, console)
+    print_informative_components(harvest.name, 2, console)
     assert "\x1b[" in shown.getvalue()
     assert "<<" not in shown.getvalue()
 
 
-def test_telling_components_are_those_of_the_formula():
-    from harvest_assets.analysis import get_telling_components
+def test_informative_components_are_those_of_the_formula():
+    from harvest_assets.analysis import get_informative_components
     from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 
     random = np.random.default_rng(5)
@@ -97,7 +97,7 @@ def test_telling_components_are_those_of_the_formula():
     truth = oracle.statistics(tokens, ci, probs, 1e-6)
     n = truth.total_tokens_processed
 
-    def told(counts, totals, c: int) -> float:
+    def nats(counts, totals, c: int) -> float:
         n_c = truth.firing_counts[c]
         return sum(
             counts[c][t] / n_c * np.log(counts[c][t] * n / (n_c * totals[t]))
@@ -108,8 +108,8 @@ def test_telling_components_are_those_of_the_formula():
     scores = {
         c: np.log(1 + truth.firing_counts[c])
         * max(
-            told(truth.input_token_counts, truth.input_token_totals, c),
-            told(truth.output_token_prob_mass, truth.output_token_prob_totals, c),
+            nats(truth.input_token_counts, truth.input_token_totals, c),
+            nats(truth.output_token_prob_mass, truth.output_token_prob_totals, c),
         )
         for c in range(7)
     }
@@ -127,10 +127,10 @@ def test_telling_components_are_those_of_the_formula():
         torch.tensor(truth.output_token_prob_totals),
         torch.tensor(truth.firing_counts, dtype=torch.float64),
     )
-    named = get_telling_components(correlations, stats, 8)
+    named = get_informative_components(correlations, stats, 8)
     assert named[0] == "a:4"
     assert "a:5" not in named
     assert "a:7" not in named
     values = [scores[int(key[2:])] for key in named]
     assert values == sorted(values, reverse=True)
-    assert get_telling_components(correlations, stats, 2) == named[:2]
+    assert get_informative_components(correlations, stats, 2) == named[:2]

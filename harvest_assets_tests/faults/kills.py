@@ -2,7 +2,7 @@
 
 A round begins with an older complete result, or with nothing. The harvest is started in a process
 of its own and killed, up to four times in a row; after each kill every file must be an old or a new
-one, whole. Then it runs to its end, and what stands there must equal what was never interrupted.
+one, whole. Then it runs to its end, and the result must equal that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Killer:
             self.tally.killed[stage] += 1
             self.tally.over_old += over_old
             last = stage
-            self._look(harvest, stage, over_old=over_old)
+            self._check(harvest, stage, over_old=over_old)
         self.tally.rounds += 1
         try:
             in_child(harvest.run)
@@ -123,9 +123,9 @@ class Killer:
         left = [p for p in place.rglob("*") if p.name.endswith(".tmp") or p.name == "shards"]
         left = [p for p in left if p.name != "shards" or any(p.iterdir())]
         if left:
-            self.tally.losses.append(f"{last}: left behind {left}")
+            self.tally.losses.append(f"{last}: leftovers {left}")
 
-    def _look(self, harvest: SmallHarvest, stage: str, *, over_old: bool) -> None:
+    def _check(self, harvest: SmallHarvest, stage: str, *, over_old: bool) -> None:
         """Each file is an old or a new one, whole; a mix of both is named by the manifest."""
         try:
             found = contents(harvest.paths)
@@ -205,9 +205,9 @@ def _count_stages(harvest: SmallHarvest) -> dict[str, int]:
 
 
 def _watch(note: Callable[[str], Any]) -> None:
-    """Have stages told when they are entered; only in a child that will not live long."""
+    """Call `note` when a stage is entered; only in a short-lived child process."""
 
-    def told(owner: Any, name: str, stage: str) -> None:
+    def wrap(owner: Any, name: str, stage: str) -> None:
         original = getattr(owner, name)
 
         @wraps(original)
@@ -217,15 +217,15 @@ def _watch(note: Callable[[str], Any]) -> None:
 
         setattr(owner, name, wrapped)
 
-    told(resume, "harvest_rows", "accumulation")
-    told(HarvesterState, "save", "save")
+    wrap(resume, "harvest_rows", "accumulation")
+    wrap(HarvesterState, "save", "save")
     for module in (atomic, publication):
-        told(module, "rename_into_place", "rename")
-    told(merging, "merge_correlations", "merge")
-    told(merging, "merge_token_stats", "merge")
-    told(contexts, "_line", "JSON lines")
-    told(ComponentTables, "_write_index", "index")
-    told(compaction.CompactedState, "write", "compaction")
+        wrap(module, "rename_into_place", "rename")
+    wrap(merging, "merge_correlations", "merge")
+    wrap(merging, "merge_token_stats", "merge")
+    wrap(contexts, "_line", "JSON lines")
+    wrap(ComponentTables, "_write_index", "index")
+    wrap(compaction.CompactedState, "write", "compaction")
     for module in (publication, compaction):
-        told(module, "remove", "sweep")
-    told(lease, "_create", "sweep")
+        wrap(module, "remove", "sweep")
+    wrap(lease, "_create", "sweep")

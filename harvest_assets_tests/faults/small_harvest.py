@@ -71,7 +71,7 @@ class SmallHarvest:
         seed: of the sample; another seed gives another result.
         n_batches: of 8 rows.
         n_shards: shards.
-        told: what else config.json tells.
+        config_extras: further entries of config.json.
         saving_share: of the time that may go into saving.
     """
 
@@ -79,7 +79,7 @@ class SmallHarvest:
     seed: int = 0
     n_batches: int = 12
     n_shards: int = 2
-    told: tuple[tuple[str, str], ...] = ()
+    config_extras: tuple[tuple[str, str], ...] = ()
     saving_share: float = 0.9
 
     @property
@@ -112,8 +112,10 @@ class SmallHarvest:
         lease = paths.lease(f"shard-{name}")
         with hold_lease(lease, f"Shard {name}"):
             work = Work.of(paths, plan)
-            share = ShardResult(plan.digest, work.sums, name, work.share(name), None)
-            if not share.rows or work.standing(paths, plan, name):
+            share = ShardResult(
+                plan.digest, work.compatibility_digest, name, work.share(name), None
+            )
+            if not share.rows or work.reusable(paths, plan, name):
                 return
             harvester, done = resume_or_begin(
                 paths.shard_saved(name),
@@ -134,10 +136,10 @@ class SmallHarvest:
                 on_progress=enough,
                 may_write=lambda: check_held(lease),
                 saving_share=self.saving_share,
-                least_seconds=0.0,
+                min_seconds=0.0,
             )
             state = harvester.build_results()
-            result = ShardResult(plan.digest, work.sums, name, share.rows, state)
+            result = ShardResult(plan.digest, work.compatibility_digest, name, share.rows, state)
             commit_shard(paths, result)
 
     def merge(self, keep: str = "merged") -> None:
@@ -145,7 +147,7 @@ class SmallHarvest:
         with hold_lease(paths.lease("merge"), "The merge"):
             total = ShardResults(paths).open(plan)
             config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
-            config |= dict(self.told)
+            config |= dict(self.config_extras)
             for value in (
                 MergedCorrelations(total, plan.digest),
                 MergedTokenStats(total, plan.digest),

@@ -29,11 +29,11 @@ def start(run: Path, out: Path, home: Path) -> subprocess.Popen:
 
 def finished(process: subprocess.Popen) -> None:
     try:
-        _, told = process.communicate(timeout=200)
+        _, stderr = process.communicate(timeout=200)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, told
+    assert process.returncode == 0, stderr
 
 
 @pytest.mark.slow

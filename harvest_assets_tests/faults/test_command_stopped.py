@@ -60,7 +60,7 @@ def layout_of(place: Path, out: str = "out") -> HarvestLayout:
 
 
 def wait_for_progress(process: subprocess.Popen[str], place: Path) -> None:
-    """Until a shard that this command started has told how far it is."""
+    """Until a shard that this command started has reported its progress."""
     begun, deadline = time.time(), time.monotonic() + 200
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
@@ -79,13 +79,13 @@ def test_a_signal_saves_stops_and_is_said(place: Path, number: signal.Signals, *
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         (os.killpg if group else os.kill)(process.pid, number)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == STATUSES[number]
-    assert ("Stopped" in told) == (number != signal.SIGKILL)
-    assert "Traceback" not in told
+    assert ("Stopped" in stderr) == (number != signal.SIGKILL)
+    assert "Traceback" not in stderr
     # Nobody waits for the workers of a command that was killed: they end a little later.
     _, left = psutil.wait_procs(children, timeout=60 if number == signal.SIGKILL else 0)
     assert not left
@@ -98,6 +98,6 @@ def test_a_signal_saves_stops_and_is_said(place: Path, number: signal.Signals, *
 def test_what_was_stopped_ends_like_what_never_was(place: Path):
     for out in ("out", "whole"):
         process = start(place, out)
-        _, told = process.communicate(timeout=550)
-        assert process.returncode == 0, told
+        _, stderr = process.communicate(timeout=550)
+        assert process.returncode == 0, stderr
     assert contents(layout_of(place)) == contents(layout_of(place, "whole"))

@@ -17,7 +17,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.store.preflight import require_counts
-from harvest_assets.store.resource_estimate import least_disk
+from harvest_assets.store.resource_estimate import min_disk
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
 
 
@@ -144,7 +144,7 @@ def test_an_error_at_each_call(
 def test_no_room_is_said_before_work_starts(tmp_path: Path):
     with pytest.raises(HarvestError, match=r"B free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
-    require_free(tmp_path, least_disk(LAYERS, VOCAB, 2))
+    require_free(tmp_path, min_disk(LAYERS, VOCAB, 2))
 
 
 def test_counts_that_no_memory_holds_are_refused_with_the_numbers():

@@ -26,5 +26,5 @@ def test_writes_that_fail_lose_nothing():
     """The short form; the long one: python -m harvest_assets_tests.faults --writes 1."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    told = re.match(r"(\d+) writes failed, (\d+) of them ended", faults("--writes", "7"))
-    assert int(told[1]) >= int(told[2]) > 3
+    counts = re.match(r"(\d+) writes failed, (\d+) of them ended", faults("--writes", "7"))
+    assert int(counts[1]) >= int(counts[2]) > 3

@@ -41,7 +41,7 @@ def test_the_deepest_mount_decides(mounts: Path, path: str, kind: str | None):
     assert network_filesystem(Path(path), mounts) == kind
 
 
-def test_a_system_without_a_table_tells_nothing(tmp_path: Path):
+def test_without_a_mount_table_nothing_is_known(tmp_path: Path):
     assert network_filesystem(tmp_path, tmp_path / "nothing") is None
 
 
@@ -49,9 +49,9 @@ def test_only_sqlite_is_warned_of(mounts: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         instance, "network_filesystem", lambda path: network_filesystem(path, mounts)
     )
-    told = instance.database_warning(Path("/home/ada/dagster"), "SqliteRunStorage")
-    assert told is not None
-    assert "/home/ada/dagster is on nfs4" in told
-    assert "docs/production.md" in told
+    warning = instance.database_warning(Path("/home/ada/dagster"), "SqliteRunStorage")
+    assert warning is not None
+    assert "/home/ada/dagster is on nfs4" in warning
+    assert "docs/production.md" in warning
     assert instance.database_warning(Path("/home/ada"), "PostgresRunStorage") is None
     assert instance.database_warning(Path("/var/dagster"), "SqliteRunStorage") is None

@@ -25,7 +25,7 @@ def paths(out_dir: Path) -> HarvestLayout:
     return paths
 
 
-def test_an_entry_tells_size_digest_and_plan(paths: HarvestLayout):
+def test_an_entry_records_size_digest_and_plan(paths: HarvestLayout):
     paths.token_stats.write_bytes(b"12345")
     record(paths, paths.token_stats, "plan-b")
     entries = json.loads(paths.manifest.read_text())["files"]
@@ -57,31 +57,31 @@ def test_a_mix_of_plans_is_seen_and_said_once(paths: HarvestLayout):
         lambda: load_activation_contexts_summary("aaaaaaaa"),
         lambda: activation_examples("aaaaaaaa", "h.0:0", 1),
     ):
-        with pytest.warns(UserWarning, match="different harvests") as told:
+        with pytest.warns(UserWarning, match="different harvests") as caught:
             load()
-        assert [warning.filename for warning in told] == [__file__]
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_changed_files_are_named(paths: HarvestLayout):
     paths.token_stats.write_text("{ ")
     assert disagreements(paths) == []
-    (told,) = disagreements(paths, deep=True)
-    assert "digest" in told
-    assert str(paths.token_stats) in told
+    (problem,) = disagreements(paths, deep=True)
+    assert "digest" in problem
+    assert str(paths.token_stats) in problem
     paths.token_stats.write_text("{")
     with pytest.warns(UserWarning, match=r"token_stats\.pt does not have the size"):
         load_activation_contexts_summary("aaaaaaaa")
     paths.token_stats.unlink()
-    (told,) = disagreements(paths)
-    assert "missing" in told
+    (problem,) = disagreements(paths)
+    assert "missing" in problem
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"files": []}', '{"files": {"a": 1}}', "\xff"])
 def test_a_damaged_manifest_vouches_for_nothing(paths: HarvestLayout, content: str):
     paths.manifest.write_text(content, encoding="latin-1")
-    told = disagreements(paths)
-    assert len(told) == len(paths.five_files)
-    assert all("does not name" in sentence for sentence in told)
+    problems = disagreements(paths)
+    assert len(problems) == len(paths.five_files)
+    assert all("does not name" in sentence for sentence in problems)
     for file in paths.five_files:
         record(paths, file, "plan-a")
     assert disagreements(paths, deep=True) == []

@@ -111,7 +111,7 @@ Kind = tuple[Path, Callable[[], Any]]
 
 
 def _plan(root: Path) -> Kind:
-    HarvestPlan(RUN, "0" * 64, None, 8, 16, 1e-6, 8, 3, 4, 0, 2).write(root)
+    SmallHarvest(root).plan.write(root)
     return root / "plan.json", lambda: HarvestPlan.open(root)
 
 
@@ -139,7 +139,7 @@ def _registration(root: Path) -> Kind:
 
 
 def _pointer(root: Path) -> Kind:
-    commit_directory(root / "current.json", HarvestPlan(RUN, "0", 1, 1, 1, 0.0, 0, 0, 0, 0, 1))
+    commit_directory(root / "current.json", SmallHarvest(root).plan)
     return root / "current.json", lambda: committed_directory(root / "current.json")
 
 

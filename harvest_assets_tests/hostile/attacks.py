@@ -74,7 +74,7 @@ ATTACKS: list[Attack] = []
 
 
 class _HangsError(BaseException):
-    """Nothing came; no reader that tells of all exceptions may take it for its own."""
+    """Nothing came; a reader that reports all exceptions must not catch it as its own."""
 
 
 def outcome(attack: Attack, folder: Path) -> tuple[str, str]:
@@ -106,7 +106,7 @@ def _watched() -> Iterator[Callable[[], int]]:
 
     handler = signal.signal(signal.SIGALRM, hangs)
     signal.setitimer(signal.ITIMER_REAL, _SECONDS, 1)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _peak()
     try:
         yield lambda: _peak() - before
@@ -143,7 +143,7 @@ def _bytes(kind: str, reader: str, attacks: dict[str, bytes | Callable[[bytes], 
 
 
 def refused(call: Callable[[], object]) -> bool:
-    """Does a call end with the error that it should?"""
+    """Whether a call ends with the expected error."""
     try:
         call()
     except HarvestError:
@@ -550,8 +550,8 @@ def _dataset(folder: Path, readme: str | None = None) -> str:
     (folder / "secret.jsonl").write_text('{"text": "secret"}\n')
     if readme is not None:
         split = f"  - split: train\n    path: {readme}\n"
-        told = f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n"
-        (place / "README.md").write_text(told)
+        metadata = f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n"
+        (place / "README.md").write_text(metadata)
     return str(place)
 
 
@@ -851,8 +851,8 @@ def _(folder: Path) -> bool:
         entries = {"files": {name: {"size": 6, "sha256": "0", "plan": "x"}}}
         paths.root.mkdir(exist_ok=True)
         put(paths.manifest, json.dumps(entries).encode())
-        told = manifest.disagreements(paths, deep=True)
-        if manifest.read(paths) or any("kept" in problem for problem in told):
+        problems = manifest.disagreements(paths, deep=True)
+        if manifest.read(paths) or any("kept" in problem for problem in problems):
             return False
     return True
 

@@ -55,9 +55,9 @@ def main() -> int:
         total += tried
         if status:
             failed.append(target)
-        told = f"FAILED, see {asked.findings}" if status else "ok"
+        verdict = f"FAILED, see {asked.findings}" if status else "ok"
         seconds = time.monotonic() - started
-        print(f"{target:18} {tried:9,} inputs {seconds:7.0f} s  {told}", flush=True)
+        print(f"{target:18} {tried:9,} inputs {seconds:7.0f} s  {verdict}", flush=True)
     print(f"{total:,} inputs; failed: {', '.join(failed) or 'none'}")
     return bool(failed)
 

@@ -304,9 +304,9 @@ class Rows(_OfHarvest):
 
     def read(self, content: bytes) -> None:
         put_sealed(self.file, content)
-        told = SharedTokenRows.open(self.paths.root)
-        assert told.directory.parent.name == "data"
-        assert told.fingerprint.isalnum()
+        rows = SharedTokenRows.open(self.paths.root)
+        assert rows.directory.parent.name == "data"
+        assert rows.fingerprint.isalnum()
 
 
 class Manifest(_OfHarvest):
@@ -552,7 +552,7 @@ class TokenRowsOrder(TokenRowsDescription):
 
 
 class TokenRowsArrow(TokenRowsDescription):
-    """The Arrow file of rows, of the size that is told."""
+    """The Arrow file of rows, of the recorded size."""
 
     FILE = "tokens.arrow"
 

@@ -1,4 +1,4 @@
-"""Every hand-made attack is refused, and the table in the docs tells of these very attacks."""
+"""Every hand-made attack is refused, and the table in the docs lists exactly these attacks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_is_let_in_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert outcome(Attack("", "", is_refused), folder)[0] == found
 
 
-def test_the_docs_tell_of_these_attacks():
+def test_the_docs_list_these_attacks():
     counts = Counter(attack.kind for attack in ATTACKS)
     table = rows({kind: Counter({REFUSED: n}) for kind, n in counts.items()})
     assert "\n".join(table) in DOC.read_text(encoding="utf-8")

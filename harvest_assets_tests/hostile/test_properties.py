@@ -1,4 +1,4 @@
-"""Whatever bytes a reader is given, it reads them or tells in one sentence that it does not.
+"""Whatever bytes a reader is given, it reads them or reports in one sentence that it cannot.
 
 The same readers as the fuzzer's, for a few hundred inputs each: arbitrary bytes, good files with
 pieces changed, and JSON and YAML of arbitrary values in place of the right ones.
@@ -62,7 +62,7 @@ def _edited(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
 
 
 def _replaced(content: bytes, where: int, value: object) -> bytes:
-    """A JSON file with one of its values replaced, however deep it stands."""
+    """A JSON file with one of its values replaced, at any depth."""
     try:
         root = json.loads(content)
     except ValueError:

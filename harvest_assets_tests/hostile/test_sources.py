@@ -1,4 +1,4 @@
-"""What runs or unpickles foreign code stands nowhere in the product."""
+"""Nothing in the product runs or unpickles foreign code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ATTRIBUTES = {
     ("pickle", "Unpickler"),
     ("importlib", "import_module"),
 }
-# Keywords that must have one value wherever they stand.
+# Keywords that must have one value wherever they are used.
 _KEYWORDS = {
     "trust_remote_code": False,
     "allow_pickle": False,

@@ -21,10 +21,11 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration.conditions import harvest_automation
-from harvest_assets.orchestration.harvests import MERGED, PREPARED, unharvested
+from harvest_assets.orchestration.harvests import unharvested
 from harvest_assets.orchestration.instance import open_instance
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, shard_partition
 from harvest_assets.orchestration.sensors import new_wandb_runs
+from harvest_assets.stages import Stage
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
@@ -53,7 +54,7 @@ def timed(what: str, function: Callable[[], T]) -> T:
 def fill(instance: dg.DagsterInstance, keys: list[str], n_open: int) -> None:
     instance.add_dynamic_partitions(RUN_DIMENSION, keys)
     for key in keys[: len(keys) - n_open]:
-        parts = [(asset, key) for asset in (*PREPARED, *MERGED)]
+        parts = [(asset.value, key) for asset in (*Stage.PREPARE.assets, *Stage.MERGE.assets)]
         parts += [("harvest_shard", shard_partition(key, name)) for name in SHARD_KEYS]
         for asset, partition in parts:
             instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))

@@ -41,16 +41,16 @@ def holds(process: subprocess.Popen[str]) -> int:
 def test_processes_never_share_one_and_wait_while_all_are_taken(tmp_path: Path):
     first, second = (hold(tmp_path, *GPUS) for _ in range(2))
     assert {holds(first), holds(second)} == {0, 1}
-    told: list[str] = []
+    lines: list[str] = []
 
-    def tell(line: str) -> None:
-        told.append(line)
-        if "Waits" in line:
-            first.kill()  # a lease goes with its process, however that ends
+    def log(line: str) -> None:
+        lines.append(line)
+        if "all 2 visible" in line:
+            first.kill()  # a lease ends with its process, however that ends
 
-    with gpus.lease_one(GPUS, tell, tmp_path) as third:
-        assert GPUS[third] in told[-1]
-    assert "all 2 visible" in told[0]
+    with gpus.lease_one(GPUS, log, tmp_path) as third:
+        assert GPUS[third] in lines[-1]
+    assert "all 2 visible" in lines[0]
     second.communicate()
     first.communicate()
 

@@ -27,25 +27,64 @@ from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest, sentence
 from harvest_assets_tests.tiny_run import N_CTX, VOCAB
 
 LAYERS = [
-    ("model.layers.0.mlp.up_proj", 12),
-    ("model.layers.1.mlp.up_proj", 12),
-    ("model.layers.1.self_attn.q_proj", 9),
+    ("h.0.mlp.up_proj", 12),
+    ("h.1.mlp.up_proj", 12),
+    ("h.1.attn.q_proj", 9),
 ]
 BLOCKING = ("counts_are_consistent", "files_agree")
 KEYS = [f"{layer}:{c}" for layer, count in LAYERS for c in range(count)]
+
+
+# The names of `LlamaSimple`, and those of the same model in `transformers`
+LLAMA_NAMES = {
+    "wte": "model.embed_tokens",
+    "ln_f": "model.norm",
+    "h.": "model.layers.",
+    ".attn.": ".self_attn.",
+    ".rms_1": ".input_layernorm",
+    ".rms_2": ".post_attention_layernorm",
+}
+
+
+def llama_name(name: str) -> str:
+    for ours, theirs in LLAMA_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def llama_of(config: dict, state: dict[str, torch.Tensor]) -> LlamaForCausalLM:
+    """The target as `transformers` has it."""
+    folder = Path(config["pretrained_model_name"]).parents[1]
+    sizes = yaml.safe_load((folder / "model_config.yaml").read_text())
+    llama_config = LlamaConfig(
+        vocab_size=sizes["vocab_size"],
+        hidden_size=sizes["n_embd"],
+        intermediate_size=sizes["n_intermediate"],
+        num_hidden_layers=sizes["n_layer"],
+        num_attention_heads=sizes["n_head"],
+        num_key_value_heads=sizes["n_key_value_heads"],
+        max_position_embeddings=sizes["block_size"],
+    )
+    target = LlamaForCausalLM(llama_config).eval()
+    prefix = "target_model."
+    target.load_state_dict(
+        {
+            llama_name(name.removeprefix(prefix)): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+    )
+    return target
 
 
 def independent_forward(run: Path, tokens: torch.Tensor, layers=LAYERS):
     """CI, probabilities and activations from the formulas and `transformers` alone."""
     state = torch.load(run / "model_100.pth", weights_only=True)
     config = yaml.safe_load((run / "final_config.yaml").read_text())
-    target = LlamaForCausalLM(LlamaConfig.from_pretrained(config["pretrained_model_name"])).eval()
-    target.load_state_dict(
-        {k.removeprefix("target_model."): v for k, v in state.items() if k.startswith("target")}
-    )
+    target = llama_of(config, state)
     inputs = {}
     for layer, _ in layers:
-        target.get_submodule(layer).register_forward_hook(
+        target.get_submodule(llama_name(layer)).register_forward_hook(
             lambda _module, args, _out, layer=layer: inputs.__setitem__(layer, args[0])
         )
     with torch.no_grad():
@@ -154,7 +193,7 @@ def test_another_seed_draws_another_sample_of_the_same_counts(tiny: TinyHarvest)
     assert [c["activation_examples"] for c in first] != [c["activation_examples"] for c in second]
 
 
-def test_a_dataset_that_ends_early_is_told(tiny: TinyHarvest):
+def test_a_dataset_that_ends_early_is_reported(tiny: TinyHarvest):
     tiny.harvest(n_batches=10**6)
     config = json.loads(tiny.layout.config.read_text())
     assert config["n_batches"] == 10**6
@@ -193,9 +232,9 @@ def test_metadata_is_worth_reading(tiny: TinyHarvest):
     merged = tiny.stage("merge")
     (event,) = shard.get_asset_materialization_events()
     assert event.materialization.metadata["tokens per second"].value > 0
-    told = event.materialization.metadata
-    assert {"tokens", "components alive", "mean L0", "seconds", "bytes", "path"} <= set(told)
-    assert told["tokens"].value == 6 * 8 * N_CTX
+    metadata = event.materialization.metadata
+    assert {"tokens", "components alive", "mean L0", "seconds", "bytes", "path"} <= set(metadata)
+    assert metadata["tokens"].value == 6 * 8 * N_CTX
     for event in merged.get_asset_materialization_events():
         assert event.materialization.metadata["bytes"].value > 0
         assert Path(event.materialization.metadata["path"].path).exists()

@@ -32,14 +32,14 @@ def plan_of(tiny: TinyHarvest) -> dict:
 
 def changes_in(prepared: dg.ExecuteInProcessResult) -> str:
     (made,) = prepared.asset_materializations_for_node("harvest_plan")
-    told = made.metadata.get("changes")
-    return told.value if told else ""
+    entry = made.metadata.get("changes")
+    return entry.value if entry else ""
 
 
 def tokens_harvested(tiny: TinyHarvest) -> int:
     (event,) = tiny.stage("harvest", shard="00").get_asset_materialization_events()
-    told = event.materialization.metadata.get("tokens")
-    return told.value if told else 0
+    entry = event.materialization.metadata.get("tokens")
+    return entry.value if entry else 0
 
 
 def test_no_config_keeps_the_plan(tiny: TinyHarvest):
@@ -135,8 +135,8 @@ def test_no_config_keeps_the_checkpoint(
 ):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     weights = torch.load(run / "model_100.pth", weights_only=True)
-    head = "target_model.lm_head.weight"
-    torch.save({**weights, head: weights[head] * 2}, run / "model_200.pth")
+    norm = "target_model.ln_f.weight"
+    torch.save({**weights, norm: weights[norm] * 2}, run / "model_200.pth")
     tiny = TinyHarvest.of(instance, run)
 
     def checkpoint_after(**given) -> tuple[str, list[str]]:

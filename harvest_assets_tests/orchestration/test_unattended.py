@@ -135,7 +135,7 @@ def check_nothing_lost_nothing_twice(sound: list[int], broken: int) -> None:
 
 
 def shown(address: str, pages: dict[str, tuple[str, ...]]) -> None:
-    """Open pages in a browser, see that texts stand there, keep pictures where wanted."""
+    """Open pages in a browser, check that texts are shown, keep screenshots if wanted."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on PATH (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright

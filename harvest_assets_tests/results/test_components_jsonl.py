@@ -155,7 +155,7 @@ def lists(score: float) -> ComponentTokenPMI:
         lambda value: {"output_token_pmi": lists(-value)},
     ],
 )
-def test_what_is_no_number_is_refused(tmp_path: Path, value: float, spoiled):
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float, spoiled):
     with pytest.raises(HarvestError, match=r"h\.0:0"):
         write_contexts(HarvestLayout(tmp_path), [component(0, 1, **spoiled(value))], {})
 
@@ -390,5 +390,5 @@ def test_what_is_not_harvested_is_none(out_dir: Path):
     assert load_activation_context_single("bbbbbbbb", "h.0:0") is None
     assert activation_examples("bbbbbbbb", "h.0:0", 3) is None
     for name in ("", "..", "a/..", "a\0b"):
-        with pytest.raises(HarvestError, match="no run id"):
+        with pytest.raises(HarvestError, match="not a valid run id"):
             load_correlations(name)

@@ -74,7 +74,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, monkeypatch: pyte
             CorrelationStorage.load(path)
     assert not (tmp_path / "should_not_exist").exists()
     path.unlink()
-    with pytest.raises(HarvestError, match="not there"):
+    with pytest.raises(HarvestError, match="does not exist"):
         CorrelationStorage.load(path)
 
 

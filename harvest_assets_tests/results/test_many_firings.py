@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from harvest_assets.analysis import (
     get_correlated_components,
-    get_telling_components,
+    get_informative_components,
 )
 from harvest_assets.files.commit import publish_files
 from harvest_assets.files.layout import HarvestLayout
@@ -89,7 +89,7 @@ def test_they_are_exact_and_ratios_stay(two: tuple[HarvestLayout, HarvestLayout]
                     [x for _, x in found[side][end]], [x for _, x in few[side][end]], rtol=1e-9
                 )
     # A firing is as informative as before; the number of firings counts by its logarithm.
-    assert set(get_telling_components(more, more_tokens, 5)) <= set(counts.component_keys)
+    assert set(get_informative_components(more, more_tokens, 5)) <= set(counts.component_keys)
 
 
 def test_pages_show_them(two: tuple[HarvestLayout, HarvestLayout]):

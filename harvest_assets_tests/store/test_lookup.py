@@ -49,7 +49,7 @@ LOADERS: list[Callable[[str], object]] = [
 
 
 def written(out_dir: Path, folder: str, run: str | None = None, mean_ci: float = 1.0) -> Path:
-    """A harvest by another writer; `mean_ci` tells which one was read."""
+    """A harvest by another writer; `mean_ci` shows which one was read."""
     contexts = out_dir / "harvest" / folder / "activation_contexts"
     contexts.mkdir(parents=True)
     config = {} if run is None else {"wandb_path": run}
@@ -103,7 +103,7 @@ def test_another_runs_harvest_is_never_loaded(run: str, load: Callable[[str], ob
 @pytest.mark.parametrize("command", ["verify", "view"])
 @pytest.mark.parametrize("run", ["anybody/anything/s-aaaa1111", "spd/s-aaaa1111", "aaaa1111"])
 @pytest.mark.usefixtures("two_runs")
-def test_commands_fail_with_what_there_is(command: str, run: str):
+def test_commands_fail_with_a_list_of_harvests(command: str, run: str):
     done = CliRunner().invoke(cli, [command, run])
     assert done.exit_code == 1
     for there in (run, "second", OTHER, SPD):
@@ -144,7 +144,7 @@ def test_long_lists_are_cut_with_close_names_first(out_dir: Path):
     assert "e/p/" in said
 
 
-def test_nothing_harvested_is_said(out_dir: Path):
+def test_an_empty_harvest_folder_is_reported(out_dir: Path):
     for run in ("s-aaaa1111", SPD):
         assert str(out_dir / "harvest") in not_found(run)
 
@@ -204,7 +204,7 @@ def test_the_first_folder_can_be_chosen_again(out_dir: Path):  # noqa: ARG001
         assert registration_of(SPD).out_name == out_name
 
 
-def test_a_second_harvest_of_a_run_stands_for_itself(
+def test_a_second_harvest_of_a_run_is_named_separately(
     out_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = write_world(tmp_path / "world")

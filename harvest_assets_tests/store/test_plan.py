@@ -65,7 +65,7 @@ def test_digests_are_those_of_version_0_1():
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_is_in_the_digest_and_the_shared_ones_in_that_of_sums(name: str):
+def test_every_setting_is_in_the_plan_digest_and_shared_ones_in_the_compatibility_digest(name: str):
     value = SETTINGS[name]
     other = f"{value}x" if isinstance(value, str) else not value if value in (0, 1) else value + 1
     before, after = HarvestPlan(**SETTINGS), HarvestPlan(**{**SETTINGS, name: other})

@@ -116,7 +116,7 @@ def test_more_batches_later_are_all_that_is_harvested(tmp_path: Path, n_shards: 
     assert longer.paths.components.read_bytes() == whole.paths.components.read_bytes()
 
 
-def test_another_seed_adds_nothing_to_what_is_there(tmp_path: Path):
+def test_another_seed_is_not_added_to_an_older_harvest(tmp_path: Path):
     harvested(tmp_path / "h", seed=1)
     other = harvested(tmp_path / "h", seed=2)
     assert contents(other.paths) == contents(harvested(tmp_path / "alone", seed=2).paths)
@@ -154,9 +154,9 @@ def test_damage_is_named_and_not_summed(tmp_path: Path, damage, where: float):
     for file in files:
         good = file.read_bytes()
         damage(file, where)
-        with pytest.raises(HarvestError, match="Shard 01") as told:
+        with pytest.raises(HarvestError, match="Shard 01") as caught:
             harvest.merge()
-        assert file.name in str(told.value)
+        assert file.name in str(caught.value)
         assert not harvest.paths.component_correlations.exists()
         with pytest.raises(HarvestError, match="Shard 01"):
             compact(harvest.paths, harvest.plan, "merged")

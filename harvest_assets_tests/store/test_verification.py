@@ -42,13 +42,16 @@ def test_a_flipped_bit_anywhere_is_named(harvest: SmallHarvest):
             bad = bytearray(good)
             bad[int(where * len(bad))] ^= 1
             file.write_bytes(bad)
-            assert any(file.name in told for told in problems_of(harvest.paths)), (file, where)
+            assert any(file.name in problem for problem in problems_of(harvest.paths)), (
+                file,
+                where,
+            )
         file.write_bytes(good)
         assert problems_of(harvest.paths) == []
 
 
 def resaved(paths: HarvestLayout, file: Path, change) -> list[str]:
-    """What is told of a file that was changed and whose digest was written down anew."""
+    """The problems of a harvest whose file was changed and has a new digest in the manifest."""
     value = torch.load(file, weights_only=True)
     change(value)
     torch.save(value, file)
@@ -73,8 +76,8 @@ def test_a_wrong_number_with_a_right_digest_is_named(
     def change(value: dict) -> None:
         value[key].view(-1)[-2] += 1
 
-    told = resaved(harvest.paths, getattr(harvest.paths, name), change)
-    assert any(named in problem for problem in told), told
+    problems = resaved(harvest.paths, getattr(harvest.paths, name), change)
+    assert any(named in problem for problem in problems), problems
 
 
 def test_lines_that_the_index_does_not_name(harvest: SmallHarvest):
@@ -87,8 +90,8 @@ def test_lines_that_the_index_does_not_name(harvest: SmallHarvest):
     moved = table.set_column(index, table.schema.field("offset"), [offsets])
     pq.write_table(moved.replace_schema_metadata(table.schema.metadata), paths.component_index)
     record(paths, paths.component_index, harvest.plan.digest)
-    (told,) = problems_of(paths)
-    assert "where its index says" in told
+    (problem,) = problems_of(paths)
+    assert "where its index says" in problem
 
 
 def test_a_summary_of_other_numbers(harvest: SmallHarvest):
@@ -98,8 +101,8 @@ def test_a_summary_of_other_numbers(harvest: SmallHarvest):
     summary[key]["mean_ci"] *= 2
     paths.summary.write_text(json.dumps(summary))
     record(paths, paths.summary, harvest.plan.digest)
-    (told,) = problems_of(paths)
-    assert key in told
+    (problem,) = problems_of(paths)
+    assert key in problem
 
 
 def test_clean_frees_only_what_can_be_made_again(out_dir: Path):

@@ -20,7 +20,7 @@ from harvest_assets.loaders import (
     load_token_stats,
 )
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets_tests.tiny_harvest import TinyHarvest
+from harvest_assets_tests.tiny_harvest import TinyHarvest, sentence
 
 ARCHIVE = Path(__file__).parent / "version_0_1" / "harvests.tar.xz"
 
@@ -108,5 +108,20 @@ def test_an_unfinished_harvest_is_continued(prepare: bool, capfd: pytest.Capture
     assert re.search(r"Resumed .*\b1024\b", capfd.readouterr().err)
     assert old.stage("merge").success
     alone = harvest_of(2, "alone")
+    alone.harvest(**SETTINGS, n_batches=150)
+    same_results(old.layout, alone.layout)
+
+
+def test_streamed_rows_of_another_order_are_neither_continued_nor_merged():
+    old = harvest_of(3)
+    for refused in (old.stage("harvest", shard="01"), old.stage("merge")):
+        assert not refused.success
+        assert "stream" in sentence(refused)
+        assert "materialize token_rows again" in sentence(refused)
+    assert old.stage("prepare", **SETTINGS, n_batches=150).success
+    for shard in ("00", "01"):
+        assert old.stage("harvest", shard=shard).success
+    assert old.stage("merge").success
+    alone = harvest_of(3, "alone")
     alone.harvest(**SETTINGS, n_batches=150)
     same_results(old.layout, alone.layout)

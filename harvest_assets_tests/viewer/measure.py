@@ -1,7 +1,7 @@
 """How long people wait for the viewer: `python -m harvest_assets_tests.viewer.measure FOLDER NAME`.
 
 Starts `view` on the harvest `FOLDER/harvest/NAME` and drives a headless Chromium: first paint of
-the overview, then components drawn at random, each asked for once.
+the overview, then components drawn at random, each requested once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def times(page: Page, address: str) -> tuple[float, float]:
     return answer, paint
 
 
-def tell(what: str, values: list[float]) -> None:
+def report(what: str, values: list[float]) -> None:
     values = sorted(values)
     middle, most = statistics.median(values), values[-1]
     nearly_all = values[int(0.99 * (len(values) - 1))]
@@ -49,28 +49,30 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--components", type=int, default=200)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     import pyarrow.parquet as pq
 
-    index = HarvestLayout(asked.folder / "harvest" / asked.name).component_index
+    index = HarvestLayout(options.folder / "harvest" / options.name).component_index
     keys = pq.read_table(index, columns=["component_key"])["component_key"].to_pylist()
-    drawn = random.Random(0).sample(keys, min(asked.components, len(keys)))
+    drawn = random.Random(0).sample(keys, min(options.components, len(keys)))
     begun = time.monotonic()
-    for address in started(asked.name, asked.folder):
+    for address in started(options.name, options.folder):
         print(f"{'command until it answers':>34}: {1000 * (time.monotonic() - begun):.0f} ms")
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = chromium.new_page()
             page.goto(f"{address}/static/icon.svg")  # a browser that has been started
-            run = f"{address}/run/{asked.name}"
-            tell("overview, first paint, first time", [times(page, run)[1]])
-            tell("overview, first paint", [times(page, run)[1] for _ in range(10)])
+            run = f"{address}/run/{options.name}"
+            report("overview, first paint, first time", [times(page, run)[1]])
+            report("overview, first paint", [times(page, run)[1] for _ in range(10)])
             measured = [times(page, f"{run}/component/{key}") for key in drawn]
-            tell("a component, answered", [answer for answer, _ in measured])
-            tell("a component, painted", [paint for _, paint in measured])
+            report("a component, answered", [answer for answer, _ in measured])
+            report("a component, painted", [paint for _, paint in measured])
             sorts = [f"{run}?sort={s}&reverse={r}" for s in ("density", "reads") for r in (0, 1)]
-            tell("the table in another order", [times(page, sort)[0] for sort in sorts])
-            tell("a token searched", [times(page, f"{run}?token=word{i}")[0] for i in (1, 22, 333)])
+            report("the table in another order", [times(page, sort)[0] for sort in sorts])
+            report(
+                "a token searched", [times(page, f"{run}?token=word{i}")[0] for i in (1, 22, 333)]
+            )
             chromium.close()
 
 

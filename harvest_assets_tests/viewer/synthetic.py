@@ -140,14 +140,14 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=40_000)
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--examples", type=int, default=400)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     started = time.monotonic()
-    words = [f" word{i}" if i % 3 else f"part{i}" for i in range(asked.vocabulary)]
-    root = asked.folder / "harvest" / "synthetic"
-    paths = write_harvest(root, words, asked.components, asked.examples)
+    words = [f" word{i}" if i % 3 else f"part{i}" for i in range(options.vocabulary)]
+    root = options.folder / "harvest" / "synthetic"
+    paths = write_harvest(root, words, options.components, options.examples)
     files = [path for path in paths.root.rglob("*") if path.is_file()]
-    told = {path.name: path.stat().st_size for path in files}
-    print(json.dumps(told, indent=1), f"{time.monotonic() - started:.0f} s")
+    sizes = {path.name: path.stat().st_size for path in files}
+    print(json.dumps(sizes, indent=1), f"{time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -77,22 +77,22 @@ def page(browser, address: str) -> Iterator:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: (wrong.append("a dialog"), dialog.dismiss()))
     context.on("page", lambda _: wrong.append("a window"))
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     yield page
     assert page.evaluate("window.pwned") is None
     assert not wrong
-    assert asked
-    assert all(url.startswith(f"{address}/") for url in asked)
+    assert requested
+    assert all(url.startswith(f"{address}/") for url in requested)
     context.close()
 
 
 @pytest.fixture
 def key(paths) -> str:
-    """The most telling component that fired often."""
+    """The most informative component that fired often."""
     frame = FinishedHarvest(paths).frame
     frame = frame.filter(frame["firing_count"] > 1000)
-    return frame.sort("telling", descending=True)["component_key"][0]
+    return frame.sort("informativeness", descending=True)["component_key"][0]
 
 
 def test_the_overview(page, paths):
@@ -107,7 +107,7 @@ def test_the_overview(page, paths):
     densest = frame.sort("density", descending=True)["component_key"][0]
     assert first.text_content() == densest
     page.go_back()
-    page.locator("th[aria-sort]", has_text="telling").wait_for()
+    page.locator("th[aria-sort]", has_text="informativeness").wait_for()
     page.keyboard.press("/")
     page.keyboard.type(densest)
     page.keyboard.press("Enter")
@@ -116,8 +116,8 @@ def test_the_overview(page, paths):
     page.locator("svg.chart a").first.click()
     page.wait_for_url("**min=**")
     shown = page.locator("table.components tbody tr").count()
-    told = page.locator("#table h2").text_content()
-    assert told == f"Components {shown} of {alive}"
+    heading = page.locator("#table h2").text_content()
+    assert heading == f"Components {shown} of {alive}"
 
 
 def test_tokens_are_shown_as_what_they_are(page, key: str):
@@ -134,12 +134,12 @@ def test_tokens_are_shown_as_what_they_are(page, key: str):
 
 def test_a_component_by_keyboard(page, paths, key: str):
     frame = FinishedHarvest(paths).frame.filter(FinishedHarvest(paths).frame["firing_count"] > 0)
-    by_telling = frame.sort("telling", descending=True)["component_key"].to_list()
+    by_informativeness = frame.sort("informativeness", descending=True)["component_key"].to_list()
     page.goto(RUN)
     page.keyboard.press("j")
     page.wait_for_url(f"**/component/{key}")
     page.keyboard.press("j")
-    page.wait_for_url(f"**/component/{by_telling[1]}")
+    page.wait_for_url(f"**/component/{by_informativeness[1]}")
     page.keyboard.press("k")
     page.wait_for_url(f"**/component/{key}")
     page.keyboard.press("e")
@@ -175,11 +175,11 @@ def test_values_on_hover_are_the_harvests(page, paths, key: str):
     page.goto(f"{RUN}/component/{key}")
     token = page.locator("[data-example]").nth(1).locator(".fires")
     token.hover()
-    told = page.locator("#tip").text_content()
+    tip = page.locator("#tip").text_content()
     middle = len(example.token_ids) // 2
-    assert f"CI {example.ci_values[middle]:.4g}" in told
-    assert f"activation {example.component_acts[middle]:.4g}" in told
-    assert f"token {example.token_ids[middle]}" in told
+    assert f"CI {example.ci_values[middle]:.4g}" in tip
+    assert f"activation {example.component_acts[middle]:.4g}" in tip
+    assert f"token {example.token_ids[middle]}" in tip
 
 
 def test_examples_are_paged(page, key: str):
@@ -194,14 +194,14 @@ def test_examples_are_paged(page, key: str):
     page.get_by_text("There are no more examples.").wait_for()
 
 
-def test_two_are_chosen_and_compared(page):
+def test_two_are_selected_and_compared(page):
     page.goto(RUN)
-    export = page.get_by_role("button", name="Export the chosen")
+    export = page.get_by_role("button", name="Export selected")
     compare = page.get_by_role("button", name="Compare two")
     assert export.is_disabled()
     for i in range(2):
         assert compare.is_disabled()
-        page.get_by_role("checkbox", name="choose").nth(i).check()
+        page.get_by_role("checkbox", name="select").nth(i).check()
     keys = page.locator("table.components td.key a").all_text_contents()[:2]
     compare.click()
     page.wait_for_url("**/compare?**")
@@ -209,11 +209,11 @@ def test_two_are_chosen_and_compared(page):
         page.get_by_role("heading", name=key).wait_for()
     page.locator('select[name="run_b"]').select_option("other")
     page.get_by_role("button", name="Compare").click()
-    page.get_by_text("the same key need not mean the same thing").wait_for()
+    page.get_by_text("the same key need not be the same component").wait_for()
     page.get_by_role("heading", name="Settings that differ").wait_for()
 
 
-def test_an_export_needs_nothing_else(page, browser, key: str, tmp_path: Path):
+def test_an_export_is_self_contained(page, browser, key: str, tmp_path: Path):
     page.goto(f"{RUN}/component/{key}")
     with page.expect_download() as download:
         page.get_by_role("link", name="Export as one HTML file").click()
@@ -254,7 +254,7 @@ def test_contrast_names_and_narrow_screens(page, key: str, scheme: str, width: i
         assert page.locator("h1").count() == 1
 
 
-def test_a_harvest_in_progress_renews_itself(browser, small, out_dir: Path):  # noqa: F811
+def test_a_harvest_in_progress_updates_itself(browser, small, out_dir: Path):  # noqa: F811
     interrupted(small, "00", 20)
     for address in started("aaaaaaaa", out_dir):
         page = browser.new_page()
@@ -266,7 +266,7 @@ def test_a_harvest_in_progress_renews_itself(browser, small, out_dir: Path):  # 
         page.wait_for_function(
             "t => document.querySelector('.banner strong').textContent != t", arg=before
         )
-        assert banner.text_content() == "In progress: 50.0% seen."
+        assert banner.text_content() == "In progress: 50.0% saved."
         small.shard("01")
         small.merge()
         page.wait_for_function("() => !document.querySelector('.banner')")

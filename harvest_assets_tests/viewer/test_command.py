@@ -21,7 +21,7 @@ def view(*arguments: str):
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "reason"),
     [
         ("entity/project/aaaaaaaa", "has not been harvested"),
         ("no name", "no name"),
@@ -29,12 +29,12 @@ def view(*arguments: str):
         ("../elsewhere", "has not been harvested"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_a_sentence(
+def test_a_harvest_that_cannot_be_shown_is_reported_in_a_sentence(
     out_dir: Path,  # noqa: ARG001
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     run: str,
-    told: str,
+    reason: str,
 ):
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -42,11 +42,11 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
     done = view(run)
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
-    assert told in done.output
+    assert reason in done.output
     assert "Traceback" not in done.output
 
 
-def test_a_damaged_harvest_is_said(paths):
+def test_a_damaged_harvest_is_reported(paths):
     good = paths.config.read_text()
     try:
         paths.config.write_text("{")
@@ -57,7 +57,7 @@ def test_a_damaged_harvest_is_said(paths):
     assert str(paths.config) in done.output
 
 
-def test_a_port_that_is_taken_is_said(paths):
+def test_a_port_that_is_taken_is_reported(paths):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = view(paths.root.name, "--port", port)

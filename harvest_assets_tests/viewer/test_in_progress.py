@@ -29,8 +29,8 @@ from harvest_assets_tests.viewer.synthetic import write_tokenizer
 @pytest.fixture
 def small(out_dir: Path, tmp_path: Path) -> SmallHarvest:
     write_tokenizer(tmp_path / "tokenizer", [f"t{i}" for i in range(VOCAB)])
-    told = (("tokenizer_name", str(tmp_path / "tokenizer")),)
-    small = SmallHarvest(out_dir / "harvest" / "aaaaaaaa", told=told)
+    tokenizer = (("tokenizer_name", str(tmp_path / "tokenizer")),)
+    small = SmallHarvest(out_dir / "harvest" / "aaaaaaaa", config_extras=tokenizer)
     small.prepare()
     checkpoint = RunCheckpoint(
         RUN, "", "", 1, "0" * 64, LAYERS, VOCAB, None, N_CTX, str(tmp_path / "tokenizer"), VOCAB
@@ -81,7 +81,7 @@ def test_saved_states_add_up_to_what_was_seen(small: SmallHarvest):
 
 
 def plain(examples) -> list:
-    """Values as float32: a state tells them with all digits, a line with the shortest."""
+    """Values as float32: a state has them with all digits, a line with the shortest."""
     return [
         (
             (e.row, e.position),
@@ -103,7 +103,7 @@ def test_examples_are_those_of_a_harvest_of_the_same_rows(small: SmallHarvest):
     for c in range(len(running.frame)):
         for order in ("sample", "ci"):
             assert plain(running.examples(c, order)) == plain(finished.examples(c, order))
-        assert running.told(c) == finished.told(c)
+        assert running.informative_tokens(c) == finished.informative_tokens(c)
 
 
 def test_a_library_sees_what_is_saved_and_what_is_merged(small: SmallHarvest):
@@ -127,7 +127,7 @@ def test_a_library_sees_what_is_saved_and_what_is_merged(small: SmallHarvest):
 
 
 def test_an_extension_is_shown_with_what_was_merged_before(small: SmallHarvest):
-    half = SmallHarvest(small.root, n_batches=6, told=small.told)
+    half = SmallHarvest(small.root, n_batches=6, config_extras=small.config_extras)
     half.prepare()
     for shard in ("00", "01"):
         half.shard(shard)
@@ -142,7 +142,7 @@ def test_an_extension_is_shown_with_what_was_merged_before(small: SmallHarvest):
     assert harvest.firing_counts.tolist() == truth.firing_counts.tolist()
 
 
-def test_what_is_not_there_is_said(out_dir: Path):
+def test_missing_input_is_reported(out_dir: Path):
     library = Library()
     with pytest.raises(HarvestError, match="has not been harvested"):
         library.get("nowhere")

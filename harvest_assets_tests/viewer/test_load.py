@@ -94,17 +94,17 @@ def test_fifty_readers_while_the_harvest_is_replaced(out: Path, address: str):
     replacing = threading.Timer(1.0, replace, args=(out,))
     replacing.start()
     with ThreadPoolExecutor(N_READERS) as pool:
-        answers = [answer for told in pool.map(read, range(N_READERS)) for answer in told]
+        answers = [answer for answers in pool.map(read, range(N_READERS)) for answer in answers]
     replacing.join()
     for connection in idle:
         connection.close()
     seconds = [second for second, _, _ in answers]
     print(f"median {statistics.median(seconds):.3f} s, slowest {max(seconds):.3f} s")
-    # In between the folder holds files of two harvests, which is said.
+    # In between, the folder holds files of two harvests, which is reported.
     assert {status for _, status, _ in answers} <= {200, 404}
     assert sum(status == 200 for _, status, _ in answers) > len(answers) / 2
-    said = [body.decode() for _, status, body in answers if status == 404]
-    assert all("That is not there" in body for body in said)
+    errors = [body.decode() for _, status, body in answers if status == 404]
+    assert all("This page cannot be shown" in body for body in errors)
     status, body = ask(address, "/run/some")[1:]
     assert status == 200
     assert f"{MORE:,}" in body.decode()

@@ -32,7 +32,7 @@ RUN = "/run/hostile"
 
 
 class Elements(HTMLParser):
-    """Tags and attributes that stand in a page, and its text."""
+    """The tags and attributes of a page, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -119,27 +119,27 @@ def test_only_the_own_origin_is_answered(client, headers: dict[str, str], allowe
     assert (client.get(RUN, headers=headers).status_code == 200) == allowed
 
 
-def test_nothing_can_be_sent(client):
+def test_only_get_and_head_are_allowed(client):
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert client.request(method, RUN).status_code == 403
 
 
 @pytest.mark.parametrize(
-    ("address", "status", "told"),
+    ("address", "status", "named"),
     [
         ("/run/nothing", 404, "has not been harvested"),
         ("/run/..%2F..%2Fetc", 404, ""),
         (f"{RUN}/component/h.0:77777", 404, "no component"),
         (f"{RUN}?min=lots", 400, "write 0.01 or 1%"),
-        (f"{RUN}/export.html", 400, "Choose 1 to 100"),
+        (f"{RUN}/export.html", 400, "1 to 100"),
         ("/static/..%2fpages.py", 404, ""),
         ("/nowhere", 404, ""),
     ],
 )
-def test_what_is_not_there_is_said(client, address: str, status: int, told: str):
+def test_an_error_is_a_page(client, address: str, status: int, named: str):
     answer = client.get(address)
     assert answer.status_code == status
-    assert told in answer.text
+    assert named in answer.text
 
 
 def test_scores_on_the_page_are_the_oracles(client, paths: HarvestLayout):
@@ -201,10 +201,11 @@ def test_queries_choose_what_loops_choose(paths: HarvestLayout):
         query = TableQuery.of(params)
         found = order(harvest, query).tolist()
         assert set(found) == {i for i, row in enumerate(rows) if wanted(row)}, address
-        telling = [rows[i]["telling"] for i in found]
-        assert telling == sorted(telling, reverse=True)
+        values = [rows[i]["informativeness"] for i in found]
+        assert values == sorted(values, reverse=True)
         again = TableQuery.of(dict(part.split("=") for part in query.params().split("&") if part))
         assert again.min == query.min
+    assert TableQuery.of({"sort": "telling"}) == TableQuery(sort="informativeness")
     for sort in ("density", "mean_ci"):
         values = [rows[i][sort] for i in order(harvest, TableQuery(sort=sort, reverse=True))]
         assert values == sorted(values)
@@ -221,6 +222,7 @@ def test_tables_are_exported_whole(client, paths: HarvestLayout):
     lines = list(csv.DictReader(io.StringIO(client.get(f"{RUN}/table.csv?sort=layer").text)))
     assert [line["component_key"] for line in lines] == frame["component_key"].to_list()
     assert not any(line["reads"].startswith(("=", "+", "@")) for line in lines)
+    assert list(lines[0])[6:] == ["telling", "reads", "predicts"]
     chosen = client.get(f"{RUN}/table.csv?key={KEY}").text
     assert [row["component_key"] for row in csv.DictReader(io.StringIO(chosen))] == [KEY]
 
@@ -246,8 +248,8 @@ def test_another_runs_counterparts_share_tokens(client, paths: HarvestLayout):
         page = client.get(address).text
     finally:
         other.config.write_text(good)
-    named = re.findall(r"h\.\d+\.mlp\.c_fc:\d+", page[page.index("most tokens are shared") :])[:1]
-    reads, predicts = (set(ids) for ids in mine.told(mine.places[KEY]))
+    named = re.findall(r"h\.\d+\.mlp\.c_fc:\d+", page[page.index("share the most tokens") :])[:1]
+    reads, predicts = (set(ids) for ids in mine.informative_tokens(mine.places[KEY]))
     theirs = FinishedHarvest(other)
 
     def shared(row) -> int:
@@ -277,14 +279,14 @@ def test_a_harvest_without_index_is_read_once(paths: HarvestLayout, tmp_path, mo
     assert scanned.ci_histogram(1) is None
 
 
-def test_an_index_without_the_younger_columns(paths: HarvestLayout, tmp_path, monkeypatch):
+def test_an_index_without_the_newer_columns(paths: HarvestLayout, tmp_path, monkeypatch):
     monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
     older = HarvestLayout.of("older")
     shutil.copytree(paths.root, older.root)
     table = pq.read_table(older.component_index)
     pq.write_table(table.select(table.column_names[:9]), older.component_index)
     harvest = FinishedHarvest(older)
-    assert not harvest.can_telling
+    assert not harvest.has_informativeness
     assert harvest.ci_histogram(1) is not None
     densities = harvest.frame["density"][order(harvest, TableQuery())].to_list()
     assert densities == sorted(densities, reverse=True)
@@ -306,9 +308,12 @@ def test_what_the_original_harvester_wrote(reference_runs, out_dir, monkeypatch)
     )
     for line in lines[:3]:
         place = harvest.places[line["component_key"]]
-        assert harvest.told(place)[0] == [t for t, _ in line["input_token_pmi"]["top"]][:5]
-        told = [e.token_ids for e in harvest.examples(place, "sample")]
-        assert told == [e["token_ids"] for e in line["activation_examples"]]
+        assert (
+            harvest.informative_tokens(place)[0]
+            == [t for t, _ in line["input_token_pmi"]["top"]][:5]
+        )
+        shown = [e.token_ids for e in harvest.examples(place, "sample")]
+        assert shown == [e["token_ids"] for e in line["activation_examples"]]
     client = TestClient(make_app(Library(), run), base_url="http://localhost")
     for where in (f"/run/{run}", f"/run/{run}/component/{lines[0]['component_key']}"):
         assert client.get(where).status_code == 200
@@ -317,14 +322,14 @@ def test_what_the_original_harvester_wrote(reference_runs, out_dir, monkeypatch)
 def test_the_bins_of_a_chart_are_the_harvesters():
     counts = np.arange(64)
     svg = charts.ci_histogram(counts)
-    for b in (1, 30, 62):
-        assert f"CI {bin_edges()[b - 1]:.2g} to {bin_edges()[b]:.2g}: {b:,} firings" in svg
+    for b, firings in ((1, "1 firing"), (30, "30 firings"), (62, "62 firings")):
+        assert f"CI {bin_edges()[b - 1]:.2g} to {bin_edges()[b]:.2g}: {firings} (" in svg
 
 
 def test_bars_of_the_density_chart_hold_all_that_fired():
     density = np.array([0.0, 1e-7, 0.001, 0.0011, 1.0])
     svg = charts.density_histogram(density, lambda low, high: f"?{low}-{high}")
-    counts = [int(n) for n in re.findall(r"<title>(\d+) components", svg)]
+    counts = [int(n) for n in re.findall(r"<title>(\d+) components?", svg)]
     assert sum(counts) == 4
     assert charts.density_histogram(np.zeros(3)).startswith("<svg")
     assert "&lt;b&gt;" in charts.layer_bars([("<b>", 1.0, "1")], "L0")

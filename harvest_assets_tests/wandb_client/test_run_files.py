@@ -125,7 +125,7 @@ def test_of_a_run_in_progress_the_newest_complete_checkpoint_is_taken(
         (folder / "model_1000.pth").write_bytes(whole[:size])
         assert fetch_run(reference).step == 200
         assert fetch_run(reference, step=1).step == 1
-        # Asked for by its step, it is opened, and what is wrong with it is told.
+        # Asked for by its step, it is opened, and its problem is reported.
         asked = fetch_run(reference, step=1000)
         with pytest.raises(HarvestError, match=r"model_1000\.pth .*may be cut short"):
             Checkpoint.open(asked.checkpoint)
@@ -145,7 +145,7 @@ def test_a_checkpoint_file_is_used_as_it_is(tmp_path: Path) -> None:
         fetch_run(parse_run(str(folder / "model_9.pth")), step=8)
 
 
-def test_what_is_wrong_with_a_path_is_told(tmp_path: Path) -> None:
+def test_an_invalid_path_is_reported(tmp_path: Path) -> None:
     bare = _fill(tmp_path / "bare", "model_1.pth")
     for path in (bare, bare / "model_1.pth"):
         with pytest.raises(HarvestError, match=r"no final_config\.yaml"):
@@ -158,7 +158,7 @@ def test_what_is_wrong_with_a_path_is_told(tmp_path: Path) -> None:
     with pytest.raises(HarvestError, match=r"model_7\.pth; .*: model_1\.pth"):
         fetch_run(parse_run(str(other)), step=7)
     (other / "model_1.pth").unlink()
-    with pytest.raises(HarvestError, match="is not there"):
+    with pytest.raises(HarvestError, match=r"model_1\.pth does not exist"):
         fetch_run(reference)
 
 
@@ -221,7 +221,7 @@ def test_runs_that_cannot_be_had(server: LoopbackWandb, out_dir: Path) -> None:
 
 
 def test_a_short_download_is_not_kept(server: LoopbackWandb, out_dir: Path) -> None:
-    server.add_run(KEY, FILES, told_sizes={"model_1000.pth": len(BIG) + 1})
+    server.add_run(KEY, FILES, reported_sizes={"model_1000.pth": len(BIG) + 1})
     with pytest.raises(HarvestError, match=r"s-d2ec3bfe") as caught:
         fetch_run(parse_run(KEY))
     assert API_KEY not in str(caught.value)
@@ -250,14 +250,14 @@ def test_a_file_whose_name_leads_elsewhere_is_no_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "problem"),
     [("final_config.yaml", "200.0 MB at most"), ("model_1000.pth", "free some")],
 )
 def test_what_is_too_large_is_not_downloaded(
-    server: LoopbackWandb, out_dir: Path, name: str, told: str
+    server: LoopbackWandb, out_dir: Path, name: str, problem: str
 ) -> None:
-    server.add_run(KEY, FILES, told_sizes={name: 10**15})
-    with pytest.raises(HarvestError, match=told):
+    server.add_run(KEY, FILES, reported_sizes={name: 10**15})
+    with pytest.raises(HarvestError, match=problem):
         fetch_run(parse_run(KEY))
     assert server.downloads == []
     assert not list(out_dir.rglob("*.pth"))
@@ -271,7 +271,7 @@ def test_without_a_key_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("out_dir", "server")
-def test_an_impossible_key_is_told_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_key_is_reported_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "s3cret")
     with pytest.raises(HarvestError, match="API key") as caught:
         fetch_run(parse_run(KEY))
@@ -288,10 +288,10 @@ def test_a_server_out_of_reach() -> None:
         check=False,
         timeout=60,
     )
-    told = done.stderr.decode()
-    assert f"Error: {KEY} could not be downloaded from W&B" in told
-    assert "http://127.0.0.1:9 does not answer" in told
-    assert API_KEY not in told
+    stderr = done.stderr.decode()
+    assert f"Error: {KEY} could not be downloaded from W&B" in stderr
+    assert "http://127.0.0.1:9 does not answer" in stderr
+    assert API_KEY not in stderr
 
 
 def test_a_folder_that_cannot_be_written(
@@ -354,7 +354,7 @@ def test_a_target_needs_only_its_configs(server: LoopbackWandb, out_dir: Path) -
     assert not (out_dir / "runs" / "proj-eeeeeeee").exists()
 
 
-def test_where_a_target_is_looked_for_first(server: LoopbackWandb, out_dir: Path) -> None:
+def test_where_a_target_is_searched_first(server: LoopbackWandb, out_dir: Path) -> None:
     name = RunName("ent", "proj", "d2ec3bfe")
     needed = ("final_config.yaml", "model_config.yaml")
     older = _fill(out_dir / "pretrain_cache" / "proj-d2ec3bfe", *needed)

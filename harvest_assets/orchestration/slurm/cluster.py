@@ -29,7 +29,7 @@ UNKNOWN = "UNKNOWN"
 
 
 class JobState(Enum):
-    """Where a job is, as far as it matters here."""
+    """The state of a job, as far as it matters here."""
 
     ACTIVE = "waits or works"
     COMPLETED = "ended by itself"
@@ -42,7 +42,7 @@ class ClusterSilentError(HarvestError):
 
 
 def meaning(word: str) -> JobState:
-    """What one of SLURM's words (or `UNKNOWN`, for a job that SLURM has forgotten) means."""
+    """Translate SLURM's word for a state, or `UNKNOWN` for a job it has forgotten."""
     if word == _COMPLETED:
         return JobState.COMPLETED
     if word in _CANCELLED:
@@ -53,8 +53,8 @@ def meaning(word: str) -> JobState:
 def states_of(jobs: Collection[str]) -> dict[str, str]:
     """SLURM's word for the state of each job; `UNKNOWN` for those that it has forgotten.
 
-    `squeue` knows jobs for some minutes after their end and answers at once; `sacct` knows them
-    for ever, where a cluster keeps accounts.
+    `squeue` answers at once and knows jobs for some minutes after their end; `sacct`, on clusters
+    with accounting, knows them indefinitely.
 
     Raises:
         ClusterSilentError: `squeue` does not answer.
@@ -85,19 +85,19 @@ def requeue(job: str) -> bool:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs; those that have ended do not mind."""
+    """Cancel jobs; those that have ended are ignored."""
     ids = sorted(jobs)
     if ids:
         _run(["scancel", *ids])
 
 
 def local_states_of(jobs: Collection[str]) -> dict[str, str]:
-    """The same as `states_of` for jobs that are processes of this machine."""
+    """The same as `states_of` for jobs that are processes on this machine."""
     return {job: "RUNNING" if process_is_alive(int(job)) else UNKNOWN for job in jobs}
 
 
 def cancel_local(jobs: Iterable[str]) -> None:
-    """The same as `cancel` for jobs that are processes of this machine."""
+    """The same as `cancel` for jobs that are processes on this machine."""
     for job in jobs:
         with suppress(ProcessLookupError):
             os.kill(int(job), signal.SIGTERM)
@@ -118,7 +118,7 @@ def _pairs(text: str, jobs: Collection[str]) -> dict[str, str]:
 
 
 def _run(command: list[str]) -> str | None:
-    """What a command of SLURM prints; None if it fails or is not there."""
+    """The output of a SLURM command; None if it fails or is not installed."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, check=False

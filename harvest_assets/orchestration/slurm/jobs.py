@@ -64,7 +64,7 @@ def create_run(
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> dg.DagsterRun:
-    """A run of a stage that waits to be submitted, and that the UI shows at once."""
+    """Create a run of a stage that is waiting to be submitted and already shown in the UI."""
     key = partition_key(partition)
     over = run_shards if "|" in partition else runs
     repository = ReconstructableRepository.for_module("harvest_assets.definitions", "defs")
@@ -80,19 +80,19 @@ def create_run(
 
 
 def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSettings) -> str:
-    """Submit a run as a job of its own and write into its log where that is to be found.
+    """Submit a run as a job of its own and record the job's files in the run's log.
 
     Args:
-        instance: of the run.
-        run: that has not been started.
-        settings: of the cluster.
+        instance: instance of the run.
+        run: a run that has not been started.
+        settings: settings of the cluster.
 
     Returns:
         The job's number.
 
     Raises:
-        HarvestError: the job was not accepted; the message is SLURM's. Or the script would not hold
-            the name of its folder.
+        HarvestError: the job was not accepted, with SLURM's message; or the name of its folder
+            cannot be used in a script.
     """
     # Imported here: the daemon keeps this module in memory all day.
     import submitit
@@ -123,7 +123,7 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
     tags = {JOB_TAG: job.job_id, CLUSTER_TAG: settings.cluster, USER_TAG: str(os.getuid())}
     instance.add_run_tags(run.run_id, tags)
     instance.report_engine_event(
-        f"Waits as job {job.job_id} of {settings.cluster}.",
+        f"Waiting as job {job.job_id} of {settings.cluster}.",
         run,
         EngineEventData(
             {
@@ -194,14 +194,14 @@ def _comment(run: dg.DagsterRun, owner: Registration | None) -> str:
 
 
 def _inert(text: str) -> str:
-    """Text that neither a shell nor `sbatch` reads anything into; the rest is percent-encoded."""
+    """Text without special meaning to a shell or `sbatch`; other characters are percent-encoded."""
     return quote(plain_text(text)[:_MAX_TEXT], safe=" /:|=+,@.")
 
 
 def _environment(settings: SlurmSettings) -> dict[str, str]:
-    """What a job must know, also where a cluster does not hand the environment on.
+    """The variables a job needs, since a cluster may not pass on the environment.
 
-    No secret is among it: it is written to a file.
+    They hold no secrets: they are written to a file.
     """
     ours = {
         name: value
@@ -212,9 +212,9 @@ def _environment(settings: SlurmSettings) -> dict[str, str]:
 
 
 def _lift_pool(instance: dg.DagsterInstance) -> None:
-    """The pool counts the GPUs of one machine; on a cluster SLURM does, and nobody may wait here.
+    """Lift the limit of the GPU pool, which is for one machine; SLURM limits jobs itself.
 
-    A job that waited for a place in the pool would hold its GPU and do nothing.
+    A job that waited for a slot in the pool would hold an idle GPU.
     """
     limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     if limits.get(GPU_POOL, 0) < _MAX_SLOTS:

@@ -1,4 +1,4 @@
-"""Dagster's launcher and queue for a cluster: named in `dagster.yaml`."""
+"""Dagster's run launcher and run coordinator for a cluster, named in `dagster.yaml`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harvest_assets.orchestration.slurm.settings import SlurmSettings
 
 
 class SlurmRunLauncher(dg.DefaultRunLauncher):
-    """Submits runs that need a GPU as jobs; the others work beside the daemon."""
+    """Submits runs that need a GPU as jobs; the others run beside the daemon."""
 
     @presentable_errors()
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -25,7 +25,7 @@ class SlurmRunLauncher(dg.DefaultRunLauncher):
             super().launch_run(context)
 
     def terminate(self, run_id: str) -> bool:
-        """Cancel a run's job; a shard that works saves its state first."""
+        """Cancel a run's job; a running shard saves its state first."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
@@ -36,7 +36,7 @@ class SlurmRunLauncher(dg.DefaultRunLauncher):
 
 
 def cancel_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Cancel a run and its job; a run that only waited is at its end at once."""
+    """Cancel a run and its job; a run that was only waiting ends at once."""
     waits = run.status == dg.DagsterRunStatus.STARTING
     if run.status != dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceling(run)
@@ -46,13 +46,13 @@ def cancel_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 
 class SlurmRunCoordinator(dg.QueuedRunCoordinator):
-    """Lets no more than `HARVEST_SLURM_MAX_JOBS` shards into the queue of the cluster at once.
+    """Submits at most `HARVEST_SLURM_MAX_JOBS` shards to the cluster at once.
 
-    Their runs wait in Dagster's queue. `tag_concurrency_limits` in `dagster.yaml` wins.
+    The others wait in Dagster's queue. `tag_concurrency_limits` in `dagster.yaml` takes precedence.
     """
 
     def get_run_queue_config(self) -> RunQueueConfig:
-        """Dagster's own limits, and the one of shards."""
+        """Dagster's own limits, and the one for shards."""
         config = super().get_run_queue_config()
         limit = {
             "key": f"dagster/partition/{SHARD_DIMENSION}",

@@ -1,8 +1,8 @@
-"""A job that is signalled to stop goes back into its queue, unless somebody cancelled it.
+"""A job that is signalled to stop is requeued, unless its run was cancelled.
 
 SLURM signals a job that it will be preempted, or that its time is nearly up. A shard then
 saves its state; the job has itself requeued and ends its process at once, before Dagster notes a
-failure. When the job is started again it goes on with the same Dagster run.
+failure. When the job is started again it continues the same Dagster run.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from types import FrameType
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.system.stopping import hangup_terminates
 
-# More than a preempted job meets, and an end for one whose time limit is too short to save in.
+# More than a preempted job needs; ends a job whose time limit is too short to save in.
 MAX_RESTARTS = 200
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# What submitit's local mode takes for the wish to be started again.
+# The exit status with which submitit's local mode restarts a process.
 _LOCAL_REQUEUE = 144
 
 _is_cancelled: Callable[[], bool] | None = None
 
 
 def this_is_a_job(is_cancelled: Callable[[], bool]) -> None:
-    """From now on this process, which is a job, goes back into its queue on a signal.
+    """Make this process, which is a job, requeue itself on a signal.
 
     Args:
-        is_cancelled: whether somebody cancelled the run.
+        is_cancelled: whether the run was cancelled.
     """
     global _is_cancelled  # noqa: PLW0603
     _is_cancelled = is_cancelled
@@ -41,27 +41,27 @@ def this_is_a_job(is_cancelled: Callable[[], bool]) -> None:
 
 @contextmanager
 def requeued_when_interrupted() -> Iterator[None]:
-    """In a job: if the block is interrupted, the job goes back into its queue."""
+    """In a job: requeue the job if the block is interrupted."""
     try:
         yield
     except GeneratorExit:
         raise
     except BaseException as error:
         if not isinstance(error, Exception):
-            _go_back()
+            _requeue_and_exit()
         raise
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
-    _go_back()
+    _requeue_and_exit()
     raise KeyboardInterrupt
 
 
-def _go_back() -> None:
-    """Does not return, unless the run was cancelled in Dagster, which then notes that itself.
+def _requeue_and_exit() -> None:
+    """Requeue the job; returns only if the run was cancelled in Dagster, which records that.
 
-    A job that is not running any more was cancelled in SLURM, or SLURM itself requeues it: whoever
-    looks after the jobs sees which.
+    A job that is no longer running was cancelled in SLURM, or SLURM itself requeues it; the sensor
+    that watches the jobs finds out which.
     """
     if _is_cancelled is None or _is_cancelled():
         return

@@ -22,7 +22,7 @@ _TIME = re.compile(
 
 @functools.cache
 def slurm_is_here() -> bool:
-    """Whether this machine belongs to a cluster; the programs alone, unconfigured, do not count.
+    """Whether this machine belongs to a cluster; installed but unconfigured programs do not count.
 
     A controller that does not answer counts.
     """
@@ -39,7 +39,7 @@ def slurm_is_here() -> bool:
 
 
 class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
-    """How jobs are submitted."""
+    """Settings for submitting jobs."""
 
     partition: str = Field(default="", description="SLURM partition; blank: the cluster's default.")
     account: str = Field(
@@ -49,12 +49,12 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
     time: str = Field(
         default="1-00:00:00",
         description=(
-            "Limit of a job, as `sbatch --time` takes it; a shard that needs longer is requeued "
+            "Time limit of a job, as for `sbatch --time`; a shard that needs longer is requeued "
             "and continues."
         ),
     )
-    gres: str = Field(default="gpu:1", description="What a shard asks for; a shard uses one GPU.")
-    cpus: int = Field(default=4, ge=1, description="Cores of a job, and threads of PyTorch.")
+    gres: str = Field(default="gpu:1", description="GPUs requested for a shard, which uses one.")
+    cpus: int = Field(default=4, ge=1, description="Cores of a job, and PyTorch threads.")
     mem: str = Field(
         default="",
         description=(
@@ -64,35 +64,35 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
     )
     args: str = Field(
         default="",
-        description=("Further options of `sbatch`, long ones: `--constraint=a100 --exclude=n7`."),
+        description="Further long options for `sbatch`: `--constraint=a100 --exclude=n7`.",
     )
     setup: str = Field(
-        default="", description="Lines of shell before Python starts: `module load cuda`."
+        default="", description="Shell commands to run before Python starts: `module load cuda`."
     )
-    max_jobs: int = Field(default=16, ge=1, description="Jobs that wait or work at once.")
+    max_jobs: int = Field(
+        default=16, ge=1, description="Maximum number of jobs waiting or running at once."
+    )
     stages: str = Field(
         default=Stage.HARVEST.value,
         description=(
-            "Which stages are submitted, separated by commas: also `prepare` and `merge`, or "
-            "`all`; those two ask for no GPU."
+            "Stages to submit as jobs, separated by commas: also `prepare` and `merge`, which "
+            "request no GPU; or `all`."
         ),
     )
     cpu_args: str = Field(
         default="",
         description=(
-            "Further options for jobs without a GPU, which win over all others: `--partition=cpu`."
+            "Further options for jobs without a GPU; they override all others: `--partition=cpu`."
         ),
     )
     save_seconds: int = Field(
         default=300,
         ge=1,
-        description=(
-            "How long before the time limit a shard saves; a state of 20 GB takes minutes."
-        ),
+        description=("Seconds before the time limit at which a shard saves; 20 GB take minutes."),
     )
     cluster: Literal["slurm", "local"] = Field(
         default="slurm",
-        description="`local`: jobs are processes of this machine, to try things out.",
+        description="`local`: jobs are processes on this machine, for trying things out.",
     )
 
     @field_validator("time")
@@ -120,19 +120,19 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
 
     @property
     def submitted_stages(self) -> tuple[Stage, ...]:
-        """The stages that become jobs."""
+        """The stages submitted as jobs."""
         return _stages(self.stages)
 
     def parameters(self, *, name: str, comment: str, gpu: bool) -> dict[str, Any]:
         """The parameters of submitit's executor for one job.
 
         Args:
-            name: of the job.
-            comment: of the job.
-            gpu: whether it needs one.
+            name: name of the job.
+            comment: comment of the job.
+            gpu: whether the job needs a GPU.
         """
         if self.cluster == "local":
-            # Without a number all GPUs would be hidden; each shard takes one that is free.
+            # Without a number all GPUs would be hidden; each shard takes a free one.
             return {"timeout_min": self.minutes, "gpus_per_node": count_gpus()}
         options = {"requeue": True, **_options(self.args)}
         given = {
@@ -184,7 +184,7 @@ def _stages(text: str) -> tuple[Stage, ...]:
 
 
 def _options(text: str) -> dict[str, str | bool]:
-    """Options as they are typed after `sbatch`, by name; one without a value is True.
+    """Parse options as typed after `sbatch`, by name; one without a value is True.
 
     Raises:
         ValueError: they are not long options.
@@ -193,7 +193,7 @@ def _options(text: str) -> dict[str, str | bool]:
     options: dict[str, str | bool] = {}
     try:
         words = shlex.split(text)
-    except ValueError:  # a quotation mark without its partner
+    except ValueError:  # an unbalanced quotation mark
         raise ValueError(expected) from None
     name = None
     for word in words:

@@ -1,4 +1,4 @@
-"""Runs whose jobs ended without reporting it to Dagster are ended there, too."""
+"""Ends the Dagster runs whose jobs ended without reporting it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_LATELY = timedelta(hours=1)
+_RECENTLY = timedelta(hours=1)
 
 
 def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs that wait or work as jobs of this user."""
+    """The runs that are waiting or running as jobs of this user."""
     filters = dg.RunsFilter(statuses=_UNFINISHED, tags=_mine())
     return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
 
@@ -31,16 +31,16 @@ def _mine() -> dict[str, str]:
 
 
 def reconcile(instance: dg.DagsterInstance) -> list[str]:
-    """End the runs whose jobs are gone, cancel the jobs of runs that were cancelled.
+    """End the runs whose jobs no longer exist; cancel the jobs of runs that were cancelled.
 
     Returns:
-        What was done, in sentences.
+        Sentences that say what was done.
 
     Raises:
         ClusterSilentError: SLURM does not answer.
     """
     runs = unfinished_runs(instance)
-    cancelled = _cancelled_lately(instance)
+    cancelled = _recently_cancelled(instance)
     states = jobs.states_of([*runs, *cancelled])
     done = [_settle(instance, run, states[run.run_id]) for run in runs]
     left = [run for run in cancelled if meaning(states[run.run_id]) is JobState.ACTIVE]
@@ -49,12 +49,12 @@ def reconcile(instance: dg.DagsterInstance) -> list[str]:
     return [sentence for sentence in done if sentence]
 
 
-def _cancelled_lately(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """Of a run that waits for its job the UI can only note that it is cancelled."""
+def _recently_cancelled(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Recently cancelled runs: the UI cannot cancel the job that a waiting run has."""
     filters = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.CANCELED],
         tags=_mine(),
-        updated_after=datetime.now(tz=UTC) - _LATELY,
+        updated_after=datetime.now(tz=UTC) - _RECENTLY,
     )
     return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
 
@@ -76,8 +76,8 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
         instance.report_run_canceled(now, sentence)
     else:
         sentence = (
-            f"Job {job}, which worked on {partition}, died (state {word}); "
-            f"what it printed is in {jobs.folder_of(run)}."
+            f"Job {job}, which worked on {partition}, failed (state {word}); "
+            f"its output is in {jobs.folder_of(run)}."
         )
         instance.report_run_failed(now, sentence)
     return sentence
@@ -87,7 +87,7 @@ def _settle(instance: dg.DagsterInstance, run: dg.DagsterRun, word: str) -> str 
     name="jobs_of_the_cluster",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Ends runs whose jobs are gone, cancels jobs whose runs were cancelled.",
+    description="Ends runs whose jobs no longer exist and cancels jobs whose runs were cancelled.",
 )
 def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """See `reconcile`."""
@@ -95,9 +95,9 @@ def jobs_of_the_cluster(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         done = reconcile(context.instance)
     except ClusterSilentError as error:
         return dg.SkipReason(presentable(str(error)))
-    return dg.SkipReason(" ".join(done) or "All jobs wait or work.")
+    return dg.SkipReason(" ".join(done) or "All jobs are waiting or running.")
 
 
 def sensors() -> list[dg.SensorDefinition]:
-    """The sensor that watches jobs, on a machine that can submit some."""
+    """The sensor that watches jobs, on a machine that can submit jobs."""
     return [jobs_of_the_cluster] if slurm_is_here() else []

@@ -1,4 +1,4 @@
-"""What a job does: it executes one Dagster run, or goes on with it."""
+"""The entry point of a job: executes one Dagster run, or continues it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harvest_assets.orchestration.slurm.requeue import restarts, this_is_a_job
 
 
 def execute(run_id: str, environment: dict[str, str]) -> None:
-    """Execute a run that waits, or go on with one that another start of this job began.
+    """Execute a waiting run, or continue one that an earlier start of this job began.
 
     Called by submitit in the job's process; the run itself records how it ended.
 
     Args:
-        run_id: of the Dagster run.
-        environment: variables that the job must have.
+        run_id: id of the Dagster run.
+        environment: variables to set in the job.
     """
     os.environ.update(environment)
     import dagster as dg
@@ -38,10 +38,10 @@ def execute(run_id: str, environment: dict[str, str]) -> None:
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run)
             return
-        free_leases_of_the_dead(run)
+        release_stale_leases(run)
         started_before = run.status == dg.DagsterRunStatus.STARTED
         instance.report_engine_event(
-            f"Works on {socket.gethostname()}" + (", started again." if started_before else "."),
+            f"Running on {socket.gethostname()}" + (", restarted." if started_before else "."),
             run,
         )
         assert run.job_code_origin is not None  # noqa: S101
@@ -60,10 +60,10 @@ def _is_cancelled(instance: Any, run_id: str) -> bool:
     return run is None or run.is_finished or run.status.value == "CANCELING"
 
 
-def free_leases_of_the_dead(run: Any) -> None:
-    """Take the leases of this run's work from jobs that are known to have ended.
+def release_stale_leases(run: Any) -> None:
+    """Remove the leases on this run's work that are held by jobs known to have ended.
 
-    Without this a job that was moved to another node would wait two minutes for its own lease.
+    Otherwise a job that was moved to another node would wait two minutes for its own lease.
     """
     from harvest_assets.orchestration.partitions import SHARD_DIMENSION
     from harvest_assets.store.registry import registration_of
@@ -75,11 +75,11 @@ def free_leases_of_the_dead(run: Any) -> None:
     shard = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}")
     path = layout.lease("merge" if shard is None else f"shard-{shard}")
     holder = holder_of(path)
-    if holder and _is_of_the_dead(holder):
+    if holder and _is_stale(holder):
         remove_lease(path, holder)
 
 
-def _is_of_the_dead(holder: Holder) -> bool:
+def _is_stale(holder: Holder) -> bool:
     job = holder.job
     if job is None:
         return False

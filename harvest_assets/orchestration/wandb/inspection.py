@@ -1,4 +1,4 @@
-"""Whether a run on W&B can be harvested: its files are listed and its config is read."""
+"""Checks whether a run on W&B can be harvested: lists its files and reads its config."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from harvest_assets.wandb_client.run_files import (
 )
 from harvest_assets.wandb_client.run_name import RunName
 
-# Kinds of findings.
 HARVESTABLE, UNFINISHED, OTHER = "harvestable", "unfinished", "other"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the files of a run show.
+    """The result of inspecting a run.
 
     Args:
-        kind: `harvestable`; `unfinished`, if files are missing that may still come; or `other`.
-        step: of the newest checkpoint.
-        reason: why it cannot be harvested, in a sentence.
+        kind: `harvestable`; `unfinished` if files are missing that may still appear; or `other`.
+        step: step of the newest checkpoint.
+        reason: a sentence saying why it cannot be harvested.
     """
 
     kind: str
@@ -37,23 +36,21 @@ class Finding:
 
 
 def inspect_run(key: str) -> Finding:
-    """Whether a run on W&B can be harvested.
+    """Check whether a run on W&B can be harvested.
 
     Args:
         key: `entity/project/run_id`.
 
     Raises:
-        TransientError: W&B cannot be reached, or does not answer now.
-        HarvestError: there is no API key, or W&B refuses the run, or its answer is odd.
+        TransientError: W&B cannot be reached or does not answer at the moment.
+        HarvestError: there is no API key, W&B refuses access, or its answer is malformed.
     """
     try:
         return _inspect_run(key)
     except HarvestError:
         raise
-    except Exception as error:  # noqa: BLE001  the client raises whatever odd fields lead to
-        raise HarvestError(
-            f"W&B's answer about {key} cannot be understood: {reason_of(error)}."
-        ) from None
+    except Exception as error:  # noqa: BLE001  malformed fields raise anything in the client
+        raise HarvestError(f"W&B's answer about {key} is malformed: {reason_of(error)}.") from None
 
 
 def _inspect_run(key: str) -> Finding:
@@ -61,7 +58,7 @@ def _inspect_run(key: str) -> Finding:
     try:
         files = list_files(name)
     except RunNotOnWandbError:
-        return Finding(OTHER, reason=f"{key} is not on W&B any more.")
+        return Finding(OTHER, reason=f"{key} is no longer on W&B.")
     if not files:
         return Finding(UNFINISHED, reason=f"{key} has no files.")
     config = config_of(files)

@@ -1,4 +1,4 @@
-"""All finished runs of a W&B project, for whom wants more than the newest registered."""
+"""All finished runs of a W&B project, to register more than the newest ones."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _PER_PAGE = 500
 def harvestable_runs(
     instance: dg.DagsterInstance, project: str, since: str
 ) -> Iterator[tuple[str, str | None]]:
-    """The runs of a project that are no partitions yet, oldest first.
+    """The runs of a project that are not partitions yet, oldest first.
 
-    State, tags and names are filtered as a deployment sets it for the sensor.
+    States, tags and names are filtered by the settings that the sensor uses.
 
     Args:
-        instance: where partitions are.
+        instance: holds the partitions.
         project: `entity/project`.
         since: a date, or empty.
 
     Yields:
-        The key of a run, and why it cannot be harvested; None if it can.
+        The key of a run, and the reason it cannot be harvested, or None if it can.
 
     Raises:
-        HarvestError: W&B does not answer, there is no such project, or `since` is no date.
+        HarvestError: W&B does not answer, the project does not exist, or `since` is not a date.
     """
     project = check_project(project)
     wanted = WatchSettings.from_environment()

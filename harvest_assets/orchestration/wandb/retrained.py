@@ -1,7 +1,7 @@
-"""Runs that were trained on after they had been harvested: written down as observations.
+"""Runs whose training went on after they had been harvested, recorded as asset observations.
 
-The sensor observes that there is a newer checkpoint; the next time `run_checkpoint` is
-materialized, it takes that one, also where an older one lies in the run cache.
+The sensor observes that there is a newer checkpoint; the next materialization of `run_checkpoint`
+takes that one, even if an older one is in the run cache.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _ASSET = asset_key(Asset.RUN_CHECKPOINT)
 
 
 def resumed_event(key: str, step: int) -> dg.AssetObservation:
-    """The observation that a run has a checkpoint newer than the one that was harvested."""
+    """The observation that a run has a newer checkpoint than the one harvested."""
     return dg.AssetObservation(
         _ASSET,
         partition=key,
         metadata={_STEP: step},
         description=(
-            f"The run was trained on to step {step}; materialize run_checkpoint and what follows "
-            "to harvest it."
+            f"The run was trained further, to step {step}; materialize run_checkpoint and its "
+            "downstream assets to harvest it."
         ),
     )
 
 
 def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
-    """The runs of which a newer checkpoint was seen since they were opened last."""
+    """The runs with a newer checkpoint observed since they were last opened."""
     seen, opened = (
         instance.get_latest_storage_id_by_partition(_ASSET, kind)
         for kind in (
@@ -41,7 +41,7 @@ def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
 
 
 def newer_step(instance: dg.DagsterInstance, key: str) -> int | None:
-    """The step of the newer checkpoint of a run, if one was seen since it was opened last."""
+    """The step of a run's newer checkpoint, if one was observed since it was last opened."""
     if key not in resumed_runs(instance):
         return None
     of_run = dg.AssetRecordsFilter(_ASSET, asset_partitions=[key])

@@ -1,4 +1,4 @@
-"""What is watched on W&B, as a deployment sets it."""
+"""Which W&B projects and runs a deployment watches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harvest_assets.wandb_client.listed_run import ListedRun
 
 
 def _listed(value: Any) -> Any:
-    """A text with commas as a list; anything else as it is."""
+    """Split comma-separated text; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -35,30 +35,28 @@ _Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class WatchSettings(EnvironmentModel, env_prefix="HARVEST_WANDB_"):
-    """Which runs are wanted, and how often W&B is asked."""
+    """Which runs are wanted, and how often W&B is polled."""
 
     projects: Annotated[tuple[str, ...], BeforeValidator(_projects)] = Field(
         default=(),
         description="The watched projects, `entity/project`, separated by commas.",
     )
     states: _Listed = Field(
-        default=("finished",), description="Runs in one of these states of W&B."
+        default=("finished",), description="Only runs in one of these W&B states."
     )
-    tags: _Listed = Field(
-        default=(), description="Runs with one of these tags; blank: whatever their tags."
-    )
+    tags: _Listed = Field(default=(), description="Only runs with one of these tags; blank: all.")
     names: _Listed = Field(
         default=(),
         description=(
-            "Runs whose name on their page or whose id matches one of these patterns (`*`, `?`); "
+            "Only runs whose display name or id matches one of these patterns (`*`, `?`); "
             "blank: all."
         ),
     )
     since: Annotated[datetime | None, BeforeValidator(_since)] = Field(
         default=None,
         description=(
-            "Runs created from this date or time on, UTC unless it has a zone. It also lifts the "
-            "limit of the first tick."
+            "Only runs created at or after this date or time, UTC unless it has a zone. It also "
+            "lifts the limit of the first tick."
         ),
     )
     seconds: int = Field(
@@ -68,22 +66,22 @@ class WatchSettings(EnvironmentModel, env_prefix="HARVEST_WANDB_"):
     )
 
     def wants(self, run: ListedRun) -> bool:
-        """Whether state, tags, name and date of a run fit."""
+        """Whether a run matches the states, tags, names and date."""
         named = not self.names or any(
             fnmatchcase(text, pattern)
             for text in (run.display_name, run.run_id)
             for pattern in self.names
         )
         tagged = not self.tags or bool(set(self.tags) & set(run.tags))
-        young = self.since is None or run.created >= self.since
-        return run.state in self.states and named and tagged and young
+        recent = self.since is None or run.created >= self.since
+        return run.state in self.states and named and tagged and recent
 
 
 def check_project(text: str) -> str:
-    """`entity/project` without blanks around it.
+    """Normalize `entity/project`, or the address of a project's page.
 
     Raises:
-        HarvestError: the text has another form.
+        HarvestError: the text names no project.
     """
     project = text.strip().removeprefix("https://wandb.ai/").strip("/")
     if len([part for part in project.split("/") if part]) != 2:  # noqa: PLR2004
@@ -92,7 +90,7 @@ def check_project(text: str) -> str:
 
 
 def parse_since(text: str, source: str) -> datetime | None:
-    """An ISO date or time; without a zone it is UTC. None for an empty text.
+    """Parse an ISO date or time, UTC unless it has a zone; None if the text is blank.
 
     Raises:
         HarvestError: the text is not a date; the message names `source`.
@@ -102,7 +100,5 @@ def parse_since(text: str, source: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError as error:
-        raise HarvestError(
-            f"{source} is {text!r}; it must be a date such as 2025-01-31."
-        ) from error
+        raise HarvestError(f"{source} is {text!r}; expected a date such as 2025-01-31.") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -102,7 +102,7 @@ class WandbSubprocess:
 
 
 class _Queries:
-    """What the process can be asked; it keeps the list that was requested last."""
+    """The queries that the process answers; keeps the list requested last."""
 
     def __init__(self) -> None:
         self._runs: Iterator[ListedRun] = iter(())

@@ -4,7 +4,7 @@ const byShortcut = (key) => document.querySelector(`[aria-keyshortcuts="${CSS.es
 const tip = document.getElementById("tip");
 let latest = 0;
 
-// Put another address's content in the place of this one's, without leaving the place on the page.
+// Replace the content of the page with that of another address; the scroll position stays.
 async function swap(address, { push }) {
   const turn = ++latest;
   const answer = await fetch(address);
@@ -20,7 +20,7 @@ async function swap(address, { push }) {
     const again = [...document.querySelectorAll("a[href]")].find((a) => a.getAttribute("href") === focused);
     again?.focus({ preventScroll: true });
   }
-  countChosen();
+  updateButtons();
 }
 
 document.addEventListener("click", (event) => {
@@ -33,13 +33,13 @@ document.addEventListener("click", (event) => {
   const compare = event.target.closest?.("[data-compare]");
   if (compare) {
     event.preventDefault();
-    const [a, b] = chosen().map((box) => encodeURIComponent(box.value));
+    const [a, b] = selected().map((box) => encodeURIComponent(box.value));
     location.assign(`${compare.dataset.compare}&a=${a}&b=${b}`);
   }
 });
 addEventListener("popstate", () => swap(location.href, { push: false }).catch(() => location.reload()));
 
-// Shortcuts are written on the elements that they lead to.
+// Each shortcut is an attribute of the element that it activates.
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, select, textarea")) {
@@ -67,20 +67,20 @@ function help() {
     e.getAttribute("aria-keyshortcuts"),
     e.title || e.textContent.trim(),
   ]);
-  rows.push(["← →", "in an example: from token to token"]);
+  rows.push(["← →", "in an example: move between tokens"]);
   list.replaceChildren(
     ...rows.flatMap(([key, what]) => {
       const term = document.createElement("dt");
-      const told = document.createElement("dd");
+      const description = document.createElement("dd");
       term.append(Object.assign(document.createElement("kbd"), { textContent: key }));
-      told.textContent = what;
-      return [term, told];
+      description.textContent = what;
+      return [term, description];
     }),
   );
   document.getElementById("help").showModal();
 }
 
-// Values of a token: under the mouse, or walked to by arrow keys.
+// The values of a token, under the mouse or reached with the arrow keys.
 function showTip(token) {
   const [ci, act, id] = token.dataset.v.split(" ");
   if (id === "-1") return hideTip();
@@ -105,7 +105,7 @@ function walk(example, step) {
   token.classList.add("lit");
   token.scrollIntoView({ block: "nearest", inline: "nearest" });
   showTip(token);
-  document.getElementById("told").textContent = `${token.textContent}: ${tip.textContent}`;
+  document.getElementById("announcement").textContent = `${token.textContent}: ${tip.textContent}`;
 }
 document.addEventListener("mouseover", (event) => {
   const token = event.target.closest?.("[data-v]");
@@ -114,23 +114,23 @@ document.addEventListener("mouseover", (event) => {
 document.addEventListener("focusout", hideTip);
 addEventListener("scroll", hideTip, { passive: true });
 
-const chosen = () => [...document.querySelectorAll('input[name="key"]:checked')];
-function countChosen() {
-  const n = chosen().length;
+const selected = () => [...document.querySelectorAll('input[name="key"]:checked')];
+function updateButtons() {
+  const n = selected().length;
   for (const button of document.querySelectorAll("[data-needs]")) {
     const needs = Number(button.dataset.needs);
     button.disabled = needs === 2 ? n !== 2 : n < needs;
   }
 }
-document.addEventListener("change", countChosen);
-countChosen();
+document.addEventListener("change", updateButtons);
+updateButtons();
 
-// A harvest in progress: look whether more of it has been saved.
+// A harvest in progress: poll whether more of it has been saved.
 async function watch() {
   const main = document.querySelector("main[data-watch]");
   if (main && !document.hidden) {
     const version = await (await fetch(main.dataset.watch)).text();
-    const busy = chosen().length || document.activeElement?.matches("input, select");
+    const busy = selected().length || document.activeElement?.matches("input, select");
     if (version !== main.dataset.version && !busy) await swap(location.href, { push: false });
   }
 }

@@ -87,7 +87,7 @@ def test_weights_are_taken_as_float32(kind: str):
     assert raw(torch.ones(1, 1, 4), torch.ones(1, 1, 3)).dtype == torch.float32
 
 
-def test_an_unknown_kind_is_told_with_those_known():
+def test_an_unknown_kind_is_reported_with_those_known():
     _, layer, checkpoint = _opened(4, 3, [])
     with pytest.raises(HarvestError, match="ci_fn_type 'attention' is unknown") as caught:
         open_ci_function("attention", layer, [], checkpoint, CPU)

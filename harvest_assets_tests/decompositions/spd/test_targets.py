@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -462,7 +464,7 @@ def test_a_family_is_added_by_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         ("transformers.NobodysForCausalLM", "known of transformers are"),
     ],
 )
-def test_an_unknown_class_is_told_with_those_known(class_path: str, sentence: str):
+def test_an_unknown_class_is_reported_with_those_known(class_path: str, sentence: str):
     with pytest.raises(HarvestError, match=sentence) as caught:
         build_target(class_path, "anything")
     if "known are" in sentence:
@@ -488,16 +490,38 @@ def test_a_config_of_another_model_or_none_is_reported(tmp_path: Path):
         build_target("transformers.AutoModelForCausalLM", str(tmp_path))
 
 
-class LooksAtItsWeights(nn.Module):
+class ReadsItsWeights(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
         self.total = self.weight.sum().item()
 
 
-def test_a_model_that_looks_at_its_weights_is_built_in_full():
+def test_a_model_that_reads_its_weights_is_built_in_full():
     register = nn.Module.register_parameter
-    built = build_weightless(LooksAtItsWeights)
+    built = build_weightless(ReadsItsWeights)
     assert built.total == 3
     assert not built.weight.is_meta
     assert nn.Module.register_parameter is register
+
+
+@pytest.mark.parametrize("class_path", [LLAMA_SIMPLE, LLAMA_SIMPLE_MLP])
+def test_rotary_tables_beyond_all_memory_are_refused(tmp_path: Path, class_path: str):
+    large = SMALL | {"block_size": 1 << 26, "n_embd": 64, "n_head": 4}
+    with pytest.raises(HarvestError, match=r"tables .* 8,589,934,592 bytes"):
+        build_target(class_path, _target_file(tmp_path, large))
+
+
+def test_a_target_of_our_own_is_built_without_the_compiler(tmp_path: Path):
+    """Importing PyTorch's compiler would take each process of a harvest seconds."""
+    program = (
+        "import sys; from harvest_assets.decompositions.spd.targets import build_target; "
+        "build_target(*sys.argv[1:3]); build_target(*sys.argv[3:]); "
+        "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    )
+    llama = (LLAMA_SIMPLE, _target_file(tmp_path / "llama", SMALL))
+    gpt2 = (GPT2_SIMPLE, _target_file(tmp_path / "gpt2", SMALL_GPT2))
+    done = subprocess.run(
+        [sys.executable, "-c", program, *llama, *gpt2], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]

@@ -1,4 +1,4 @@
-"""The state of jobs, as `squeue` and `sacct` tell it; here the two are programs of the test."""
+"""The state of jobs, as `squeue` and `sacct` report it; the tests replace both programs."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from harvest_assets_tests.orchestration.slurm.commands import Place
 
 
 @pytest.mark.slow
-def test_shards_are_jobs_and_the_ui_tells_where_their_output_is(tiny_run: Path, tmp_path: Path):
+def test_shards_are_jobs_and_the_ui_shows_where_their_output_is(tiny_run: Path, tmp_path: Path):
     place = Place(
         tmp_path, tmp_path, DAGSTER_HOME=str(tmp_path / "dagster"), HARVEST_SLURM_CLUSTER="local"
     )
@@ -26,14 +26,14 @@ def test_shards_are_jobs_and_the_ui_tells_where_their_output_is(tiny_run: Path, 
         runs = [run for run in instance.get_runs() if run.job_name == "harvest"]
         for run in runs:
             assert run.tags["harvest_assets/cluster"] == "local"
-            (told,) = [
+            (metadata,) = [
                 entry.dagster_event.engine_event_data.metadata
                 for entry in instance.all_logs(run.run_id)
-                if entry.dagster_event and "Waits as job" in (entry.dagster_event.message or "")
+                if entry.dagster_event and "Waiting as job" in (entry.dagster_event.message or "")
             ]
             job = run.tags["harvest_assets/job"]
-            assert Path(told["stderr"].value).name == f"{job}_0_log.err"
-            assert "RUN_SUCCESS" in Path(told["stderr"].value).read_text()
+            assert Path(metadata["stderr"].value).name == f"{job}_0_log.err"
+            assert "RUN_SUCCESS" in Path(metadata["stderr"].value).read_text()
     assert {run.tags["dagster/partition/shard"] for run in runs} == {"00", "01"}
     assert all(run.is_success for run in runs)
 
@@ -45,7 +45,7 @@ def test_jobs_need_a_cluster(tiny_run: Path, tmp_path: Path):
     assert not place.out.exists()
 
 
-def test_settings_are_looked_at_before_anything_is_begun(tiny_run: Path, tmp_path: Path):
+def test_settings_are_checked_before_anything_is_started(tiny_run: Path, tmp_path: Path):
     place = Place(tmp_path, tmp_path, HARVEST_SLURM_TIME="soon")
     refused(harvest_command("--slurm", str(tiny_run), env=place.env), "HARVEST_SLURM_TIME", "soon")
     assert not place.out.exists()

@@ -69,12 +69,12 @@ class Production:
             "assetSelection": [{"path": [asset]} for asset in assets],
             "partitionNames": partitions,
         }
-        told = self.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
-        assert told["__typename"] == "LaunchBackfillSuccess", told
+        result = self.ask(_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert result["__typename"] == "LaunchBackfillSuccess", result
 
     def terminate(self, run: dict[str, Any], how: str) -> None:
-        told = self.ask(_TERMINATE, id=run["runId"], how=how)["terminateRun"]
-        assert told["__typename"] == "TerminateRunSuccess", told
+        result = self.ask(_TERMINATE, id=run["runId"], how=how)["terminateRun"]
+        assert result["__typename"] == "TerminateRunSuccess", result
 
     def runs(self) -> list[dict[str, Any]]:
         """Newest first; `shard` is None for the runs of the other stages."""

@@ -31,7 +31,7 @@ def held_elsewhere(path: Path, job: str | None, restarts: str = "0") -> None:
 
 
 def free(path: Path) -> bool:
-    worker.free_leases_of_the_dead(RUN)
+    worker.release_stale_leases(RUN)
     try:
         with hold_lease(path, "it"):
             return True

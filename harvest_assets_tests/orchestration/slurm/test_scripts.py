@@ -73,8 +73,8 @@ def test_no_line_is_a_runs(cluster: Path, tmp_path: Path, out_dir: Path, name: s
     assert [line.split()[0] for line in lines] == ["export", "srun"]
     (comment,) = [line for line in script.split("\n") if line.startswith("#SBATCH --comment=")]
     # What `sbatch` reads is one word.
-    told = comment.partition("=")[2]
-    plain = subprocess.run(["printf %s " + told], shell=True, capture_output=True, check=True)  # noqa: S602
+    quoted = comment.partition("=")[2]
+    plain = subprocess.run(["printf %s " + quoted], shell=True, capture_output=True, check=True)  # noqa: S602
     assert plain.stdout.decode().startswith("local/run/x-")
     assert script.count("#SBATCH --wrap") == 0
 
@@ -85,7 +85,7 @@ def test_no_line_is_a_runs(cluster: Path, tmp_path: Path, out_dir: Path, name: s
 def test_a_folder_of_results_is_a_plain_name(tmp_path: Path, out_dir: Path, name: str):
     run = tmp_path / "run"
     run.mkdir()
-    with pytest.raises(HarvestError, match="no plain folder name"):
+    with pytest.raises(HarvestError, match="--out_name"):
         register(parse_run(str(run)), name)
     assert not out_dir.exists() or not list(out_dir.rglob("*.json"))
 

@@ -48,7 +48,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackWandb]:
 
 
 class Ticks:
-    """The sensor as the daemon calls it: what it asks for is done, its cursor is kept."""
+    """The sensor as the daemon calls it: its requests are carried out, its cursor is kept."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
@@ -68,7 +68,7 @@ class Ticks:
 
     @property
     def registered(self) -> set[str]:
-        """The partitions; none was asked for twice."""
+        """The partitions; none was requested twice."""
         assert len(self.requested) == len(set(self.requested))
         return set(self.instance.get_dynamic_partitions(RUN_DIMENSION))
 
@@ -114,7 +114,7 @@ def key(n: int) -> str:
     return f"{PROJECT}/s-{n:08d}"
 
 
-def looked_into(server: LoopbackWandb) -> list[str]:
+def inspected(server: LoopbackWandb) -> list[str]:
     return [variables["name"] for name, variables in server.operations if name == "RunFiles"]
 
 
@@ -122,34 +122,34 @@ def test_finished_runs_become_partitions_once(tick: Ticks, server: LoopbackWandb
     for n in range(3):
         add(server, n)
     running = add(server, 3, state="running")
-    told = tick()
+    message = tick()
     assert tick.registered == {key(n) for n in range(3)}
-    assert "Registered 3 runs" in told
-    assert "left" not in told
-    asked = len(server.operations)
+    assert "Registered 3 runs" in message
+    assert "older" not in message
+    n_requests = len(server.operations)
     assert tick() == "No new runs."
-    assert len(server.operations) - asked <= 4
+    assert len(server.operations) - n_requests <= 4
     running.state, running.heartbeat_at = "finished", just_ended()
     add(server, 4, days_ago=0, heartbeat_at=just_ended())
     tick()
     assert tick.registered == {key(n) for n in range(5)}
-    assert len(looked_into(server)) == 5
+    assert len(inspected(server)) == 5
 
 
-def test_the_first_tick_takes_the_newest_twenty_and_tells_of_the_others(
+def test_the_first_tick_registers_the_newest_twenty_and_reports_the_others(
     tick: Ticks, server: LoopbackWandb, later, monkeypatch: pytest.MonkeyPatch
 ):
     for n in range(60):
         add(server, n, days_ago=100 - n)
     still_running = add(server, 60, days_ago=200, state="running")
-    told = tick()
+    message = tick()
     assert tick.registered == {key(n) for n in range(40, 60)}
-    assert "40 older finished runs were left" in told
-    assert f"register --project {PROJECT}" in told
-    assert "HARVEST_WANDB_SINCE" in told
+    assert "40 older finished runs" in message
+    assert f"register --project {PROJECT}" in message
+    assert "HARVEST_WANDB_SINCE" in message
     later(days=2)
     assert tick() == "No new runs."
-    # Older, but it ended behind the first tick.
+    # Older, but it ended after the first tick.
     still_running.state, still_running.heartbeat_at = "finished", just_ended()
     tick()
     assert tick.registered == {key(n) for n in range(40, 61)}
@@ -161,7 +161,7 @@ def test_the_first_tick_takes_the_newest_twenty_and_tells_of_the_others(
     }
 
 
-def test_runs_that_cannot_be_harvested_are_left_out_with_the_reason(
+def test_runs_that_cannot_be_harvested_are_skipped_with_the_reason(
     tick: Ticks, server: LoopbackWandb, later
 ):
     toy = CONFIG.replace(b"task_name: lm", b"task_name: tms")
@@ -170,17 +170,17 @@ def test_runs_that_cannot_be_harvested_are_left_out_with_the_reason(
     add(server, 2, {**FILES, "final_config.yaml": b"a: ["})
     server.add_run(f"{PROJECT}/not-an-id", FILES)
     add(server, 3)
-    told = tick()
+    message = tick()
     assert tick.registered == {key(3)}
     for words in ("no final_config.yaml", "'tms'", key(2), "'not-an-id'"):
-        assert words in told
-    asked = len(looked_into(server))
+        assert words in message
+    n_requests = len(inspected(server))
     later(days=2)
     assert tick() == "No new runs."
-    assert len(looked_into(server)) == asked
+    assert len(inspected(server)) == n_requests
 
 
-def test_a_run_without_a_checkpoint_is_looked_at_again_but_not_for_ever(
+def test_a_run_without_a_checkpoint_is_checked_again_but_not_forever(
     tick: Ticks, server: LoopbackWandb, later
 ):
     slow = add(server, 0, {"final_config.yaml": CONFIG})
@@ -194,10 +194,10 @@ def test_a_run_without_a_checkpoint_is_looked_at_again_but_not_for_ever(
     for _ in range(5):
         later(days=3)
         tick()
-    looks = looked_into(server)
-    assert looks.count(slow.run_id) == 2
-    assert looks.count(never.run_id) == len(wandb_watch._AGAIN_AFTER) + 1
-    # It goes on and ends again.
+    run_ids = inspected(server)
+    assert run_ids.count(slow.run_id) == 2
+    assert run_ids.count(never.run_id) == len(wandb_watch._RETRY_DELAYS) + 1
+    # Its training is resumed and ends again.
     never.files, never.heartbeat_at = FILES, just_ended(days=20)
     tick()
     assert tick.registered == {key(0), key(1)}
@@ -227,7 +227,7 @@ def test_filters(tick: Ticks, server: LoopbackWandb, monkeypatch: pytest.MonkeyP
         ("HARVEST_WANDB_SINCE", "yesterday"),
     ],
 )
-def test_settings_that_cannot_be_are_named(
+def test_invalid_settings_are_named(
     tick: Ticks, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ):
     monkeypatch.setenv(variable, value)
@@ -235,7 +235,7 @@ def test_settings_that_cannot_be_are_named(
         tick()
 
 
-def test_without_projects_nothing_is_asked(
+def test_without_projects_nothing_is_requested(
     tick: Ticks, server: LoopbackWandb, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("HARVEST_WANDB_PROJECTS")
@@ -246,13 +246,13 @@ def test_without_projects_nothing_is_asked(
 def test_thousands_are_paged_over_ticks(
     tick: Ticks, server: LoopbackWandb, monkeypatch: pytest.MonkeyPatch
 ):
-    """W&B goes away in the middle of a long list, twice; each run is looked at in the end."""
-    monkeypatch.setattr(wandb_watch, "_MANY", 100)
+    """W&B fails in the middle of a long list, twice; every run is processed in the end."""
+    monkeypatch.setattr(wandb_watch, "_LARGE_PAGE", 100)
     monkeypatch.setenv("HARVEST_WANDB_SINCE", "2000-01-01")
     for n in range(3000):
         files = FILES if n % 1000 == 0 else {}
         add(server, n, files, days_ago=3000 - n)
-    # Those without files are known: nobody waits for three thousand looks here.
+    # Those without files are remembered: inspecting three thousand runs would take too long.
     seen = {f"s-{n:08d}": server.runs[key(n)].heartbeat_at for n in range(3000) if n % 1000}
     write_json(
         watched_path("ent", "proj"),
@@ -266,8 +266,8 @@ def test_thousands_are_paged_over_ticks(
         return 404 if operation == "Runs" and pages in (8, 20) else None
 
     server.on_operation = count
-    told = [tick() for _ in range(3)]
-    assert [("could not be listed" in text) for text in told] == [True, True, False]
+    messages = [tick() for _ in range(3)]
+    assert [("could not be listed" in text) for text in messages] == [True, True, False]
     assert tick.registered == {key(n) for n in range(0, 3000, 1000)}
     assert pages < 3000 / 100 * 1.5
 
@@ -275,7 +275,7 @@ def test_thousands_are_paged_over_ticks(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_hundred_runs_come_between_two_ticks(tick: Ticks, server: LoopbackWandb):
-    """Each is downloaded from and looked at; what one tick has no time for, the next does."""
+    """Each is inspected; what one tick has no time for, the next one does."""
     add(server, 0)
     tick()
     for n in range(1, 201):
@@ -285,10 +285,10 @@ def test_two_hundred_runs_come_between_two_ticks(tick: Ticks, server: LoopbackWa
         if len(tick.registered) == 201:
             break
     assert tick.registered == {key(n) for n in range(201)}
-    assert sorted(looked_into(server)) == sorted(f"s-{n:08d}" for n in range(201))
+    assert sorted(inspected(server)) == sorted(f"s-{n:08d}" for n in range(201))
 
 
-def test_a_run_that_is_deleted_between_two_questions(tick: Ticks, server: LoopbackWandb):
+def test_a_run_that_is_deleted_between_two_requests(tick: Ticks, server: LoopbackWandb):
     add(server, 0)
     add(server, 1)
 
@@ -297,8 +297,8 @@ def test_a_run_that_is_deleted_between_two_questions(tick: Ticks, server: Loopba
             server.runs.pop(key(1), None)
 
     server.on_operation = delete
-    told = tick()
-    assert f"{key(1)} is not on W&B any more" in told
+    message = tick()
+    assert key(1) in message
     assert tick.registered == {key(0)}
     server.on_operation = lambda _operation: None
 
@@ -323,7 +323,7 @@ def test_when_w_and_b_does_not_answer(
     add(server, 0)
     tick()
     add(server, 1, days_ago=0, heartbeat_at=just_ended())
-    monkeypatch.setattr(sensors, "SECONDS_FOR_A_LOOK", 5.0)
+    monkeypatch.setattr(sensors, "SECONDS_FOR_WANDB", 5.0)
     if trouble == "away":
         server.go_away()
     elif trouble == "limited":
@@ -336,7 +336,7 @@ def test_when_w_and_b_does_not_answer(
     if trouble == "away":
         server.come()
     server.status, server.delay = 200, 0.0
-    monkeypatch.setattr(sensors, "SECONDS_FOR_A_LOOK", 40.0)
+    monkeypatch.setattr(sensors, "SECONDS_FOR_WANDB", 40.0)
     tick()
     assert tick.registered == {key(0), key(1)}
 
@@ -362,7 +362,7 @@ def test_a_process_that_dies_is_one_clear_error():
                 wandb.inspect_run(key(0))
 
 
-def test_a_key_that_does_not_hold_ends_the_look_and_loses_nothing(
+def test_an_invalid_api_key_ends_the_poll_and_loses_nothing(
     tick: Ticks, server: LoopbackWandb, monkeypatch: pytest.MonkeyPatch
 ):
     add(server, 0)
@@ -375,7 +375,7 @@ def test_a_key_that_does_not_hold_ends_the_look_and_loses_nothing(
     assert tick.registered == {key(0)}
 
 
-def test_a_run_that_was_trained_on_is_told_once(
+def test_a_newer_checkpoint_is_reported_once(
     tick: Ticks, server: LoopbackWandb, tiny_run: Path, instance: dg.DagsterInstance
 ):
     files = {file.name: file.read_bytes() for file in tiny_run.iterdir()}
@@ -385,19 +385,21 @@ def test_a_run_that_was_trained_on_is_told_once(
 
     def open_run() -> str:
         made = prepare.execute_in_process(instance=instance, partition_key=key(0))
-        told = made.asset_materializations_for_node("run_checkpoint")[0].metadata
-        return told["checkpoint"].path
+        metadata = made.asset_materializations_for_node("run_checkpoint")[0].metadata
+        return metadata["checkpoint"].path
 
     assert open_run().endswith("model_100.pth")
-    # It went on without a newer checkpoint; then with one.
+    # It was resumed without a newer checkpoint; then with one.
     run.heartbeat_at = just_ended()
     assert tick() == "No new runs."
     run.files["model_200.pth"] = files["model_100.pth"]
     run.heartbeat_at = just_ended(seconds=60)
-    assert f"{key(0)} was trained on to step 200" in tick()
+    assert f"{key(0)} was trained further, to step 200" in tick()
     (event,) = tick.events
     instance.report_runless_asset_event(event)
     assert tick() == "No new runs."
-    assert open_run().endswith("model_200.pth"), "what is newer is taken, also beside a cached one"
+    assert open_run().endswith("model_200.pth"), (
+        "the newer one is used even if an older one is cached"
+    )
     assert newer_step(instance, key(0)) is None
     assert tick.registered == {key(0)}

@@ -16,7 +16,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import watched_path
 from harvest_assets.orchestration.wandb.inspection import HARVESTABLE, Finding
 from harvest_assets.orchestration.wandb.settings import WatchSettings
-from harvest_assets.orchestration.wandb.watch import Place, ProjectWatch
+from harvest_assets.orchestration.wandb.watch import ProjectCursor, ProjectWatch
 from harvest_assets.wandb_client.listed_run import ListedRun, listed_run, parse_time
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 from harvest_assets_tests.orchestration.wandb.test_new_runs import (
@@ -41,7 +41,7 @@ UNDERSTOOD: list[dict[str, Any]] = [
     {"tags": None},
     {"config": None},
 ]
-LEFT_OUT: list[dict[str, Any]] = [
+SKIPPED: list[dict[str, Any]] = [
     {"heartbeatAt": 1764218650},
     {"heartbeatAt": "yesterday"},
     {"createdAt": None},
@@ -98,25 +98,25 @@ def test_times_without_a_zone(tick: Ticks, server: LoopbackWandb, later):
     assert tick.registered == {key(n) for n in range(3)}
 
 
-def test_odd_runs_are_left_out_with_the_reason(tick: Ticks, server: LoopbackWandb, later):
-    odd = [*UNDERSTOOD, *LEFT_OUT, *WITHOUT_ID, *FATAL]
+def test_odd_runs_are_skipped_with_the_reason(tick: Ticks, server: LoopbackWandb, later):
+    odd = [*UNDERSTOOD, *SKIPPED, *WITHOUT_ID, *FATAL]
     for n, fields in enumerate(odd):
         add(server, n, days_ago=0.5 + n / 100, odd=fields)
     add(server, 100)
-    told = tick()
+    message = tick()
     understood = {key(n) for n in range(len(UNDERSTOOD))}
     assert tick.registered == {*understood, key(100)}
     for n, fields in enumerate(odd[len(UNDERSTOOD) :], start=len(UNDERSTOOD)):
         if fields is not None and "name" not in fields:
-            assert key(n) in told
-            assert fields in FATAL or next(iter(fields)) in told
-    assert told.count(f"{PROJECT}/?: name is") == len(WITHOUT_ID)
+            assert key(n) in message
+            assert fields in FATAL or next(iter(fields)) in message
+    assert message.count(f"{PROJECT}/?: name is") == len(WITHOUT_ID)
     for n in (101, 102):
         later(hours=30 * (n - 100))
         add(server, n, days_ago=0, heartbeat_at=just_ended())
-        told = tick()
-        assert not any(key(m) in told for m in range(len(UNDERSTOOD) + len(LEFT_OUT)))
-    # What was odd is sent as it should be.
+        message = tick()
+        assert not any(key(m) in message for m in range(len(UNDERSTOOD) + len(SKIPPED)))
+    # W&B sends the malformed fields correctly from here on.
     late = len(UNDERSTOOD) + 2
     server.runs[key(late)].odd = {}
     server.runs[key(late)].heartbeat_at = just_ended(hours=90)
@@ -171,15 +171,15 @@ def test_whatever_else_is_listed_sound_runs_are_found(
 ):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("SPD_OUT_DIR", str(tmp_path_factory.mktemp("out")))
-        asked, place, known = FakeWandb(), Place(), set()
+        client, cursor, known = FakeWandb(), ProjectCursor(), set()
         for n, nodes in enumerate(odd):
             now = MOMENT + timedelta(hours=10 * n)
-            asked.nodes = [*nodes, node(n, now)] if first else [node(n, now), *nodes]
+            client.nodes = [*nodes, node(n, now)] if first else [node(n, now), *nodes]
             wanted = WatchSettings(projects=(PROJECT,))
-            look = ProjectWatch(PROJECT, wanted, place, set(known), asked, now).look()
-            assert not look.failure
-            known.update(look.new)
-            place = Place(**json.loads(json.dumps(place.__dict__)))
+            result = ProjectWatch(PROJECT, wanted, cursor, set(known), client, now).poll()
+            assert not result.failure
+            known.update(result.new)
+            cursor = ProjectCursor(**json.loads(json.dumps(cursor.__dict__)))
             assert key(n) in known
 
 
@@ -211,15 +211,15 @@ def test_whatever_else_is_listed_sound_runs_are_found(
     ],
 )
 @pytest.mark.usefixtures("out_dir")
-def test_a_damaged_file_of_what_is_remembered(text: str):
+def test_a_damaged_file_of_remembered_runs_is_replaced(text: str):
     path = watched_path("ent", "proj")
     path.parent.mkdir(parents=True)
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    asked = FakeWandb()
-    asked.nodes = [node(n, MOMENT) for n in range(2)]
+    client = FakeWandb()
+    client.nodes = [node(n, MOMENT) for n in range(2)]
     settings = WatchSettings(projects=(PROJECT,))
-    look = ProjectWatch(PROJECT, settings, Place(), set(), asked, MOMENT).look()
-    assert set(look.new) == {key(0), key(1)}
+    result = ProjectWatch(PROJECT, settings, ProjectCursor(), set(), client, MOMENT).poll()
+    assert set(result.new) == {key(0), key(1)}
     assert json.loads(path.read_text())["runs"].keys() == {"s-00000000", "s-00000001"}
 
 

@@ -157,4 +157,4 @@ def build_gpt2_simple(class_path: str, source: str) -> nn.Module:
             model.fix_stds(stds)
         return model
 
-    return build_weightless(build)
+    return build_weightless(build, buffer_bytes=0)

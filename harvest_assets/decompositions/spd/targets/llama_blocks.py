@@ -55,6 +55,11 @@ class LlamaConfig(pydantic.BaseModel):
         """Width of one head."""
         return self.n_embd // self.n_head
 
+    @property
+    def table_bytes(self) -> int:
+        """Size of the two rotary tables, float32."""
+        return 2 * 4 * self.block_size * self.head_dim
+
 
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + eps) * weight`, computed in float32."""

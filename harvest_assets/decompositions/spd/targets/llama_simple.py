@@ -51,4 +51,4 @@ def build_llama_simple(class_path: str, source: str) -> nn.Module:
         HarvestError: the config is not there or wrong.
     """
     config = read_model_config(class_path, source, LlamaSimpleConfig)
-    return build_weightless(lambda: LlamaSimple(config))
+    return build_weightless(lambda: LlamaSimple(config), buffer_bytes=config.table_bytes)

@@ -38,4 +38,4 @@ def build_llama_simple_mlp(class_path: str, source: str) -> nn.Module:
         HarvestError: the config is not there or wrong.
     """
     config = read_model_config(class_path, source, LlamaSimpleMLPConfig)
-    return build_weightless(lambda: LlamaSimpleMLP(config))
+    return build_weightless(lambda: LlamaSimpleMLP(config), buffer_bytes=config.table_bytes)
