@@ -28,6 +28,8 @@ _MAX_BATCHES = (1 << 63) - 1
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+# Not strict: JSON has lists for tuples.
+Patterns = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
 
 _EXPECTED = {
@@ -166,9 +168,8 @@ class HarvestSettings(SampleSettings):
             "else 1. The result does not depend on it."
         ),
     )
-    layers: tuple[str, ...] | None = Field(
+    layers: Patterns | None = Field(
         default=None,
-        min_length=1,
         description=(
             "Harvest only the layers whose names match this pattern (`*` matches dots too), or one "
             "of several; omitted: all."

@@ -28,6 +28,7 @@ from harvest_assets.loaders import (
     load_token_stats,
     load_vocabulary_of,
 )
+from harvest_assets.results.count_tensors import CorrelationStorage
 
 _TOKENS = 8
 _NEIGHBOURS = 4
@@ -75,16 +76,21 @@ def _portrait(harvest: _Harvest, key: str, *, coloured: bool) -> RenderableType:
     )
     tokens = (harvest.token_stats, key, harvest.vocabulary, _TOKENS)
     fires_on, predicts = get_input_token_stats(*tokens), get_output_token_stats(*tokens)
-    neighbours = get_correlated_components(harvest.correlations, key, "jaccard", _NEIGHBOURS)
     lines: list[Text] = []
     if fires_on and predicts:
         lines.append(_labelled("reads", _listed(fires_on.top_recall)))
         lines.append(_labelled("predicts", _listed(predicts.top_pmi, percent=False)))
-    together = ", ".join(f"{other.component_key} {other.score:.2f}" for other in neighbours)
-    lines.append(_labelled("fires with", Text(together or "none")))
+    lines.append(_labelled("fires with", Text(_neighbours(harvest.correlations, key))))
     examples = activation_examples(harvest.run_id, key, _CONTEXTS) or []
     lines.extend(_labelled("in", _context(example, coloured=coloured)) for example in examples)
     return Group(head, Padding(Group(*lines), (0, 0, 1, 2)))
+
+
+def _neighbours(correlations: CorrelationStorage, key: str) -> str:
+    if correlations.count_ij is None:
+        return "not counted"
+    others = get_correlated_components(correlations, key, "jaccard", _NEIGHBOURS)
+    return ", ".join(f"{other.component_key} {other.score:.2f}" for other in others) or "none"
 
 
 def _labelled(label: str, text: Text) -> Text:

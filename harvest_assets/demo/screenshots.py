@@ -34,12 +34,12 @@ def main() -> None:
     keys = [harvest.frame["component_key"][int(i)] for i in order(harvest, TableQuery())]
     chosen = next(key for key in keys if key.startswith("h.1.mlp.c_fc"))
     run = f"/run/{name}"
-    nearest = firing_rows(harvest, harvest.places[keys[6]], "jaccard", 1)[0].key
+    (nearest,) = firing_rows(harvest, harvest.places[keys[6]], "jaccard", 1) or []
     pages = {
         "view-overview": (run, "light"),
         "view-component": (f"{run}/component/{chosen}", "light"),
         "view-component-dark": (f"{run}/component/{keys[6]}?examples=ci&shade=act", "dark"),
-        "view-compare": (compare_path(name, keys[6], name, nearest), "light"),
+        "view-compare": (compare_path(name, keys[6], name, nearest.key), "light"),
     }
     with listening("127.0.0.1", 0) as listener:
         config = uvicorn.Config(make_app(Library(), name), log_level="warning")

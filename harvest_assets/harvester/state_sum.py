@@ -139,6 +139,8 @@ class StateSum:
         everything = slice(0, n)
 
         def filled(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+            if 0 in shape:
+                return torch.zeros(shape, dtype=dtype)
             total = allocate(name, shape, dtype)
             parts = [getattr(s, name) for s in self._states]
             for block in blocks(shape[0], _BLOCK_ENTRIES // total[:1].numel()):

@@ -112,6 +112,11 @@ class FinishedHarvest(Harvest):
             return None
         return cast("NDArray[np.int64]", self.frame["ci_histogram"][place].to_numpy())
 
+    @property
+    def counts_cofirings(self) -> bool:
+        """See `Harvest`."""
+        return self.correlations.count_ij is not None
+
     def together(self, place: int) -> NDArray[np.int64]:
         """See `Harvest`."""
         return cast("NDArray[np.int64]", self.correlations.cofirings()[place].numpy())

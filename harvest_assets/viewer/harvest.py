@@ -133,6 +133,11 @@ class Harvest(ABC):
     def ci_histogram(self, place: int) -> NDArray[np.int64] | None:
         """Firings of a component by causal importance, int64 [64]; None where not kept."""
 
+    @property
+    @abstractmethod
+    def counts_cofirings(self) -> bool:
+        """Whether it was counted which components fire together."""
+
     @abstractmethod
     def together(self, place: int) -> NDArray[np.int64]:
         """Positions at which each component fired with one, int64 [C]."""

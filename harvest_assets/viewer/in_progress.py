@@ -77,6 +77,11 @@ class HarvestInProgress(Harvest):
         histogram: NDArray[np.int64] = self._sum.ci_histogram[place].numpy()
         return histogram
 
+    @property
+    def counts_cofirings(self) -> bool:
+        """See `Harvest`."""
+        return self._sum.settings.cooccurrence
+
     def together(self, place: int) -> NDArray[np.int64]:
         """See `Harvest`."""
         counts: NDArray[np.int64] = self._sum.cooccurrence_of(place).numpy()

@@ -160,8 +160,13 @@ def token_rows(
     ]
 
 
-def firing_rows(harvest: Harvest, place: int, sort: str, k: int) -> list[FiringRow]:
-    """The components that fire together with one, by one metric of `FIRING_SORTS`."""
+def firing_rows(harvest: Harvest, place: int, sort: str, k: int) -> list[FiringRow] | None:
+    """The components that fire together with one, by one metric of `FIRING_SORTS`.
+
+    None where that was not counted.
+    """
+    if not harvest.counts_cofirings:
+        return None
     together, firings = harvest.together(place), harvest.firing_counts
     others = np.flatnonzero(together)
     others = others[others != place]
@@ -186,9 +191,11 @@ def firing_rows(harvest: Harvest, place: int, sort: str, k: int) -> list[FiringR
 
 
 def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:
-    """How two components fire together; None if they never do."""
+    """How two components fire together; None if they never do, or if it was not counted."""
+    if one == other or not harvest.counts_cofirings:
+        return None
     together = int(harvest.together(one)[other])
-    if together == 0 or one == other:
+    if together == 0:
         return None
     n_i, n_j = (float(harvest.firing_counts[place]) for place in (one, other))
     scores = correlation_scores(
