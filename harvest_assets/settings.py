@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -28,8 +29,11 @@ _MAX_BATCHES = (1 << 63) - 1
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-# Not strict: JSON has lists for tuples.
-Patterns = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+Patterns = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
 Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
 
 _EXPECTED = {
@@ -267,8 +271,15 @@ def deployment_options() -> Iterator[Option]:
         kind, *none = get_args(field.annotation) or (field.annotation,)
         yield Option(
             name,
-            kind=getattr(kind, "__origin__", kind),
+            kind=_plain(kind),
             optional=bool(none),
             default=getattr(defaults, name),
             description=str(field.description),
         )
+
+
+def _plain(kind: Any) -> Any:
+    """The class behind an annotated or parametrized one."""
+    while (origin := getattr(kind, "__origin__", None)) is not None:
+        kind = origin
+    return kind
