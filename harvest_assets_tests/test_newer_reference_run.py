@@ -1,0 +1,126 @@
+"""A real run with a global CI function, of February 2026, against the numbers of its program."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harvest_assets.decompositions.spd.model import open_model
+from harvest_assets.decompositions.spd.run_config import load_run_config
+
+RUN = "local/spd/s-5d000001"
+CACHED = ("runs/spd-s-5d000001", "pretrain_cache/spd-t-5d00aaaa")
+N_BATCHES, BATCH, N_CTX, N_COMPONENTS = 40, 16, 64, 100
+
+
+@pytest.fixture(scope="module")
+def harvested(reference_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run, harvested by the command in two shards."""
+    folder = tmp_path_factory.mktemp("newer")
+    for name in CACHED:
+        link = folder / "out" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(reference_runs / "world/spd_out" / name)
+    options = {"n_batches": N_BATCHES, "batch_size": BATCH, "n_shards": 2}
+    options["activation_examples_per_component"] = 20
+    subprocess.run(
+        [sys.executable, "-m", "harvest_assets", RUN]
+        + [text for name, value in options.items() for text in (f"--{name}", str(value))],
+        env={**os.environ, "SPD_OUT_DIR": str(folder / "out"), "DAGSTER_HOME": str(folder / "dg")},
+        cwd=reference_runs / "world",
+        check=True,
+        timeout=280,
+    )
+    return folder / "out/harvest/s-5d000001"
+
+
+@pytest.fixture
+def opened(reference_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    world = reference_runs / "world"
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("SPD_OUT_DIR", str(world / "spd_out"))
+    run = Path("spd_out") / CACHED[0]
+    (checkpoint,) = run.glob("model_*.pth")
+    config = load_run_config(run / "final_config.yaml")
+    return lambda **options: open_model(config, checkpoint, "cpu", **options)
+
+
+def load(folder: Path, name: str) -> dict[str, Any]:
+    return torch.load(folder / "correlations" / name, weights_only=True)
+
+
+def test_counts_are_those_of_its_program(harvested: Path, reference_runs: Path):
+    expected = reference_runs / "expected/s-5d000001"
+    ours, theirs = (load(it, "component_correlations.pt") for it in (harvested, expected))
+    assert ours["component_keys"] == theirs["component_keys"]
+    assert ours["count_total"] == theirs["count_total"] == N_BATCHES * BATCH * N_CTX
+    for name in ("count_i", "count_ij"):
+        assert torch.equal(ours[name].long(), theirs[name].long()), name
+    ours, theirs = (load(it, "token_stats.pt") for it in (harvested, expected))
+    for name in ("input_counts", "input_totals", "firing_counts"):
+        assert torch.equal(ours[name].double(), theirs[name].double()), name
+    for name in ("output_counts", "output_totals"):
+        torch.testing.assert_close(ours[name].double(), theirs[name].double(), rtol=1e-5, atol=1e-9)
+
+
+def test_components_are_those_of_its_program(harvested: Path, reference_runs: Path):
+    ours, theirs = (
+        [json.loads(line) for line in (it / "activation_contexts/components.jsonl").open()]
+        for it in (harvested, reference_runs / "expected/s-5d000001")
+    )
+    found = {line["component_key"]: line for line in ours}
+    for line in theirs:
+        mine = found[line["component_key"]]
+        assert mine["mean_ci"] == pytest.approx(line["mean_ci"], rel=1e-4, abs=1e-9)
+        assert len(mine["activation_examples"]) == len(line["activation_examples"])
+        for tokens in ("input_token_pmi", "output_token_pmi"):
+            for end in ("top", "bottom"):
+                values = [[value for _, value in it[tokens][end]] for it in (mine, line)]
+                assert values[0] == pytest.approx(values[1], abs=1e-3)
+
+
+def test_activations_are_those_of_its_program(opened: Any, reference_runs: Path):
+    (seen,) = torch.load(reference_runs / "activations/s-5d000001.first.pt", weights_only=True)
+    answer = opened()(seen["batch"].long())
+    for name, found in (
+        ("ci", answer.ci),
+        ("subcomp_acts", answer.component_acts),
+        ("probs", answer.output_probs),
+    ):
+        rows = len(seen[name])
+        torch.testing.assert_close(found[:rows], seen[name], rtol=0, atol=1e-4)
+
+
+def test_some_layers_of_a_global_function_are_a_part_of_all(opened: Any, reference_runs: Path):
+    (seen,) = torch.load(reference_runs / "activations/s-5d000001.first.pt", weights_only=True)
+    tokens = seen["batch"].long()[:4]
+    whole, part = opened(), opened(only=["h.1.attn.v_proj", "h.0.mlp.down_proj"])
+    assert part.layers == [("h.0.mlp.down_proj", 10), ("h.1.attn.v_proj", 7)]
+    first, columns = 0, []
+    for layer, c in whole.layers:
+        if (layer, c) in part.layers:
+            columns += range(first, first + c)
+        first += c
+    for mine, all_of_them in (
+        (part(tokens).ci, whole(tokens).ci),
+        (part(tokens).component_acts, whole(tokens).component_acts),
+    ):
+        torch.testing.assert_close(mine, all_of_them[..., columns], rtol=0, atol=1e-6)
+
+
+def test_bfloat16_is_close(opened: Any, reference_runs: Path):
+    (seen,) = torch.load(reference_runs / "activations/s-5d000001.first.pt", weights_only=True)
+    tokens = seen["batch"].long()[:4]
+    exact, rough = opened()(tokens).ci, opened(bf16=True)(tokens).ci
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert (exact - rough).abs().mean() < 2e-3
+    assert np.quantile((exact - rough).abs().numpy(), 0.99) < 2e-2
