@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from harvest_assets.data.datasets_cache import choose_datasets_cache
 from harvest_assets.data.folder_faults import folder_fault
-from harvest_assets.data.stored_dataset import damage_of, data_files, open_stored
+from harvest_assets.data.saved_dataset import is_saved, open_saved, saved_digest
+from harvest_assets.data.stored_dataset import changed, damage_of, data_files, open_stored
 from harvest_assets.data.token_types import check_token_types
 from harvest_assets.errors import HarvestError, TransientError, cause_of
 from harvest_assets.files.unwritable import advice
@@ -40,7 +41,8 @@ def open_dataset(
     """One split of a dataset that has this column.
 
     Args:
-        name: of the hub, a local folder, or one local file of parquet or JSON.
+        name: of the hub, a local folder, also one of `save_to_disk`, or one local file of parquet
+            or JSON.
         split: of the dataset.
         column: that must be there.
         streaming: read it as it comes instead of storing it first.
@@ -57,6 +59,12 @@ def open_dataset(
         TransientError: the content is not the one wanted, or it changed while it was read.
     """
     what = f"The split {split!r} of the dataset {name!r}"
+    if is_saved(name):
+        dataset = _loaded(what, lambda: open_saved(name, split))
+        if digest not in {None, dataset_digest(name, split)}:
+            raise changed(name)
+        _check_column(name, column, dataset.column_names)
+        return dataset.to_iterable_dataset() if streaming else dataset
     builder = _local_builder(name, what)
     if is_tokenized and builder is not None:
         check_token_types(name, builder, [file for _, file in _split_files(builder, split)], column)
@@ -65,11 +73,15 @@ def open_dataset(
     else:
         dataset = _loaded(what, lambda: _stored(name, split, digest))
         there = dataset.column_names
+    _check_column(name, column, there)
+    return dataset
+
+
+def _check_column(name: str, column: str, there: Sequence[str]) -> None:
     if column not in there:
         raise HarvestError(
             f"The dataset {name!r} has no column {column!r}, but {', '.join(there)}."
         )
-    return dataset
 
 
 def dataset_digest(name: str, split: str) -> str:
@@ -83,6 +95,9 @@ def dataset_digest(name: str, split: str) -> str:
         HarvestError: there is no such dataset.
     """
     what = f"The dataset {name!r}"
+    if is_saved(name):
+        digest: str = _loaded(what, lambda: saved_digest(name, split))
+        return digest
     builder = _local_builder(name, what) or _loaded(what, lambda: _builder(name))
     return _digest(builder, name, split)
 
@@ -158,7 +173,7 @@ def _raise_damage(
         file: the only file of the split that can be the cause; None: any.
         n_files: that the stream has; others than the split's cannot be distinguished by number.
     """
-    if not Path(name).exists():
+    if not Path(name).exists() or is_saved(name):
         return
     builder = _loaded(name, lambda: _builder(name))
     files = data_files(builder, split)
@@ -213,7 +228,6 @@ def _check_inside(name: str, builder: Any) -> None:
 
 def _source(name: str) -> dict[str, str]:
     """What `datasets` is asked for: a folder or a name of the hub, or a file and its format."""
-    import datasets
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     if not Path(name).is_file():
@@ -223,8 +237,6 @@ def _source(name: str) -> dict[str, str]:
             )
         if Path(name).exists() and not Path(name).is_dir():
             raise ValueError("it is neither a file nor a folder")
-        if Path(name, datasets.config.DATASET_STATE_JSON_FILENAME).exists():
-            raise ValueError("it was written by save_to_disk; write it with to_parquet instead")
         return {"path": name}
     if Path(name).suffix not in _FORMATS:
         raise ValueError(f"it is a file, and of those only {', '.join(_FORMATS)} are read")

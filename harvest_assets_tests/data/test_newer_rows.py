@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from harvest_assets.data.data import DataSpec, fingerprint
+from harvest_assets.errors import HarvestError
 from harvest_assets_tests.data.conftest import EOS, WORDS
 from harvest_assets_tests.data.data_oracle import permuted, streamed, text_rows, through_loader
 
@@ -130,3 +133,48 @@ def test_text_without_special_tokens(
     assert fingerprint(spec, None) != fingerprint(
         spec_of(**{**vars(spec), "folder": folder, "special_tokens": True}), None
     )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_folder_of_save_to_disk(
+    streaming: bool,
+    as_dict: bool,
+    tmp_path: Path,
+    harvest_rows: Callable[..., torch.Tensor],
+):
+    rows = rows_of([8] * 50)
+    saved = datasets.Dataset.from_dict({"ids": rows}, split=datasets.Split.TRAIN)
+    folder = tmp_path / "saved"
+    if as_dict:
+        datasets.DatasetDict(train=saved).save_to_disk(folder, num_shards={"train": 3})
+    else:
+        saved.save_to_disk(folder, num_shards=3)
+    spec = spec_of(folder, streaming=streaming)
+    cut = [row[:N_CTX] for row in rows]
+    expected = (
+        torch.tensor(streamed([cut], SEED, 7))
+        if streaming
+        else through_loader(permuted(cut, SEED), spec)
+    )
+    before = fingerprint(spec, None)
+    assert torch.equal(harvest_rows(spec), expected)
+    with pytest.raises(HarvestError, match="test"):
+        harvest_rows(spec_of(folder, train_data_split="test"))
+    with pytest.raises(HarvestError, match="nothing"):
+        harvest_rows(spec_of(folder, column_name="nothing"))
+    shutil.rmtree(folder)
+    other = datasets.Dataset.from_dict({"ids": [[1] * 8] * 50}, split=datasets.Split.TRAIN)
+    (datasets.DatasetDict(train=other) if as_dict else other).save_to_disk(folder)
+    assert fingerprint(spec, None) != before
+
+
+def test_a_damaged_folder_of_save_to_disk_is_named(
+    tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+):
+    saved = datasets.Dataset.from_dict({"ids": rows_of([8] * 50)}, split=datasets.Split.TRAIN)
+    saved.save_to_disk(tmp_path / "saved")
+    for file in (tmp_path / "saved").glob("*.arrow"):
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(HarvestError, match="saved"):
+        harvest_rows(spec_of(tmp_path / "saved"))

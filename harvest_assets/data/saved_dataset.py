@@ -1,0 +1,60 @@
+"""A folder that `save_to_disk` of a `Dataset` or a `DatasetDict` wrote: Arrow files as they are.
+
+Nothing is converted or copied; rows are mapped from the folder itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.records import sha256_of
+
+
+def is_saved(name: str) -> bool:
+    """Whether a dataset's name is such a folder."""
+    import datasets
+
+    names = (
+        datasets.config.DATASET_STATE_JSON_FILENAME,
+        datasets.config.DATASETDICT_JSON_FILENAME,
+    )
+    return any(Path(name, file).is_file() for file in names)
+
+
+def open_saved(name: str, split: str) -> Any:
+    """One split of a saved dataset, a `datasets.Dataset`.
+
+    Raises:
+        HarvestError: the folder has no such split.
+        Exception: whatever the library raises about damaged files.
+    """
+    import datasets
+
+    saved = datasets.load_from_disk(name)
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise HarvestError(
+                f"The dataset {name!r} has no split {split!r}, but {', '.join(map(str, saved))}."
+            )
+        return saved[split]
+    if saved.split is not None and str(saved.split) != split:
+        raise HarvestError(
+            f"The dataset {name!r} is the split {str(saved.split)!r}, not {split!r}."
+        )
+    return saved
+
+
+def saved_digest(name: str, split: str) -> str:
+    """SHA-256 of the Arrow files of a split, and of their order.
+
+    Raises:
+        HarvestError: the folder has no such split.
+        Exception: whatever the library raises about damaged files.
+    """
+    digest = hashlib.sha256()
+    for file in open_saved(name, split).cache_files:
+        digest.update(f"{sha256_of(Path(file['filename']))}\0".encode())
+    return digest.hexdigest()
