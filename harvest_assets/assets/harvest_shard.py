@@ -124,7 +124,7 @@ def _harvest_share_on(
         )
 
     saved = paths.shard_saved(share.shard)
-    lease = paths.lease(f"shard-{share.shard}")
+    lease = paths.shard_lease(share.shard)
     harvester, done = resume_or_begin(saved, share, begin, device, log)
     harvest_saving(
         harvester,

@@ -1,6 +1,6 @@
 """The memory and disk that a harvest needs, in bytes, estimated before it starts.
 
-`footprint` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a harvest is
+`estimate_resources` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a harvest is
 refused if not even these fit.
 """
 
@@ -16,7 +16,7 @@ _TEXT_OF_A_TOKEN = 26
 
 
 @dataclass(frozen=True)
-class Footprint:
+class ResourceEstimate:
     """Bytes that a harvest needs.
 
     Args:
@@ -35,8 +35,10 @@ class Footprint:
         return self.shards + 2 * self.results
 
 
-def footprint(plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: int) -> Footprint:
-    """The footprint of a plan.
+def estimate_resources(
+    plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: int
+) -> ResourceEstimate:
+    """What a plan needs.
 
     Args:
         plan: the settings.
@@ -52,7 +54,7 @@ def footprint(plan: HarvestPlan, n_components: int, vocab_size: int, n_tokens: i
     counts = 4 * c * c + 4 * c * v + 8 * c * v
     forward = plan.rows_per_forward * plan.context_length * (8 * v + 12 * c)
     state = 2 * c * c + 12 * c * v + sample
-    return Footprint(
+    return ResourceEstimate(
         memory=counts + 2 * sample + forward,
         shards=plan.n_shards * state,
         results=8 * c * c + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
