@@ -1,7 +1,7 @@
 """The memory and disk that a harvest needs, in bytes, estimated before it starts.
 
-`estimate_resources` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a harvest is
-refused if not even these fit.
+`estimate_resources` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a
+harvest is refused if not even these fit.
 """
 
 from __future__ import annotations
