@@ -60,7 +60,7 @@ def measure_merge(size: MergeSize, folder: Path | None = None) -> MergeMeasured:
 
     Args:
         size: what is merged.
-        folder: where the states lie, or are made; None for one that goes.
+        folder: of the states, which are made if they are not there; None: a temporary one.
     """
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)

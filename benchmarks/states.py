@@ -21,7 +21,7 @@ _SILENT = 0.8
 def write_states(
     directory: Path, n_shards: int, n_components: int, vocab_size: int, k: int
 ) -> list[Path]:
-    """Write states in which every component has k examples, and say where they lie."""
+    """Write states in which every component has k examples, and return their folders."""
     places = []
     for shard in range(n_shards):
         place = directory / f"{shard:02d}"

@@ -7,6 +7,7 @@ token_rows      [run]           the rows in harvest order, shared by equal datas
 harvest_shard   [run x shard]   one state of statistics each; the GPU work
 component_correlations, token_stats  [run]   merged counts
 activation_contexts  [run]      components.jsonl, summary.json, config.json
+merged_state    [run]           one state of all rows, which a longer harvest continues
 ```
 
 Importing this module loads no model code, because the webserver and the daemon stay in memory.

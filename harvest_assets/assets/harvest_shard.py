@@ -119,7 +119,7 @@ def _harvest_share_on(
         return Harvester.from_settings(harvester_settings(plan, checkpoint), device)
 
     saved = paths.shard_saved(share.shard)
-    lease = paths.lease(f"shard-{share.shard}")
+    lease = paths.shard_lease(share.shard)
     harvester, done = resume_or_begin(saved, share, begin, device, log)
     harvest_saving(
         harvester,

@@ -49,7 +49,7 @@ def merged_state(
         problems.append(f"The results in {paths.root} are of another plan; merge first.")
     if problems:
         raise HarvestError(" ".join(problems))
-    check_held(paths.lease("merge"))
+    check_held(paths.merge_lease)
     written = compact(paths, harvest_plan, keep)
     return dg.MaterializeResult(
         metadata={

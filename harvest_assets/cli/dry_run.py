@@ -22,7 +22,7 @@ from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_counts
 from harvest_assets.store.registry import Registration
-from harvest_assets.store.resource_estimate import Footprint, footprint
+from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 from harvest_assets.system.gpus import count_gpus
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -43,7 +43,7 @@ class DryRun:
         device: where the model would run.
         n_devices: shards that work side by side, each on a device or its part of the cores.
         tokens_per_second: of all of them together, measured on a few rows.
-        footprint: bytes it needs.
+        needs: bytes of memory and disk.
         free_disk: bytes free where it would write.
     """
 
@@ -55,7 +55,7 @@ class DryRun:
     device: str
     n_devices: int
     tokens_per_second: float
-    footprint: Footprint
+    needs: ResourceEstimate
     free_disk: int
 
     @property
@@ -110,7 +110,7 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         device=torch.cuda.get_device_name() if gpus else f"{os.cpu_count()} CPU cores",
         n_devices=at_once,
         tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
-        footprint=footprint(plan, checkpoint, n_tokens),
+        needs=estimate_resources(plan, checkpoint, n_tokens),
         free_disk=shutil.disk_usage(_existing(registration.layout.root)).free,
     )
 

@@ -17,7 +17,7 @@ def print_dry_run(result: DryRun, console: Console) -> None:
 
 
 def _lines(result: DryRun) -> list[tuple[str, str]]:
-    checkpoint, plan, needs = result.checkpoint, result.plan, result.footprint
+    checkpoint, plan, needs = result.checkpoint, result.plan, result.needs
     widest = max(len(layer) for layer, _ in checkpoint.layers)
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"

@@ -83,7 +83,7 @@ def _materialize_lines(key: str, home: str) -> str:
   {base} --partition {first_shard} \\
       --select harvest_shard        # and '|01' ... for each shard of the plan
   {base} --partition {run} \\
-      --select component_correlations,token_stats,activation_contexts
+      --select component_correlations,token_stats,activation_contexts,merged_state
 
 Settings go to the plan, with the first command; omitted, they stay as in the stored plan:
   --config-json '{{"ops": {{"harvest_plan": {{"config": {{"n_batches": 50}}}}}}}}'

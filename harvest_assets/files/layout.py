@@ -211,8 +211,21 @@ class HarvestLayout:
         """The file that names the merged state's directory."""
         return self.merged / "current.json"
 
-    def lease(self, work: str) -> Path:
-        """The file that names the process that works on a shard or on the merge."""
+    @property
+    def harvest_lease(self) -> Path:
+        """The file that names the command that drives the whole harvest."""
+        return self._lease("harvest")
+
+    @property
+    def merge_lease(self) -> Path:
+        """The file that names the process that merges."""
+        return self._lease("merge")
+
+    def shard_lease(self, shard: str) -> Path:
+        """The file that names the process that works on a shard."""
+        return self._lease(f"shard-{shard}")
+
+    def _lease(self, work: str) -> Path:
         return self.root / "leases" / f"{work}.json"
 
     def shard(self, shard: str) -> Path:

@@ -1,4 +1,4 @@
-"""One owner at a time for a shard or a merge, also on a shared file system without locks.
+"""One owner at a time for a shard, a merge or a whole harvest, also where files cannot be locked.
 
 The owner's file is created exclusively and its time is renewed while the owner lives. A lease is
 stale when its process is gone from this machine, or when its time has not been renewed for two

@@ -153,8 +153,8 @@ def _is_worked_on(key: str, *, is_shard: bool) -> bool:
     if is_driven(run_of(key)):
         return True
     try:
-        work = f"shard-{shard_of(key)}" if is_shard else "merge"
-        return is_held(registration(key).layout.lease(work))
+        paths = registration(key).layout
+        return is_held(paths.shard_lease(shard_of(key)) if is_shard else paths.merge_lease)
     except HarvestError:
         return False
 

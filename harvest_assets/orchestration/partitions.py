@@ -49,17 +49,17 @@ def registration(partition_key: str) -> Registration:
 
 def harvest_lease(owner: Registration) -> Path:
     """Held by a command while it drives the whole harvest of a run."""
-    return owner.layout.lease("harvest")
+    return owner.layout.harvest_lease
 
 
 def shard_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
     """The lease of a shard, and what it protects."""
     shard = shard_of(context.partition_key)
     owner = registration(context.partition_key)
-    return owner.layout.lease(f"shard-{shard}"), f"Shard {shard} of {owner.key}"
+    return owner.layout.shard_lease(shard), f"Shard {shard} of {owner.key}"
 
 
 def merge_work(context: dg.AssetExecutionContext) -> tuple[Path, str]:
     """The lease of the merge of a run, and what it protects."""
     owner = registration(context.partition_key)
-    return owner.layout.lease("merge"), f"The merge of {owner.key}"
+    return owner.layout.merge_lease, f"The merge of {owner.key}"

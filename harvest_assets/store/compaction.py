@@ -87,7 +87,7 @@ def _remove_shard(paths: HarvestLayout, shard: str) -> None:
     if not paths.shard(shard).exists():
         return
     try:
-        with hold_lease(paths.lease(f"shard-{shard}"), f"Shard {shard}"):
+        with hold_lease(paths.shard_lease(shard), f"Shard {shard}"):
             # The pointer first: a shard is complete or absent, never partial.
             paths.shard_current(shard).unlink(missing_ok=True)
             remove(paths.shard(shard))

@@ -105,7 +105,7 @@ def _of_harvests() -> Iterator[Removable]:
             yield from _temporary(place)
         compacted = _is_compacted(paths)
         for shard in SHARD_KEYS:
-            place, lease = paths.shard(shard), paths.lease(f"shard-{shard}")
+            place, lease = paths.shard(shard), paths.shard_lease(shard)
             yield from _temporary(place)
             saved = paths.shard_saved(shard).parent
             if compacted and place.exists():

@@ -1,7 +1,7 @@
 """The memory and disk that a harvest needs, in bytes, estimated before it starts.
 
-`footprint` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a harvest is
-refused if not even these fit.
+`estimate_resources` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a
+harvest is refused if not even these fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TEXT_OF_A_TOKEN = 26
 
 
 @dataclass(frozen=True)
-class Footprint:
+class ResourceEstimate:
     """Bytes that a harvest needs.
 
     Args:
@@ -35,8 +35,10 @@ class Footprint:
         return self.shards + 2 * self.results
 
 
-def footprint(plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int) -> Footprint:
-    """The footprint of a plan.
+def estimate_resources(
+    plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int
+) -> ResourceEstimate:
+    """What a plan needs.
 
     Args:
         plan: the settings.
@@ -53,7 +55,7 @@ def footprint(plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int) -> Fo
     rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
     forward = rows * plan.context_length * (8 * v + 12 * c)
     state = 2 * pairs + 12 * c * v + sample
-    return Footprint(
+    return ResourceEstimate(
         memory=counts + 2 * sample + forward,
         shards=plan.n_shards * state,
         results=8 * pairs + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,

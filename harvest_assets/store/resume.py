@@ -59,21 +59,13 @@ def resume_or_begin(
     """
     try:
         stored = StoredState.find(saved)
-        if stored is not None and _continues(stored, share):
+        if stored is not None and stored.begins(share.rows, share.compatibility_digest):
             harvester = Harvester.from_state(stored.open(), device)
             log(f"Resumed at row {stored.rows.stop}: rows from {share.rows.start} on were saved.")
             return harvester, len(stored.rows)
     except HarvestError as error:
         log(f"The saved state is not used: {error}")
     return begin(), 0
-
-
-def _continues(stored: StoredState, share: ShardResult) -> bool:
-    return (
-        stored.compatibility_digest == share.compatibility_digest
-        and stored.rows.start == share.rows.start
-        and share.rows.start < stored.rows.stop <= share.rows.stop
-    )
 
 
 def harvest_saving(

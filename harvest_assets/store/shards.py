@@ -118,6 +118,14 @@ class StoredState:
         meta = _META.read(directory / _META_FILE)
         return cls(directory, meta.plan_digest, meta.sums, range(meta.first_row, meta.last_row))
 
+    def begins(self, share: range, compatibility_digest: str) -> bool:
+        """Whether it covers the first rows of a share, and can be added to others."""
+        return (
+            self.compatibility_digest == compatibility_digest
+            and self.rows.start == share.start
+            and share.start < self.rows.stop <= share.stop
+        )
+
     def open(self, *, trusted: bool = False) -> HarvesterState:
         """The statistics, memory-mapped, all bytes compared with their digests.
 
@@ -263,19 +271,10 @@ class ShardResults:
         for name, share in zip(SHARD_KEYS, work.shares, strict=False):
             for current in (self.paths.shard_current(name), self.paths.shard_saved(name)):
                 stored = _find_sound(current)
-                if stored is not None and _covers_part(stored, work.compatibility_digest, share):
+                if stored is not None and stored.begins(share, work.compatibility_digest):
                     found[name] = stored
                     break
         return found
-
-
-def _covers_part(stored: StoredState, compatibility_digest: str, share: range) -> bool:
-    """Whether a state covers the first rows of a share, and can be added to others."""
-    return (
-        stored.compatibility_digest == compatibility_digest
-        and stored.rows.start == share.start
-        and share.start < stored.rows.stop <= share.stop
-    )
 
 
 @contextmanager

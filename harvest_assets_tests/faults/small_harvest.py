@@ -109,7 +109,7 @@ class SmallHarvest:
     def shard(self, name: str, enough: Callable[[int], None] = lambda _: None) -> None:
         """One shard, as the asset does it; `enough` is called after each group."""
         paths, plan = self.paths, self.plan
-        lease = paths.lease(f"shard-{name}")
+        lease = paths.shard_lease(name)
         with hold_lease(lease, f"Shard {name}"):
             work = Work.of(paths, plan)
             share = ShardResult(
@@ -144,7 +144,7 @@ class SmallHarvest:
 
     def merge(self, keep: str = "merged") -> None:
         paths, plan = self.paths, self.plan
-        with hold_lease(paths.lease("merge"), "The merge"):
+        with hold_lease(paths.merge_lease, "The merge"):
             total = ShardResults(paths).open(plan)
             config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
             config |= dict(self.config_extras)

@@ -43,7 +43,7 @@ def older(out_dir: Path) -> HarvestLayout:
     """An unfinished harvest of version 0.1."""
     shutil.copytree(OLDER, out_dir)
     paths = HarvestLayout.of("x-aaaaaaaa")
-    os.utime(paths.lease("merge"), (0, 0))  # its owner is long gone
+    os.utime(paths.merge_lease, (0, 0))  # its owner is long gone
     return paths
 
 
@@ -86,7 +86,7 @@ def test_other_files_of_0_1_are_read(older: HarvestLayout, out_dir: Path):
 
 
 def test_a_lease_of_0_1_counts_until_it_is_stale(older: HarvestLayout):
-    path = older.lease("merge")
+    path = older.merge_lease
     path.touch()
     assert holder_of(path).host == "node7"
     assert is_held(path)

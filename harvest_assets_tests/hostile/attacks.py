@@ -48,7 +48,7 @@ from harvest_assets_tests.hostile.readers import READERS, archive_of, put
 
 REFUSED, LET_IN, CRASHED = "refused", "let in", "crashed"
 _SECONDS = 30
-_MOST_KILOBYTES = 300_000
+_MAX_KILOBYTES = 300_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def outcome(attack: Attack, folder: Path) -> tuple[str, str]:
         return LET_IN, "a file outside was changed"
     if (folder / "executed").exists():
         return LET_IN, "code was executed"
-    if grown() > _MOST_KILOBYTES:
+    if grown() > _MAX_KILOBYTES:
         return LET_IN, f"memory grew by {grown() // 1024} MB"
     return (REFUSED, "") if refused else (LET_IN, "a wrong value was believed")
 

@@ -178,13 +178,13 @@ def test_so_many_harvests_at_a_time(
 
 
 def test_what_another_process_works_on_is_let_alone(tiny: TinyHarvest, daemon: Daemon):
-    with hold_lease(tiny.layout.lease("harvest"), "It"):
+    with hold_lease(tiny.layout.harvest_lease, "It"):
         assert daemon.ask() == {}
         assert statuses(daemon.instance)[tiny.key] == HarvestStatus.IN_PROGRESS
     daemon.step()
-    with hold_lease(tiny.layout.lease("shard-00"), "It"):
+    with hold_lease(tiny.layout.shard_lease("00"), "It"):
         assert daemon.step() == {f"{tiny.key}|01": {"harvest_shard"}}
     assert daemon.step() == {f"{tiny.key}|00": {"harvest_shard"}}
-    with hold_lease(tiny.layout.lease("merge"), "It"):
+    with hold_lease(tiny.layout.merge_lease, "It"):
         assert daemon.step() == {}
     assert daemon.step() == {tiny.key: MERGE}

@@ -325,13 +325,13 @@ def test_missing_and_foreign_shards_are_named(tiny: TinyHarvest, monkeypatch: py
 
 def test_the_second_asker_is_skipped(tiny: TinyHarvest):
     assert tiny.stage("prepare", **SETTINGS, n_shards=1).success
-    with hold_lease(tiny.layout.lease("shard-00"), "It"):
+    with hold_lease(tiny.layout.shard_lease("00"), "It"):
         second = tiny.stage("harvest", shard="00")
     assert second.success
     assert not second.get_asset_materialization_events()
     assert str(os.getpid()) in failure_of(second)
     assert tiny.stage("harvest", shard="00").get_asset_materialization_events()
-    with hold_lease(tiny.layout.lease("merge"), "It"):
+    with hold_lease(tiny.layout.merge_lease, "It"):
         second = tiny.stage("merge")
     assert "The merge" in failure_of(second)
     assert not tiny.layout.components.exists()

@@ -73,7 +73,7 @@ def release_stale_leases(run: Any) -> None:
         return
     layout = registration_of(key).layout
     shard = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}")
-    path = layout.lease("merge" if shard is None else f"shard-{shard}")
+    path = layout.merge_lease if shard is None else layout.shard_lease(shard)
     holder = holder_of(path)
     if holder and _is_stale(holder):
         remove_lease(path, holder)

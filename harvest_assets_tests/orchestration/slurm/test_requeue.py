@@ -19,7 +19,7 @@ RUN = SimpleNamespace(tags={"dagster/partition/run": KEY, "dagster/partition/sha
 
 @pytest.fixture
 def lease(out_dir: Path) -> Path:  # noqa: ARG001
-    path = registration_of(KEY).layout.lease("shard-03")
+    path = registration_of(KEY).layout.shard_lease("03")
     path.parent.mkdir(parents=True)
     return path
 

@@ -42,7 +42,7 @@ def script_of(parameters: dict) -> str:
     return _make_sbatch_string(command="python", folder="/shared/jobs", **given)
 
 
-def test_they_stand_in_the_script(monkeypatch: pytest.MonkeyPatch):
+def test_they_are_in_the_script(monkeypatch: pytest.MonkeyPatch):
     given = settings(
         monkeypatch,
         partition="a100",
