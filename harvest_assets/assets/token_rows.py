@@ -9,7 +9,8 @@ from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tag
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
-from harvest_assets.orchestration.partitions import runs
+from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.orchestration.progress import tokenizing
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
@@ -32,7 +33,9 @@ def token_rows(
 ) -> dg.MaterializeResult[Any]:
     """The run's training data as rows of tokens, tokenized once for all harvests of equal data."""
     spec = run_checkpoint.data_spec(harvest_plan.context_length)
-    rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted)
+    path = registration(context.partition_key).layout.tokenizing_progress
+    with tokenizing(path, context.log.info) as report:
+        rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted, report)
     batches = harvest_plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
     if harvest_plan.n_batches is not None and batches < harvest_plan.n_batches:
         context.log.warning(

@@ -86,8 +86,10 @@ class HarvestDisplay:
         for run in progress.changes.keys() - self._changes_shown:
             self._changes_shown.add(run)
             self._print(f"{run}: {progress.changes[run]}")
-        what = self._description(progress)
+        what, unit = self._description(progress), "tokens"
         done, total, speed = progress.tokens_done, progress.tokens, progress.tokens_per_second
+        if progress.texts_done:
+            done, total, unit = progress.texts_done, progress.texts, "rows of the dataset"
         pace = ""
         if speed:
             left = timedelta(seconds=round((total - done) / speed))
@@ -100,7 +102,7 @@ class HarvestDisplay:
             pace=pace,
         )
         if what and not self._console.is_terminal:
-            share = f"{done:,} of {total:,} tokens" if total else ""
+            share = f"{done:,} of {total:,} {unit}" if total else ""
             self._print_line(what, ", ".join(part for part in (share, pace) if part))
         self._report_results(progress)
 

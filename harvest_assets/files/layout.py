@@ -240,6 +240,11 @@ class HarvestLayout:
         """The file that names the state that an unfinished shard saved last."""
         return self.shard(shard) / "saved" / "current.json"
 
+    @property
+    def tokenizing_progress(self) -> Path:
+        """How far the dataset is tokenized, while it is."""
+        return self.root / "tokenizing.json"
+
     def shard_progress(self, shard: str) -> Path:
         """How far a shard is, rewritten while it works."""
         return self.shard(shard) / "progress.json"

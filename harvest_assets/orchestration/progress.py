@@ -1,9 +1,10 @@
-"""The progress of a shard, in a small file that is rewritten while it runs."""
+"""The progress of a shard, or of tokenizing, in a small file that is rewritten meanwhile."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,62 @@ class Progress:
 
 
 _RECORD = Record(Progress, "the progress of a shard", max_bytes=1 << 16, older=Older())
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """Rows of a dataset that are tokenized.
+
+    Args:
+        rows_done: so far.
+        rows: of the dataset; None of a stream.
+    """
+
+    rows_done: int
+    rows: int | None
+
+
+_TOKENIZING = Record(Tokenizing, "the progress of tokenizing", max_bytes=1 << 16)
+
+
+Report = Callable[[int, int | None], None]
+
+
+@contextmanager
+def tokenizing(
+    path: Path, log: Callable[[str], None]
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Yields a function of rows done and rows, which rewrites the file and logs once a minute.
+
+    Args:
+        path: the file; it is removed when the block ends.
+        log: takes a line of text.
+    """
+    filed = logged = time.monotonic()
+
+    def report(rows_done: int, rows: int | None) -> None:
+        nonlocal filed, logged
+        now = time.monotonic()
+        if now - filed > _SECONDS_BETWEEN_FILES:
+            filed = now
+            _TOKENIZING.write(path, Tokenizing(rows_done, rows))
+        if now - logged > _SECONDS_BETWEEN_LINES:
+            logged = now
+            of_all = "" if rows is None else f" of {rows:,}"
+            log(f"{rows_done:,}{of_all} rows of the dataset are tokenized")
+
+    try:
+        yield report
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read_tokenizing(path: Path) -> Tokenizing | None:
+    """The content of the file; None if it is missing or damaged."""
+    try:
+        return _TOKENIZING.read(path)
+    except HarvestError:
+        return None
 
 
 class ProgressWriter:

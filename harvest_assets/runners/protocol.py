@@ -19,6 +19,8 @@ class HarvestProgress:
         stage: of the run being harvested; None where several are harvested at once.
         harvested: seconds that each complete harvest took, by run.
         failed: why others failed, by run.
+        texts_done: rows of the dataset that are tokenized.
+        texts: rows of the dataset; 0 while unknown.
         tokens_done: tokens harvested by the shards at work, or before them.
         tokens: tokens of these shards; 0 while unknown.
         tokens_per_second: of these shards together.
@@ -28,6 +30,8 @@ class HarvestProgress:
     stage: Stage | None = None
     harvested: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, HarvestError] = field(default_factory=dict)
+    texts_done: int = 0
+    texts: int = 0
     tokens_done: int = 0
     tokens: int = 0
     tokens_per_second: float = 0.0
@@ -51,7 +55,7 @@ class Runner(Protocol):
 
         Args:
             registrations: the runs and their folders.
-            settings: of `HarvestConfig`; what is omitted stays as in the stored plans.
+            settings: of `HarvestSettings`; what is omitted stays as in the stored plans.
             step: of the checkpoints; see `prepare_config`.
             watch: called about once a second or more often, and at the end of each harvest.
 

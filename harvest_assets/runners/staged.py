@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -22,7 +23,7 @@ from harvest_assets.orchestration.harvest_config import prepare_config
 from harvest_assets.orchestration.instance import add_run, end_dead_runs
 from harvest_assets.orchestration.partitions import harvest_lease
 from harvest_assets.orchestration.plan_changes import plan_changes
-from harvest_assets.orchestration.progress import read_progress
+from harvest_assets.orchestration.progress import read_progress, read_tokenizing
 from harvest_assets.runners.protocol import HarvestProgress, Watch
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
@@ -117,7 +118,7 @@ class StagedRunner(ABC):
             end_dead_runs(self._instance)
             watch(HarvestProgress(Stage.PREPARE))
             prepare = StageRun(Stage.PREPARE, key, prepare_config(settings, step))
-            self.execute(registration, [prepare], _nothing)
+            self.execute(registration, [prepare], partial(_poll_tokenizing, registration, watch))
             changes = plan_changes(self._instance, [key])
             watch(HarvestProgress(Stage.PREPARE, changes=changes))
             plan = HarvestPlan.open(root)
@@ -170,6 +171,12 @@ def check_files(registration: Registration) -> None:
     problems = disagreements(registration.layout)
     if problems:
         raise HarvestError(" ".join(problems))
+
+
+def _poll_tokenizing(registration: Registration, watch: Watch) -> None:
+    found = read_tokenizing(registration.layout.tokenizing_progress)
+    if found is not None:
+        watch(HarvestProgress(Stage.PREPARE, texts_done=found.rows_done, texts=found.rows or 0))
 
 
 def _nothing() -> None:
