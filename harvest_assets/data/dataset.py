@@ -59,7 +59,7 @@ def open_dataset(
         TransientError: the content is not the one wanted, or it changed while it was read.
     """
     what = f"The split {split!r} of the dataset {name!r}"
-    if is_saved(name):
+    if _loaded(what, lambda: is_saved(name)):
         dataset = _loaded(what, lambda: open_saved(name, split))
         if digest not in {None, dataset_digest(name, split)}:
             raise changed(name)
@@ -95,7 +95,7 @@ def dataset_digest(name: str, split: str) -> str:
         HarvestError: there is no such dataset.
     """
     what = f"The dataset {name!r}"
-    if is_saved(name):
+    if _loaded(what, lambda: is_saved(name)):
         digest: str = _loaded(what, lambda: saved_digest(name, split))
         return digest
     builder = _local_builder(name, what) or _loaded(what, lambda: _builder(name))

@@ -17,10 +17,11 @@ class Spec(Protocol):
     n_ctx: int
     seed: int
     shuffle_each_epoch: bool
-    special_tokens: bool
 
 
-def group_rows(texts: list[str], tokenizer: Any, spec: Spec) -> list[list[int]]:
+def group_rows(
+    texts: list[str], tokenizer: Any, spec: Spec, *, special_tokens: bool = True
+) -> list[list[int]]:
     """One group of texts, by the words of the contract and nothing else."""
     eos = tokenizer.eos_token
     joined = eos.join(texts)
@@ -30,12 +31,12 @@ def group_rows(texts: list[str], tokenizer: Any, spec: Spec) -> list[list[int]]:
         piece = joined[i * length : (i + 1) * length]
         if "SimpleStories" in spec.dataset_name:
             piece = piece.replace(eos.lower(), eos)
-        tokens += tokenizer.encode(piece, add_special_tokens=spec.special_tokens)
+        tokens += tokenizer.encode(piece, add_special_tokens=special_tokens)
     n_rows = len(tokens) // spec.n_ctx
     return [tokens[i * spec.n_ctx : (i + 1) * spec.n_ctx] for i in range(n_rows)]
 
 
-def text_rows(texts: list[str], spec: Spec) -> list[list[int]]:
+def text_rows(texts: list[str], spec: Spec, *, special_tokens: bool = True) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer_name)
     n, k = len(texts), min(10, len(texts))
     rows: list[list[int]] = []
@@ -45,7 +46,8 @@ def text_rows(texts: list[str], spec: Spec) -> list[list[int]]:
         mine = texts[start : start + size]
         start += size
         for first in range(0, size, 1000):
-            rows += group_rows(mine[first : first + 1000], tokenizer, spec)
+            group = mine[first : first + 1000]
+            rows += group_rows(group, tokenizer, spec, special_tokens=special_tokens)
     return rows
 
 

@@ -126,7 +126,7 @@ def test_text_without_special_tokens(
         special_tokens=False,
     )
     rows = harvest_rows(spec)
-    expected = through_loader(text_rows(permuted(texts, SEED), spec), spec)
+    expected = through_loader(text_rows(permuted(texts, SEED), spec, special_tokens=False), spec)
     assert torch.equal(rows, expected)
     with_them = harvest_rows(spec_of(**{**vars(spec), "folder": folder, "special_tokens": True}))
     assert len(with_them) > len(rows), f"each piece ends with {EOS}"

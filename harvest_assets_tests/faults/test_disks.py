@@ -6,9 +6,10 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,10 +145,23 @@ def test_an_error_at_each_call(
 def test_no_room_is_said_before_work_starts(tmp_path: Path):
     with pytest.raises(HarvestError, match=r"B free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
-    require_free(tmp_path, min_disk(LAYERS, VOCAB, 2))
+    harvest = SmallHarvest(tmp_path / "h")
+    require_free(tmp_path, min_disk(harvest.plan, sized(LAYERS, VOCAB), 2))
 
 
-def test_counts_that_no_memory_holds_are_refused_with_the_numbers():
-    with pytest.raises(HarvestError, match=r"4,000,000 components and 50,000 tokens take .* TB"):
-        require_counts(torch.device("cpu"), [("a", 1_000_000), ("b", 3_000_000)], 50_000)
-    require_counts(torch.device("cpu"), LAYERS, VOCAB)
+def sized(layers: Sequence[tuple[str, int]], vocab_size: int) -> SimpleNamespace:
+    """What a decomposition of this size says of itself."""
+    return SimpleNamespace(n_components=sum(c for _, c in layers), vocab_size=vocab_size)
+
+
+def test_counts_that_no_memory_holds_are_refused_with_the_numbers(tmp_path: Path):
+    cpu, plan = torch.device("cpu"), SmallHarvest(tmp_path / "h").plan
+    large = sized([("a", 1_000_000), ("b", 3_000_000)], 50_000)
+    refused = r"4,000,000 components and 50,000 tokens take .* TB.*--layers.*--no-cooccurrence"
+    with pytest.raises(HarvestError, match=refused):
+        require_counts(cpu, plan, large)
+    require_counts(cpu, plan, sized(LAYERS, VOCAB))
+    many = sized([("a", 2_000_000)], 1)
+    with pytest.raises(HarvestError):
+        require_counts(cpu, plan, many)
+    require_counts(cpu, plan.model_copy(update={"cooccurrence": False}), many)

@@ -150,4 +150,4 @@ def test_an_end_that_nobody_asked_for_is_an_error(tmp_path: Path):
         check=False,
     )
     assert done.returncode == 1
-    assert "Error: Dagster ended by itself" in done.stderr
+    assert "Error: Dagster exited unexpectedly" in done.stderr
