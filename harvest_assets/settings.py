@@ -176,7 +176,7 @@ class HarvestSettings(SampleSettings):
         default=None,
         description=(
             "Harvest only the layers whose names match this pattern (`*` matches dots too), or one "
-            "of several; omitted: all."
+            "of several (in the environment with blanks between them); omitted: all."
         ),
     )
     cooccurrence: bool = Field(
@@ -221,8 +221,8 @@ class HarvestDefaults(EnvironmentModel, HarvestSettings):
     @field_validator("layers", mode="before")
     @classmethod
     def _split(cls, text: Any) -> Any:
-        """Several patterns have commas between them."""
-        return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
+        """Several patterns have blanks between them."""
+        return tuple(text.split()) if isinstance(text, str) else text
 
 
 class StorageSettings(EnvironmentModel):

@@ -162,6 +162,11 @@ def test_help_shows_the_deployments_defaults(monkeypatch: pytest.MonkeyPatch):
     assert "[default: 77]" in " ".join(shown.stdout.split())
 
 
+def test_patterns_of_the_environment_have_blanks_between_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HARVEST_LAYERS", " h.[0,1].*  wte ")
+    assert HarvestDefaults.from_environment().layers == ("h.[0,1].*", "wte")
+
+
 def test_the_page_of_variables_is_up_to_date():
     assert variables.PAGE.read_text("utf-8") == variables.page(), "run `make variables`"
 

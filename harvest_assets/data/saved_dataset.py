@@ -39,12 +39,19 @@ def open_saved(name: str, split: str) -> Any:
             raise HarvestError(
                 f"The dataset {name!r} has no split {split!r}, but {', '.join(map(str, saved))}."
             )
-        return saved[split]
-    if saved.split is not None and str(saved.split) != split:
+        saved = saved[split]
+    elif saved.split is not None and _whole(str(saved.split)) != split:
         raise HarvestError(
-            f"The dataset {name!r} is the split {str(saved.split)!r}, not {split!r}."
+            f"The dataset {name!r} is of the split {str(saved.split)!r}; {split!r} was asked for."
         )
-    return saved
+    if len(saved) == 0:
+        raise HarvestError(f"The split {split!r} of the dataset {name!r} has no rows.")
+    return saved.with_format(None)  # whatever format it was saved with
+
+
+def _whole(split: str) -> str:
+    """The split of which a slice such as `train[:5]` was saved."""
+    return split.partition("[")[0]
 
 
 def saved_digest(name: str, split: str) -> str:

@@ -252,7 +252,8 @@ def chunk_rows(chunk: pa.Array, n_ctx: int) -> NDArray[Any]:
         raise ValueError("a token id is missing")
     ids = flat.to_numpy(zero_copy_only=True)
     if len(np.unique(lengths)) <= 1:
-        rows: NDArray[Any] = ids.reshape(len(chunk), -1)[:, :n_ctx]
+        width = int(lengths[0]) if len(chunk) else n_ctx
+        rows: NDArray[Any] = ids.reshape(len(chunk), width)[:, :n_ctx]
         return rows
     starts = np.cumsum(lengths) - lengths
     cut: NDArray[Any] = ids[starts[:, None] + np.arange(n_ctx)]

@@ -144,6 +144,10 @@ class Decomposition(Protocol):
         """
 
     @property
+    def extra_bytes_per_token(self) -> int:
+        """Memory that the model needs for each token of a group, beside what it returns."""
+
+    @property
     def tokenizer(self) -> RecordedTokenizer:
         """The tokenizer of the run, as it was when the run was verified."""
 

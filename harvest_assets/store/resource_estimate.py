@@ -53,7 +53,7 @@ def estimate_resources(
     pairs = _pairs(plan, checkpoint)
     counts = 4 * pairs + 4 * c * v + 8 * c * v
     rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
-    forward = rows * plan.context_length * (8 * v + 12 * c)
+    forward = rows * plan.context_length * (8 * v + 12 * c + checkpoint.extra_bytes_per_token)
     state = 2 * pairs + 12 * c * v + sample
     return ResourceEstimate(
         memory=counts + 2 * sample + forward,

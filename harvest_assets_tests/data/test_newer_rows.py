@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from harvest_assets.data.data import DataSpec, fingerprint
+from harvest_assets.data.token_rows import chunk_rows
 from harvest_assets.errors import HarvestError
 from harvest_assets_tests.data.conftest import EOS, WORDS
 from harvest_assets_tests.data.data_oracle import permuted, streamed, text_rows, through_loader
@@ -178,3 +179,38 @@ def test_a_damaged_folder_of_save_to_disk_is_named(
         file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(HarvestError, match="saved"):
         harvest_rows(spec_of(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_how_it_was_saved_does_not_matter(
+    streaming: bool, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+):
+    rows = rows_of([6, 7, 9] * 12)
+    plain = datasets.Dataset.from_dict(
+        {"ids": rows, "z": [0] * len(rows)}, split=datasets.Split.TRAIN
+    )
+    slices = datasets.Dataset.from_dict(
+        {"ids": rows, "z": [0] * len(rows)}, split=datasets.NamedSplit("train[:36]")
+    )
+    found = []
+    for n, saved in enumerate(
+        (plain, plain.with_format("torch"), plain.with_format("torch", columns=["z"]), slices)
+    ):
+        saved.save_to_disk(tmp_path / f"saved{n}")
+        found.append(harvest_rows(spec_of(tmp_path / f"saved{n}", streaming=streaming)))
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_a_saved_dataset_without_rows_is_named(
+    tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
+):
+    datasets.Dataset.from_dict({"ids": []}, split=datasets.Split.TRAIN).save_to_disk(
+        tmp_path / "saved"
+    )
+    with pytest.raises(HarvestError, match="saved"):
+        harvest_rows(spec_of(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.list_(pa.int32(), 8)], ids=str)
+def test_no_rows_are_no_rows(kind: pa.DataType):
+    assert chunk_rows(pa.array([], kind), N_CTX).shape == (0, N_CTX)

@@ -157,6 +157,10 @@ class TinyDictionary:
     def tokens_per_forward(self) -> int:
         return 8192
 
+    @property
+    def extra_bytes_per_token(self) -> int:
+        return 0
+
     def restricted(self, patterns: Sequence[str] | None) -> Self:
         return dataclasses.replace(self, layers=matching_layers(self.layers, patterns))
 

@@ -87,6 +87,7 @@ def test_without_cofirings(tiny: TinyHarvest):
         other = next(k for k in with_them if k != key)
         compared = client.get(f"/compare?run={name}&a={key}&b={other}")
         assert "never fired together" not in compared.text
+        assert "--no-cooccurrence" in compared.text
 
 
 def test_states_with_and_without_cofirings_do_not_add_up(tiny: TinyHarvest):

@@ -106,12 +106,13 @@ def _check_heads(name: str, width: int, attention: Attention) -> None:
         )
 
 
-def current_ci_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def current_ci_settings(path: Path, config: Mapping[str, Any], *, recent: bool) -> dict[str, Any]:
     """`ci_fn_type`, `ci_fn_hidden_dims` and `global_ci` as `RunConfig` has them.
 
     Args:
         path: of the config, for messages.
         config: its settings.
+        recent: whether it was surely written on 2026-02-07 or later.
 
     Returns:
         What differs from `config`.
@@ -122,9 +123,12 @@ def current_ci_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]
     ci_config = config.get("ci_config")
     if ci_config is None:
         return _global_by_flag(config)
-    mode = ci_config.get("mode", _LAYERWISE) if isinstance(ci_config, dict) else ci_config
+    mode = ci_config
+    if isinstance(ci_config, dict):
+        is_global = str(ci_config.get("fn_type")).startswith("global_")
+        mode = ci_config.get("mode", _GLOBAL if is_global else _LAYERWISE)
     if mode == _GLOBAL and isinstance(ci_config, dict):
-        older = "transition_hidden_dim" not in ci_config
+        older = "transition_hidden_dim" not in ci_config and not recent
         return {"global_ci": ci_config | {"reads_before_transition": older}}
     if mode != _LAYERWISE:
         raise HarvestError(

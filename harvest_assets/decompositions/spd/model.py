@@ -101,6 +101,7 @@ class DecomposedModel:
         vocab_size: width of the logits.
         tokens_per_forward: tokens to compute together; fewer where a global CI function needs the
             inputs of all layers at once, so that about 4 GiB hold what a group takes.
+        extra_bytes_per_token: that a global CI function needs beside what is returned.
         max_context_length: tokens of a row that target and CI function read; None: no limit.
         device: where it computes.
 
@@ -134,6 +135,10 @@ class DecomposedModel:
         self.max_context_length = _max_context_length(target, global_ci)
         self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
         self.tokens_per_forward = self._tokens_per_forward()
+        self.extra_bytes_per_token = 0
+        if global_ci is not None:
+            raw = sum(layer.found.C for layer in layers)
+            self.extra_bytes_per_token = 4 * (2 * total_width(global_ci.layers) + raw)
 
     def _tokens_per_forward(self) -> int:
         if self._global_ci is None:

@@ -39,7 +39,7 @@ _VENDORED = ("GPT2LMHeadModel", "LlamaForCausalLM")
 
 def is_nested(config: Mapping[str, Any]) -> bool:
     """Whether a config is in sections."""
-    return "pd" in config
+    return "pd" in config or ("target" in config and "data" in config)
 
 
 def flat_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,6 +59,9 @@ def flat_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             "not hold the target model; runs in PyTorch can be harvested."
         )
     pd, target, data = (_section(path, config, name) for name in ("pd", "target", "data"))
+    _require(path, "pd", pd, "decomposition_targets")
+    for key in ("dataset_name", "tokenizer_name"):
+        _require(path, "data", data, key)
     task = _DATA_DEFAULTS | _renamed(data, _DATA) | {"task_name": "lm"}
     return {
         **_renamed(pd, _PD),
@@ -106,17 +109,16 @@ def _target(path: Path, target: Mapping[str, Any]) -> dict[str, Any]:
     attribute = output_attribute(path, target.get("output_extract", "logits"))
     if spec is None:
         name = target.get("model_name") or target.get("model_path")
-        named = {
-            "pretrained_model_class": target.get("model_class"),
-            "pretrained_model_name": name,
-        }
+        _require(path, "target", target, "model_class")
+        named = {"pretrained_model_class": target["model_class"], "pretrained_model_name": name}
     else:
         kind = spec.get("kind") if isinstance(spec, dict) else spec
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise HarvestError(
                 f"{path}: target.spec has the kind {reprlib.repr(kind)}, which cannot be "
                 f"harvested; known are {', '.join(_KINDS)}."
             )
+        _require(path, "target.spec", spec, "model_class")
         named = _KINDS[kind](path, spec)
     return named | {"pretrained_model_output_attr": attribute}
 
@@ -163,6 +165,11 @@ def _section(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, A
             f"{path} has no section {name!r}; pd, target and data are needed to harvest a run."
         )
     return section
+
+
+def _require(path: Path, section: str, settings: Mapping[str, Any], key: str) -> None:
+    if settings.get(key) is None:
+        raise HarvestError(f"{path}: {section}.{key} is missing; a run cannot be read without it.")
 
 
 def _renamed(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

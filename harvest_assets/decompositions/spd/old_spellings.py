@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harvest_assets.decompositions.spd.ci_config import current_ci_settings
-from harvest_assets.decompositions.spd.config_age import has_special_tokens, notes_on_age
+from harvest_assets.decompositions.spd.config_age import is_recent, notes_on_age
 from harvest_assets.decompositions.spd.nested_config import (
     flat_config,
     is_nested,
@@ -55,11 +55,11 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     nested = is_nested(raw)
     config = flat_config(path, raw) if nested else dict(raw)
     if "output_extract" in config:
-        attribute = output_attribute(path, config["output_extract"])
-        config.setdefault("pretrained_model_output_attr", attribute)
+        config["pretrained_model_output_attr"] = output_attribute(path, config["output_extract"])
     config.pop("global_ci", None)  # a name of ours
-    config["special_tokens"] = has_special_tokens(config, is_nested=nested)
-    config["notes_on_age"] = notes_on_age(config, special_tokens=config["special_tokens"])
+    recent = is_recent(config, is_nested=nested)
+    config["special_tokens"] = not recent
+    config["notes_on_age"] = notes_on_age(config, recent=recent)
     for old, new in _RENAMED.items():
         if config.get(new) is None and config.get(old) is not None:
             config[new] = config[old]
@@ -71,7 +71,7 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
                     f"{path}: {old} must be a list of patterns, with one C for all of them."
                 )
             config[new] = [{"module_pattern": p, "C": config["C"]} for p in patterns]
-    return config | current_ci_settings(path, config)
+    return config | current_ci_settings(path, config, recent=recent)
 
 
 def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:

@@ -48,6 +48,7 @@ class RunCheckpoint:
         tokenizer_sha256: digest of its vocabulary.
         file_stamps: of config and checkpoint when they were verified.
         tokens_per_forward: tokens that the model computes together.
+        extra_bytes_per_token: for the inputs and raw values of a global CI function.
     """
 
     kind: ClassVar[str] = "spd"
@@ -69,6 +70,7 @@ class RunCheckpoint:
     tokenizer_sha256: str | None = None
     file_stamps: tuple[Stamp, ...] | None = None
     tokens_per_forward: int = TOKENS_PER_FORWARD
+    extra_bytes_per_token: int = 0
 
     @classmethod
     def recognises(cls, config: Path) -> bool:  # noqa: ARG003 - no key marks an SPD run
@@ -114,6 +116,7 @@ class RunCheckpoint:
             tokenizer_sha256=tokenizer.sha256,
             file_stamps=stamps,
             tokens_per_forward=model.tokens_per_forward,
+            extra_bytes_per_token=model.extra_bytes_per_token,
         )
 
     @property

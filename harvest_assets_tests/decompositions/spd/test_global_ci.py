@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class State(dict[str, torch.Tensor]):
 def raw_ci(ci_config: Mapping[str, Any], state: State, row: oracle.Row) -> list[dict[str, Any]]:
     """What our function answers for a row of inputs, by position and layer."""
     path = Path("model_1.pth")
-    (config,) = current_ci_settings(path, {"ci_config": {"mode": "global", **ci_config}}).values()
+    settings = {"ci_config": {"mode": "global", **ci_config}}
+    (config,) = current_ci_settings(path, settings, recent=False).values()
     checkpoint = Checkpoint(path, current_state(path, state))
     function = open_global_ci_function(
         GlobalCI.model_validate(config), layers(), checkpoint, torch.device("cpu")
@@ -155,8 +157,9 @@ def test_shared_transformer(
     assert_same(found, oracle.transformer(oracle.Weights(state), row, SIZES, config))
 
 
-GROUPS = {"first.one": ["h.2.*"], "embedding": ["wte"], "last": ["h.10.up"]}
-MEMBERS = {"first.one": ["h.2.up", "h.2.down"], "embedding": ["wte"], "last": ["h.10.up"]}
+# Pattern by pattern: `down` comes before `up`, though not in flat order.
+GROUPS = {"first.one": ["*.down", "h.2.u*"], "embedding": ["wte"], "last": ["h.10.up"]}
+MEMBERS = {"first.one": ["h.2.down", "h.2.up"], "embedding": ["wte"], "last": ["h.10.up"]}
 
 
 def residual_run(
@@ -237,12 +240,15 @@ def small_residual(**changes: Any) -> tuple[dict[str, Any], State]:
     [
         ({"a": ["h.*"]}, "wte"),
         ({"a": ["h.*"], "b": ["wte", "h.2.up"]}, "h.2.up"),
+        ({"a": ["h.*", "*.up"], "b": ["wte"]}, "h.2.up"),
+        ({"a": ["h.*", "z.*"], "b": ["wte"]}, "z.*"),
+        ({"a.b": ["h.*"], "a-b": ["wte"]}, "a-b"),
     ],
 )
 def test_each_layer_is_in_one_group(groups: dict[str, list[str]], name: str):
     block_groups = [{"name": key, "patterns": patterns} for key, patterns in groups.items()]
     config, state = small_residual(block_groups=block_groups)
-    with pytest.raises(HarvestError, match=name):
+    with pytest.raises(HarvestError, match=re.escape(name)):
         raw_ci(config, state, [])
 
 

@@ -95,6 +95,9 @@ def test_sections_mean_the_same(tmp_path: Path):
     extracted = {k: v for k, v in FLAT.items() if k != "pretrained_model_output_attr"}
     del extracted["autocast_bf16"]
     assert load(tmp_path, {**extracted, "output_extract": 0}) == flat
+    for older in (None, "logits"):
+        both = {**extracted, "output_extract": 0, "pretrained_model_output_attr": older}
+        assert load(tmp_path, both) == flat, "the newer name wins"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +154,12 @@ def test_kinds_of_targets(tmp_path: Path, target: dict[str, Any], name: str, att
             "Qwen",
         ),
         (nested("target", output_extract=[1]), "output_extract"),
+        (nested("target", spec={"kind": ["hf"], "model_class": "x"}), "kind"),
+        (nested("target", spec={"kind": "hf", "model_name": "x"}), "target.spec.model_class"),
+        (nested("data", dataset_name=None), "data.dataset_name"),
+        (nested("data", tokenizer_name=None), "data.tokenizer_name"),
+        (nested("pd", decomposition_targets=None), "pd.decomposition_targets"),
+        ({key: value for key, value in NESTED.items() if key != "pd"}, "'pd'"),
         ({**NESTED, "data": None}, "data"),
         ({**NESTED, "pd": 3}, "pd"),
     ],
@@ -183,7 +192,23 @@ TRANSFORMER = {
         ({"autocast_bf16": False}, False, 0),
         ({"autocast_bf16": None}, False, 0),
         ({"without": "autocast_bf16"}, True, 1),
-        ({"without": "autocast_bf16", "ci_config": TRANSFORMER}, True, 2),
+        ({"without": "autocast_bf16", "ci_config": TRANSFORMER}, True, 1),
+        (
+            {
+                "without": "autocast_bf16",
+                "ci_config": {**TRANSFORMER, "transition_hidden_dim": None},
+            },
+            True,
+            2,
+        ),
+        (
+            {
+                "without": "autocast_bf16",
+                "task_config": {**FLAT["task_config"], "dataset_seed": None},
+            },
+            False,
+            0,
+        ),
         ({"without": "autocast_bf16", "ci_config": None}, True, 0),
     ],
 )
@@ -225,6 +250,22 @@ def test_global_functions_before_ci_config(
     assert (config.global_ci.fn_type if config.global_ci else None) == kind
     if kind == "global_shared_mlp":
         assert config.global_ci.hidden_dims == (6,)
+
+
+def test_the_order_of_steps_follows_the_age(tmp_path: Path):
+    ci = {"mode": "global", "fn_type": "global_reverse_residual", "d_resid_ci_fn": 4}
+    for raw, older in (
+        ({**FLAT, "ci_config": ci}, False),
+        ({**FLAT, "ci_config": {**ci, "transition_hidden_dim": None}}, False),
+        ({k: v for k, v in FLAT.items() if k != "autocast_bf16"} | {"ci_config": ci}, True),
+        (nested("pd", ci_config=ci), False),
+    ):
+        assert load(tmp_path, raw).global_ci.reads_before_transition == older
+
+
+def test_a_global_name_needs_no_mode(tmp_path: Path):
+    ci = {"fn_type": "global_shared_mlp", "hidden_dims": [4]}
+    assert load(tmp_path, {**FLAT, "ci_config": ci}).global_ci.hidden_dims == (4,)
 
 
 def test_an_unknown_mode_is_named(tmp_path: Path):

@@ -7,7 +7,8 @@ With r = 0 at first, for each group but the last in the order of the config:
 3. raw values of the group are reader(norm(r)).
 
 The last group does steps 1 and 3. Runs older than the setting `transition_hidden_dim` did step 3
-before step 2. Layers of a group are in flat order.
+before step 2. The layers of a group are those that its patterns match, pattern by pattern, each in
+flat order.
 """
 
 from __future__ import annotations
@@ -94,20 +95,31 @@ def open_reverse_residual(
 def _grouped(
     layers: Sequence[DecomposedLayer], config: GlobalCI
 ) -> dict[str, list[DecomposedLayer]]:
-    """The layers of each group, by its name in the checkpoint's keys."""
+    """The layers of each group, pattern by pattern, by its name in the checkpoint's keys."""
     group_of: dict[str, str] = {}
     groups: dict[str, list[DecomposedLayer]] = {}
     for block in config.required("block_groups"):
-        matched = groups.setdefault(block.name.replace(".", "-"), [])
-        for layer in layers:
-            if any(fnmatchcase(layer.path, pattern) for pattern in block.patterns):
+        key = block.name.replace(".", "-")
+        if key in groups:
+            raise HarvestError(
+                f"block_groups: {block.name!r} is the name of two groups (`.` counts as `-`); "
+                "each must have its own."
+            )
+        groups[key] = []
+        for pattern in block.patterns:
+            matched = [layer for layer in layers if fnmatchcase(layer.path, pattern)]
+            if not matched:
+                raise HarvestError(
+                    f"block_groups: {pattern!r} of {block.name!r} matches no decomposed layer."
+                )
+            for layer in matched:
                 if layer.path in group_of:
                     raise HarvestError(
-                        f"block_groups: {layer.path} is in {group_of[layer.path]!r} and in "
-                        f"{block.name!r}; a layer must be in exactly one group."
+                        f"block_groups: {layer.path} is matched in {group_of[layer.path]!r} and "
+                        f"again in {block.name!r}; a layer must be in exactly one group, once."
                     )
                 group_of[layer.path] = block.name
-                matched.append(layer)
+            groups[key] += matched
     for layer in layers:
         if layer.path not in group_of:
             raise HarvestError(
