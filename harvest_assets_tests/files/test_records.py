@@ -225,12 +225,20 @@ def test_what_is_written_is_read_and_has_a_digest(kind: Kind):
         assert written == sealed(written)
 
 
+def _is_equal(one: bytes, other: bytes) -> bool:
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
+
+
 def test_no_flipped_bit_is_believed(kind: Kind):
     path, read = kind
     good = path.read_bytes()
     for place in range(len(good)):
         flipped = good[:place] + bytes([good[place] ^ 1 << place % 7]) + good[place + 1 :]
-        assert _is_refused(path, read, flipped), flipped
+        if not _is_equal(flipped, good):  # 1E-06 is 1e-06
+            assert _is_refused(path, read, flipped), flipped
     path.write_bytes(good)
     assert read()
 
