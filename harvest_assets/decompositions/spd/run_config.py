@@ -114,7 +114,7 @@ class RunConfig(_Section):
         return (
             "The run's CI function reads whole rows: with a context_length of "
             f"{context_length} instead of the training's {self.task_config.max_seq_len}, causal "
-            "importances are others than in training."
+            "importances differ from those of the training."
         )
 
     def threshold_warning(self, ci_threshold: float) -> str | None:
