@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.stages import Stage
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -36,16 +37,21 @@ def require_place(where: Where) -> None:
     """Check, before anything is written, that a place can be used.
 
     Raises:
-        HarvestError: there is no SLURM, or its settings are not valid.
+        HarvestError: there is no SLURM, its settings are not valid, or none of its nodes can run
+            what they request.
     """
+    from harvest_assets.orchestration.slurm.nodes import require_fitting_node
     from harvest_assets.orchestration.slurm.settings import SlurmSettings, slurm_is_here
 
     if where != "slurm":
         return
-    if SlurmSettings.from_environment().cluster == "slurm" and not slurm_is_here():
+    settings = SlurmSettings.from_environment()
+    if settings.cluster == "slurm" and not slurm_is_here():
         raise HarvestError(
             "No SLURM is set up on this machine (sbatch and its configuration); use --local."
         )
+    for stage in settings.submitted_stages:
+        require_fitting_node(settings, gpu=stage is Stage.HARVEST)
 
 
 def runner_at(where: Where, instance: DagsterInstance, *, rebuild: bool) -> Runner:

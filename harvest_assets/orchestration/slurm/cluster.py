@@ -74,6 +74,30 @@ def states_of(jobs: Collection[str]) -> dict[str, str]:
     return {job: found.get(job, UNKNOWN) for job in jobs}
 
 
+def pending_reasons(jobs: Collection[str]) -> dict[str, str]:
+    """SLURM's reason why each job waits, such as `Resources`; only of those that do."""
+    listed = _run(["squeue", "--noheader", "--states=PENDING", "--user", _user(), "-o", "%i|%r"])
+    reasons = (line.strip().partition("|") for line in (listed or "").splitlines())
+    return {job: reason for job, _, reason in reasons if job in jobs}
+
+
+def nodes(partition: str) -> list[tuple[int, str]]:
+    """Cores and GRES (`gpu:a100:4`) of each node of partitions; empty if SLURM does not answer.
+
+    Args:
+        partition: names separated by commas; empty: the cluster's default.
+    """
+    listed = _run(["sinfo", "--noheader", "--Node", "-o", "%P|%c|%G"]) or ""
+    names = set(partition.split(","))
+    found = []
+    for line in listed.splitlines():
+        match line.strip().split("|"):
+            case [name, cores, gres] if cores.isdecimal():
+                wanted = name.removesuffix("*") in names if partition else name.endswith("*")
+                found += [(int(cores), gres)] if wanted else []
+    return found
+
+
 def is_running(job: str) -> bool:
     """Whether SLURM counts a job as running, not as ending."""
     return (_run(["squeue", "--noheader", "--jobs", job, "-o", "%T"]) or "").strip() == "RUNNING"

@@ -22,6 +22,7 @@ from harvest_assets.orchestration.partitions import (
     runs,
 )
 from harvest_assets.orchestration.slurm import cluster
+from harvest_assets.orchestration.slurm.nodes import require_fitting_node
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.registry import Registration, registration_of
@@ -91,8 +92,8 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
         The job's number.
 
     Raises:
-        HarvestError: the job was not accepted, with SLURM's message; or the name of its folder
-            cannot be used in a script.
+        HarvestError: the job was not accepted, with SLURM's message; no node can run it; or the
+            name of its folder cannot be used in a script.
     """
     # Imported here: the daemon keeps this module in memory all day.
     import submitit
@@ -102,10 +103,10 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
 
     _lift_pool(instance)
     owner = _owner(run)
+    gpu = stage_of(run) in (Stage.HARVEST, None)
+    require_fitting_node(settings, gpu=gpu)
     parameters = settings.parameters(
-        name=job_name(run, owner),
-        comment=_comment(run, owner),
-        gpu=stage_of(run) in (Stage.HARVEST, None),
+        name=job_name(run, owner), comment=_comment(run, owner), gpu=gpu
     )
     folder = folder_of(run)
     if not str(folder).isprintable() or set(str(folder)) & set(_OF_PATTERNS):

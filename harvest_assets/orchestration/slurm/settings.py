@@ -123,6 +123,14 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
         """The stages submitted as jobs."""
         return _stages(self.stages)
 
+    def options(self, *, gpu: bool) -> dict[str, str | bool]:
+        """The further options of a job for `sbatch`, by name; they override the other settings.
+
+        Args:
+            gpu: whether the job needs a GPU.
+        """
+        return _options(self.args) | ({} if gpu else _options(self.cpu_args))
+
     def parameters(self, *, name: str, comment: str, gpu: bool) -> dict[str, Any]:
         """The parameters of submitit's executor for one job.
 
@@ -134,7 +142,7 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
         if self.cluster == "local":
             # Without a number all GPUs would be hidden; each shard takes a free one.
             return {"timeout_min": self.minutes, "gpus_per_node": count_gpus()}
-        options = {"requeue": True, **_options(self.args)}
+        options = {"requeue": True, **self.options(gpu=gpu)}
         given = {
             "slurm_partition": self.partition,
             "slurm_account": self.account,
@@ -143,8 +151,6 @@ class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
             "slurm_gres": self.gres if gpu else "",
             "slurm_setup": [line.strip() for line in self.setup.splitlines() if line.strip()],
         }
-        if not gpu:
-            options |= _options(self.cpu_args)
         return {
             "name": name,
             "timeout_min": self.minutes,

@@ -11,6 +11,7 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError, JobState, meaning
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
+from harvest_assets.orchestration.slurm.waiting import log_reasons
 
 _UNFINISHED = [
     dg.DagsterRunStatus.STARTING,
@@ -34,7 +35,7 @@ def reconcile(instance: dg.DagsterInstance) -> list[str]:
     """End the runs whose jobs no longer exist; cancel the jobs of runs that were cancelled.
 
     Returns:
-        Sentences that say what was done.
+        Sentences that say what was done, and why jobs wait where that is new.
 
     Raises:
         ClusterSilentError: SLURM does not answer.
@@ -46,7 +47,8 @@ def reconcile(instance: dg.DagsterInstance) -> list[str]:
     left = [run for run in cancelled if meaning(states[run.run_id]) is JobState.ACTIVE]
     jobs.cancel_jobs(left)
     done += [f"Job {run.tags[jobs.JOB_TAG]} was cancelled after its run." for run in left]
-    return [sentence for sentence in done if sentence]
+    pending = [run for run in runs if states[run.run_id] == "PENDING"]
+    return [sentence for sentence in done if sentence] + log_reasons(instance, pending)
 
 
 def _recently_cancelled(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

@@ -1,4 +1,4 @@
-"""`spd-harvest` as a process of its own, and what it leaves."""
+"""`spd-harvest` as a process of its own, what it leaves, and programs in the place of SLURM's."""
 
 from __future__ import annotations
 
@@ -118,3 +118,12 @@ def memory_of_tree(pid: int) -> int:
             continue
         total += next(int(x.split()[1]) for x in rollup.splitlines() if x.startswith("Pss:")) * 1024
     return total
+
+
+def program(folder: Path, name: str, prints: str, status: int = 0) -> None:
+    """A program that prints a text and notes its arguments in the file `asked`."""
+    path = folder / name
+    path.write_text(
+        f"#!/bin/sh\necho \"$@\" >> {folder}/asked\ncat <<'END'\n{prints}\nEND\nexit {status}\n"
+    )
+    path.chmod(0o755)

@@ -9,20 +9,13 @@ import pytest
 
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.cluster import JobState, meaning
+from harvest_assets_tests.orchestration.slurm.commands import program
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path
-
-
-def program(folder: Path, name: str, prints: str, status: int = 0) -> None:
-    path = folder / name
-    path.write_text(
-        f"#!/bin/sh\necho \"$@\" >> {folder}/asked\ncat <<'END'\n{prints}\nEND\nexit {status}\n"
-    )
-    path.chmod(0o755)
 
 
 def test_squeue_is_asked_first_then_sacct(programs: Path):
