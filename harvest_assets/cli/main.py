@@ -13,16 +13,31 @@ from harvest_assets.cli.clean import clean
 from harvest_assets.cli.command_group import CommandOrRun
 from harvest_assets.cli.demo import demo
 from harvest_assets.cli.harvest import harvest
+from harvest_assets.cli.list_harvests import list_harvests
 from harvest_assets.cli.options import HELP_SETTINGS
 from harvest_assets.cli.register import register
+from harvest_assets.cli.status import status
 from harvest_assets.cli.ui import ui
+from harvest_assets.cli.unregister import unregister
 from harvest_assets.cli.verify import verify
 from harvest_assets.cli.view import view
 
 
 @click.group(
     cls=CommandOrRun,
-    commands=[harvest, demo, register, backfill, ui, view, verify, clean],
+    commands=[
+        harvest,
+        demo,
+        register,
+        unregister,
+        backfill,
+        ui,
+        list_harvests,
+        status,
+        view,
+        verify,
+        clean,
+    ],
     context_settings=HELP_SETTINGS,
 )
 @click.version_option(__version__, prog_name="harvest_assets")
@@ -34,9 +49,10 @@ def cli() -> None:
       harvest-assets RUN                 harvest a run here (same as: harvest RUN)
       harvest-assets RUN --dry-run       what that would do, take and need
       harvest-assets RUN --n_batches 50  try a few batches first
-      harvest-assets register RUN        add the run to the Dagster UI
+      harvest-assets register RUN        add the run to the Dagster UI (unregister removes it)
       harvest-assets backfill            harvest the registered runs not harvested yet
       harvest-assets ui                  watch, start and inspect harvests in a browser
+      harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets clean               delete files that are no longer needed

@@ -47,6 +47,11 @@ def debug_option(command: F) -> F:
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
 
 
+def json_option(command: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
 def out_name_option(command: F) -> F:
     """Add --out-name."""
     return click.option(

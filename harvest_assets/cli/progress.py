@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -159,11 +160,12 @@ def _files_of(paths: HarvestLayout) -> str:
         f"  {file.relative_to(paths.root)!s:46}{file.stat().st_size:>16,} bytes"
         for file in paths.five_files
     )
+    name = paths.root.name
     return (
         f"{sizes}\n\n"
-        "Read it in Python:\n"
+        "View it in a browser:\n"
+        f"  harvest-assets view {shlex.quote(name)}\n"
+        "or read it in Python:\n"
         "  from harvest_assets.loaders import load_components_frame\n"
-        f"  load_components_frame({paths.root.name!r})\n"
-        "or inspect it in the Dagster UI:\n"
-        "  harvest-assets ui"
+        f"  load_components_frame({name!r})"
     )

@@ -15,6 +15,8 @@ from harvest_assets.files.sanitize import presentable
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from harvest_assets.wandb_client.run_name import RunReference
+
 
 @click.command(
     help=f"""Add runs as partitions, so that the Dagster UI and `dagster asset materialize` know
@@ -45,11 +47,31 @@ def register(
         references = [parse_run(run) for run in runs]
         with open_instance() as instance:
             for reference in references:
+                _check_can_be_opened(reference)
                 registration = register_run(reference, out_name)
                 add_run(instance, registration.key)
                 click.echo(_materialize_lines(registration.key, str(dagster_home())))
             if project:
                 _register_project(instance, project, since)
+
+
+def _check_can_be_opened(reference: RunReference) -> None:
+    """Check the config of a run, here or on W&B, so that no mistyped name becomes a partition.
+
+    Raises:
+        HarvestError: there is no such run, or it cannot be harvested.
+    """
+    from harvest_assets.decompositions.registry import check_config
+    from harvest_assets.orchestration.wandb.inspection import OTHER, inspect_run
+    from harvest_assets.wandb_client.run_files import fetch_run, is_here
+    from harvest_assets.wandb_client.run_name import LOCAL_ENTITY
+
+    if is_here(reference) or reference.name.entity == LOCAL_ENTITY:
+        check_config(fetch_run(reference).config)
+        return
+    finding = inspect_run(reference.name.key)
+    if finding.kind == OTHER:
+        raise HarvestError(finding.reason)
 
 
 def _register_project(instance: DagsterInstance, project: str, since: str) -> None:

@@ -30,12 +30,17 @@ def ui(port: int, host: str, *, debug: bool) -> None:
     """
     with errors_reported(debug=debug):
         from harvest_assets.orchestration.dagster_dev import run_dagster_dev
-        from harvest_assets.orchestration.instance import make_room_for_shards, open_instance
+        from harvest_assets.orchestration.instance import (
+            make_room_for_shards,
+            only_daemon_of,
+            open_instance,
+        )
         from harvest_assets.system.ports import check_free, url_of
 
         port = check_free(host, port)
-        with open_instance() as instance:
+        url = url_of(host, port)
+        with open_instance() as instance, only_daemon_of(instance, url):
             warn_of_failing_sensors(instance)
             make_room_for_shards(instance)
-        click.echo(f"{url_of(host, port)} (Ctrl-C ends it)")
-        sys.exit(run_dagster_dev(host, port))
+            click.echo(f"{url} (Ctrl-C stops it)")
+            sys.exit(run_dagster_dev(host, port))

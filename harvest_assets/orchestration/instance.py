@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import dagster as dg
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive
 from harvest_assets.files.filesystems import network_filesystem
-from harvest_assets.files.lease import process_started
+from harvest_assets.files.lease import hold_lease, is_held, process_started
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
+from harvest_assets.store.registry import registration_of
 from harvest_assets.system.gpus import count_gpus
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
@@ -91,6 +95,30 @@ def open_instance() -> dg.DagsterInstance:
     return instance
 
 
+@contextmanager
+def only_daemon_of(instance: dg.DagsterInstance, url: str) -> Iterator[None]:
+    """While the block runs, no other `harvest-assets ui` starts a daemon on the instance.
+
+    Args:
+        instance: of the daemon.
+        url: where its pages will be, for the message that the other gives.
+
+    Raises:
+        HarvestError: another runs already.
+    """
+    home = Path(instance.root_directory)
+    lease, page = home / "leases/ui.json", home / "leases/ui.url"
+    if is_held(lease) and page.exists():
+        raise HarvestError(
+            f"harvest-assets ui runs on the Dagster instance in {home} already, at "
+            f"{presentable(page.read_text(encoding='utf-8'))}; a second daemon would disturb it. "
+            "Open that page, or set DAGSTER_HOME to another folder."
+        )
+    with hold_lease(lease, f"The Dagster instance in {home}"):
+        page.write_text(url, encoding="utf-8")
+        yield
+
+
 def database_warning(home: Path, storage: str) -> str | None:
     """Why an instance's databases may be damaged; None if they are safe.
 
@@ -108,10 +136,33 @@ def database_warning(home: Path, storage: str) -> str | None:
     )
 
 
-def add_run(instance: dg.DagsterInstance, key: str) -> None:
-    """Add a run as a partition."""
-    if not instance.has_dynamic_partition(RUN_DIMENSION, key):
+def add_run(instance: dg.DagsterInstance, key: str) -> bool:
+    """Add a run as a partition; whether it was not one already."""
+    is_new = not instance.has_dynamic_partition(RUN_DIMENSION, key)
+    if is_new:
         instance.add_dynamic_partitions(RUN_DIMENSION, [key])
+    return is_new
+
+
+def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
+    """Remove a run from the partitions; its files are kept.
+
+    Returns:
+        The folder of its harvest, if there is one.
+
+    Raises:
+        HarvestError: it is not registered, or is being harvested.
+    """
+    if not instance.has_dynamic_partition(RUN_DIMENSION, key):
+        known = instance.get_dynamic_partitions(RUN_DIMENSION)
+        close = difflib.get_close_matches(key, known, n=3)
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise HarvestError(f"{key} is not registered.{meant}")
+    paths = registration_of(key).layout
+    if is_held(paths.harvest_lease):
+        raise HarvestError(f"{key} is being harvested ({paths.harvest_lease}); end that first.")
+    instance.delete_dynamic_partition(RUN_DIMENSION, key)
+    return paths.root if paths.root.exists() else None
 
 
 def shards_at_once() -> int:

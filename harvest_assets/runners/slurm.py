@@ -19,9 +19,10 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.run_failures import failure_in
 from harvest_assets.orchestration.slurm import jobs
 from harvest_assets.orchestration.slurm.cluster import ClusterSilentError
+from harvest_assets.orchestration.slurm.jobs import unfinished_runs
 from harvest_assets.orchestration.slurm.launcher import cancel_run
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
-from harvest_assets.orchestration.slurm.watch import reconcile, unfinished_runs
+from harvest_assets.orchestration.slurm.watch import reconcile
 from harvest_assets.runners.local import execute_here
 from harvest_assets.runners.staged import StagedRunner, StageRun
 from harvest_assets.store.registry import Registration

@@ -21,7 +21,7 @@ from harvest_assets.files.lease import hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.orchestration.harvest_config import prepare_config
 from harvest_assets.orchestration.instance import add_run, end_dead_runs
-from harvest_assets.orchestration.partitions import harvest_lease
+from harvest_assets.orchestration.partitions import RUN_DIMENSION, harvest_lease
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress, read_tokenizing
 from harvest_assets.runners.protocol import HarvestProgress, Watch
@@ -31,6 +31,7 @@ from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import min_disk
 from harvest_assets.store.shards import SHARD_KEYS, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.wandb_client.run_files import is_here
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,18 @@ class StagedRunner(ABC):
             HarvestError: a stage failed, or another command is harvesting the run.
         """
         key, root = registration.key, registration.layout.root
-        add_run(self._instance, key)
+        is_new = add_run(self._instance, key)
         with hold_lease(harvest_lease(registration), f"The harvest of {key}"):
             end_dead_runs(self._instance)
             watch(HarvestProgress(Stage.PREPARE))
             prepare = StageRun(Stage.PREPARE, key, prepare_config(settings, step))
-            self.execute(registration, [prepare], partial(_poll_tokenizing, registration, watch))
+            poll = partial(_poll_tokenizing, registration, watch)
+            try:
+                self.execute(registration, [prepare], poll)
+            except HarvestError:
+                if is_new and not is_here(registration.reference):  # perhaps a mistyped name
+                    self._instance.delete_dynamic_partition(RUN_DIMENSION, key)
+                raise
             changes = plan_changes(self._instance, [key])
             watch(HarvestProgress(Stage.PREPARE, changes=changes))
             plan = HarvestPlan.open(root)

@@ -61,6 +61,14 @@ def fetch_run(reference: RunReference, step: int | None = None) -> RunFiles:
     return _files_of_checkpoint(reference.name, reference.path, step)
 
 
+def is_here(reference: RunReference) -> bool:
+    """Whether files of a run are on this machine: at its path or in the run cache."""
+    if reference.path is not None:
+        return reference.path.exists()
+    name = reference.name
+    return any(folder.exists() for folder in layout.run_cache_dirs(name.project, name.run_id))
+
+
 def fetch_target(name: RunName) -> Path:
     """The folder with the files of a W&B target model, downloaded if it is in neither cache.
 

@@ -75,13 +75,16 @@ def test_one_that_fails_stops_no_other(home: dict[str, str]):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_live_daemon_gets_a_backfill_that_is_followed(home: dict[str, str], tmp_path: Path):
-    with dagster_dev(home, tmp_path):
+    with dagster_dev(home, tmp_path) as address:
         # The daemon sends its first heartbeat when it begins; give it a moment.
         deadline = time.monotonic() + 120
         done = run([*SPD_HARVEST, "no-such-run"], home)
         while "by the Dagster daemon" not in done.stderr:
             assert time.monotonic() < deadline
             done = run([*SPD_HARVEST, "no-such-run"], home)
+        second_daemon = run([*HARVEST_ASSETS, "ui", "--port", "0"], home)
+        assert second_daemon.returncode == 1
+        assert address in second_daemon.stderr
         done = run([*SPD_HARVEST, SOUND, BROKEN, *OPTIONS], home)
         assert done.returncode == 1, done.stderr
         assert "backfill" in done.stderr

@@ -36,6 +36,11 @@ _MAX_SLOTS = 1000
 _MAX_TEXT = 500
 # What SLURM replaces, or takes for something else, in the names of output files.
 _OF_PATTERNS = "%\\"
+_UNFINISHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 _FORWARDED = ("SPD_OUT_DIR", "DAGSTER_HOME")
 
 
@@ -172,6 +177,17 @@ def states_of(harvests: Collection[dg.DagsterRun]) -> dict[str, str]:
     states = cluster.states_of(by_kind.get("slurm", []))
     states |= cluster.local_states_of(by_kind.get("local", []))
     return {run.run_id: states[run.tags[JOB_TAG]] for run in harvests if JOB_TAG in run.tags}
+
+
+def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs that are waiting or running as jobs of this user."""
+    filters = dg.RunsFilter(statuses=_UNFINISHED, tags=mine())
+    return [run for run in instance.get_runs(filters) if JOB_TAG in run.tags]
+
+
+def mine() -> dict[str, str]:
+    """The tag of the runs that this user has submitted."""
+    return {USER_TAG: str(os.getuid())}
 
 
 def cancel_jobs(harvests: Iterable[dg.DagsterRun]) -> None:

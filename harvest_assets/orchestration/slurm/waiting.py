@@ -72,6 +72,32 @@ def log_reasons(instance: dg.DagsterInstance, waiting: Collection[dg.DagsterRun]
     ]
 
 
+def jobs_at_work(instance: dg.DagsterInstance, run: str) -> dict[str, str]:
+    """The unfinished jobs of this user for a run, by number: partition, state and reason.
+
+    Args:
+        instance: where runs are recorded.
+        run: the partition key of the run.
+    """
+    ours = {
+        it.tags[jobs.JOB_TAG]: it
+        for it in jobs.unfinished_runs(instance)
+        if _partition(it).split("|")[0] == run
+    }
+    states = jobs.states_of(ours.values())
+    reasons = cluster.pending_reasons(ours)
+    described = {}
+    for number, it in ours.items():
+        words = [f"{_partition(it)}: {states[it.run_id].lower()}"]
+        words += [explanation(reasons[number])] if number in reasons else []
+        described[number] = ", ".join(words)
+    return described
+
+
+def _partition(run: dg.DagsterRun) -> str:
+    return run.tags.get("dagster/partition", "")
+
+
 def _log(instance: dg.DagsterInstance, run: dg.DagsterRun, sentence: str) -> bool:
     """Whether the sentence was added, as it was not the newest event of the run."""
     events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -13,22 +12,7 @@ from harvest_assets.orchestration.slurm.cluster import ClusterSilentError, JobSt
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
 from harvest_assets.orchestration.slurm.waiting import log_reasons
 
-_UNFINISHED = [
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 _RECENTLY = timedelta(hours=1)
-
-
-def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs that are waiting or running as jobs of this user."""
-    filters = dg.RunsFilter(statuses=_UNFINISHED, tags=_mine())
-    return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]
-
-
-def _mine() -> dict[str, str]:
-    return {jobs.USER_TAG: str(os.getuid())}
 
 
 def reconcile(instance: dg.DagsterInstance) -> list[str]:
@@ -40,7 +24,7 @@ def reconcile(instance: dg.DagsterInstance) -> list[str]:
     Raises:
         ClusterSilentError: SLURM does not answer.
     """
-    runs = unfinished_runs(instance)
+    runs = jobs.unfinished_runs(instance)
     cancelled = _recently_cancelled(instance)
     states = jobs.states_of([*runs, *cancelled])
     done = [_settle(instance, run, states[run.run_id]) for run in runs]
@@ -55,7 +39,7 @@ def _recently_cancelled(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Recently cancelled runs: the UI cannot cancel the job that a waiting run has."""
     filters = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.CANCELED],
-        tags=_mine(),
+        tags=jobs.mine(),
         updated_after=datetime.now(tz=UTC) - _RECENTLY,
     )
     return [run for run in instance.get_runs(filters) if jobs.JOB_TAG in run.tags]

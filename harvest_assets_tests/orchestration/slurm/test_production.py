@@ -215,7 +215,7 @@ def test_what_the_instance_is_made_with_is_what_is_documented(place: Place):
     fresh = {**place.env}
     del fresh["DAGSTER_HOME"]
     subprocess.run(
-        [sys.executable, "-m", "harvest_assets", "register", "local/x/bbbbbbbb"],
+        [sys.executable, "-m", "harvest_assets", "register", KEY],
         env=fresh,
         cwd=place.cwd,
         check=True,

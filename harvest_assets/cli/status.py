@@ -1,0 +1,81 @@
+"""`harvest-assets status HARVEST`: one harvest in detail."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.list_harvests import share_of
+from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.errors import counted
+
+if TYPE_CHECKING:
+    from harvest_assets.store.summary import HarvestSummary
+
+
+@click.command(
+    help=f"""Show one harvest: its run, settings, progress, size and place, and its jobs on SLURM.
+
+{RUN_OR_HARVEST_HELP}
+""",
+)
+@click.argument("harvest", metavar="RUN")
+@json_option
+@debug_option
+def status(harvest: str, *, as_json: bool, debug: bool) -> None:
+    """Show one harvest."""
+    with errors_reported(debug=debug):
+        from harvest_assets.store.lookup import find_harvest
+        from harvest_assets.store.summary import summarize
+
+        found = summarize(find_harvest(harvest))
+        jobs = _jobs_of(found)
+        if as_json:
+            click.echo(json.dumps(asdict(found) | {"jobs": jobs}, indent=2))
+        else:
+            _print(found, jobs)
+
+
+def _print(found: HarvestSummary, jobs: dict[str, str]) -> None:
+    from rich.filesize import decimal
+
+    components = "" if found.n_components is None else counted(found.n_components, "component")
+    rows = {
+        "harvest": found.name,
+        "run": found.run or "not known",
+        "condition": found.condition.value,
+        "problem": found.problem,
+        "components": components,
+        "tokens": share_of(found),
+        "size": decimal(found.n_bytes),
+        "modified": f"{found.modified[:16].replace('T', ' ')} UTC",
+        "path": found.path,
+    }
+    rows |= {f"job {job}": text for job, text in jobs.items()}
+    if found.condition != "harvested":
+        rows |= {
+            f"shard {part.name}": f"{part.rows:,} of {counted(part.rows_wanted, 'row')} saved"
+            for part in found.shards
+        }
+    rows |= {name: str(value) for name, value in found.settings.items() if name != "run"}
+    width = max(map(len, rows)) + 2
+    for name, text in rows.items():
+        if text:
+            click.echo(f"{name:{width}}{text}")
+
+
+def _jobs_of(found: HarvestSummary) -> dict[str, str]:
+    """The unfinished jobs of a harvest on SLURM, by number: shard and state, with the reason."""
+    from harvest_assets.orchestration.slurm.settings import slurm_is_here
+
+    if found.run is None or not slurm_is_here():
+        return {}
+    from harvest_assets.orchestration.instance import open_instance
+    from harvest_assets.orchestration.slurm.waiting import jobs_at_work
+
+    with open_instance() as instance:
+        return jobs_at_work(instance, found.run)

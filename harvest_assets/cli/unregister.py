@@ -1,0 +1,32 @@
+"""`harvest-assets unregister RUN...`: remove partitions."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import RUN_HELP, debug_option
+
+
+@click.command(
+    help=f"""Remove runs from the partitions, so that the Dagster UI no longer shows them.
+
+What was harvested of them stays on disk.
+
+{RUN_HELP}
+""",
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@debug_option
+def unregister(runs: tuple[str, ...], *, debug: bool) -> None:
+    """Remove partitions."""
+    with errors_reported(debug=debug):
+        from harvest_assets.orchestration.instance import open_instance, remove_run
+        from harvest_assets.wandb_client.run_name import parse_run
+
+        keys = [parse_run(run).name.key for run in runs]
+        with open_instance() as instance:
+            for key in keys:
+                kept = remove_run(instance, key)
+                where = f"; its files stay in {kept}" if kept else ""
+                click.echo(f"{key} is no longer registered{where}.")

@@ -1,0 +1,168 @@
+"""What one harvest is and how far it is, from its files alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import is_held
+from harvest_assets.files.manifest import read
+from harvest_assets.store.lookup import harvest_folders
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import owner_of
+from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
+
+
+class Condition(StrEnum):
+    """The condition of a harvest."""
+
+    HARVESTED = "harvested"
+    IN_PROGRESS = "in progress"
+    UNFINISHED = "unfinished"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class SavedRows:
+    """Rows of a share that are saved.
+
+    Args:
+        name: `00` to `15`, or `merged`.
+        rows: rows saved.
+        rows_wanted: rows of the share.
+    """
+
+    name: str
+    rows: int
+    rows_wanted: int
+
+
+@dataclass(frozen=True)
+class HarvestSummary:
+    """One harvest on disk.
+
+    Args:
+        name: the folder below `harvest/`.
+        run: `entity/project/run_id`; None where the files name no run.
+        condition: of the harvest.
+        n_components: of the layers that are harvested; None where not known.
+        tokens: positions saved; None where not known.
+        tokens_wanted: positions of the whole harvest; None where not known.
+        settings: of its plan; empty where there is none.
+        shards: what is saved of each share.
+        n_bytes: of all files in the folder.
+        modified: when the newest of its files was written, in UTC.
+        path: the folder.
+        problem: what is wrong, in a sentence; empty if nothing is.
+    """
+
+    name: str
+    run: str | None
+    condition: Condition
+    n_components: int | None
+    tokens: int | None
+    tokens_wanted: int | None
+    settings: dict[str, Any]
+    shards: tuple[SavedRows, ...]
+    n_bytes: int
+    modified: str
+    path: str
+    problem: str = ""
+
+
+def summaries() -> list[HarvestSummary]:
+    """All harvests below `harvest/`, by name."""
+    return [summarize(HarvestLayout(folder)) for folder in harvest_folders()]
+
+
+def summarize(paths: HarvestLayout) -> HarvestSummary:
+    """The harvest in a folder; damaged files are reported in `problem`."""
+    n_bytes, modified = _size_and_time(paths.root)
+    found = _Found()
+    try:
+        found = _inspect(paths)
+    except (HarvestError, OSError) as error:
+        found = _Found(Condition.DAMAGED, problem=str(error))
+    if _is_at_work(paths):
+        found.condition = Condition.IN_PROGRESS
+    return HarvestSummary(
+        name=paths.root.name,
+        run=owner_of(paths),
+        condition=found.condition,
+        n_components=found.n_components,
+        tokens=found.tokens,
+        tokens_wanted=found.tokens_wanted,
+        settings=found.settings,
+        shards=found.shards,
+        n_bytes=n_bytes,
+        modified=datetime.fromtimestamp(modified, tz=UTC).isoformat(timespec="seconds"),
+        path=str(paths.root),
+        problem=found.problem,
+    )
+
+
+@dataclass
+class _Found:
+    """What the files that describe a harvest say; the same fields as in `HarvestSummary`."""
+
+    condition: Condition = Condition.UNFINISHED
+    n_components: int | None = None
+    tokens: int | None = None
+    tokens_wanted: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    shards: tuple[SavedRows, ...] = ()
+    problem: str = ""
+
+
+def _inspect(paths: HarvestLayout) -> _Found:
+    """Raises HarvestError where a file is damaged."""
+    missing = [file for file in paths.five_files if not file.exists()]
+    if not paths.plan.exists():
+        # Results of another program have no plan.
+        return _Found(Condition.UNFINISHED if missing else Condition.HARVESTED)
+    plan = HarvestPlan.open(paths.root)
+    found = _Found(settings=plan.flat())
+    found.n_components = open_decomposition(paths.root).restricted(plan.layers).n_components
+    if paths.token_rows.exists():
+        work = Work.of(paths, plan)
+        stored = ShardResults(paths).saved_so_far(plan)
+        shares = dict(zip(SHARD_KEYS, work.shares, strict=False))
+        if work.merged is not None:
+            shares = {"merged": work.merged.rows, **shares}
+        found.shards = tuple(
+            SavedRows(name, len(stored[name].rows) if name in stored else 0, len(share))
+            for name, share in shares.items()
+            if share
+        )
+        found.tokens = sum(part.rows for part in found.shards) * plan.context_length
+        found.tokens_wanted = work.n_rows * plan.context_length
+    if not missing and {entry.plan for entry in read(paths).values()} == {plan.digest}:
+        found.condition = Condition.HARVESTED
+    return found
+
+
+def _is_at_work(paths: HarvestLayout) -> bool:
+    """Whether a process or a job holds one of the leases."""
+    leases = [paths.harvest_lease, paths.merge_lease, *map(paths.shard_lease, SHARD_KEYS)]
+    return any(lease.exists() and is_held(lease) for lease in leases)
+
+
+def _size_and_time(folder: Path) -> tuple[int, float]:
+    """Bytes of all files below a folder, and when the newest was written."""
+    n_bytes, newest = 0, 0.0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                stat = os.lstat(os.path.join(root, name))  # noqa: PTH118 - thousands of files
+            except FileNotFoundError:  # replaced meanwhile
+                continue
+            n_bytes += stat.st_size
+            newest = max(newest, stat.st_mtime)
+    return n_bytes, newest

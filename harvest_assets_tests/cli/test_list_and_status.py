@@ -1,0 +1,125 @@
+"""`list`, `status`, `unregister`: what is on disk and registered, for people and scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner, Result
+
+from harvest_assets.cli.main import cli
+from harvest_assets.files.lease import hold_lease
+from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
+from harvest_assets_tests.tiny_run import N_CTX, write_world
+
+TOKENS = SETTINGS["n_batches"] * SETTINGS["batch_size"] * N_CTX
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def as_json(*arguments: str):
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyHarvest:
+    """A registered run, and an instance that the commands find too."""
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path / "out"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "dagster/dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.get() as instance:
+        yield TinyHarvest.of(instance, write_world(tmp_path / "world"))
+
+
+def test_nothing_is_an_answer_too(tiny: TinyHarvest):
+    assert as_json("list") == []
+    shown = invoke("list")
+    assert shown.exit_code == 0
+    assert "no harvests" in shown.output
+    assert invoke("status", tiny.key).exit_code == 1
+
+
+def test_a_harvest_is_followed_from_its_plan_to_its_end(tiny: TinyHarvest):
+    assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
+    assert tiny.stage("harvest", shard="00").success
+    (found,) = as_json("list")
+    assert found == {key: v for key, v in as_json("status", tiny.key).items() if key != "jobs"}
+    assert (found["run"], found["condition"]) == (tiny.key, "unfinished")
+    assert (found["tokens"], found["tokens_wanted"]) == (TOKENS // 2, TOKENS)
+    rows = SETTINGS["n_batches"] * SETTINGS["batch_size"]
+    assert found["shards"] == [
+        {"name": "00", "rows": rows // 2, "rows_wanted": rows // 2},
+        {"name": "01", "rows": 0, "rows_wanted": rows // 2},
+    ]
+    assert found["settings"].items() >= SETTINGS.items()
+    assert found["path"] == str(tiny.layout.root)
+    assert f"{TOKENS // 2:,} of {TOKENS:,}" in invoke("list").output
+
+    with hold_lease(tiny.layout.shard_lease("01"), "a shard"):
+        assert as_json("status", tiny.key)["condition"] == "in progress"
+
+    assert tiny.stage("harvest", shard="01").success
+    assert tiny.stage("merge").success
+    (done,) = as_json("list")
+    files = [file for file in tiny.layout.root.rglob("*") if file.is_file()]
+    assert (done["condition"], done["tokens"]) == ("harvested", TOKENS)
+    assert done["n_bytes"] == sum(file.stat().st_size for file in files)
+    lines = tiny.layout.components.read_text().splitlines()
+    assert done["n_components"] >= len(lines) > 0
+    text = invoke("status", tiny.layout.root.name).output
+    assert str(tiny.layout.root) in text
+    assert "harvested" in text
+
+
+def test_results_of_an_older_plan_are_not_the_harvest(tiny: TinyHarvest):
+    tiny.harvest()
+    assert tiny.stage("prepare", **{**SETTINGS, "n_batches": 7}).success
+    (found,) = as_json("list")
+    assert found["condition"] == "unfinished"
+    assert found["tokens"] < found["tokens_wanted"]
+
+
+def test_damage_is_named_and_hides_no_other(tiny: TinyHarvest):
+    tiny.harvest()
+    broken = tiny.layout.root.parent / "broken"
+    broken.mkdir()
+    (broken / "plan.json").write_text("{")
+    found = {it["name"]: it for it in as_json("list")}
+    assert found["broken"]["condition"] == "damaged"
+    assert "plan.json" in found["broken"]["problem"]
+    assert found[tiny.layout.root.name]["condition"] == "harvested"
+    shown = invoke("list")
+    assert shown.exit_code == 0
+    assert "plan.json" in shown.output
+
+
+def test_a_run_is_unregistered_and_its_files_stay(tiny: TinyHarvest):
+    assert tiny.stage("prepare", **SETTINGS).success
+    before = sorted(tiny.layout.root.rglob("*"))
+    with hold_lease(tiny.layout.harvest_lease, "a harvest"):
+        refused = invoke("unregister", tiny.key)
+        assert refused.exit_code == 1
+        assert tiny.key in refused.output
+    done = invoke("unregister", tiny.key)
+    assert done.exit_code == 0, done.output
+    assert str(tiny.layout.root) in done.output
+    assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == []
+    assert [it for it in sorted(tiny.layout.root.rglob("*")) if it in before] == before
+    again = invoke("unregister", tiny.key)
+    assert again.exit_code == 1
+    assert "not registered" in again.output
+
+
+@pytest.mark.parametrize("run", ["local/nowhere/bbbbbbbb", "./nowhere", "local/nowhere/s-12345678"])
+def test_what_cannot_be_opened_is_not_registered(tiny: TinyHarvest, run: str):
+    refused = invoke("register", run)
+    assert refused.exit_code == 1
+    assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == [tiny.key]
