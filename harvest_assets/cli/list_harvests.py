@@ -11,6 +11,8 @@ import click
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.options import debug_option, json_option
 
+_WIDTH_OF_FILES = 400
+
 if TYPE_CHECKING:
     from harvest_assets.store.summary import HarvestSummary
 
@@ -56,7 +58,10 @@ def _print_table(found: list[HarvestSummary]) -> None:
             decimal(it.n_bytes),
             it.modified[:16].replace("T", " "),
         )
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file has no width, and names are searched for in it
+        console.width = _WIDTH_OF_FILES
+    console.print(table)
     for it in found:
         if it.problem:
             click.echo(f"{it.name}: {it.problem}", err=True)

@@ -1,4 +1,4 @@
-"""`harvest-assets view RUN`: the components of a run in a browser."""
+"""`harvest-assets view [RUN]`: the components of runs in a browser."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
 @click.command(
     help=f"""View the components of a run in a browser, also while it is being harvested.
 
+Without RUN the first page lists all harvests.
+
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
 nothing is requested from other machines. Every choice is part of the address, which can be shared.
 
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", required=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any free port.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
 @debug_option
-def view(run: str, port: int, host: str, *, browser: bool, debug: bool) -> None:
-    """View the components of a run in a browser."""
+def view(run: str | None, port: int, host: str, *, browser: bool, debug: bool) -> None:
+    """View the components of runs in a browser."""
     with errors_reported(debug=debug):
         from harvest_assets.store.lookup import find_harvest
         from harvest_assets.viewer.serve import serve
 
-        name = find_harvest(run).root.name
+        name = find_harvest(run).root.name if run else None
         serve(name, host, port, browser=browser, log=click.echo)

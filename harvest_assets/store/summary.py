@@ -14,6 +14,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.store.lookup import harvest_folders
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import owner_of
@@ -104,7 +105,7 @@ def summarize(paths: HarvestLayout) -> HarvestSummary:
         n_bytes=n_bytes,
         modified=datetime.fromtimestamp(modified, tz=UTC).isoformat(timespec="seconds"),
         path=str(paths.root),
-        problem=found.problem,
+        problem=presentable(found.problem),
     )
 
 

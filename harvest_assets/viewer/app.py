@@ -28,12 +28,12 @@ async def _few_at_once(_app: Starlette) -> AsyncIterator[None]:
     yield
 
 
-def make_app(library: Library, first: str, host: str = "127.0.0.1") -> Starlette:
+def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> Starlette:
     """The application that shows the harvests of a library.
 
     Args:
         library: the harvests.
-        first: the folder that the start page leads to.
+        first: the folder that the start page leads to; None: the start page lists all.
         host: the address it listens on; requests under other names are refused.
     """
     pages = Pages(library, first)
@@ -41,6 +41,7 @@ def make_app(library: Library, first: str, host: str = "127.0.0.1") -> Starlette
     return Starlette(
         routes=[
             Route("/", pages.start),
+            Route("/harvests", pages.harvests),
             Route(run, pages.overview),
             Route(f"{run}/component/{{key:path}}", pages.component),
             *(Route(f"{run}/table.{kind}", pages.table) for kind in ("csv", "parquet")),

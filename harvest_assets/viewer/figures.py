@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from rich.filesize import decimal
+
 
 def percent(value: float) -> str:
     """A share in percent; very small ones as a power."""
@@ -48,6 +50,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "short": short,
     "count": count,
+    "size": decimal,
     "one_in": one_in,
     "bar_width": bar_width,
     "log_width": log_width,

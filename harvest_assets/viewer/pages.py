@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import harvest_root
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
 from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
 from harvest_assets.viewer.figures import FILTERS
@@ -31,7 +32,7 @@ from harvest_assets.viewer.portrait import (
     shown_tokens,
     token_rows,
 )
-from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order
+from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order, unreadable
 from harvest_assets.viewer.view_query import (
     ViewQuery,
     compare_path,
@@ -72,21 +73,27 @@ class Pages:
 
     Args:
         library: the harvests.
-        first: the folder that the start page leads to.
+        first: the folder that the start page leads to; None: the start page lists all.
     """
 
-    def __init__(self, library: Library, first: str) -> None:
+    def __init__(self, library: Library, first: str | None) -> None:
         self._library = library
         self._first = first
 
-    def start(self, _request: Request) -> Response:
-        """The run that the command named."""
+    def start(self, request: Request) -> Response:
+        """The run that the command named, or all harvests."""
+        if self._first is None:
+            return self.harvests(request)
         return RedirectResponse(run_path(self._first))
+
+    def harvests(self, _request: Request) -> Response:
+        """All harvests of this machine."""
+        return self._html("harvests.html", harvest=None, harvests=summaries(), root=harvest_root())
 
     def overview(self, request: Request) -> Response:
         """A run: settings, charts, layers, and the table of its components."""
         harvest = self._harvest(request)
-        query = _table_query(request.query_params)
+        query = TableQuery.of(request.query_params)
         if query.q in harvest.places:
             return RedirectResponse(component_path(harvest.name, query.q))
         places = order(harvest, query)
@@ -97,6 +104,8 @@ class Pages:
             "overview.html",
             harvest=harvest,
             query=query,
+            given=request.query_params,
+            ignored=unreadable(request.query_params),
             path=path,
             page=page,
             n_pages=max(1, -(-len(places) // PAGE_SIZE)),
@@ -111,7 +120,7 @@ class Pages:
         """One component."""
         harvest, key = self._harvest(request), request.path_params["key"]
         place = _place(harvest, key)
-        query, view = _table_query(request.query_params), ViewQuery.of(request.query_params)
+        query, view = TableQuery.of(request.query_params), ViewQuery.of(request.query_params)
         before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
         return self._html(
@@ -129,7 +138,7 @@ class Pages:
     def compare(self, request: Request) -> Response:
         """Two components side by side, of one run or of two."""
         params = request.query_params
-        run_a = params.get("run_a", self._first)
+        run_a = params.get("run_a", self._first or "")
         run_b = params.get("run_b", run_a)
         one, other = self._open(run_a), self._open(run_b)
         view = ViewQuery.of(params)
@@ -156,7 +165,9 @@ class Pages:
         """The table of an overview, or the selected components, as a file."""
         harvest, kind = self._harvest(request), request.url.path.rpartition(".")[2]
         keys = request.query_params.getlist("key")
-        query = _table_query(request.query_params)
+        query, ignored = TableQuery.of(request.query_params), unreadable(request.query_params)
+        if ignored:  # a file does not say so
+            raise HTTPException(400, " ".join(ignored.values()))
         places = np.array([_place(harvest, k) for k in keys]) if keys else order(harvest, query)
         frame = table_frame(harvest, places)
         content, media = {
@@ -244,13 +255,6 @@ def _download(content: bytes, media: str, name: str) -> Response:
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
     return Response(content, media_type=media, headers=headers)
-
-
-def _table_query(params: QueryParams) -> TableQuery:
-    try:
-        return TableQuery.of(params)
-    except HarvestError as error:
-        raise HTTPException(400, str(error)) from error
 
 
 def _place(harvest: Harvest, key: str) -> int:

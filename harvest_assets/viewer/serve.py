@@ -23,11 +23,13 @@ from harvest_assets.viewer.view_query import component_path
 _FIRST_PAGE_SECONDS = 1.0
 
 
-def serve(name: str, host: str, port: int, *, browser: bool, log: Callable[[str], None]) -> None:
-    """Show a harvest until Ctrl-C, SIGTERM or a closed terminal.
+def serve(
+    name: str | None, host: str, port: int, *, browser: bool, log: Callable[[str], None]
+) -> None:
+    """Show harvests until Ctrl-C, SIGTERM or a closed terminal.
 
     Args:
-        name: its folder below `harvest/`.
+        name: the folder below `harvest/` to begin with; None: a page of all harvests.
         host: the address to listen on.
         port: 0 picks a free one.
         browser: whether to open a browser.
@@ -37,7 +39,9 @@ def serve(name: str, host: str, port: int, *, browser: bool, log: Callable[[str]
         HarvestError: the harvest cannot be opened, or the port is taken.
     """
     library = Library()
-    harvest = library.get(name)  # errors are reported here, not in the browser
+    first = None
+    if name is not None:  # errors are reported here, not in the browser
+        first = component_path(name, library.get(name).frame["component_key"][0])
     with listening(host, port) as listener:
         port = listener.getsockname()[1]
         address = url_of(host, port)
@@ -51,10 +55,10 @@ def serve(name: str, host: str, port: int, *, browser: bool, log: Callable[[str]
         if browser:
             # The socket is already listening: the browser waits for the server to accept.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        first = component_path(name, harvest.frame["component_key"][0])
-        warm_up = threading.Timer(_FIRST_PAGE_SECONDS, _warm_up, args=(host, port, first))
-        warm_up.daemon = True
-        warm_up.start()
+        if first is not None:
+            warm_up = threading.Timer(_FIRST_PAGE_SECONDS, _warm_up, args=(host, port, first))
+            warm_up.daemon = True
+            warm_up.start()
         hangup_terminates()  # uvicorn shuts down gracefully on SIGTERM only
         with suppress(KeyboardInterrupt):  # the normal way to stop
             uvicorn.Server(config).run(sockets=[listener])

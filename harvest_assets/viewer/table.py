@@ -12,8 +12,6 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError
-
 if TYPE_CHECKING:
     import polars as pl
 
@@ -33,7 +31,7 @@ class TableQuery:
     """Which components, in which order; each field is a parameter of the address.
 
     Args:
-        q: part of the component's key.
+        q: words, each part of the component's key; see `_has_word`.
         token: part of one of its most informative tokens; in double quotes, the whole token.
         layer: its layer.
         min: lowest density.
@@ -54,19 +52,15 @@ class TableQuery:
 
     @classmethod
     def of(cls, params: Mapping[str, str]) -> Self:
-        """The query of an address; an unknown sort is ignored.
-
-        Raises:
-            HarvestError: a density is not a number.
-        """
+        """The query of an address, without an unknown sort and without `unreadable` densities."""
         sort = params.get("sort", "")
         sort = _OLD_SORTS.get(sort, sort)
         return cls(
             q=params.get("q", "").strip(),
             token=params.get("token", ""),
             layer=params.get("layer", ""),
-            min=_number(params, "min"),
-            max=_number(params, "max"),
+            min=_density(params.get("min", "")),
+            max=_density(params.get("max", "")),
             dead=params.get("dead") == "1",
             sort=sort if sort in SORTS else "",
             reverse=params.get("reverse") == "1",
@@ -118,9 +112,7 @@ def _filtered(harvest: Harvest, query: TableQuery) -> pl.DataFrame:
     tests = []
     if not query.dead:
         tests.append(pl.col("firing_count") > 0)
-    if query.q:
-        key = pl.col("component_key").str.to_lowercase()
-        tests.append(key.str.contains(query.q.lower(), literal=True))
+    tests += [_has_word(word) for word in query.q.lower().split()]
     if query.layer:
         tests.append(pl.col("layer") == query.layer)
     if query.min is not None:
@@ -160,18 +152,46 @@ def _firsts(lists: pl.Series) -> list[int | None]:
     return lists.list.first().to_list()
 
 
-def _number(params: Mapping[str, str], name: str) -> float | None:
-    """A density, also in percent; None if not given."""
-    text = params.get(name, "").strip()
-    if not text:
-        return None
+def unreadable(params: Mapping[str, str]) -> dict[str, str]:
+    """Why the densities of an address that cannot be read are ignored, by parameter."""
+    given = {name: params.get(name, "").strip() for name in ("min", "max")}
+    return {
+        name: f"{text[:40]!r} is not a density; write 0.01 or 1%."
+        for name, text in given.items()
+        if text and _density(text) is None
+    }
+
+
+def _density(text: str) -> float | None:
+    """A density, also in percent; None if it is none."""
+    text = text.strip()
     try:
         number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise HarvestError(f"{name} is {text!r}, which is not a valid density; write 0.01 or 1%.")
-    return number
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _has_word(word: str) -> pl.Expr:
+    """Whether a component's key contains a word in lower case: `kproj:18` is `h.1.attn.k_proj:18`.
+
+    Dots and dashes do not count, and after a colon the whole index is meant.
+    """
+    import polars as pl
+
+    plain = str.maketrans("", "", "._-")
+    layer, colon, index = word.rpartition(":")
+    if colon and index.isdecimal():
+        same_index = pl.col("component_idx") == int(index) if len(index) < 10 else pl.lit(False)  # noqa: FBT003, PLR2004
+        return same_index & _plain_layer().str.contains(layer.translate(plain), literal=True)
+    key = pl.col("component_key").str.to_lowercase().str.replace_all(r"[._\-]", "")
+    return key.str.contains(word.translate(plain), literal=True)
+
+
+def _plain_layer() -> pl.Expr:
+    import polars as pl
+
+    return pl.col("layer").str.to_lowercase().str.replace_all(r"[._\-]", "")
 
 
 def _text(value: object) -> str:

@@ -9,12 +9,14 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.filesize import decimal
 from starlette.testclient import TestClient
 
 from harvest_assets.files.layout import HarvestLayout
@@ -53,7 +55,9 @@ class Elements(HTMLParser):
 
 PAGES = [
     RUN,
+    "/harvests",
     f"{RUN}?sort=reads&dead=1",
+    f"{RUN}?min=%22%3E%3Cimg+src%3Dx%3E&max=%3Cscript%3E",
     f"{RUN}?q=%3Cscript%3E&token=%22%3E%3Cimg+src%3Dx%3E&layer=%27",
     f"{RUN}/component/{KEY}",
     f"{RUN}/component/{KEY}?examples=ci&shade=act&lines=full&reads_by=bottom&fires_by=pmi",
@@ -130,7 +134,7 @@ def test_only_get_and_head_are_allowed(client):
         ("/run/nothing", 404, "has not been harvested"),
         ("/run/..%2F..%2Fetc", 404, ""),
         (f"{RUN}/component/h.0:77777", 404, "no component"),
-        (f"{RUN}?min=lots", 400, "write 0.01 or 1%"),
+        (f"{RUN}/table.csv?min=lots", 400, "write 0.01 or 1%"),
         (f"{RUN}/export.html", 400, "1 to 100"),
         ("/static/..%2fpages.py", 404, ""),
         ("/nowhere", 404, ""),
@@ -192,6 +196,11 @@ def test_queries_choose_what_loops_choose(paths: HarvestLayout):
         "dead=1": lambda _: True,
         "layer=h.2.mlp.c_fc": lambda row: row["layer"] == "h.2.mlp.c_fc" and row["firing_count"],
         "q=H.1": lambda row: "h.1" in row["component_key"] and row["firing_count"],
+        "q=h1m mlpcfc": lambda row: row["layer"] == "h.1.mlp.c_fc" and row["firing_count"],
+        "q=CFC:1": lambda row: row["component_idx"] == 1 and row["firing_count"],
+        "q=h.2.mlp:12": lambda row: row["layer"][:3] == "h.2" and row["component_idx"] == 12,
+        "q=mlp:99999999999999999999": lambda _: False,
+        "q=c_fc:": lambda row: row["firing_count"],
         "min=0.1%25&max=0.1": lambda row: 0.001 <= row["density"] <= 0.1 and row["firing_count"],
         "token=THE": lambda row: any("the" in t for t in texts(row)) and row["firing_count"],
         'token="the"': lambda row: "the" in texts(row) and row["firing_count"],
@@ -211,6 +220,36 @@ def test_queries_choose_what_loops_choose(paths: HarvestLayout):
         assert values == sorted(values)
     words = [TEXTS[rows[i]["reads"][0]].lstrip() for i in order(harvest, TableQuery(sort="reads"))]
     assert words == sorted(words)
+
+
+@pytest.mark.parametrize("field", ["min", "max"])
+def test_a_filter_that_cannot_be_read_keeps_the_page(client, field: str):
+    answer = client.get(RUN, params={field: "lots<b>", "q": "h.1", "sort": "density"})
+    assert answer.status_code == 200
+    same = client.get(RUN, params={"q": "h.1", "sort": "density"}).text
+    rows = re.findall(r'name="key" value="([^"]+)"', answer.text)
+    assert rows == re.findall(r'name="key" value="([^"]+)"', same)
+    assert "write 0.01 or 1%" in answer.text
+    assert 'value="lots&lt;b&gt;"' in answer.text  # what was typed can be corrected
+    assert "write 0.01 or 1%" not in same
+
+
+def test_all_harvests_are_one_page(paths: HarvestLayout):
+    client = TestClient(make_app(Library(), None), base_url="http://127.0.0.1:3100")
+    page = client.get("/").text
+    assert page == client.get("/harvests").text
+    for name in ("hostile", "other"):
+        assert f'href="/run/{name}"' in page
+        assert client.get(f"/run/{name}").status_code == 200
+    size = sum(file.stat().st_size for file in paths.root.rglob("*") if file.is_file())
+    assert decimal(size) in page
+    assert 'href="/harvests"' in client.get(RUN).text
+
+
+def test_no_harvest_is_a_page_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    client = TestClient(make_app(Library(), None), base_url="http://127.0.0.1:3100")
+    assert "no harvests" in client.get("/").text
 
 
 def test_tables_are_exported_whole(client, paths: HarvestLayout):
