@@ -214,10 +214,11 @@ def load_tokenizer_of(run_id: str) -> Any:
     """
     from harvest_assets.data.tokenization import load_tokenizer
 
-    opened = recorded_tokenizer(_harvest(run_id)).open()
+    paths = _harvest(run_id)
+    opened = recorded_tokenizer(paths).open(paths.tokenizer)
     if opened.warning is not None:
         warnings.warn(opened.warning, stacklevel=2)
-    return load_tokenizer(opened.source)
+    return load_tokenizer(opened.source, download=False)
 
 
 def load_vocabulary_of(run_id: str) -> Vocabulary:
@@ -274,15 +275,15 @@ def _run_config(run: str) -> dict[str, Any]:
 
 def _vocabulary(paths: HarvestLayout) -> Vocabulary:
     # A relative name means another file in another working directory.
-    opened = _opened(recorded_tokenizer(paths), Path.cwd())
+    opened = _opened(recorded_tokenizer(paths), paths.tokenizer, Path.cwd())
     if opened.warning is not None:
         warnings.warn(opened.warning, stacklevel=3)
     return opened.vocabulary
 
 
 @lru_cache(maxsize=4)
-def _opened(recorded: RecordedTokenizer, _cwd: Path) -> OpenedTokenizer:
-    return recorded.open()
+def _opened(recorded: RecordedTokenizer, kept: Path, _cwd: Path) -> OpenedTokenizer:
+    return recorded.open(kept)
 
 
 def _harvest(run_id: str) -> HarvestLayout:

@@ -51,6 +51,10 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
         )
     if stored is not None:
         _check_tokenizer(stored, checkpoint)
+    owner.layout.check_links()
+    owner.layout.root.mkdir(parents=True, exist_ok=True)
+    if not checkpoint.tokenizer.keep(owner.layout.tokenizer):
+        context.log.warning("No copy of the tokenizer can be kept with the results.")
     layers = [(plain_text(layer), c) for layer, c in checkpoint.layers]
     return dg.MaterializeResult(
         value=checkpoint,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harvest_assets.data.vocabulary import Vocabulary, cached_tokenizer_file
+from harvest_assets.data.tokenization import load_tokenizer
+from harvest_assets.data.vocabulary import Vocabulary, cached_tokenizer_file, tokenizer_file
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import remove, temporary_beside
 from harvest_assets.files.untrusted import text_of
 
 _SHOWN_DIGITS = 12
@@ -73,16 +76,54 @@ class RecordedTokenizer:
         }
         return {key: value for key, value in fields.items() if value is not None}
 
-    def open(self) -> OpenedTokenizer:
-        """The tokenizer, from where it was, from this folder, or from the hub or its cache.
+    def keep(self, folder: Path) -> bool:
+        """Store the tokenizer in a folder, unless it is there already.
+
+        Returns:
+            Whether it is there now; a tokenizer that is another one when it is read back is not.
+
+        Raises:
+            HarvestError: it cannot be loaded.
+        """
+        if self.is_in(folder):
+            return True
+        source = self.folder or self.name
+        temporary = temporary_beside(folder)
+        try:
+            load_tokenizer(source).save_pretrained(temporary)
+            original = tokenizer_file(source)
+            if original is not None:  # the library writes its own version of it
+                shutil.copyfile(original, temporary / original.name)
+            if not self.is_in(temporary):
+                return False
+            remove(folder)
+            temporary.rename(folder)
+        finally:
+            remove(temporary)
+        return True
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder holds this tokenizer."""
+        try:
+            return Vocabulary.open(str(folder), download=False).sha256 == self.sha256
+        except HarvestError:
+            return False
+
+    def open(self, kept: Path | None = None) -> OpenedTokenizer:
+        """The tokenizer, from where it is kept, from where it was, from this folder, or a cache.
+
+        The hub is not asked.
+
+        Args:
+            kept: the folder that `keep` stored it in.
 
         Raises:
             HarvestError: it is in none of these places; another one may be.
         """
         problems = []
-        for source in self._sources():
+        for source in self._sources(kept):
             try:
-                vocabulary = Vocabulary.open(source)
+                vocabulary = Vocabulary.open(source, download=False)
             except HarvestError as error:
                 if self.sha256 is None:
                     raise
@@ -103,8 +144,10 @@ class RecordedTokenizer:
             "a folder where its name refers to it."
         )
 
-    def _sources(self) -> Iterator[str]:
+    def _sources(self, kept: Path | None) -> Iterator[str]:
         """Where the tokenizer may be, as folders and names that open it."""
+        if kept is not None and self.sha256 is not None and kept.is_dir():
+            yield str(kept)
         if self.folder is not None and _is_folder(self.folder):
             yield self.folder
         cached = cached_tokenizer_file(self.name)

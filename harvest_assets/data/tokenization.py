@@ -79,8 +79,12 @@ class Tokenizer:
         )
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, download: bool = True) -> Any:
     """The `transformers` tokenizer with this hub name or local path.
+
+    Args:
+        name: of the tokenizer.
+        download: whether to ask the hub for one that is not on this machine.
 
     Raises:
         HarvestError: there is none.
@@ -88,11 +92,23 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        source = name if download else _folder_here(name)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # loaders of many kinds: each raises what it likes
         raise HarvestError(
             f"The tokenizer {name[:500]!r} cannot be loaded: {reason_of(error)}.{advice(error)}"
         ) from error
+
+
+def _folder_here(name: str) -> str:
+    """The folder of a tokenizer on this machine; `transformers` asks the hub about any other name.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    from huggingface_hub import snapshot_download
+
+    return name if Path(name).is_dir() else snapshot_download(name, local_files_only=True)
 
 
 def tokenizer_digest(name: str) -> str:

@@ -69,19 +69,23 @@ class Vocabulary:
         self._shown: dict[int, ShownToken] = {}
 
     @classmethod
-    def open(cls, name: str) -> Vocabulary:
+    def open(cls, name: str, *, download: bool = True) -> Vocabulary:
         """The vocabulary of the tokenizer with this hub name or local path.
+
+        Args:
+            name: of the tokenizer.
+            download: whether to ask the hub for one that is not on this machine.
 
         Raises:
             HarvestError: there is none.
         """
-        file = _tokenizer_file(name)
+        file = tokenizer_file(name)
         if file is None:
             from harvest_assets.data.tokenization import load_tokenizer
 
-            loaded = load_tokenizer(name)
+            loaded = load_tokenizer(name, download=download)
             # Loading may have downloaded it. The same file gives the same vocabulary everywhere.
-            file = _tokenizer_file(name)
+            file = tokenizer_file(name)
             if file is None:
                 return cls(loaded, frozenset(loaded.all_special_ids))
         fast = _fast(name, file)
@@ -227,7 +231,7 @@ def _fast(name: str, file: Path) -> Any:
         ) from error
 
 
-def _tokenizer_file(name: str) -> Path | None:
+def tokenizer_file(name: str) -> Path | None:
     """The `tokenizer.json` on this machine, which opens at once; None if there is none."""
     local = Path(name) / "tokenizer.json"
     try:

@@ -15,6 +15,7 @@ $SPD_OUT_DIR/
     ├── correlations/                   component_correlations.pt, token_stats.pt
     ├── manifest.json                   size, digest and plan of each of the five
     ├── run_checkpoint.json, plan.json, token_rows.json
+    ├── tokenizer/                      a copy of the run's tokenizer
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
     ├── merged/                         current.json and the state that shards were compacted into
@@ -111,7 +112,7 @@ class HarvestLayout:
         """
         shards = self.root / "shards"
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
-        folders += [self.root / "leases", self.root / "logs"]
+        folders += [self.root / "leases", self.root / "logs", self.tokenizer]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -200,6 +201,11 @@ class HarvestLayout:
     def token_rows(self) -> Path:
         """Which folder below `data/` holds the rows."""
         return self.root / "token_rows.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of a copy of the run's tokenizer, with which the results are read."""
+        return self.root / "tokenizer"
 
     @property
     def merged(self) -> Path:

@@ -4,13 +4,15 @@
 2. The counts: symmetry, diagonal, bounds; the marginals of the token counts.
 3. The lines: each where the index says, in flat order, with the same numbers as the other files.
 4. The states that are kept: their digests.
+5. The copy of the tokenizer: its digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements
@@ -41,7 +43,13 @@ def problems_of(
     problems = disagreements(paths, deep=True)
     if not any(file.exists() for file in paths.five_files):
         return problems
-    for what, check in (("counts", _counts), ("lines", _lines), ("states", _states)):
+    checks: tuple[tuple[str, Callable[[HarvestLayout], Iterable[str]]], ...] = (
+        ("counts", _counts),
+        ("lines", _lines),
+        ("states", _states),
+        ("tokenizer", _tokenizer),
+    )
+    for what, check in checks:
         progress(what)
         try:
             problems += check(paths)
@@ -177,3 +185,14 @@ def _states(paths: HarvestLayout) -> Iterator[str]:
             continue
         if stored is not None:
             yield from stored.damage()
+
+
+def _tokenizer(paths: HarvestLayout) -> Iterator[str]:
+    if not paths.tokenizer.exists():
+        return
+    recorded = open_decomposition(paths.root).tokenizer
+    if not recorded.is_in(paths.tokenizer):
+        yield (
+            f"{paths.tokenizer} is not the tokenizer of the harvest ({recorded.name}); remove it "
+            "and run the harvest again, which stores it."
+        )

@@ -53,7 +53,7 @@ class FinishedHarvest(Harvest):
                 f"{paths.config} has n_tokens {str(n_tokens)[:50]}; expected a positive integer."
             )
         warnings = disagreements(paths) if paths.manifest.exists() else []
-        vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths))
+        vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths), paths)
         super().__init__(
             paths.root.name,
             config,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
+    from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.schemas import ExampleOrder, LocatedExample
 
 _INFORMATIVE = ("reads", "predicts")
@@ -44,13 +45,15 @@ class Progress:
         return self.rows / self.rows_wanted if self.rows_wanted else 0.0
 
 
-def page_vocabulary(recorded: Callable[[], RecordedTokenizer]) -> tuple[Vocabulary, list[str]]:
+def page_vocabulary(
+    recorded: Callable[[], RecordedTokenizer], paths: HarvestLayout
+) -> tuple[Vocabulary, list[str]]:
     """The vocabulary to show tokens with, and warnings about it.
 
     Without the harvest's own tokenizer, tokens are shown as ids.
     """
     try:
-        opened = recorded().open()
+        opened = recorded().open(paths.tokenizer)
     except HarvestError as error:
         return Vocabulary.unknown(), [f"Tokens are shown as ids. {error}"]
     return opened.vocabulary, [] if opened.warning is None else [opened.warning]

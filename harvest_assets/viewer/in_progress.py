@@ -50,7 +50,7 @@ class HarvestInProgress(Harvest):
         self._limit = checkpoint.tokenizer_vocab_size
         self._informative: dict[int, tuple[list[int], list[int]]] = {}
         n_tokens = self._sum.total_tokens_processed
-        vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer)
+        vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer, paths)
         super().__init__(
             paths.root.name,
             plan.model_dump() | checkpoint.tokenizer.as_config(),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -11,7 +14,9 @@ from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
 from harvest_assets.files.lease import hold_lease
+from harvest_assets.loaders import activation_examples, load_activation_contexts_summary
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.viewer.library import Library
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
 from harvest_assets_tests.tiny_run import N_CTX, write_world
 
@@ -77,6 +82,26 @@ def test_a_harvest_is_followed_from_its_plan_to_its_end(tiny: TinyHarvest):
     text = invoke("status", tiny.layout.root.name).output
     assert str(tiny.layout.root) in text
     assert "harvested" in text
+
+
+def test_a_harvest_is_read_and_verified_without_its_run(tiny: TinyHarvest, tmp_path: Path):
+    tiny.harvest()
+    shutil.rmtree(tmp_path / "world")
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "out").rename(elsewhere)
+    os.environ["SPD_OUT_DIR"] = str(elsewhere)  # restored by the fixture
+    name = tiny.layout.root.name
+    assert invoke("verify", name).exit_code == 0
+    key = next(iter(load_activation_contexts_summary(name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert activation_examples(name, key, 3)
+    harvest = Library().get(name)
+    assert harvest.warnings == []
+    (elsewhere / "harvest" / name / "tokenizer/tokenizer.json").unlink()
+    damaged = invoke("verify", name)
+    assert damaged.exit_code == 1
+    assert "tokenizer" in damaged.output
 
 
 def test_results_of_an_older_plan_are_not_the_harvest(tiny: TinyHarvest):

@@ -192,6 +192,44 @@ def test_the_same_tokenizer_is_used_wherever_it_is(world: World):
     assert "Tokens are shown as ids" not in world.page()
 
 
+def test_the_copy_beside_the_results_is_enough(world: World):
+    recorded = RecordedTokenizer.in_use(str(world.own / "tok"))
+    assert recorded.keep(world.paths.tokenizer)
+    kept = sorted((file, file.stat().st_ino) for file in world.paths.tokenizer.iterdir())
+    assert recorded.keep(world.paths.tokenizer)
+    assert sorted((f, f.stat().st_ino) for f in world.paths.tokenizer.iterdir()) == kept
+    world.record(recorded)
+    shutil.rmtree(world.own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert activation_examples(NAME, KEY, 1)
+        assert load_tokenizer_of(NAME).get_vocab() == LLAMA.get_vocab()
+    assert "Tokens are shown as ids" not in world.page()
+    # A copy that is another tokenizer is not used.
+    save(Tokenizer(models.WordLevel({"red": 0}, unk_token="red")), world.paths.tokenizer)
+    with pytest.raises(HarvestError, match="different tokenizer"):
+        recorded.open(world.paths.tokenizer)
+    assert not recorded.is_in(world.paths.tokenizer)
+
+
+def test_reading_never_asks_the_hub(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+    def connect(*_: object) -> None:
+        pytest.fail("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    for recorded in (
+        RecordedTokenizer("somebody/tok"),
+        RecordedTokenizer("somebody/tok", None, "0" * 64),
+    ):
+        world.record(recorded)
+        assert "Tokens are shown as ids" in world.page()
+        with pytest.raises(HarvestError, match="somebody/tok"):
+            activation_examples(NAME, KEY, 1)
+
+
 def test_a_folder_named_like_a_tokenizer_of_the_hub(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
