@@ -195,7 +195,8 @@ class HarvestSettings(SampleSettings):
     bf16: bool = Field(
         default=False,
         description=(
-            "Compute the model's matrix products in bfloat16: faster on a GPU, less exact. What is "
+            "Compute the model's matrix products in bfloat16: faster on a GPU, less exact. Most "
+            "causal importances are within 0.01 of float32, single ones up to 0.1 away; what is "
             "counted stays exact."
         ),
     )

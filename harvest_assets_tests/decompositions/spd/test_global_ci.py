@@ -18,6 +18,7 @@ from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.ci_config import GlobalCI, current_ci_settings
 from harvest_assets.decompositions.spd.ci_functions import (
     GLOBAL_CI_FUNCTIONS,
+    attention,
     open_global_ci_function,
 )
 from harvest_assets.decompositions.spd.decomposed_layers import DecomposedLayer
@@ -228,6 +229,22 @@ def test_reverse_residual(
         oracle.Weights(state), row, SIZES, MEMBERS, config, older=older
     )
     assert_same(raw_ci(config, state, row), expected)
+
+
+def test_queries_and_keys_are_rotated_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch):
+    seen: list[torch.Tensor] = []
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.extend((q, k))
+        return v
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
+    config, state = residual_run(0, n_heads=2, transition=None, readers=[], width=8, older=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = raw_ci(config, state, random_row(state.generator, 5))
+    assert len(seen) == 4
+    assert all(not torch.equal(it, it.bfloat16().float()) for it in seen)
+    assert {values.dtype for at in raw for values in at.values()} == {np.dtype(np.float32)}
 
 
 def small_residual(**changes: Any) -> tuple[dict[str, Any], State]:

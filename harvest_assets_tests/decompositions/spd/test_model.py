@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harvest_assets.decompositions.spd import model as model_module
+from harvest_assets.decompositions.spd.ci_functions import CI_FUNCTIONS
 from harvest_assets.decompositions.spd.model import DecomposedModel, open_model
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.errors import HarvestError
@@ -196,6 +197,55 @@ def test_bfloat16_is_near_and_only_where_it_is_asked_for(tmp_path: Path):
         assert other.dtype == torch.float32
         assert not torch.equal(one, other)
         torch.testing.assert_close(other, one, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", CI_FUNCTIONS)
+def test_of_layers_not_asked_for_nothing_is_opened_or_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = {"ci_fn_type": kind, "sampling": "binomial", "sigmoid_type": "upper_leaky_hard"}
+    twin, config, _, _ = _twin("llama", tmp_path, **changes)
+    layers = dict(_layers_of("llama"))
+    state = random_runs.random_state(twin, layers, [6, 4], kind=kind)
+    tokens = torch.randint(VOCAB, (2, SEQUENCE), generator=torch.Generator().manual_seed(1))
+    whole = open_model(config, save_state(state, tmp_path), "cpu", ci_noise=True)(tokens)
+    asked = ["lm_head", "model.layers.1.self_attn.k_proj"]
+    kept = {
+        key: value
+        for key, value in state.items()
+        if key.startswith("target_model.") or key.split(".")[1].replace("-", ".") in asked
+    }
+    opened, ran = _recorded(kind, monkeypatch)
+    part = open_model(config, save_state(kept, tmp_path), "cpu", only=asked, ci_noise=True)
+    assert part.layers == [(name, c) for name, c in layers.items() if name in asked]
+    assert sorted(opened) == sorted(asked)
+    ran.clear()
+    answer = part(tokens)
+    assert sorted(ran) == sorted(asked)
+    columns = np.repeat([name in asked for name in layers], list(layers.values()))
+    assert torch.equal(answer.output_probs, whole.output_probs)
+    assert torch.equal(answer.ci, whole.ci[..., columns])
+    assert torch.equal(answer.component_acts, whole.component_acts[..., columns])
+
+
+def _recorded(kind: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Layers whose CI function is opened, and run, from now on."""
+    opened: list[str] = []
+    ran: list[str] = []
+    opener = CI_FUNCTIONS[kind]
+
+    def recording(layer, *others):
+        opened.append(layer.path)
+        function = opener(layer, *others)
+
+        def run(*given):
+            ran.append(layer.path)
+            return function(*given)
+
+        return run
+
+    monkeypatch.setitem(CI_FUNCTIONS, kind, recording)
+    return opened, ran
 
 
 def test_binomial_runs_are_harvested_without_noise_unless_asked(tmp_path: Path):
