@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -33,6 +34,7 @@ Patterns = Annotated[
     tuple[str, ...],
     Field(min_length=1),
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    AfterValidator(lambda patterns: tuple(sorted(set(patterns)))),  # any order means the same
 ]
 Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
 
