@@ -360,7 +360,7 @@ def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch
         raise HarvestError(
             f"pretrained_model_output_attr {spelled} does not take logits [batch, pos, vocab] "
             f"from the target's output, which is a {type(output).__name__}; it must be null, "
-            "idx_<n> or the name of an attribute."
+            "idx_<n> or the name of an attribute (output_extract: null, n or the name)."
         )
     return logits
 

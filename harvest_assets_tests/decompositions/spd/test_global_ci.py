@@ -277,10 +277,25 @@ def test_readers_without_norms_are_refused():
         raw_ci(config, state, [])
 
 
-@pytest.mark.parametrize("name", ["d_resid_ci_fn", "block_groups", "reader_hidden_dims"])
-def test_what_a_kind_needs_is_named(name: str):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("global_reverse_residual", "d_resid_ci_fn"),
+        ("global_reverse_residual", "block_groups"),
+        ("global_reverse_residual", "reader_hidden_dims"),
+        ("global_shared_mlp", "hidden_dims"),
+        ("global_shared_transformer", "simple_transformer_ci_cfg"),
+    ],
+)
+def test_what_a_kind_needs_is_named(kind: str, name: str):
     config, state = small_residual(**{name: None})
-    with pytest.raises(HarvestError, match=name):
+    with pytest.raises(HarvestError, match=f"{kind}.*{name}"):
+        raw_ci({**config, "fn_type": kind}, state, [])
+
+
+def test_no_groups_are_refused_where_they_are_used():
+    config, state = small_residual(block_groups=[])
+    with pytest.raises(HarvestError, match=r"block_groups: h\.2\.up"):
         raw_ci(config, state, [])
 
 
