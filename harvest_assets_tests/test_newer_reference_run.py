@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -116,16 +115,3 @@ def test_some_layers_of_a_global_function_are_a_part_of_all(opened: Any, referen
         (part(tokens).component_acts, whole(tokens).component_acts),
     ):
         torch.testing.assert_close(mine, all_of_them[..., columns], rtol=0, atol=1e-6)
-
-
-def test_bfloat16_is_close(opened: Any, reference_runs: Path):
-    (seen,) = torch.load(reference_runs / "activations/s-5d000001.first.pt", weights_only=True)
-    tokens = seen["batch"].long()
-    exact, rough = opened()(tokens).ci, opened(bf16=True)(tokens).ci
-    assert rough.dtype == torch.float32
-    assert not torch.equal(exact, rough)
-    # The target's own matrix products are rounded too, and steep CI functions amplify that.
-    apart = (exact - rough).abs()
-    assert apart.mean() < 1e-3
-    assert np.quantile(apart.numpy(), 0.995) < 2e-2
-    assert apart.max() < 0.1
