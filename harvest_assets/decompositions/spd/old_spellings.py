@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harvest_assets.decompositions.spd.ci_config import LAYERWISE_NAMES, current_ci_settings
+from harvest_assets.decompositions.spd.ci_config import (
+    LAYERWISE_NAMES,
+    GlobalCI,
+    current_ci_settings,
+)
 from harvest_assets.decompositions.spd.config_age import is_recent, notes_on_age
 from harvest_assets.decompositions.spd.nested_config import (
     flat_config,
@@ -94,6 +98,9 @@ def own_names(path: Path, raw: Mapping[str, Any]) -> dict[str, str]:
         ci_config = "pd.ci_config" if nested else "ci_config"
         names["global_ci"] = ci_config
         names |= {new: f"{ci_config}.{key}" for key, new in LAYERWISE_NAMES.items()}
+    else:  # at the top of the config
+        fields = GlobalCI.model_fields
+        names |= {f"global_ci.{field}": LAYERWISE_NAMES.get(field, field) for field in fields}
     return names
 
 

@@ -214,6 +214,19 @@ def test_what_cannot_be_harvested_is_named(tmp_path: Path, raw: dict[str, Any], 
         ({**FLAT, "ci_config": {"mode": "global"}}, "ci_config.fn_type"),
         ({**FLAT, "ci_config": None, "gate_type": 3}, "gate_type"),
         ({**FLAT, "ci_config": None, "gate_hidden_dims": 3}, "gate_hidden_dims"),
+        (
+            {**FLAT, "ci_config": None, "use_global_ci": True, "ci_fn_hidden_dims": [0]},
+            "ci_fn_hidden_dims.0",
+        ),
+        (
+            {
+                **FLAT,
+                "ci_config": None,
+                "ci_fn_type": "global_reverse_residual",
+                "d_resid_ci_fn": 0,
+            },
+            "d_resid_ci_fn",
+        ),
         ({**FLAT, "task_config": {"task_name": "lm", "max_seq_len": 0}}, "task_config.max_seq_len"),
     ],
 )
