@@ -167,6 +167,10 @@ def test_patterns_of_the_environment_have_blanks_between_them(monkeypatch: pytes
     assert HarvestDefaults.from_environment().layers == ("h.[0,1].*", "wte")
 
 
+def test_order_and_duplicates_of_patterns_do_not_matter():
+    assert HarvestSettings(layers=["b", "a", "b"]) == HarvestSettings(layers=("a", "b"))
+
+
 def test_the_page_of_variables_is_up_to_date():
     assert variables.PAGE.read_text("utf-8") == variables.page(), "run `make variables`"
 

@@ -27,6 +27,7 @@ from harvest_assets.data.dataset import (
     permutation,
     stream_files,
 )
+from harvest_assets.data.saved_dataset import is_saved
 from harvest_assets.data.stored_dataset import changed
 from harvest_assets.data.stream_order import STREAM_ORDER_VERSION, stream_order
 from harvest_assets.data.token_rows import (
@@ -153,7 +154,7 @@ def write_token_rows(
         blocks = _blocks(spec, _groups(spec, dataset, report))
         limit = n_rows if spec.streaming else None
         files = [write_tokens(directory, blocks, spec.n_ctx, limit)]
-    if spec.streaming and digest is not None:
+    if digest is not None and (spec.streaming or is_saved(spec.dataset_name)):
         _check_unchanged(spec, digest)
     order = _order(spec, sum(file.n_rows for file in files))
     write_manifest(directory, files, order, spec.n_ctx, asdict(spec))
@@ -282,7 +283,9 @@ def _indexed(spec: DataSpec, path: Path, lengths: set[int]) -> ArrowRows:
                 lengths.update(np.unique(list_lengths(column)).tolist())
     except (ValueError, pa.ArrowException) as error:
         raise HarvestError(f"{_where(spec)} should hold tokens, but {error}.") from error
-    return ArrowRows(str(path), "stream", spec.column_name, n_rows, path.stat().st_size)
+    stat = path.stat()
+    modified = stat.st_mtime_ns if is_saved(spec.dataset_name) else None
+    return ArrowRows(str(path), "stream", spec.column_name, n_rows, stat.st_size, modified)
 
 
 def _order(spec: DataSpec, n_rows: int) -> NDArray[np.int64] | None:

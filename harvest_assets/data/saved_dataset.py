@@ -1,16 +1,21 @@
 """A folder that `save_to_disk` of a `Dataset` or a `DatasetDict` wrote: Arrow files as they are.
 
-Nothing is converted or copied; rows are mapped from the folder itself.
+Nothing is converted or copied; rows are mapped from the folder itself. Its files are read in full
+once, for the digest, and again only where their stamps have changed.
 """
 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.records import sha256_of
+from harvest_assets.files.stamps import Stamp, stamps_of
+
+_MAX_KNOWN = 1 << 16  # files
 
 
 def is_saved(name: str) -> bool:
@@ -63,5 +68,16 @@ def saved_digest(name: str, split: str) -> str:
     """
     digest = hashlib.sha256()
     for file in open_saved(name, split).cache_files:
-        digest.update(f"{sha256_of(Path(file['filename']))}\0".encode())
+        digest.update(f"{_content(Path(file['filename']))}\0".encode())
     return digest.hexdigest()
+
+
+def _content(path: Path) -> str:
+    stamps = stamps_of([path])
+    return sha256_of(path) if stamps is None else _content_at(path, stamps[0])
+
+
+@lru_cache(_MAX_KNOWN)
+def _content_at(path: Path, _stamp: Stamp) -> str:
+    """SHA-256 of a file while it has this stamp."""
+    return sha256_of(path)

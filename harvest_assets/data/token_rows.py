@@ -42,6 +42,8 @@ class ArrowRows:
         column: the column of lists of ids.
         n_rows: how many rows the file has.
         size: of the file, in bytes.
+        modified: modification time in nanoseconds of a file that is not ours, which its owner may
+            replace; None for others.
     """
 
     path: str
@@ -49,6 +51,7 @@ class ArrowRows:
     column: str
     n_rows: int
     size: int
+    modified: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,11 @@ def _map_file(directory: Path, file: ArrowRows, n_ctx: int) -> list[NDArray[Any]
     """The record batches of one file, each [n, n_ctx], not copied."""
     path = directory / file.path
     try:
-        if path.stat().st_size != file.size:
+        stat = path.stat()
+        if stat.st_size != file.size:
             raise _damaged(path, f"its size is not the {file.size} bytes it was indexed with")
+        if file.modified not in {None, stat.st_mtime_ns}:
+            raise _damaged(path, "it was replaced or changed after its rows were indexed")
         source = pa.memory_map(str(path))
         opened = pa.ipc.open_file(source) if file.form == "file" else pa.ipc.open_stream(source)
         column = opened.read_all().column(file.column)

@@ -1,23 +1,16 @@
 """Files of a run, recognised again: by their content, or faster by their stamps.
 
-A stamp is a file's size, modification time, change time and inode. The file system sets the change
-time on every write and nobody can set it back, so equal stamps mean equal content. Two writes in
-one tick of its clock have the same time, so a file that was just changed has no stamp. Where stamps
-differ or are missing, the digest decides.
+Where stamps (`files/stamps.py`) differ or are missing, the digest decides.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
-
-Stamp = tuple[int, int, int, int]
-
-_MIN_AGE_NS = 100_000_000  # several ticks
+from harvest_assets.files.stamps import Stamp, stamps_of
 
 
 def digest_of(paths: Sequence[Path]) -> str:
@@ -27,14 +20,6 @@ def digest_of(paths: Sequence[Path]) -> str:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def stamps_of(paths: Sequence[Path]) -> tuple[Stamp, ...] | None:
-    """The stamp of each file, to be taken before the digest; None if one was changed just now."""
-    found = [path.stat() for path in paths]
-    if time.time_ns() - max(s.st_ctime_ns for s in found) < _MIN_AGE_NS:
-        return None
-    return tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in found)
 
 
 def check_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...] | None) -> None:

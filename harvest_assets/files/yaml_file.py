@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pydantic
@@ -83,8 +85,19 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if isinstance(key, str)}
 
 
-def validated(path: Path, raw: dict[str, Any], schema: type[Schema]) -> Schema:
+def validated(
+    path: Path,
+    raw: dict[str, Any],
+    schema: type[Schema],
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> Schema:
     """The settings of a file as a schema has them.
+
+    Args:
+        path: of the file, for messages.
+        raw: its settings.
+        schema: what they must be.
+        names: what the file calls settings that the schema calls otherwise, both with dots.
 
     Raises:
         HarvestError: a key is missing or holds a wrong value.
@@ -93,8 +106,18 @@ def validated(path: Path, raw: dict[str, Any], schema: type[Schema]) -> Schema:
         return schema.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = _renamed(".".join(str(part) for part in first["loc"]), names)
         where = f"{place}: " if place else ""
         raise HarvestError(
             f"{path}: {where}{first['msg'].removeprefix('Value error, ')}."
         ) from error
+
+
+def _renamed(place: str, names: Mapping[str, str]) -> str:
+    """A place in the schema as the file calls it, by the longest name that it begins with."""
+    parts = place.split(".")
+    for n in range(len(parts), 0, -1):
+        name = names.get(".".join(parts[:n]))
+        if name is not None:
+            return ".".join([name, *parts[n:]])
+    return place

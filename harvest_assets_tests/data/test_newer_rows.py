@@ -13,9 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from harvest_assets.data import data, dataset, saved_dataset
 from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.data.token_rows import chunk_rows
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.files import stamps
+from harvest_assets.files.records import sha256_of
+from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets_tests.data.conftest import EOS, WORDS
 from harvest_assets_tests.data.data_oracle import permuted, streamed, text_rows, through_loader
 
@@ -138,7 +142,9 @@ def test_text_without_special_tokens(
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("n_files", [1, 3])
 def test_a_folder_of_save_to_disk(
+    n_files: int,
     streaming: bool,
     as_dict: bool,
     tmp_path: Path,
@@ -148,9 +154,9 @@ def test_a_folder_of_save_to_disk(
     saved = datasets.Dataset.from_dict({"ids": rows}, split=datasets.Split.TRAIN)
     folder = tmp_path / "saved"
     if as_dict:
-        datasets.DatasetDict(train=saved).save_to_disk(folder, num_shards={"train": 3})
+        datasets.DatasetDict(train=saved).save_to_disk(folder, num_shards={"train": n_files})
     else:
-        saved.save_to_disk(folder, num_shards=3)
+        saved.save_to_disk(folder, num_shards=n_files)
     spec = spec_of(folder, streaming=streaming)
     cut = [row[:N_CTX] for row in rows]
     expected = (
@@ -168,6 +174,70 @@ def test_a_folder_of_save_to_disk(
     other = datasets.Dataset.from_dict({"ids": [[1] * 8] * 50}, split=datasets.Split.TRAIN)
     (datasets.DatasetDict(train=other) if as_dict else other).save_to_disk(folder)
     assert fingerprint(spec, None) != before
+
+
+def save(folder: Path, rows: list[list[int]]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    datasets.Dataset.from_dict({"ids": rows}, split=datasets.Split.TRAIN).save_to_disk(folder)
+
+
+@pytest.mark.usefixtures("out_dir")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_saved_folder_is_read_in_full_once(
+    streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stamps, "_MIN_AGE_NS", 0)
+    save(tmp_path / "saved", rows_of([8] * 50))
+    read: list[Path] = []
+    monkeypatch.setattr(
+        saved_dataset, "sha256_of", lambda path: (read.append(path), sha256_of(path))[1]
+    )
+    spec = spec_of(tmp_path / "saved", streaming=streaming)
+    prepared = SharedTokenRows.prepare(spec, None)
+    assert len(read) == 1
+    save(tmp_path / "saved", rows_of([8] * 49 + [9]))
+    assert SharedTokenRows.prepare(spec, None).fingerprint != prepared.fingerprint
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_saved_folder_that_changes_is_not_harvested(
+    when: str, streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = rows_of([8] * 50)
+    save(tmp_path / "saved", rows)
+    spec = spec_of(tmp_path / "saved", streaming=streaming)
+    place = data if when == "before" else dataset
+    name = "open_dataset" if when == "before" else "open_saved"
+    opened = getattr(place, name)
+
+    def replaced(*given: object, **named: object) -> object:
+        if when == "before":
+            save(tmp_path / "saved", rows[::-1])
+        found = opened(*given, **named)
+        if when == "while":
+            save(tmp_path / "saved", rows[::-1])
+        return found
+
+    digest = dataset.dataset_digest(spec.dataset_name, "train")
+    monkeypatch.setattr(place, name, replaced)
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(TransientError, match="saved"):
+        data.write_token_rows(spec, tmp_path / "rows", None, digest=digest)
+
+
+@pytest.mark.usefixtures("out_dir")
+def test_rows_of_a_saved_folder_that_was_replaced_are_not_read(tmp_path: Path):
+    rows = rows_of([8] * 50)
+    save(tmp_path / "saved", rows)
+    prepared = SharedTokenRows.prepare(spec_of(tmp_path / "saved"), None)
+    save(tmp_path / "saved", rows[::-1])  # of the same size
+    with pytest.raises(HarvestError, match=r"saved.*materialize token_rows again"):
+        prepared.rows()
+    save(tmp_path / "saved", rows)
+    again = SharedTokenRows.prepare(spec_of(tmp_path / "saved"), None)
+    assert again == prepared
+    assert again.rows().n_rows == 50
 
 
 def test_a_damaged_folder_of_save_to_disk_is_named(

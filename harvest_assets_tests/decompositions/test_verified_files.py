@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from harvest_assets.decompositions import verified_files
-from harvest_assets.decompositions.verified_files import check_unchanged, digest_of, stamps_of
+from harvest_assets.decompositions.verified_files import check_unchanged, digest_of
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.stamps import stamps_of
 
 
 @pytest.fixture

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from harvest_assets_tests.hostile import attacks
-from harvest_assets_tests.hostile.attacks import ATTACKS, CRASHED, LET_IN, REFUSED, Attack, outcome
+from harvest_assets_tests.hostile.attacks import (
+    ATTACKS,
+    CRASHED,
+    LET_IN,
+    REFUSED,
+    Attack,
+    outcome,
+    registry,
+)
 from harvest_assets_tests.hostile.table import rows
 
 DOC = Path(__file__).parents[2] / "docs" / "hostile_input.md"
@@ -48,7 +55,7 @@ def test_what_is_let_in_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def removes(folder: Path) -> bool:
         return not (folder / "outside" / "kept").unlink()
 
-    monkeypatch.setattr(attacks, "_SECONDS", 1)
+    monkeypatch.setattr(registry, "_SECONDS", 1)
     expected = {
         crash: CRASHED,
         waits: CRASHED,

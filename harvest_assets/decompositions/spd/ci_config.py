@@ -18,6 +18,20 @@ _Widths = Annotated[tuple[_Width, ...], pydantic.Field(max_length=100)]
 _LAYERWISE = "layerwise"
 _GLOBAL = "global"
 _MLP = "global_shared_mlp"
+LAYERWISE_NAMES = {"fn_type": "ci_fn_type", "hidden_dims": "ci_fn_hidden_dims"}
+# Settings of each kind; whatever else a config gives for it counts as not given.
+_SETTINGS = {
+    _MLP: {"hidden_dims"},
+    "global_shared_transformer": {"simple_transformer_ci_cfg"},
+    "global_reverse_residual": {
+        "reader_hidden_dims",
+        "d_resid_ci_fn",
+        "block_groups",
+        "transition_attn_config",
+        "transition_hidden_dim",
+        "reads_before_transition",
+    },
+}
 
 
 class _Section(pydantic.BaseModel):
@@ -69,12 +83,21 @@ class GlobalCI(_Section):
     reader_hidden_dims: _Widths | None = None
     d_resid_ci_fn: _Width | None = None
     block_groups: tuple[BlockGroup, ...] | None = pydantic.Field(
-        default=None, min_length=1, max_length=_MAX_ITEMS
+        default=None, max_length=_MAX_ITEMS
     )
     transition_attn_config: Attention | None = None
     transition_hidden_dim: _Width | None = None
     simple_transformer_ci_cfg: TransformerSizes | None = None
     reads_before_transition: bool = False
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, settings: Any) -> Any:
+        """What the kind does not use is not even checked."""
+        if not isinstance(settings, dict):
+            return settings
+        used = _SETTINGS.get(str(settings.get("fn_type")), set(cls.model_fields))
+        return {key: value for key, value in settings.items() if key in {"fn_type", *used}}
 
     @pydantic.model_validator(mode="after")
     def _heads_divide(self) -> GlobalCI:
@@ -135,8 +158,7 @@ def current_ci_settings(path: Path, config: Mapping[str, Any], *, recent: bool) 
             f"{path}: ci_config has the mode {reprlib.repr(mode)}; it must be {_LAYERWISE} or "
             f"{_GLOBAL}."
         )
-    names = {"fn_type": "ci_fn_type", "hidden_dims": "ci_fn_hidden_dims"}
-    return {new: ci_config[key] for key, new in names.items() if key in ci_config}
+    return {new: ci_config[key] for key, new in LAYERWISE_NAMES.items() if key in ci_config}
 
 
 def _global_by_flag(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,7 @@ from harvest_assets.decompositions.spd.ci_functions import (
     open_ci_function,
     open_global_ci_function,
 )
-from harvest_assets.decompositions.spd.ci_functions.global_function import (
-    GlobalCIFunction,
-    total_width,
-)
+from harvest_assets.decompositions.spd.ci_functions.global_function import GlobalCIFunction
 from harvest_assets.decompositions.spd.decomposed_layers import DecomposedLayer, find_layers
 from harvest_assets.decompositions.spd.identity_layers import insert_identities
 from harvest_assets.decompositions.spd.noise import noisy, row_noise
@@ -65,7 +62,7 @@ class _Layer:
 
     found: DecomposedLayer
     place: slice  # its components among those of all layers, in flat order
-    columns: slice | None  # its components among those that are asked for; None: it is not
+    columns: slice | None  # among those asked for; None: only a global CI function reads its input
     V: torch.Tensor  # float32 [d_in, C]
     U_norm: torch.Tensor  # float32 [C]
     ci_function: CIFunction | None  # None where one function answers for all layers
@@ -88,7 +85,7 @@ class _Answers:
         device: torch.device,
     ) -> _Answers:
         n_components = sum(layer.found.C for layer in layers if layer.columns is not None)
-        width = total_width(global_ci.layers) if global_ci is not None else 0
+        width = global_ci.input_width if global_ci is not None else 0
         sizes = (n_components, n_components, width)
         return cls(*(torch.empty((*tokens.shape, n), device=device) for n in sizes))
 
@@ -119,6 +116,7 @@ class DecomposedModel:
         device: torch.device,
         global_ci: GlobalCIFunction | None = None,
         *,
+        n_components: int,
         ci_noise: bool,
         bf16: bool,
     ) -> None:
@@ -127,6 +125,7 @@ class DecomposedModel:
         self._sigmoid = sigmoid
         self._global_ci = global_ci
         self._output_attr = output_attr
+        self._n_components = n_components  # of all layers, also of those not asked for
         self._ci_noise = ci_noise
         self._bf16 = bf16
         self.device = device
@@ -137,14 +136,12 @@ class DecomposedModel:
         self.tokens_per_forward = self._tokens_per_forward()
         self.extra_bytes_per_token = 0
         if global_ci is not None:
-            raw = sum(layer.found.C for layer in layers)
-            self.extra_bytes_per_token = 4 * (2 * total_width(global_ci.layers) + raw)
+            self.extra_bytes_per_token = 4 * (2 * global_ci.input_width + n_components)
 
     def _tokens_per_forward(self) -> int:
         if self._global_ci is None:
             return TOKENS_PER_FORWARD
-        n_components = sum(layer.found.C for layer in self._layers)
-        values = 2 * total_width(self._global_ci.layers) + 3 * n_components + 2 * self.vocab_size
+        values = 2 * self._global_ci.input_width + 3 * self._n_components + 2 * self.vocab_size
         tokens = TOKENS_PER_FORWARD
         while tokens > _MIN_TOKENS and tokens * values > _MAX_VALUES:
             tokens //= 2
@@ -169,8 +166,7 @@ class DecomposedModel:
             answers = _Answers.empty(tokens, self._layers, self._global_ci, self.device)
             noise = None
             if self._ci_noise:
-                n_components = sum(layer.found.C for layer in self._layers)
-                noise = row_noise(tokens, n_components, self.device)
+                noise = row_noise(tokens, self._n_components, self.device)
             with self._caught_inputs(answers, noise):
                 output = self._target(tokens.to(self.device))
             logits = _logits(output, self._output_attr, tuple(tokens.shape))
@@ -264,7 +260,10 @@ def open_model(
         device: where to compute.
         only: the layers whose components are asked for; None: all.
         ci_noise: add the noise with which a run of `sampling: binomial` was trained to its CI.
-        bf16: compute matrix products in bfloat16 (torch's autocast): faster on a GPU, less exact.
+        bf16: compute the target, the CI functions and the component activations under torch's
+            autocast to bfloat16, as the original's harvest does; sigmoids and the softmax stay in
+            float32. The target's products are rounded too, so where a CI function is steep, a
+            causal importance may be 0.1 away from float32.
 
     Raises:
         HarvestError: config, target and checkpoint do not fit together, or name what is unknown.
@@ -287,6 +286,7 @@ def open_model(
         config.pretrained_model_output_attr,
         device,
         global_ci,
+        n_components=sum(layer.C for layer in found),
         ci_noise=ci_noise and config.sampling == "binomial",
         bf16=bf16,
     )
@@ -299,7 +299,8 @@ def _open_layers(
     device: torch.device,
     only: Collection[str] | None,
 ) -> list[_Layer]:
-    """The layers with their weights; of those not asked for, what a global CI function reads."""
+    """The layers whose inputs are needed: those asked for, or all for a global CI function."""
+    is_global = config.global_ci is not None
     layers = []
     first = asked = 0
     for layer in found:
@@ -309,11 +310,13 @@ def _open_layers(
         if only is None or layer.path in only:
             columns = slice(asked, asked + layer.C)
             asked += layer.C
+        elif not is_global:
+            continue
         v, u = checkpoint.component_matrices(
             layer.path, d_in=layer.d_in, n_components=layer.C, d_out=layer.d_out
         )
         ci_function = None
-        if config.global_ci is None:
+        if not is_global:
             ci_function = open_ci_function(
                 config.ci_fn_type, layer, config.ci_fn_hidden_dims, checkpoint, device
             )
@@ -357,7 +360,7 @@ def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch
         raise HarvestError(
             f"pretrained_model_output_attr {spelled} does not take logits [batch, pos, vocab] "
             f"from the target's output, which is a {type(output).__name__}; it must be null, "
-            "idx_<n> or the name of an attribute."
+            "idx_<n> or the name of an attribute (output_extract: null, n or the name)."
         )
     return logits
 

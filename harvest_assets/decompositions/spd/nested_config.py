@@ -7,7 +7,7 @@ Runs of `goodfire/param-decomp` (from March 2026 on) write one of these, or a fl
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,11 @@ _DATA = {
 }
 _DATA_DEFAULTS = {"column_name": "text", "shuffle_each_epoch": True}
 _EXTRA_INPUTS = "extra_input_module_patterns"
+_VENDORED_KIND = "hf_weights_in_vendored"
 # Copies of what `transformers` has under these names.
 _VENDORED = ("GPT2LMHeadModel", "LlamaForCausalLM")
+# Kinds of `target.spec`, and what each calls the name of the target.
+_NAMES = {"hf": "model_name", "pretrained": "run_path", _VENDORED_KIND: "model_name"}
 
 
 def is_nested(config: Mapping[str, Any]) -> bool:
@@ -71,6 +74,28 @@ def flat_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def nested_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """What a config in sections calls the settings of the flat one, by their flat names.
+
+    Args:
+        path: of the config, for messages.
+        config: its sections.
+
+    Raises:
+        HarvestError: as `flat_config`.
+    """
+    place, _, name = _spec(path, _section(path, config, "target"))
+    return {
+        **{flat: f"pd.{key}" for key, flat in _PD.items()},
+        **{f"task_config.{flat}": f"data.{key}" for key, flat in _DATA.items()},
+        "tokenizer_name": "data.tokenizer_name",
+        "pretrained_model_class": f"{place}.model_class",
+        "pretrained_model_name": f"{place}.{name}",
+        "pretrained_model_output_attr": "target.output_extract",
+        "target_weights_dtype": "target.weights_dtype",
+    }
+
+
 def refuse_extra_inputs(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse runs whose global CI function reads layers that are not decomposed.
 
@@ -89,7 +114,7 @@ def refuse_extra_inputs(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def output_attribute(path: Path, extract: Any) -> str | None:
-    """`output_extract` as `pretrained_model_output_attr`: 0 is `idx_0`.
+    """`output_extract` as `pretrained_model_output_attr`: 0 is `idx_0`, -1 is `idx_-1`, the last.
 
     Raises:
         HarvestError: it is neither an integer, a string nor null.
@@ -105,57 +130,49 @@ def output_attribute(path: Path, extract: Any) -> str | None:
 
 
 def _target(path: Path, target: Mapping[str, Any]) -> dict[str, Any]:
+    place, spec, name = _spec(path, target)
+    _require(path, place, spec, "model_class")
+    _require(path, place, spec, name)
+    model_class = spec["model_class"]
+    return {
+        "pretrained_model_class": _vendored(path, spec) if _is_vendored(spec) else model_class,
+        "pretrained_model_name": spec[name],
+        "pretrained_model_output_attr": output_attribute(
+            path, target.get("output_extract", "logits")
+        ),
+        "target_weights_dtype": target.get("weights_dtype") or "float32",
+    }
+
+
+def _spec(path: Path, target: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], str]:
+    """Where a target is described: the section, its settings, and its key of the name."""
     spec = target.get("spec")
-    attribute = output_attribute(path, target.get("output_extract", "logits"))
     if spec is None:
-        name = target.get("model_name") or target.get("model_path")
-        _require(path, "target", target, "model_class")
-        named = {"pretrained_model_class": target["model_class"], "pretrained_model_name": name}
-    else:
-        kind = spec.get("kind") if isinstance(spec, dict) else spec
-        if not isinstance(kind, str) or kind not in _KINDS:
-            raise HarvestError(
-                f"{path}: target.spec has the kind {reprlib.repr(kind)}, which cannot be "
-                f"harvested; known are {', '.join(_KINDS)}."
-            )
-        _require(path, "target.spec", spec, "model_class")
-        named = _KINDS[kind](path, spec)
-    return named | {"pretrained_model_output_attr": attribute}
+        has_path_only = target.get("model_path") and not target.get("model_name")
+        return "target", target, "model_path" if has_path_only else "model_name"
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if not isinstance(kind, str) or kind not in _NAMES:
+        raise HarvestError(
+            f"{path}: target.spec has the kind {reprlib.repr(kind)}, which cannot be harvested; "
+            f"known are {', '.join(_NAMES)}."
+        )
+    return "target.spec", spec, _NAMES[kind]
 
 
-def _hf(_path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "pretrained_model_class": spec.get("model_class"),
-        "pretrained_model_name": spec.get("model_name"),
-    }
+def _is_vendored(spec: Mapping[str, Any]) -> bool:
+    return spec.get("kind") == _VENDORED_KIND
 
 
-def _pretrained(_path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "pretrained_model_class": spec.get("model_class"),
-        "pretrained_model_name": spec.get("run_path"),
-    }
-
-
-def _vendored(path: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
-    class_name = str(spec.get("model_class")).rpartition(".")[2]
+def _vendored(path: Path, spec: Mapping[str, Any]) -> str:
+    """The class of `transformers` that a vendored one is a copy of."""
+    class_name = str(spec["model_class"]).rpartition(".")[2]
     if class_name not in _VENDORED:
         raise HarvestError(
-            f"{path}: the target is {reprlib.repr(spec.get('model_class'))} with weights of "
-            f"{reprlib.repr(spec.get('model_name'))}; of hf_weights_in_vendored only "
+            f"{path}: the target is {reprlib.repr(spec['model_class'])} with weights of "
+            f"{reprlib.repr(spec.get('model_name'))}; of {_VENDORED_KIND} only "
             f"{' and '.join(_VENDORED)} can be harvested, which transformers has too."
         )
-    return {
-        "pretrained_model_class": f"transformers.{class_name}",
-        "pretrained_model_name": spec.get("model_name"),
-    }
-
-
-_KINDS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
-    "hf": _hf,
-    "pretrained": _pretrained,
-    "hf_weights_in_vendored": _vendored,
-}
+    return f"transformers.{class_name}"
 
 
 def _section(path: Path, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

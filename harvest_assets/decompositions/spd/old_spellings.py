@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harvest_assets.decompositions.spd.ci_config import current_ci_settings
+from harvest_assets.decompositions.spd.ci_config import (
+    LAYERWISE_NAMES,
+    GlobalCI,
+    current_ci_settings,
+)
 from harvest_assets.decompositions.spd.config_age import is_recent, notes_on_age
 from harvest_assets.decompositions.spd.nested_config import (
     flat_config,
     is_nested,
+    nested_names,
     output_attribute,
     refuse_extra_inputs,
 )
@@ -72,6 +77,31 @@ def current_config(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
                 )
             config[new] = [{"module_pattern": p, "C": config["C"]} for p in patterns]
     return config | current_ci_settings(path, config, recent=recent)
+
+
+def own_names(path: Path, raw: Mapping[str, Any]) -> dict[str, str]:
+    """What a config calls its settings, by the names that `current_config` gives them.
+
+    Args:
+        path: of the config, for messages.
+        raw: its content, which `current_config` accepts.
+    """
+    nested = is_nested(raw)
+    if nested:
+        names = nested_names(path, raw)
+    else:
+        older = _RENAMED.items()
+        names = {new: old for old, new in older if raw.get(new) is None and old in raw}
+        if "output_extract" in raw:
+            names["pretrained_model_output_attr"] = "output_extract"
+    if (raw["pd"] if nested else raw).get("ci_config") is not None:
+        ci_config = "pd.ci_config" if nested else "ci_config"
+        names["global_ci"] = ci_config
+        names |= {new: f"{ci_config}.{key}" for key, new in LAYERWISE_NAMES.items()}
+    else:  # at the top of the config
+        fields = GlobalCI.model_fields
+        names |= {f"global_ci.{field}": LAYERWISE_NAMES.get(field, field) for field in fields}
+    return names
 
 
 def current_state(path: Path, state: Mapping[str, _Value]) -> dict[str, _Value]:

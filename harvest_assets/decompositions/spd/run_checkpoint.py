@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD, matching_layers
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
-from harvest_assets.decompositions.verified_files import (
-    Stamp,
-    check_unchanged,
-    digest_of,
-    stamps_of,
-)
+from harvest_assets.decompositions.verified_files import check_unchanged, digest_of
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Older, Record
+from harvest_assets.files.stamps import Stamp, stamps_of
 from harvest_assets.wandb_client.run_files import RunFiles
 
 if TYPE_CHECKING:

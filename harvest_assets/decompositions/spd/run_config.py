@@ -10,7 +10,7 @@ import pydantic
 
 from harvest_assets.data.data import DataSpec
 from harvest_assets.decompositions.spd.ci_config import GlobalCI
-from harvest_assets.decompositions.spd.old_spellings import current_config
+from harvest_assets.decompositions.spd.old_spellings import current_config, own_names
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.yaml_file import read_mapping, validated
 
@@ -73,6 +73,7 @@ class RunConfig(_Section):
     pretrained_model_name: str | None = None
     pretrained_model_path: str | None = None
     pretrained_model_output_attr: str | None = None
+    target_weights_dtype: Literal["float32", "bfloat16"] = "float32"
     tokenizer_name: str
     task_config: DataConfig
     special_tokens: bool = True
@@ -90,16 +91,21 @@ class RunConfig(_Section):
     @property
     def notes(self) -> list[str]:
         """Sentences on how the run's config was read, for whoever reads the results."""
+        notes = list(self.notes_on_age)
+        if self.target_weights_dtype == "bfloat16":
+            notes.append(
+                "The run's target.weights_dtype is bfloat16: its training computed the target in "
+                "bfloat16. It is computed in float32 here, so causal importances differ slightly."
+            )
         data = self.task_config
-        if data.streaming or "shuffle_each_epoch" in data.model_fields_set:
-            return list(self.notes_on_age)
-        note = (
-            "The run's task_config has no shuffle_each_epoch: the run is older than that key, and "
-            "its training did not shuffle the rows of tokens again. It is read as true, which "
-            "gives the rows in another order; add shuffle_each_epoch: false for that of the "
-            "training."
-        )
-        return [*self.notes_on_age, note]
+        if not data.streaming and "shuffle_each_epoch" not in data.model_fields_set:
+            notes.append(
+                "The run's task_config has no shuffle_each_epoch: the run is older than that key, "
+                "and its training did not shuffle the rows of tokens again. It is read as true, "
+                "which gives the rows in another order; add shuffle_each_epoch: false for that of "
+                "the training."
+            )
+        return notes
 
     def warnings(self, ci_threshold: float, context_length: int) -> list[str]:
         """Sentences that whoever starts a harvest with these settings should read."""
@@ -163,14 +169,15 @@ def load_run_config(path: Path) -> RunConfig:
         HarvestError: the file is unreadable, no YAML, lacks a key, holds a wrong value, or its
             task is not `lm`.
     """
-    raw = current_config(path, read_mapping(path))
+    written = read_mapping(path)
+    raw = current_config(path, written)
     task = raw.get("task_config")
     task_name = task.get("task_name") if isinstance(task, dict) else None
     if task_name != "lm":
         raise HarvestError(
             f"{path}: task_name is {reprlib.repr(task_name)}; only 'lm' runs can be harvested."
         )
-    config = validated(path, raw, RunConfig)
+    config = validated(path, raw, RunConfig, own_names(path, written))
     if not (config.pretrained_model_name or config.pretrained_model_path):
         raise HarvestError(
             f"{path}: neither pretrained_model_name nor pretrained_model_path is given."

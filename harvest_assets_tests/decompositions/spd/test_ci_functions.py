@@ -87,6 +87,18 @@ def test_weights_are_taken_as_float32(kind: str):
     assert raw(torch.ones(1, 1, 4), torch.ones(1, 1, 3)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_values_are_not_rounded_under_autocast(kind: str, dtype: torch.dtype):
+    state, layer, checkpoint = _opened(7, 5, [6], kind=kind)
+    raw = open_ci_function(kind, layer, [6], checkpoint, CPU)
+    x = torch.randn((4, 9, 7), generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = raw(x, x @ state["_components.a-b-c.V"])
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float())
+
+
 def test_an_unknown_kind_is_reported_with_those_known():
     _, layer, checkpoint = _opened(4, 3, [])
     with pytest.raises(HarvestError, match="ci_fn_type 'attention' is unknown") as caught:

@@ -18,6 +18,7 @@ from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.ci_config import GlobalCI, current_ci_settings
 from harvest_assets.decompositions.spd.ci_functions import (
     GLOBAL_CI_FUNCTIONS,
+    attention,
     open_global_ci_function,
 )
 from harvest_assets.decompositions.spd.decomposed_layers import DecomposedLayer
@@ -230,6 +231,22 @@ def test_reverse_residual(
     assert_same(raw_ci(config, state, row), expected)
 
 
+def test_queries_and_keys_are_rotated_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch):
+    seen: list[torch.Tensor] = []
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.extend((q, k))
+        return v
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
+    config, state = residual_run(0, n_heads=2, transition=None, readers=[], width=8, older=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = raw_ci(config, state, random_row(state.generator, 5))
+    assert len(seen) == 4
+    assert all(not torch.equal(it, it.bfloat16().float()) for it in seen)
+    assert {values.dtype for at in raw for values in at.values()} == {np.dtype(np.float32)}
+
+
 def small_residual(**changes: Any) -> tuple[dict[str, Any], State]:
     config, state = residual_run(0, n_heads=None, transition=3, readers=[], width=4, older=False)
     return config | changes, state
@@ -260,10 +277,25 @@ def test_readers_without_norms_are_refused():
         raw_ci(config, state, [])
 
 
-@pytest.mark.parametrize("name", ["d_resid_ci_fn", "block_groups", "reader_hidden_dims"])
-def test_what_a_kind_needs_is_named(name: str):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("global_reverse_residual", "d_resid_ci_fn"),
+        ("global_reverse_residual", "block_groups"),
+        ("global_reverse_residual", "reader_hidden_dims"),
+        ("global_shared_mlp", "hidden_dims"),
+        ("global_shared_transformer", "simple_transformer_ci_cfg"),
+    ],
+)
+def test_what_a_kind_needs_is_named(kind: str, name: str):
     config, state = small_residual(**{name: None})
-    with pytest.raises(HarvestError, match=name):
+    with pytest.raises(HarvestError, match=f"{kind}.*{name}"):
+        raw_ci({**config, "fn_type": kind}, state, [])
+
+
+def test_no_groups_are_refused_where_they_are_used():
+    config, state = small_residual(block_groups=[])
+    with pytest.raises(HarvestError, match=r"block_groups: h\.2\.up"):
         raw_ci(config, state, [])
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harvest_assets.decompositions.spd import model as model_module
-from harvest_assets.decompositions.spd.model import DecomposedModel, open_model
+from harvest_assets.decompositions.spd.ci_functions import CI_FUNCTIONS
+from harvest_assets.decompositions.spd.model import open_model
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.errors import HarvestError
 from harvest_assets_tests.decompositions.spd import random_runs
@@ -198,6 +198,55 @@ def test_bfloat16_is_near_and_only_where_it_is_asked_for(tmp_path: Path):
         torch.testing.assert_close(other, one, rtol=0.1, atol=0.05)
 
 
+@pytest.mark.parametrize("kind", CI_FUNCTIONS)
+def test_of_layers_not_asked_for_nothing_is_opened_or_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = {"ci_fn_type": kind, "sampling": "binomial", "sigmoid_type": "upper_leaky_hard"}
+    twin, config, _, _ = _twin("llama", tmp_path, **changes)
+    layers = dict(_layers_of("llama"))
+    state = random_runs.random_state(twin, layers, [6, 4], kind=kind)
+    tokens = torch.randint(VOCAB, (2, SEQUENCE), generator=torch.Generator().manual_seed(1))
+    whole = open_model(config, save_state(state, tmp_path), "cpu", ci_noise=True)(tokens)
+    asked = ["lm_head", "model.layers.1.self_attn.k_proj"]
+    kept = {
+        key: value
+        for key, value in state.items()
+        if key.startswith("target_model.") or key.split(".")[1].replace("-", ".") in asked
+    }
+    opened, ran = _recorded(kind, monkeypatch)
+    part = open_model(config, save_state(kept, tmp_path), "cpu", only=asked, ci_noise=True)
+    assert part.layers == [(name, c) for name, c in layers.items() if name in asked]
+    assert sorted(opened) == sorted(asked)
+    ran.clear()
+    answer = part(tokens)
+    assert sorted(ran) == sorted(asked)
+    columns = np.repeat([name in asked for name in layers], list(layers.values()))
+    assert torch.equal(answer.output_probs, whole.output_probs)
+    assert torch.equal(answer.ci, whole.ci[..., columns])
+    assert torch.equal(answer.component_acts, whole.component_acts[..., columns])
+
+
+def _recorded(kind: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Layers whose CI function is opened, and run, from now on."""
+    opened: list[str] = []
+    ran: list[str] = []
+    opener = CI_FUNCTIONS[kind]
+
+    def recording(layer, *others):
+        opened.append(layer.path)
+        function = opener(layer, *others)
+
+        def run(*given):
+            ran.append(layer.path)
+            return function(*given)
+
+        return run
+
+    monkeypatch.setitem(CI_FUNCTIONS, kind, recording)
+    return opened, ran
+
+
 def test_binomial_runs_are_harvested_without_noise_unless_asked(tmp_path: Path):
     _, config, _, checkpoint = _twin("llama", tmp_path)
     binomial = config.model_copy(update={"sampling": "binomial"})
@@ -353,54 +402,3 @@ def test_rows_too_long_for_the_target_are_reported(tmp_path: Path):
     opened(torch.zeros((1, 24), dtype=torch.int64))
     with pytest.raises(HarvestError, match="Rows of 25 tokens are longer than the target's 24"):
         opened(torch.zeros((1, 25), dtype=torch.int64))
-
-
-class Unusual(nn.Module):
-    """A target whose layer runs `times` times, on an input that `reshape` makes."""
-
-    def __init__(self, times: int, reshape, *, by_name: bool = False) -> None:
-        super().__init__()
-        self.times, self.reshape, self.by_name = times, reshape, by_name
-        self.wte = nn.Embedding(VOCAB, 4)
-        self.up = nn.Linear(4, 4)
-        self.head = nn.Linear(4, VOCAB)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.wte(tokens)
-        for _ in range(self.times):
-            given = self.reshape(x)
-            out = self.up(input=given) if self.by_name else self.up(given)
-            x = out.sum() + x
-        return self.head(x)
-
-
-def _open_unusual(target: nn.Module, folder: Path, monkeypatch) -> DecomposedModel:
-    monkeypatch.setattr(model_module, "build_target", lambda *_: target)
-    config = run_config([("up", 3)], pretrained_model_output_attr=None)
-    state = random_runs.random_state(target, {"up": 3}, [])
-    return open_model(config, save_state(state, folder), "cpu")
-
-
-def test_a_target_may_flatten_positions_or_pass_by_name(tmp_path: Path, monkeypatch):
-    torch.manual_seed(0)
-    plain = Unusual(1, lambda x: x)
-    tokens = torch.arange(10).view(2, 5)
-    expected = _open_unusual(plain, tmp_path, monkeypatch)(tokens)
-    for target in (
-        Unusual(1, lambda x: x.flatten(0, 1)),
-        Unusual(1, lambda x: x, by_name=True),
-        Unusual(1, lambda x: x.mT.contiguous().mT),
-    ):
-        target.load_state_dict(plain.state_dict())
-        found = _open_unusual(target, tmp_path, monkeypatch)(tokens)
-        torch.testing.assert_close(found.ci, expected.ci)
-        torch.testing.assert_close(found.component_acts, expected.component_acts)
-
-
-def test_components_of_unclear_positions_are_not_harvested(tmp_path: Path, monkeypatch):
-    for times in (0, 2):
-        with pytest.raises(HarvestError, match=f"up runs {times} times"):
-            _open_unusual(Unusual(times, lambda x: x), tmp_path, monkeypatch)
-    opened = _open_unusual(Unusual(1, lambda x: x[:, :1]), tmp_path, monkeypatch)
-    with pytest.raises(HarvestError, match=r"up gets an input of shape \[2, 1, 4\] for tokens"):
-        opened(torch.arange(10).view(2, 5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ NESTED: dict[str, Any] = {
             "run_path": "who/what/runs/t-0123abcd",
         },
         "output_extract": 0,
-        "weights_dtype": "bfloat16",
+        "weights_dtype": "float32",
     },
     "data": {
         "dataset_name": "data",
@@ -157,6 +158,10 @@ def test_kinds_of_targets(tmp_path: Path, target: dict[str, Any], name: str, att
         (nested("target", spec={"kind": ["hf"], "model_class": "x"}), "kind"),
         (nested("target", spec={"kind": "hf", "model_name": "x"}), "target.spec.model_class"),
         (nested("data", dataset_name=None), "data.dataset_name"),
+        (nested("target", spec={"kind": "hf", "model_class": "x"}), "target.spec.model_name"),
+        (nested("target", spec={"kind": "pretrained", "model_class": "x"}), "target.spec.run_path"),
+        (nested("target", spec="hf"), "target.spec"),
+        ({**NESTED, "target": {"model_class": "x"}}, "target.model_name"),
         (nested("data", tokenizer_name=None), "data.tokenizer_name"),
         (nested("pd", decomposition_targets=None), "pd.decomposition_targets"),
         ({key: value for key, value in NESTED.items() if key != "pd"}, "'pd'"),
@@ -167,6 +172,99 @@ def test_kinds_of_targets(tmp_path: Path, target: dict[str, Any], name: str, att
 def test_what_cannot_be_harvested_is_named(tmp_path: Path, raw: dict[str, Any], name: str):
     with pytest.raises(HarvestError, match=name):
         load(tmp_path, raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (nested("pd", seed="x"), "pd.seed"),
+        (nested("pd", sigmoid_type="soft"), "pd.sigmoid_type"),
+        (nested("pd", sampling="beta"), "pd.sampling"),
+        (
+            nested("pd", decomposition_targets=[{"module_pattern": "a"}]),
+            "pd.decomposition_targets.0.C",
+        ),
+        (
+            nested("pd", identity_decomposition_targets=[{"C": 3}]),
+            "pd.identity_decomposition_targets.0.module_pattern",
+        ),
+        (nested("pd", ci_config={**CI, "hidden_dims": [0]}), "pd.ci_config.hidden_dims.0"),
+        (nested("pd", ci_config={**CI, "fn_type": 3}), "pd.ci_config.fn_type"),
+        (nested("pd", ci_config={"mode": "global"}), "pd.ci_config.fn_type"),
+        (
+            nested("pd", ci_config={"mode": "global", "fn_type": "x", "d_resid_ci_fn": 0}),
+            "pd.ci_config.d_resid_ci_fn",
+        ),
+        (nested("data", dataset_name=3), "data.dataset_name"),
+        (nested("data", max_seq_len=0), "data.max_seq_len"),
+        (nested("data", train_split=3), "data.train_split"),
+        (nested("data", tokenizer_name=3), "data.tokenizer_name"),
+        (nested("target", weights_dtype="int8"), "target.weights_dtype"),
+        (
+            nested("target", spec={"kind": "hf", "model_class": 3, "model_name": "x"}),
+            "target.spec.model_class",
+        ),
+        (
+            nested("target", spec={"kind": "pretrained", "model_class": "x", "run_path": 3}),
+            "target.spec.run_path",
+        ),
+        ({**NESTED, "target": {"model_class": "x", "model_name": 3}}, "target.model_name"),
+        ({**NESTED, "target": {"model_class": "x", "model_path": 3}}, "target.model_path"),
+        ({**FLAT, "ci_config": {**CI, "hidden_dims": 3}}, "ci_config.hidden_dims"),
+        ({**FLAT, "ci_config": {"mode": "global"}}, "ci_config.fn_type"),
+        ({**FLAT, "ci_config": None, "gate_type": 3}, "gate_type"),
+        ({**FLAT, "ci_config": None, "gate_hidden_dims": 3}, "gate_hidden_dims"),
+        (
+            {**FLAT, "ci_config": None, "use_global_ci": True, "ci_fn_hidden_dims": [0]},
+            "ci_fn_hidden_dims.0",
+        ),
+        (
+            {
+                **FLAT,
+                "ci_config": None,
+                "ci_fn_type": "global_reverse_residual",
+                "d_resid_ci_fn": 0,
+            },
+            "d_resid_ci_fn",
+        ),
+        ({**FLAT, "task_config": {"task_name": "lm", "max_seq_len": 0}}, "task_config.max_seq_len"),
+    ],
+)
+def test_a_wrong_value_is_named_as_the_config_names_it(
+    tmp_path: Path, raw: dict[str, Any], name: str
+):
+    with pytest.raises(HarvestError, match=re.escape(f"run_meta.yaml: {name}: ")):
+        load(tmp_path, raw)
+
+
+def test_a_target_that_was_held_in_bfloat16_is_noted(tmp_path: Path):
+    plain = load(tmp_path, NESTED)
+    assert load(tmp_path, nested("target", weights_dtype=None)) == plain
+    rounded = load(tmp_path, nested("target", weights_dtype="bfloat16"))
+    assert [("weights_dtype" in note) for note in rounded.notes] == [True]
+    assert plain.notes == []
+    assert rounded.notes[0] in rounded.warnings(0.5, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unused"),
+    [
+        ("global_shared_mlp", {"block_groups": []}),
+        ("global_shared_mlp", {"simple_transformer_ci_cfg": {"d_model": 0}}),
+        ("global_shared_mlp", {"transition_attn_config": {"n_heads": 3}, "d_resid_ci_fn": 4}),
+        ("global_shared_transformer", {"block_groups": [], "hidden_dims": [0]}),
+        ("global_reverse_residual", {"hidden_dims": [0]}),
+        ("global_reverse_residual", {"simple_transformer_ci_cfg": {"d_model": 0}}),
+    ],
+)
+def test_what_a_kind_does_not_use_does_not_matter(
+    tmp_path: Path, kind: str, unused: dict[str, Any]
+):
+    ci = {"mode": "global", "fn_type": kind}
+    plain = load(tmp_path, {**FLAT, "ci_config": ci})
+    config = load(tmp_path, {**FLAT, "ci_config": ci | unused})
+    assert config == plain
+    assert config.warnings(0.5, 7) == []
 
 
 def test_an_empty_list_of_extra_inputs_is_none(tmp_path: Path):

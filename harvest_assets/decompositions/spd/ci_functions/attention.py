@@ -49,7 +49,7 @@ class RowAttention:
         q, k, v = ((x @ w.T).view(heads).transpose(1, 2) for w in (self._q, self._k, self._v))
         positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         angles = torch.outer(positions, self._inv_freq)
-        cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+        cos, sin = angles.cos(), angles.sin()  # float32 under autocast too
         attended = scaled_dot_product_attention(_rotated(q, cos, sin), _rotated(k, cos, sin), v)
         return attended.transpose(1, 2).reshape(x.shape) @ self._out.T
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -27,12 +28,17 @@ class GlobalCIFunction:
     max_context_length: int | None = None
 
     @property
+    def input_width(self) -> int:
+        """Width of the inputs of all layers side by side."""
+        return total_width(self.layers)
+
+    @cached_property
     def inputs(self) -> dict[str, slice]:
         """Where the input of each layer is among all, by path."""
         widths = cuts([layer.input_width for layer in self.layers])
         return {layer.path: where for layer, where in zip(self.layers, widths, strict=True)}
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, slice]:
         """Where the raw values of each layer are among all, by path."""
         sizes = cuts([layer.C for layer in self.layers])

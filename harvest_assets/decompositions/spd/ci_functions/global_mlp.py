@@ -29,10 +29,12 @@ def open_global_mlp(
     """Linear maps `layers.<2n>` with exact GELU between them; no hidden size: one map.
 
     Raises:
-        HarvestError: weights are missing, superfluous, or of other shapes.
+        HarvestError: the config lacks the hidden sizes, or weights are missing, superfluous, or of
+            other shapes.
     """
     ordered = in_string_order(layers)
-    widths = [total_width(ordered), *(config.hidden_dims or ()), sum(it.C for it in ordered)]
+    hidden = config.required("hidden_dims")
+    widths = [total_width(ordered), *hidden, sum(it.C for it in ordered)]
     shapes = LinearMaps.shapes("layers.", widths)
     maps = LinearMaps("layers.", widths, checkpoint.global_ci_weights(shapes, device))
     return GlobalCIFunction(ordered, maps)

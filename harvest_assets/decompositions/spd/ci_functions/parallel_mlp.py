@@ -41,7 +41,7 @@ def open_mlp(
 
     def raw_ci(_layer_input: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         x = inner.flatten(0, -2)
-        raw = torch.empty_like(x)
+        raw = torch.empty_like(x, dtype=torch.float32)
         for part in _parts(layer.C, len(x) * max([1, *hidden_dims])):
             hidden = x[:, part, None] * w[part, 0] + b[part]
             raw[:, part] = _rest(others, part, hidden)
@@ -69,7 +69,7 @@ def open_vector_mlp(
 
     def raw_ci(layer_input: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         x = layer_input.flatten(0, -2)
-        raw = x.new_empty((len(x), layer.C))
+        raw = x.new_empty((len(x), layer.C), dtype=torch.float32)
         for part in _parts(layer.C, len(x) * max([1, *hidden_dims])):
             hidden = (x @ w[:, part].flatten(1)).view(len(x), -1, b.shape[1]) + b[part]
             raw[:, part] = _rest(others, part, hidden)
