@@ -130,6 +130,8 @@ class ProgressWriter:
         self._tokens_per_row = tokens_per_row
         self._log = log
         self._started = self._filed = self._logged = time.monotonic()
+        if rows_before:  # else the share would seem to begin again
+            _RECORD.write(path, Progress(rows_before, rows, tokens_per_row, 0.0, rows_before))
 
     def __call__(self, rows_done: int) -> None:
         """Report that so many rows are done."""

@@ -29,7 +29,7 @@ from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import min_disk
-from harvest_assets.store.shards import SHARD_KEYS, Work
+from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.wandb_client.run_files import is_here
 
@@ -148,15 +148,19 @@ class StagedRunner(ABC):
         shares = [name for name in SHARD_KEYS if work.share(name)]
         names = [name for name in shares if work.reusable(paths, plan, name) is None]
         before = work.n_rows - sum(len(work.share(name)) for name in names)
+        saved = {
+            name: len(state.rows) for name, state in ShardResults(paths).saved_so_far(plan).items()
+        }
         checkpoint = open_decomposition(paths.root).restricted(plan.layers)
         require_free(paths.root, min_disk(plan, checkpoint, len(names)))
         for name in names:
             paths.shard_progress(name).unlink(missing_ok=True)
 
         def poll() -> None:
-            read = [read_progress(paths.shard_progress(name)) for name in names]
-            parts = [part for part in read if part is not None]
-            done = (before + sum(part.rows_done for part in parts)) * plan.context_length
+            read = {name: read_progress(paths.shard_progress(name)) for name in names}
+            parts = [part for part in read.values() if part is not None]
+            rows = (part.rows_done if part else saved.get(name, 0) for name, part in read.items())
+            done = (before + sum(rows)) * plan.context_length
             speed = sum(part.tokens_per_second for part in parts if part.rows_done < part.rows)
             tokens = work.n_rows * plan.context_length
             watch(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.commit import publish_files
+from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.in_progress import HarvestInProgress
 from harvest_assets.viewer.library import Library, open_harvest
@@ -124,6 +126,22 @@ def test_a_library_sees_what_is_saved_and_what_is_merged(small: SmallHarvest):
     assert isinstance(merged, FinishedHarvest)
     assert merged.progress is None
     assert merged.firing_counts.tolist() == truth_of(list(range(96))).firing_counts.tolist()
+
+
+def test_a_page_shows_no_number_before_the_first_save(small: SmallHarvest):
+    client = TestClient(make_app(Library(), "aaaaaaaa"), base_url="http://127.0.0.1:3100")
+    layer, c = LAYERS[0]
+    addresses = ["/run/aaaaaaaa", f"/run/aaaaaaaa/component/{layer}:{c - 1}"]
+    for address in addresses:
+        page = client.get(address).text
+        assert "nothing has been saved yet" in page
+        assert "never fired" not in page
+        assert "<dl" not in page.split("<dialog")[0]
+    interrupted(small, "00", 20)
+    for address in addresses:
+        page = client.get(address).text
+        assert "nothing has been saved yet" not in page
+        assert "<dl" in page.split("<dialog")[0]
 
 
 def test_an_extension_is_shown_with_what_was_merged_before(small: SmallHarvest):

@@ -1,4 +1,4 @@
-"""How far a dataset is tokenized is shown while it is, and leaves nothing behind."""
+"""How far a dataset is tokenized, or a share harvested, is shown while it is."""
 
 from __future__ import annotations
 
@@ -54,3 +54,17 @@ def test_the_command_shows_it(tiny: TinyHarvest, capfd: pytest.CaptureFixture[st
         display._line = ""
         display.show(HarvestProgress(Stage.PREPARE, texts_done=1000, texts=2251))
     assert "1,000 of 2,251 rows of the dataset" in capfd.readouterr().err
+
+
+def test_a_resumed_share_begins_with_what_was_done_before(tmp_path: Path):
+    """Until its first group of rows is done, it would look like one that begins again."""
+    file = tmp_path / "progress.json"
+    write = progress.ProgressWriter(file, 80, 16, lambda _: None, rows_before=40)
+    begun = progress.read_progress(file)
+    assert begun is not None
+    assert (begun.rows_done, begun.tokens_per_second) == (40, 0)
+    write(80)
+    ended = progress.read_progress(file)
+    assert ended is not None
+    assert ended.rows_done == 80
+    assert ended.tokens_per_second == 40 * 16 / ended.seconds
