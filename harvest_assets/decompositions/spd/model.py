@@ -101,7 +101,8 @@ class DecomposedModel:
         vocab_size: width of the logits.
         tokens_per_forward: tokens to compute together; fewer where a global CI function needs the
             inputs of all layers at once, so that about 4 GiB hold what a group takes.
-        extra_bytes_per_token: that a global CI function needs beside what is returned.
+        extra_bytes_per_token: for the inputs of a global CI function and its raw values, twice.
+        weight_bytes: of all weights.
         max_context_length: tokens of a row that target and CI function read; None: no limit.
         device: where it computes.
 
@@ -119,6 +120,7 @@ class DecomposedModel:
         device: torch.device,
         global_ci: GlobalCIFunction | None = None,
         *,
+        n_weights: int,
         ci_noise: bool,
         bf16: bool,
     ) -> None:
@@ -130,6 +132,7 @@ class DecomposedModel:
         self._ci_noise = ci_noise
         self._bf16 = bf16
         self.device = device
+        self.weight_bytes = 4 * n_weights
         self._asked = [layer for layer in layers if layer.columns is not None]
         self.layers = [(layer.found.path, layer.found.C) for layer in self._asked]
         self.max_context_length = _max_context_length(target, global_ci)
@@ -138,7 +141,7 @@ class DecomposedModel:
         self.extra_bytes_per_token = 0
         if global_ci is not None:
             raw = sum(layer.found.C for layer in layers)
-            self.extra_bytes_per_token = 4 * (2 * total_width(global_ci.layers) + raw)
+            self.extra_bytes_per_token = 4 * (total_width(global_ci.layers) + 2 * raw)
 
     def _tokens_per_forward(self) -> int:
         if self._global_ci is None:
@@ -287,6 +290,7 @@ def open_model(
         config.pretrained_model_output_attr,
         device,
         global_ci,
+        n_weights=opened.n_weights,
         ci_noise=ci_noise and config.sampling == "binomial",
         bf16=bf16,
     )
