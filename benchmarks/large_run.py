@@ -25,7 +25,10 @@ from harvest_assets.decompositions.spd.run_config import load_run_config
 # Shares of the positions at which components fire: from the rarest to the most frequent, evenly
 # on a logarithmic scale; 150 of 38,912 components a position.
 _RATES = (1e-4, 2.1e-2)
-_CALIBRATION_ROWS = 4
+_CALIBRATION_ROWS = 8
+# Attention with random weights averages over the row; at full weight its average, one sample a row,
+# decides what fires, and a few rows say nothing of others.
+_ROW_INFLUENCE = 0.1
 _HEAD_BIAS = "ci_fn._global_ci_fn._output_head.b"
 
 
@@ -89,13 +92,16 @@ def _sparse_bias(config_path: Path, checkpoint: Path, seed: int) -> torch.Tensor
     # Of the logistic function's values, the raw ones can be had back.
     model = open_model(config.model_copy(update={"sigmoid_type": "normal"}), checkpoint, "cpu")
     rows = torch.from_numpy(sample_data(config.data_spec(None)).rows[:_CALIBRATION_ROWS])
-    raw = torch.cat([model(row[None]).ci[0] for row in rows]).logit()
     lowest, highest = _RATES
+    n_highest = int(highest * rows.numel()) + 1
+    raw = torch.empty(0, sum(c for _, c in model.layers))
+    for row in rows:
+        raw = torch.cat([raw, model(row[None]).ci[0].logit()])
+        raw = raw.topk(min(n_highest, len(raw)), dim=0).values
     generator = torch.Generator().manual_seed(seed)
     exponents = torch.rand(raw.shape[1], generator=generator)
-    places = (lowest * (highest / lowest) ** exponents) * len(raw)
-    ranks = (len(raw) - 1 - places.long()).clamp(min=0)
-    bias = -raw.sort(dim=0).values.gather(0, ranks[None])[0]
+    places = (lowest * (highest / lowest) ** exponents) * rows.numel()
+    bias = -raw.gather(0, places.long()[None])[0]
     of_layer = dict(
         zip(
             (path for path, _ in model.layers),
@@ -197,6 +203,7 @@ def _state(shape: Shape, seed: int) -> dict[str, torch.Tensor]:
         block = f"{prefix}_blocks.{n}"
         for name in ("q", "k", "v", "out"):
             state[f"{block}.attn.{name}_proj.weight"] = normal(width, width, fan_in=width)
+        state[f"{block}.attn.out_proj.weight"] *= _ROW_INFLUENCE
         state[f"{block}.attn.rope.inv_freq"] = inv_freq.clone()
         for at, (d_in, d_out) in ((0, (width, shape.ci_inner)), (2, (shape.ci_inner, width))):
             state[f"{block}.mlp.{at}.W"] = normal(d_in, d_out, fan_in=d_in)

@@ -1,6 +1,7 @@
 """The settings of a harvest, which are set nowhere else."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,12 @@ from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
 from harvest_assets.orchestration.conditions import FOLLOW
 from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
-from harvest_assets.orchestration.harvest_config import PLAN_CONFIG
+from harvest_assets.orchestration.harvest_config import (
+    CHECK_MACHINE,
+    MACHINE_CONFIG,
+    PLAN_CONFIG,
+)
+from harvest_assets.orchestration.instance import shards_at_once
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
@@ -21,8 +27,11 @@ from harvest_assets.settings import HarvestSettings
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 from harvest_assets.store.plan_change import change_of_plan
+from harvest_assets.store.preflight import require_disk, require_memory
+from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.system.gpus import count_gpus
 
 
 @dg.asset(
@@ -34,7 +43,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
     code_version="1",
     automation_condition=FOLLOW,
     retry_policy=RETRIES,
-    config_schema=PLAN_CONFIG,
+    config_schema=PLAN_CONFIG | MACHINE_CONFIG,
 )
 @refuses_bad_input
 def harvest_plan(
@@ -45,8 +54,16 @@ def harvest_plan(
     Settings that the config omits stay as in the stored plan; without one they are the defaults.
     """
     paths = registration(context.partition_key).layout
-    stored, config = settings_over_stored(paths, context.op_execution_context.op_config)
+    given = dict(context.op_execution_context.op_config)
+    check_machine = given.pop(CHECK_MACHINE, False)
+    stored, config = settings_over_stored(paths, given)
     plan = make_plan(run_checkpoint, config)
+    if check_machine and stored != plan:  # what is stored may be harvested already
+        # How many rows a whole dataset has is not known yet.
+        needs = estimate_resources(
+            plan, run_checkpoint.restricted(plan.layers), plan.n_rows_wanted or 0
+        )
+        require_this_machine(plan, needs, paths.root)
     spec, notes = run_checkpoint.data_spec(plan.context_length), run_checkpoint.notes()
     if stored is not None:
         _check_rows(paths, plan, spec)
@@ -137,6 +154,26 @@ def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan
         "bf16": config.bf16 and "bf16" in options,
     }
     return HarvestPlan(**{**config.model_dump(), **resolved})
+
+
+def require_this_machine(plan: HarvestPlan, needs: ResourceEstimate, folder: Path) -> None:
+    """Check that this machine has memory and disk for a harvest whose shards work on it.
+
+    Args:
+        plan: of the harvest.
+        needs: of the harvest.
+        folder: where it would write; need not exist.
+
+    Raises:
+        HarvestError: it has not.
+    """
+    import torch
+
+    on_gpus = count_gpus() > 0
+    at_once = 1 if on_gpus else min(plan.n_shards, shards_at_once())
+    device = torch.device("cuda" if on_gpus else "cpu")
+    require_memory(device, plan, needs, n_shards=at_once, leased=False)
+    require_disk(folder, needs, plan.n_shards)
 
 
 def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from harvest_assets.decompositions.protocol import Decomposition
-from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, shard_metadata, stage_tags
@@ -20,8 +19,8 @@ from harvest_assets.orchestration.partitions import registration, run_shards, sh
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.preflight import require_counts
-from harvest_assets.store.resource_estimate import min_disk
+from harvest_assets.store.preflight import require_disk, require_memory
+from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.store.shards import ShardResult, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -71,8 +70,8 @@ def harvest_shard(
     if stored is not None:
         share = dataclasses.replace(share, state=stored.open(), is_stored=True)
     elif share.rows:
-        needed = min_disk(harvest_plan, checkpoint, 1)
-        require_free(paths.root, needed)
+        needs = estimate_resources(harvest_plan, checkpoint, token_rows.n_rows)
+        require_disk(paths.root, needs, 1)
         state = harvest_share(harvest_plan, checkpoint, token_rows, share, paths, context.log.info)
         share = dataclasses.replace(share, state=state)
     return dg.MaterializeResult(
@@ -113,7 +112,7 @@ def _harvest_share_on(
     from harvest_assets.store.harvester_settings import harvester_settings
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
-    require_counts(device, plan, checkpoint)
+    require_memory(device, plan, estimate_resources(plan, checkpoint, len(share.rows)))
 
     def begin() -> Harvester:
         return Harvester.from_settings(harvester_settings(plan, checkpoint), device)

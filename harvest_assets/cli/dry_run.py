@@ -6,21 +6,20 @@ Files of a run on W&B are downloaded into the run cache, as the harvest itself w
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harvest_assets.assets.harvest_plan import make_plan
+from harvest_assets.assets.harvest_plan import make_plan, require_this_machine
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import verify
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.free_space import free_bytes
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.preflight import require_counts
+from harvest_assets.store.preflight import available_memory
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 from harvest_assets.system.gpus import count_gpus
@@ -44,6 +43,7 @@ class DryRun:
         n_devices: shards that work side by side, each on a device or its part of the cores.
         tokens_per_second: of all of them together, measured on a few rows.
         needs: bytes of memory and disk.
+        free_memory: bytes that the device has free.
         free_disk: bytes free where it would write.
     """
 
@@ -56,6 +56,7 @@ class DryRun:
     n_devices: int
     tokens_per_second: float
     needs: ResourceEstimate
+    free_memory: int
     free_disk: int
 
     @property
@@ -96,11 +97,11 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         raise HarvestError(
             f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."
         )
+    needs = estimate_resources(plan, checkpoint, sample.n_rows)
+    require_this_machine(plan, needs, registration.layout.root)
     gpus = count_gpus()
     device = torch.device("cuda" if gpus else "cpu")
-    require_counts(device, plan, checkpoint)
     at_once = min(plan.n_shards, gpus) if gpus else 1
-    n_tokens = (plan.n_rows_wanted or sample.n_rows or 0) * plan.context_length
     return DryRun(
         registration=registration,
         checkpoint=checkpoint,
@@ -110,8 +111,9 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         device=torch.cuda.get_device_name() if gpus else f"{os.cpu_count()} CPU cores",
         n_devices=at_once,
         tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
-        needs=estimate_resources(plan, checkpoint, n_tokens),
-        free_disk=shutil.disk_usage(_existing(registration.layout.root)).free,
+        needs=needs,
+        free_memory=available_memory(device, leased=False),
+        free_disk=free_bytes(registration.layout.root),
     )
 
 
@@ -135,7 +137,3 @@ def _tokens_per_second(
         harvester.first_bad_row()  # waits for the device
         seconds = time.perf_counter() - started
     return rows.numel() / seconds
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())

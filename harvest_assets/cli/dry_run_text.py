@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from harvest_assets.cli.dry_run import DryRun
+from harvest_assets.store.preflight import memory_parts
 
 
 def print_dry_run(result: DryRun, console: Console) -> None:
@@ -22,7 +23,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
     side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
-    peak = decimal(needs.peak_disk)
+    peak = decimal(needs.disk(plan.n_shards))
     return [
         ("run", f"{plan.run}{step}"),
         ("model", checkpoint.model_name()),
@@ -34,8 +35,9 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("batches", _batches(result)),
         ("shards", f"{plan.n_shards}{side_by_side}"),
         ("device", result.device),
-        ("memory", f"at most {decimal(needs.memory)} a shard, and the model's weights"),
-        ("disk", f"at most {decimal(needs.results)} of results, {peak} at the peak"),
+        ("memory", f"about {decimal(needs.memory())} a shard: {memory_parts(needs)}"),
+        ("", f"{decimal(result.free_memory)} are free"),
+        ("disk", f"about {decimal(needs.results)} of results, {peak} at the peak"),
         ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
         ("results", f"{result.registration.layout.root} (nothing was written)"),

@@ -145,7 +145,11 @@ class Decomposition(Protocol):
 
     @property
     def extra_bytes_per_token(self) -> int:
-        """Memory that the model needs for each token of a group, beside what it returns."""
+        """Memory for each token of a group, beside what the model returns and its logits."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the model's weights take, without opening them."""
 
     @property
     def tokenizer(self) -> RecordedTokenizer:

@@ -193,6 +193,10 @@ class Harvester:
         """A snapshot of what has been accumulated."""
         return self._as_state(copy=True)
 
+    def borrowed_state(self) -> HarvesterState:
+        """A snapshot without a copy of the large sums; valid until a batch is added."""
+        return self._as_state(copy=False)
+
     def build_results(self) -> HarvesterState:
         """What has been accumulated, moved to the CPU.
 
@@ -212,6 +216,9 @@ class Harvester:
         def out(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to("cpu", copy=copy)
 
+        def table(sampler: ReservoirSampler) -> ExampleTable:
+            return (sampler.table() if copy else sampler.borrowed_table()).to("cpu")
+
         return HarvesterState(
             settings=self.settings,
             total_tokens_processed=self.total_tokens_processed,
@@ -222,9 +229,8 @@ class Harvester:
             input_token_totals=out(self._input_totals),
             output_token_prob_mass=out(self._output_mass),
             output_token_prob_totals=out(self._output_totals),
-            # Tables are replaced, never changed in place: no copy is needed.
-            sample=self._sample.table().to("cpu"),
-            highest=self._highest.table().to("cpu"),
+            sample=table(self._sample),
+            highest=table(self._highest),
         )
 
     def _restore(self, state: HarvesterState) -> None:

@@ -31,6 +31,17 @@ def _field(option: Option) -> dg.Field:
 
 
 PLAN_CONFIG = {option.name: _field(option) for option in deployment_options()}
+CHECK_MACHINE = "check_machine"
+MACHINE_CONFIG = {
+    CHECK_MACHINE: dg.Field(
+        dg.BoolSource,
+        default_value=False,
+        description=(
+            "Refuse a new plan that needs more memory or disk than this machine has, before rows "
+            "are prepared: for shards that work on this machine. Each shard checks in any case."
+        ),
+    )
+}
 CHECKPOINT_CONFIG = {
     "step": dg.Field(
         dg.Noneable(dg.IntSource),
@@ -45,14 +56,19 @@ CHECKPOINT_CONFIG = {
 NO_CONFIG: dict[str, dg.Field] = {}
 
 
-def prepare_config(settings: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+def prepare_config(
+    settings: Mapping[str, Any], step: int | None, *, check_machine: bool = False
+) -> dict[str, Any]:
     """The run config that prepares a harvest.
 
     Args:
         settings: of `HarvestSettings`; what is omitted stays as in the stored plan.
         step: of the checkpoint; None is the newest, or without settings the one harvested before.
+        check_machine: whether a plan is refused that this machine has no memory or disk for.
     """
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    if check_machine:
+        given[CHECK_MACHINE] = True
     checkpoint = {"step": step} if settings or step is not None else {}
     return {
         "ops": {

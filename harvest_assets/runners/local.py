@@ -36,6 +36,8 @@ class LocalRunner(StagedRunner):
         instance: where runs and materializations are recorded.
     """
 
+    shards_are_here = True
+
     def __init__(self, instance: dg.DagsterInstance) -> None:
         super().__init__(instance)
         make_room_for_shards(instance)

@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.free_space import require_free
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.orchestration.harvest_config import prepare_config
@@ -27,8 +26,9 @@ from harvest_assets.orchestration.progress import read_progress, read_tokenizing
 from harvest_assets.runners.protocol import HarvestProgress, Watch
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.preflight import require_disk
 from harvest_assets.store.registry import Registration
-from harvest_assets.store.resource_estimate import min_disk
+from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.wandb_client.run_files import is_here
@@ -54,7 +54,12 @@ class StagedRunner(ABC):
 
     Args:
         instance: where runs and materializations are recorded.
+
+    Attributes:
+        shards_are_here: whether shards work on this machine, which must have the memory for them.
     """
+
+    shards_are_here: ClassVar[bool] = False
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
@@ -118,7 +123,8 @@ class StagedRunner(ABC):
         with hold_lease(harvest_lease(registration), f"The harvest of {key}"):
             end_dead_runs(self._instance)
             watch(HarvestProgress(Stage.PREPARE))
-            prepare = StageRun(Stage.PREPARE, key, prepare_config(settings, step))
+            config = prepare_config(settings, step, check_machine=self.shards_are_here)
+            prepare = StageRun(Stage.PREPARE, key, config)
             poll = partial(_poll_tokenizing, registration, watch)
             try:
                 self.execute(registration, [prepare], poll)
@@ -152,7 +158,7 @@ class StagedRunner(ABC):
             name: len(state.rows) for name, state in ShardResults(paths).saved_so_far(plan).items()
         }
         checkpoint = open_decomposition(paths.root).restricted(plan.layers)
-        require_free(paths.root, min_disk(plan, checkpoint, len(names)))
+        require_disk(paths.root, estimate_resources(plan, checkpoint, work.n_rows), len(names))
         for name in names:
             paths.shard_progress(name).unlink(missing_ok=True)
 

@@ -1,43 +1,105 @@
-"""Whether memory suffices, checked before hours of work are spent."""
+"""Whether memory and disk suffice, checked before hours of work are spent."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 from rich.filesize import decimal
 
-from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.free_space import require_free
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.resource_estimate import min_memory
+from harvest_assets.store.resource_estimate import ResourceEstimate
 
 if TYPE_CHECKING:
     import torch
 
+# The estimate may be that much too high; a harvest that may fit is not refused.
+_MUST_FIT = 0.75
 
-def require_counts(device: torch.device, plan: HarvestPlan, checkpoint: Decomposition) -> None:
-    """Check that a device has memory for the counts; see `resource_estimate.min_memory`.
+
+def require_memory(
+    device: torch.device,
+    plan: HarvestPlan,
+    needs: ResourceEstimate,
+    *,
+    n_shards: int = 1,
+    leased: bool = True,
+) -> None:
+    """Check that a device has memory for shards of a harvest.
 
     Args:
         device: a CPU or a GPU.
-        plan: the settings.
-        checkpoint: the run, restricted to the layers of the plan.
+        plan: the settings, to say which of them would make it smaller.
+        needs: of the harvest.
+        n_shards: that work on the device side by side.
+        leased: see `available_memory`.
 
     Raises:
         HarvestError: it does not.
     """
+    available, needed = available_memory(device, leased=leased), needs.memory(n_shards)
+    if needed * _MUST_FIT <= available:
+        return
+    side_by_side = f" for {n_shards} shards side by side" if n_shards > 1 else ""
+    raise HarvestError(
+        f"The harvest needs about {decimal(needed)} of memory{side_by_side} "
+        f"({memory_parts(needs)}), but {_name(device)} has {decimal(available)} free; harvest on a "
+        f"machine or GPU that has more, or less of the run: {_how_to_need_less(plan, n_shards)}."
+    )
+
+
+def available_memory(device: torch.device, *, leased: bool) -> int:
+    """Bytes that a device has for a harvest.
+
+    Args:
+        device: a CPU or a GPU.
+        leased: whether the device is this process's already. If not, all memory of a GPU counts: a
+            shard waits for those who use it.
+    """
     import torch
 
-    on_gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    needed = min_memory(plan, checkpoint)
-    if free < needed:
-        where = torch.cuda.get_device_name(device) if on_gpu else "this machine"
-        raise HarvestError(
-            f"The counts of {checkpoint.n_components:,} components and "
-            f"{checkpoint.vocab_size:,} tokens take {decimal(needed)} of memory, but {where} has "
-            f"{decimal(free)} free; "
-            "harvest on a machine or GPU that has more, or less of the run with --layers and "
-            "--no-cooccurrence."
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, total = torch.cuda.mem_get_info(device)
+    return free if leased else total
+
+
+def _name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
+
+
+def memory_parts(needs: ResourceEstimate) -> str:
+    """What takes the memory of a shard, for messages."""
+    return (
+        f"weights {decimal(needs.weights)}, a group of rows {decimal(needs.working)}, "
+        f"counts {decimal(needs.counts)}, examples {decimal(needs.examples)}"
+    )
+
+
+def _how_to_need_less(plan: HarvestPlan, n_shards: int) -> str:
+    ways = ["--layers PATTERN"]
+    if plan.cooccurrence:
+        ways.append("--no-cooccurrence")
+    if plan.activation_examples_per_component > 0:
+        ways.append(
+            "fewer or shorter examples (--activation_examples_per_component, "
+            "--activation_context_tokens_per_side)"
         )
+    if n_shards > 1:
+        ways.append("fewer shards (--n_shards)")
+    return ", ".join(ways)
+
+
+def require_disk(folder: Path, needs: ResourceEstimate, n_shards: int) -> None:
+    """Check that a folder's file system has room for so many shards and the results.
+
+    Raises:
+        HarvestError: it does not.
+    """
+    needed = needs.disk(n_shards)
+    require_free(folder, needed, at_least=round(needed * _MUST_FIT))

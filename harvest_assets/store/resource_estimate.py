@@ -1,7 +1,8 @@
 """The memory and disk that a harvest needs, in bytes, estimated before it starts.
 
-`estimate_resources` is an upper bound, to report. `min_disk` and `min_memory` are lower bounds: a
-harvest is refused if not even these fit.
+The one estimate that a dry run reports and that a harvest is checked against (`preflight.py`). It
+was compared with what real harvests took, from a thousand components to 38,912; see
+`docs/performance.md`.
 """
 
 from __future__ import annotations
@@ -11,82 +12,77 @@ from dataclasses import dataclass
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.store.plan import HarvestPlan
 
+# Python, its libraries, and what a shard needs whatever its size.
+_PROGRAM = 600_000_000
+# Trained components fire, on average, at 0.4% to 4% of the positions.
+_FIRING_SHARE = 1 / 32
 # A token, a CI and an activation as JSON text.
 _TEXT_OF_A_TOKEN = 26
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """Bytes that a harvest needs.
+    """Bytes that a harvest needs: `weights` to `examples` in memory, the others on disk.
 
     Args:
-        memory: of one running shard, apart from the model's weights.
-        shards: of all shards' states on disk.
-        results: of the five files and the tables beside them on disk.
+        weights: of the target, the components and the CI function.
+        working: to compute a group of rows, or to pack the counts when a state is stored,
+            whichever is more.
+        counts: of one shard.
+        examples: of one shard, as many as components of trained runs have.
+        state: of one shard on disk.
+        results: of the five files and the tables beside them.
     """
 
-    memory: int
-    shards: int
+    weights: int
+    working: int
+    counts: int
+    examples: int
+    state: int
     results: int
 
-    @property
-    def peak_disk(self) -> int:
-        """While results are written the shards are still there, and so is an older result."""
-        return self.shards + 2 * self.results
+    def memory(self, n_shards: int = 1) -> int:
+        """Of shards that work side by side; they share the weights of a mapped file."""
+        return self.weights + n_shards * (_PROGRAM + self.working + self.counts + self.examples)
+
+    def disk(self, n_shards: int) -> int:
+        """While results are written: the states of so many shards, their sum, and the results."""
+        return (n_shards + 1) * self.state + self.results
 
 
 def estimate_resources(
-    plan: HarvestPlan, checkpoint: Decomposition, n_tokens: int
+    plan: HarvestPlan, checkpoint: Decomposition, n_rows: int | None
 ) -> ResourceEstimate:
-    """What a plan needs.
+    """What a harvest needs.
 
     Args:
         plan: the settings.
-        checkpoint: what is harvested.
-        n_tokens: positions of the whole harvest.
+        checkpoint: the run, restricted to the layers of the plan.
+        n_rows: rows that the dataset yields; None while that is not known.
     """
     c, v = checkpoint.n_components, checkpoint.vocab_size
+    pairs = c * c if plan.cooccurrence else 0
     window = 2 * plan.activation_context_tokens_per_side + 1
-    # No more firings can be kept than there are positions.
-    examples = c * min(plan.activation_examples_per_component, n_tokens)
-    sample = examples * (12 * window + 28)
-    pairs = _pairs(plan, checkpoint)
-    counts = 4 * pairs + 4 * c * v + 8 * c * v
+    examples = c * _examples_per_component(plan, n_rows)
+    example_bytes = examples * (12 * window + 28)
+    # Probabilities, CI and activations; before the first there are logits, and before the second
+    # what the model needs for it.
+    per_token = 4 * v + 8 * c + max(4 * v, checkpoint.extra_bytes_per_token)
     rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
-    forward = rows * plan.context_length * (8 * v + 12 * c + checkpoint.extra_bytes_per_token)
-    state = 2 * pairs + 12 * c * v + sample
+    packing = 3 * pairs + 2 * c * v
     return ResourceEstimate(
-        memory=counts + 2 * sample + forward,
-        shards=plan.n_shards * state,
-        results=8 * pairs + 12 * c * v + examples * window * _TEXT_OF_A_TOKEN,
+        weights=checkpoint.weight_bytes,
+        working=max(rows * plan.context_length * per_token, packing),
+        counts=4 * pairs + (4 + 8) * c * v,
+        examples=example_bytes * 3 // 2,  # where windows are put in order, a column at a time
+        state=pairs + (2 + 8) * c * v + example_bytes,
+        results=8 * pairs + (4 + 8) * c * v + examples * window * _TEXT_OF_A_TOKEN,
     )
 
 
-def min_disk(plan: HarvestPlan, checkpoint: Decomposition, n_shards: int) -> int:
-    """Bytes of the states of this many shards, their sum and the tables, without examples.
-
-    Args:
-        plan: the settings.
-        checkpoint: what is harvested.
-        n_shards: shards that are still to be harvested.
-    """
-    n, v, pairs = checkpoint.n_components, checkpoint.vocab_size, _pairs(plan, checkpoint)
-    state = n * v * (8 + 1) + pairs // 2
-    results = n * v * (8 + 4) + pairs * 8
-    return (n_shards + 1) * state + results
-
-
-def min_memory(plan: HarvestPlan, checkpoint: Decomposition) -> int:
-    """Bytes of the counts of a running shard, without examples, model and batch.
-
-    Args:
-        plan: the settings.
-        checkpoint: what is harvested.
-    """
-    n, v = checkpoint.n_components, checkpoint.vocab_size
-    return n * v * (8 + 4) + _pairs(plan, checkpoint) * 4
-
-
-def _pairs(plan: HarvestPlan, checkpoint: Decomposition) -> int:
-    """Entries of the matrix of co-firings."""
-    return checkpoint.n_components**2 if plan.cooccurrence else 0
+def _examples_per_component(plan: HarvestPlan, n_rows: int | None) -> int:
+    wanted = plan.activation_examples_per_component
+    rows = min((n for n in (plan.n_rows_wanted, n_rows) if n is not None), default=None)
+    if rows is None:
+        return wanted
+    return min(wanted, 1 + int(rows * plan.context_length * _FIRING_SHARE))

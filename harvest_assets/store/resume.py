@@ -114,7 +114,7 @@ def harvest_saving(
             return
         started = time.monotonic()
         may_write()
-        part = replace(share, rows=share.rows[: done + rows_done], state=harvester.state())
+        part = replace(share, rows=share.rows[: done + rows_done], state=harvester.borrowed_state())
         commit_directory(saved, part)
         now = time.monotonic()
         next_save = now + max(min_seconds, (now - started) / saving_share)

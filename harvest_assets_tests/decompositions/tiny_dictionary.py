@@ -161,6 +161,10 @@ class TinyDictionary:
     def extra_bytes_per_token(self) -> int:
         return 0
 
+    @property
+    def weight_bytes(self) -> int:
+        return Path(self.checkpoint_path).stat().st_size
+
     def restricted(self, patterns: Sequence[str] | None) -> Self:
         return dataclasses.replace(self, layers=matching_layers(self.layers, patterns))
 

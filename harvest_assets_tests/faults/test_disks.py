@@ -17,8 +17,9 @@ import torch
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.manifest import disagreements
-from harvest_assets.store.preflight import require_counts
-from harvest_assets.store.resource_estimate import min_disk
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.preflight import require_disk, require_memory
+from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets_tests.faults.small_harvest import LAYERS, VOCAB, SmallHarvest, contents
 
 
@@ -145,23 +146,36 @@ def test_an_error_at_each_call(
 def test_no_room_is_said_before_work_starts(tmp_path: Path):
     with pytest.raises(HarvestError, match=r"B free.*clean"):
         require_free(tmp_path / "not" / "there", 1 << 60)
-    harvest = SmallHarvest(tmp_path / "h")
-    require_free(tmp_path, min_disk(harvest.plan, sized(LAYERS, VOCAB), 2))
+    plan = SmallHarvest(tmp_path / "h").plan
+    require_disk(tmp_path, estimate_resources(plan, sized(LAYERS, VOCAB), None), 2)
+    large = estimate_resources(plan, sized([("a", 4_000_000)], 1_000_000), None)
+    with pytest.raises(HarvestError, match=r"B free.* TB "):
+        require_disk(tmp_path / "not" / "there", large, 2)
 
 
 def sized(layers: Sequence[tuple[str, int]], vocab_size: int) -> SimpleNamespace:
     """What a decomposition of this size says of itself."""
-    return SimpleNamespace(n_components=sum(c for _, c in layers), vocab_size=vocab_size)
+    return SimpleNamespace(
+        n_components=sum(c for _, c in layers),
+        vocab_size=vocab_size,
+        tokens_per_forward=64,
+        extra_bytes_per_token=0,
+        weight_bytes=0,
+    )
 
 
-def test_counts_that_no_memory_holds_are_refused_with_the_numbers(tmp_path: Path):
+def test_what_no_memory_holds_is_refused_with_the_numbers(tmp_path: Path):
     cpu, plan = torch.device("cpu"), SmallHarvest(tmp_path / "h").plan
-    large = sized([("a", 1_000_000), ("b", 3_000_000)], 50_000)
-    refused = r"4,000,000 components and 50,000 tokens take .* TB.*--layers.*--no-cooccurrence"
+
+    def require(plan: HarvestPlan, layers: Sequence[tuple[str, int]], vocab_size: int) -> None:
+        needs = estimate_resources(plan, sized(layers, vocab_size), None)
+        require_memory(cpu, plan, needs)
+
+    refused = r"about \d.* TB of memory.*counts .* TB.*B free.*--layers.*--no-cooccurrence"
     with pytest.raises(HarvestError, match=refused):
-        require_counts(cpu, plan, large)
-    require_counts(cpu, plan, sized(LAYERS, VOCAB))
-    many = sized([("a", 2_000_000)], 1)
+        require(plan, [("a", 1_000_000), ("b", 3_000_000)], 50_000)
+    require(plan, LAYERS, VOCAB)
+    many = [("a", 1_000_000)]
     with pytest.raises(HarvestError):
-        require_counts(cpu, plan, many)
-    require_counts(cpu, plan.model_copy(update={"cooccurrence": False}), many)
+        require(plan, many, 1)
+    require(plan.model_copy(update={"cooccurrence": False}), many, 1)

@@ -65,6 +65,12 @@ class Checkpoint:
             )
         return cls(path, current_state(path, state))
 
+    @property
+    def n_weights(self) -> int:
+        """Values of all tensors; those that share their memory count once."""
+        distinct = {tensor.data_ptr(): tensor.numel() for tensor in self.state.values()}
+        return sum(distinct.values())
+
     def target_weights(self) -> dict[str, torch.Tensor]:
         """The target model's own weights, by their names in the target."""
         return self._below(TARGET)

@@ -98,7 +98,8 @@ class DecomposedModel:
         vocab_size: width of the logits.
         tokens_per_forward: tokens to compute together; fewer where a global CI function needs the
             inputs of all layers at once, so that about 4 GiB hold what a group takes.
-        extra_bytes_per_token: that a global CI function needs beside what is returned.
+        extra_bytes_per_token: for the inputs of a global CI function and its raw values, twice.
+        weight_bytes: of all weights.
         max_context_length: tokens of a row that target and CI function read; None: no limit.
         device: where it computes.
 
@@ -117,6 +118,7 @@ class DecomposedModel:
         global_ci: GlobalCIFunction | None = None,
         *,
         n_components: int,
+        n_weights: int,
         ci_noise: bool,
         bf16: bool,
     ) -> None:
@@ -129,6 +131,7 @@ class DecomposedModel:
         self._ci_noise = ci_noise
         self._bf16 = bf16
         self.device = device
+        self.weight_bytes = 4 * n_weights
         self._asked = [layer for layer in layers if layer.columns is not None]
         self.layers = [(layer.found.path, layer.found.C) for layer in self._asked]
         self.max_context_length = _max_context_length(target, global_ci)
@@ -136,7 +139,7 @@ class DecomposedModel:
         self.tokens_per_forward = self._tokens_per_forward()
         self.extra_bytes_per_token = 0
         if global_ci is not None:
-            self.extra_bytes_per_token = 4 * (2 * global_ci.input_width + n_components)
+            self.extra_bytes_per_token = 4 * (global_ci.input_width + 2 * n_components)
 
     def _tokens_per_forward(self) -> int:
         if self._global_ci is None:
@@ -287,6 +290,7 @@ def open_model(
         device,
         global_ci,
         n_components=sum(layer.C for layer in found),
+        n_weights=opened.n_weights,
         ci_noise=ci_noise and config.sampling == "binomial",
         bf16=bf16,
     )

@@ -45,6 +45,7 @@ class RunCheckpoint:
         file_stamps: of config and checkpoint when they were verified.
         tokens_per_forward: tokens that the model computes together.
         extra_bytes_per_token: for the inputs and raw values of a global CI function.
+        weight_bytes: of all weights in float32; 0 in what was written before it was recorded.
     """
 
     kind: ClassVar[str] = "spd"
@@ -67,6 +68,7 @@ class RunCheckpoint:
     file_stamps: tuple[Stamp, ...] | None = None
     tokens_per_forward: int = TOKENS_PER_FORWARD
     extra_bytes_per_token: int = 0
+    weight_bytes: int = 0
 
     @classmethod
     def recognises(cls, config: Path) -> bool:  # noqa: ARG003 - no key marks an SPD run
@@ -113,6 +115,7 @@ class RunCheckpoint:
             file_stamps=stamps,
             tokens_per_forward=model.tokens_per_forward,
             extra_bytes_per_token=model.extra_bytes_per_token,
+            weight_bytes=model.weight_bytes,
         )
 
     @property
