@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -26,8 +27,9 @@ from torch.profiler import record_function
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.accumulate import add_cofirings, add_output_mass
 from harvest_assets.harvester.batch import Batch
-from harvest_assets.harvester.counters import narrowest, pack_upper
+from harvest_assets.harvester.counters import add_occurrences, narrowest, pack_upper
 from harvest_assets.harvester.firing_list import FiringList
+from harvest_assets.harvester.gpu.choice import uses_kernels
 from harvest_assets.harvester.histogram import N_BINS, count_bins
 from harvest_assets.harvester.priorities import (
     firing_priorities,
@@ -42,8 +44,11 @@ from harvest_assets.settings import SampleSettings
 _CHUNK_ELEMENTS = 1 << 25
 _CHUNK_POSITIONS = 8192
 _GPU_CHUNK_ELEMENTS = 1 << 28
+_KERNEL_CHUNK_ELEMENTS = 1 << 29
+_KERNEL_CHUNK_POSITIONS = 1 << 20
 # Firings listed together, about 150 bytes each while they are added.
 _LISTED_FIRINGS = 1 << 19
+_KERNEL_LISTED_FIRINGS = 1 << 21
 # The names of the phases in a profile; benchmarks report their times.
 PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
 _DEFAULTS = SampleSettings()
@@ -72,6 +77,7 @@ class Harvester:
         seed: of the sample.
         cooccurrence: count which components fire together.
         device: where to accumulate.
+        kernels: use the Triton kernels; None: on a GPU, if they work there.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Harvester:
         device: str | torch.device = "cpu",
         *,
         cooccurrence: bool = True,
+        kernels: bool | None = None,
     ) -> None:
         self.settings = HarvesterSettings.from_flat(
             {
@@ -98,6 +105,7 @@ class Harvester:
             }
         )
         self.device = torch.device(device)
+        self._kernels = uses_kernels(self.device) if kernels is None else kernels
         self.total_tokens_processed = 0
         n, v, window = self.settings.n_components, vocab_size, self.settings.window
 
@@ -156,21 +164,13 @@ class Harvester:
         batch = Batch.of(
             self.settings, self.device, tokens, ci, output_probs, component_acts, first_row
         )
-        with record_function("firing statistics"):
-            ci_sums, prob_totals = self._checked_sums(batch)
         n_positions = batch.tokens.numel()
         self._make_room(n_positions)
-        self._ci_sums += ci_sums
-        self._output_totals += prob_totals
-        flat_tokens = batch.tokens.flatten()
-        self._input_totals += torch.bincount(flat_tokens, minlength=self.settings.vocab_size)
-        on_cpu = self.device.type == "cpu"
-        elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
-        step = max(1, elements // self.settings.n_components)
-        if on_cpu:
-            step = min(step, _CHUNK_POSITIONS)
-        for start in range(0, n_positions, step):
-            self._add_positions(batch, start, min(start + step, n_positions))
+        if self._kernels:
+            self._add_with_kernels(batch)
+        else:
+            self._add_plainly(batch)
+        add_occurrences(self._input_totals, batch.tokens.flatten())
         self.total_tokens_processed += n_positions
 
     @property
@@ -242,9 +242,9 @@ class Harvester:
         self._sample = ReservoirSampler.of(state.sample, n, k, self.device)
         self._highest = ReservoirSampler.of(state.highest, n, N_HIGHEST, self.device)
 
-    def _checked_sums(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """CI and probability sums of the batch, which is checked for invalid values."""
-        ci_sums, prob_totals = batch.sums()
+    def _add_checked_sums(self, batch: Batch, ci_sums: torch.Tensor) -> None:
+        """Add the CI and probability sums of the batch, which is checked for invalid values."""
+        prob_totals = batch.prob_totals()
         problems = batch.problems(ci_sums, prob_totals)
         if self.device.type == "cpu":
             for what, found in problems.items():
@@ -253,13 +253,56 @@ class Harvester:
         else:
             bad = torch.stack(list(problems.values())).any() & (self._bad_row < 0)
             self._bad_row.masked_fill_(bad, batch.first_row)
-        return ci_sums, prob_totals
+        self._ci_sums += ci_sums
+        self._output_totals += prob_totals
 
     def _make_room(self, n_positions: int) -> None:
         """Widen the counters before they could overflow."""
         if self.total_tokens_processed + n_positions > _INT32_MAX:
             self._count_ij = self._count_ij.to(torch.int64)
             self._input_counts = self._input_counts.to(torch.int64)
+
+    def _add_with_kernels(self, batch: Batch) -> None:
+        """Add a batch on a GPU; the host waits only for numbers of firings."""
+        from harvest_assets.harvester.gpu import passes
+
+        batch = passes.contiguous(batch)
+        ci, probs = batch.ci.flatten(0, 1), batch.output_probs.flatten(0, 1)
+        ci_sums = torch.zeros_like(self._ci_sums)
+        step = max(1, _KERNEL_CHUNK_ELEMENTS // self.settings.n_components)
+        for chunk in _slices(len(ci), min(step, _KERNEL_CHUNK_POSITIONS)):
+            with record_function("firing statistics"):
+                found = passes.find_firings(ci[chunk], self.settings.sample.ci_threshold)
+                ci_sums += found.ci_sums
+            # What waits for the device comes first: the large sums are done while the host goes on.
+            for part in _slices(len(found.position), _KERNEL_LISTED_FIRINGS):
+                position, component = found.position[part] + chunk.start, found.component[part]
+                with record_function("input tokens"):
+                    priority, highest = passes.count_firings(
+                        batch, position, component, self._ci_histogram, self._input_counts
+                    )
+                with record_function("examples"):
+                    gather = partial(passes.windows, batch, component, position)
+                    self._sample.add(component, priority, partial(gather, priority))
+                    self._highest.add(component, highest, partial(gather, highest))
+            if self.settings.cooccurrence:
+                with record_function("co-occurrence"):
+                    passes.add_cofirings(self._count_ij, found.fired)
+            with record_function("output tokens"):
+                passes.add_output_mass(self._output_mass, probs[chunk], found)
+        with record_function("firing statistics"):
+            self._add_checked_sums(batch, ci_sums)
+
+    def _add_plainly(self, batch: Batch) -> None:
+        with record_function("firing statistics"):
+            self._add_checked_sums(batch, batch.ci_sums())
+        on_cpu = self.device.type == "cpu"
+        elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
+        step = max(1, elements // self.settings.n_components)
+        if on_cpu:
+            step = min(step, _CHUNK_POSITIONS)
+        for chunk in _slices(batch.tokens.numel(), step):
+            self._add_positions(batch, chunk.start, chunk.stop)
 
     def _add_positions(self, batch: Batch, start: int, stop: int) -> None:
         """Add the flat positions from `start` to `stop` of the batch."""
@@ -326,6 +369,11 @@ class Harvester:
             )
 
         sampler.add(firings.component, priority, gather)
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
 
 
 def _blocks_of_firings(firing: torch.Tensor) -> Iterator[slice]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from harvest_assets.harvester.counters import add_occurrences
 from harvest_assets.schemas import LocatedExample
 
 _NOT_FULL = torch.iinfo(torch.int64).max
@@ -171,7 +172,9 @@ class ReservoirSampler:
         if len(candidates) == 0:
             return
         component, priority = component[candidates], priority[candidates]
-        if int(torch.bincount(component).max()) > self.k:
+        # Few are kept for the time being where counting them would wait for a GPU.
+        few = component.is_cuda and len(candidates) < _MIN_PENDING
+        if not few and int(torch.bincount(component).max()) > self.k:
             order = _sorted_order(component, priority)
             candidates = candidates[order[_rank_in_group(component[order]) < self.k]]
         self._hold(gather(candidates))
@@ -216,7 +219,7 @@ class ReservoirSampler:
     def _hold(self, rows: ExampleTable) -> None:
         slot = self._windows.put(rows.token_ids, rows.ci_values, rows.component_acts)
         self._held.append(_Held(rows.component, rows.priority, rows.row, rows.position, slot))
-        self._n_of += torch.bincount(rows.component, minlength=len(self._n_of))
+        add_occurrences(self._n_of, rows.component)
         self._n_held += len(slot)
 
     def _drop_losers(self) -> None:
