@@ -18,11 +18,15 @@ def add_occurrences(totals: torch.Tensor, index: torch.Tensor) -> None:
         totals += torch.bincount(index, minlength=len(totals))
 
 
+def narrowest_type(counts: torch.Tensor) -> torch.dtype:
+    """The smallest integer type that holds the counts (not negative) exactly."""
+    highest = int(counts.max()) if counts.numel() else 0
+    return next(dtype for dtype in COUNT_TYPES if highest <= torch.iinfo(dtype).max)
+
+
 def narrowest(counts: torch.Tensor) -> torch.Tensor:
     """The same counts (not negative) in the smallest integer type that is exact."""
-    highest = int(counts.max()) if counts.numel() else 0
-    dtype = next(dtype for dtype in COUNT_TYPES if highest <= torch.iinfo(dtype).max)
-    return counts.to(dtype)
+    return counts.to(narrowest_type(counts))
 
 
 def packed_length(size: int) -> int:

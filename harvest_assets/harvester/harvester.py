@@ -27,9 +27,10 @@ from torch.profiler import record_function
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.accumulate import add_cofirings, add_output_mass
 from harvest_assets.harvester.batch import Batch
-from harvest_assets.harvester.counters import add_occurrences, narrowest, pack_upper
+from harvest_assets.harvester.counters import add_occurrences, narrowest
 from harvest_assets.harvester.firing_list import FiringList
 from harvest_assets.harvester.gpu.choice import uses_kernels
+from harvest_assets.harvester.gpu.download import counts_to_host, to_host, upper_to_host
 from harvest_assets.harvester.histogram import N_BINS, count_bins
 from harvest_assets.harvester.priorities import (
     firing_priorities,
@@ -209,22 +210,24 @@ class Harvester:
                 "or a token outside the vocabulary."
             )
 
-        def out(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to("cpu", copy=copy)
+        on_cpu = self.device.type == "cpu"
 
+        def out(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to("cpu", copy=copy) if on_cpu else to_host(tensor)
+
+        counts = self._input_counts
         return HarvesterState(
             settings=self.settings,
             total_tokens_processed=self.total_tokens_processed,
             ci_sums=out(self._ci_sums),
             ci_histogram=out(self._ci_histogram),
-            cooccurrence=narrowest(pack_upper(self._count_ij.to("cpu"))),
-            input_counts=out(narrowest(self._input_counts)),
+            cooccurrence=upper_to_host(self._count_ij),
+            input_counts=out(narrowest(counts)) if on_cpu else counts_to_host(counts),
             input_token_totals=out(self._input_totals),
             output_token_prob_mass=out(self._output_mass),
             output_token_prob_totals=out(self._output_totals),
-            # Tables are replaced, never changed in place: no copy is needed.
-            sample=self._sample.table().to("cpu"),
-            highest=self._highest.table().to("cpu"),
+            sample=self._sample.host_table(),
+            highest=self._highest.host_table(),
         )
 
     def _restore(self, state: HarvesterState) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from harvest_assets.harvester.counters import add_occurrences
+from harvest_assets.harvester.gpu.download import to_host
 from harvest_assets.schemas import LocatedExample
 
 _NOT_FULL = torch.iinfo(torch.int64).max
@@ -196,6 +197,14 @@ class ReservoirSampler:
         self._held = [held._replace(slot=torch.arange(self._n_held, device=held.slot.device))]
         return ExampleTable(*held[:-1], *self._windows.first(self._n_held))
 
+    def host_table(self) -> ExampleTable:
+        """The sample on the CPU, from a GPU without a second copy there."""
+        self._drop_losers()
+        if not self._bound.is_cuda or not self._held:
+            return self.table().to("cpu")
+        held = self._held[0]
+        return ExampleTable(*map(to_host, held[:-1]), *self._windows.to_host(held.slot))
+
     @staticmethod
     def merge(tables: Iterable[ExampleTable], k: int) -> ExampleTable:
         """The sample of everything that the samples were drawn from.
@@ -296,6 +305,10 @@ class _Windows:
             torch.index_select(column, 0, slots, out=settled[: len(slots)])
             self._columns[place] = settled
         self._used, self._free = len(slots), self._free[:0]
+
+    def to_host(self, slots: torch.Tensor) -> list[torch.Tensor]:
+        """Copies on the CPU of the windows in `slots`, in this order."""
+        return [to_host(column, rows=slots) for column in self._columns]
 
     def first(self, n: int) -> list[torch.Tensor]:
         """The first n slots."""

@@ -1,7 +1,8 @@
 """Triton kernels of the harvester, each with its formula; `passes.py` launches them.
 
 n positions, C components, a vocabulary of V tokens, m firings. Sums are in a fixed order, so that
-equal batches give equal bits; atomic additions are of integers only.
+equal batches give equal bits; atomic additions are of integers only. `ALIGN`, a power of two,
+divides the length of rows: the compiler then knows which loads can be wide.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def find_firings(
     n_components: tl.tensor,
     width: tl.tensor,
     n_blocks: tl.tensor,
+    ALIGN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -46,6 +48,7 @@ def find_firings(
     ci_sums[b, c] = sum over n in b of ci[n, c], in float64
     counts[c, b] = sum over n in b of fired[n, c]
     """
+    n_components = n_components // ALIGN * ALIGN
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     block = tl.program_id(1)
     limit = _as_float64(tl.load(threshold))
@@ -109,10 +112,12 @@ def add_product(
     n_columns: tl.tensor,
     count_stride: tl.tensor,
     product_stride: tl.tensor,
+    ALIGN: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:
     """count[r, c] += product[r, c], whole numbers in float32 into integers."""
+    count_stride, n_columns = count_stride // ALIGN * ALIGN, n_columns // ALIGN * ALIGN
     row = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None].to(tl.int64)
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     inside = (row < n_rows) & (column < n_columns)

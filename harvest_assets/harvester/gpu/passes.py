@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from math import gcd
 
 import torch
 import triton
@@ -18,15 +19,16 @@ from harvest_assets.harvester.histogram import bin_edges
 from harvest_assets.harvester.priorities import seed_hash
 from harvest_assets.harvester.reservoir import ExampleTable
 
-# With 4 warps, blocks of 512 columns leave the sums over rows to single threads.
-_BLOCK_COLUMNS = 512
-_BLOCK_ROWS = 8
+# Rows x columns of a block. A thread reads 16 bytes of a row; at these widths the four warps of a
+# program share the columns, and each thread sums over the rows by itself.
+_FLOAT32_BLOCK = (8, 512)
+_BFLOAT16_BLOCK = (4, 1024)
 # Positions whose firings one program of the first pass counts.
 _COUNTED_ROWS = 128
 # Components multiplied together; of two symmetric products only one is computed.
 _TRIANGLE_ROWS = 2048
-# bfloat16 rows of this multiple are aligned for the tensor cores.
-_SIDE_MULTIPLE = 8
+# Rows of firings are padded to this multiple: aligned for the tensor cores and for wide loads.
+_ALIGNMENT = 16
 _BLOCK_FIRINGS = 256
 
 
@@ -36,7 +38,7 @@ class FoundFirings:
 
     fired: torch.Tensor  # bfloat16 [n, at least C]: 1 where a component fired, else 0
     ci_sums: torch.Tensor  # float64 [C]
-    starts: torch.Tensor  # int64 [C + 1], where each component begins in the two lists
+    starts: torch.Tensor  # int32 [C + 1], where each component begins in the two lists
     position: torch.Tensor  # int32 [m], by component, then by position
     component: torch.Tensor  # int32 [m]
 
@@ -51,25 +53,25 @@ def find_firings(ci: torch.Tensor, threshold: float) -> FoundFirings:
     """Find and list the firings; waits for their number.
 
     Args:
-        ci: float [n, C], contiguous.
+        ci: float [n, C], contiguous; fewer than 2^31 elements.
         threshold: a component fires where its CI is strictly above.
     """
     n, n_components = ci.shape
-    width = n_components + -n_components % _SIDE_MULTIPLE
+    width = n_components + -n_components % _ALIGNMENT
     n_blocks = triton.cdiv(n, _COUNTED_ROWS)
     fired = ci.new_empty((n, width), dtype=torch.bfloat16)
     ci_sums = ci.new_empty((n_blocks, n_components), dtype=torch.float64)
     counts = ci.new_empty((n_components, n_blocks), dtype=torch.int32)
-    shape = (n, n_components, width, n_blocks, _COUNTED_ROWS, _BLOCK_ROWS)
-    kernels.find_firings[(triton.cdiv(width, _BLOCK_COLUMNS), n_blocks)](
-        ci, ci.new_full((), threshold), fired, ci_sums, counts, *shape, _BLOCK_COLUMNS
+    shape, block = (n, n_components, width, n_blocks), (_COUNTED_ROWS, *_BFLOAT16_BLOCK)
+    grid = (triton.cdiv(width, block[-1]), n_blocks)
+    align = gcd(n_components, _ALIGNMENT)
+    kernels.find_firings[grid](
+        ci, ci.new_full((), threshold), fired, ci_sums, counts, *shape, align, *block
     )
-    places = pad(counts.flatten().cumsum(0, dtype=torch.int64), (1, 0))
+    places = pad(counts.flatten().cumsum(0, dtype=torch.int32), (1, 0))
     starts = places[::n_blocks].contiguous()
     position, component = counts.new_empty((2, int(starts[-1])))
-    kernels.list_firings[(triton.cdiv(n_components, _BLOCK_COLUMNS), n_blocks)](
-        fired, places, position, component, *shape, _BLOCK_COLUMNS
-    )
+    kernels.list_firings[grid](fired, places, position, component, *shape, *block)
     return FoundFirings(fired, ci_sums.sum(dim=0), starts, position, component)
 
 
@@ -87,8 +89,10 @@ def add_cofirings(count: torch.Tensor, fired: torch.Tensor) -> None:
         product = _float32_product(left.T, right)
         block = count[start : start + _TRIANGLE_ROWS, start:]
         rows, columns = block.shape
-        kernels.add_product[(triton.cdiv(columns, _BLOCK_COLUMNS), triton.cdiv(rows, _BLOCK_ROWS))](
-            block, product, rows, columns, size, right.shape[1], _BLOCK_ROWS, _BLOCK_COLUMNS
+        grid = (triton.cdiv(columns, _FLOAT32_BLOCK[1]), triton.cdiv(rows, _FLOAT32_BLOCK[0]))
+        align = gcd(size, _ALIGNMENT)
+        kernels.add_product[grid](
+            block, product, rows, columns, size, right.shape[1], align, *_FLOAT32_BLOCK
         )
 
 
@@ -107,8 +111,8 @@ def add_output_mass(mass: torch.Tensor, probs: torch.Tensor, found: FoundFirings
         found: the firings at these positions.
     """
     n_components, vocab = mass.shape
-    kernels.add_output_mass[(n_components, triton.cdiv(vocab, _BLOCK_COLUMNS))](
-        mass, probs, found.position, found.starts, vocab, _BLOCK_ROWS, _BLOCK_COLUMNS
+    kernels.add_output_mass[(n_components, triton.cdiv(vocab, _FLOAT32_BLOCK[1]))](
+        mass, probs, found.position, found.starts, vocab, *_FLOAT32_BLOCK
     )
 
 
