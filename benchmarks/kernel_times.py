@@ -86,10 +86,9 @@ def _per_firing(batch: Batch, found: FoundFirings) -> Iterator[KernelTime]:
 
     yield KernelTime("count firings, draw priorities", milliseconds(count))
     priority, _ = count()
-    chosen = torch.arange(len(priority), device="cuda")
 
     def copy() -> ExampleTable:
-        return passes.windows(batch, found.component, found.position, priority, chosen)
+        return passes.windows(batch, found.component, found.position, priority)
 
     yield KernelTime("windows of all firings", milliseconds(copy))
 

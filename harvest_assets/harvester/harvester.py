@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -45,11 +44,8 @@ from harvest_assets.settings import SampleSettings
 _CHUNK_ELEMENTS = 1 << 25
 _CHUNK_POSITIONS = 8192
 _GPU_CHUNK_ELEMENTS = 1 << 28
-_KERNEL_CHUNK_ELEMENTS = 1 << 29
-_KERNEL_CHUNK_POSITIONS = 1 << 20
 # Firings listed together, about 150 bytes each while they are added.
 _LISTED_FIRINGS = 1 << 19
-_KERNEL_LISTED_FIRINGS = 1 << 21
 # The names of the phases in a profile; benchmarks report their times.
 PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
 _DEFAULTS = SampleSettings()
@@ -266,33 +262,17 @@ class Harvester:
             self._input_counts = self._input_counts.to(torch.int64)
 
     def _add_with_kernels(self, batch: Batch) -> None:
-        """Add a batch on a GPU; the host waits only for numbers of firings."""
-        from harvest_assets.harvester.gpu import passes
+        from harvest_assets.harvester.gpu.accumulation import Totals, add_batch
 
-        batch = passes.contiguous(batch)
-        ci, probs = batch.ci.flatten(0, 1), batch.output_probs.flatten(0, 1)
-        ci_sums = torch.zeros_like(self._ci_sums)
-        step = max(1, _KERNEL_CHUNK_ELEMENTS // self.settings.n_components)
-        for chunk in _slices(len(ci), min(step, _KERNEL_CHUNK_POSITIONS)):
-            with record_function("firing statistics"):
-                found = passes.find_firings(ci[chunk], self.settings.sample.ci_threshold)
-                ci_sums += found.ci_sums
-            # What waits for the device comes first: the large sums are done while the host goes on.
-            for part in _slices(len(found.position), _KERNEL_LISTED_FIRINGS):
-                position, component = found.position[part] + chunk.start, found.component[part]
-                with record_function("input tokens"):
-                    priority, highest = passes.count_firings(
-                        batch, position, component, self._ci_histogram, self._input_counts
-                    )
-                with record_function("examples"):
-                    gather = partial(passes.windows, batch, component, position)
-                    self._sample.add(component, priority, partial(gather, priority))
-                    self._highest.add(component, highest, partial(gather, highest))
-            if self.settings.cooccurrence:
-                with record_function("co-occurrence"):
-                    passes.add_cofirings(self._count_ij, found.fired)
-            with record_function("output tokens"):
-                passes.add_output_mass(self._output_mass, probs[chunk], found)
+        totals = Totals(
+            self._ci_histogram,
+            self._count_ij,
+            self._input_counts,
+            self._output_mass,
+            self._sample,
+            self._highest,
+        )
+        ci_sums = add_batch(batch, totals)
         with record_function("firing statistics"):
             self._add_checked_sums(batch, ci_sums)
 
@@ -304,8 +284,9 @@ class Harvester:
         step = max(1, elements // self.settings.n_components)
         if on_cpu:
             step = min(step, _CHUNK_POSITIONS)
-        for chunk in _slices(batch.tokens.numel(), step):
-            self._add_positions(batch, chunk.start, chunk.stop)
+        n_positions = batch.tokens.numel()
+        for start in range(0, n_positions, step):
+            self._add_positions(batch, start, min(start + step, n_positions))
 
     def _add_positions(self, batch: Batch, start: int, stop: int) -> None:
         """Add the flat positions from `start` to `stop` of the batch."""
@@ -372,11 +353,6 @@ class Harvester:
             )
 
         sampler.add(firings.component, priority, gather)
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
 
 
 def _blocks_of_firings(firing: torch.Tensor) -> Iterator[slice]:

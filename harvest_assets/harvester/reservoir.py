@@ -169,16 +169,25 @@ class ReservoirSampler:
                 row and position.
             gather: returns the table rows of the firings at the given indices.
         """
+        candidates = self.candidates(component, priority)
+        if len(candidates):
+            self.keep(gather(candidates))
+
+    def candidates(self, component: torch.Tensor, priority: torch.Tensor) -> torch.Tensor:
+        """Indices, int64, of the firings that may be among the k lowest; arguments as in `add`."""
         candidates = (priority <= self._bound[component]).nonzero().squeeze(1)
-        if len(candidates) == 0:
-            return
-        component, priority = component[candidates], priority[candidates]
         # Few are kept for the time being where counting them would wait for a GPU.
-        few = component.is_cuda and len(candidates) < _MIN_PENDING
-        if not few and int(torch.bincount(component).max()) > self.k:
+        if len(candidates) < (_MIN_PENDING if component.is_cuda else 1):
+            return candidates
+        component, priority = component[candidates], priority[candidates]
+        if int(torch.bincount(component).max()) > self.k:
             order = _sorted_order(component, priority)
             candidates = candidates[order[_rank_in_group(component[order]) < self.k]]
-        self._hold(gather(candidates))
+        return candidates
+
+    def keep(self, rows: ExampleTable) -> None:
+        """Add candidates; those that are not among the k lowest are dropped later."""
+        self._hold(rows)
         pending = self._n_held - self._n_sorted
         if pending > max(_MIN_PENDING, self._n_sorted // 4) and int(self._n_of.max()) > self.k:
             self._drop_losers()

@@ -164,22 +164,16 @@ def _edges(device: torch.device) -> torch.Tensor:
 
 
 def windows(
-    batch: Batch,
-    component: torch.Tensor,
-    position: torch.Tensor,
-    priority: torch.Tensor,
-    chosen: torch.Tensor,
+    batch: Batch, component: torch.Tensor, position: torch.Tensor, priority: torch.Tensor
 ) -> ExampleTable:
-    """The windows around chosen firings, as `Batch.windows` returns them.
+    """The windows around firings, as `Batch.windows` returns them.
 
     Args:
         batch: contiguous tensors.
         component: integers [m].
         position: integers [m], flat positions in the batch.
         priority: int64 [m].
-        chosen: int64 [chosen firings], indices of the three.
     """
-    component, position, priority = component[chosen], position[chosen], priority[chosen]
     m, length = len(position), batch.tokens.shape[1]
     side, width = batch.settings.sample.activation_context_tokens_per_side, batch.settings.window
     token_ids = position.new_empty((m, width), dtype=torch.int32)

@@ -13,8 +13,7 @@ from harvest_assets_tests.harvester.gpu import DEVICE
 
 pytest.importorskip("triton")
 
-from harvest_assets.harvester import harvester as module
-from harvest_assets.harvester.gpu import passes
+from harvest_assets.harvester.gpu import accumulation, passes
 
 N, VOCAB, LENGTH = 5, 9, 20
 
@@ -53,8 +52,8 @@ def assert_equal(found: HarvesterState, expected: HarvesterState, tolerance: flo
 
 @pytest.mark.parametrize("cooccurrence", [True, False])
 def test_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch, cooccurrence: bool):
-    monkeypatch.setattr(module, "_KERNEL_CHUNK_ELEMENTS", 50 * N)
-    monkeypatch.setattr(module, "_KERNEL_LISTED_FIRINGS", 100)
+    monkeypatch.setattr(accumulation, "_CHUNK_ELEMENTS", 50 * N)
+    monkeypatch.setattr(accumulation, "_LISTED_FIRINGS", 100)
     states = [
         harvest(rows(5), [3], kernels=kernels, cooccurrence=cooccurrence).state()
         for kernels in (True, False)

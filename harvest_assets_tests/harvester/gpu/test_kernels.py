@@ -164,7 +164,7 @@ def test_windows(side: int, rows: int):
     position, component = (ci > THRESHOLD).nonzero(as_tuple=True)
     priority = torch.arange(len(position), device=DEVICE)
     expected = batch.windows(component, position, priority)
-    found = passes.windows(batch, component.int(), position.int(), priority, priority)
+    found = passes.windows(batch, component.int(), position.int(), priority)
     for name, column in expected._asdict().items():
         assert getattr(found, name).dtype == column.dtype, name
         assert torch.equal(getattr(found, name), column), name
