@@ -20,6 +20,8 @@ from harvest_assets.settings import SampleSettings
 
 _POSITIONS = 8192
 _THRESHOLD = 1e-6
+# To compare with what `passes` has.
+_OTHER_BLOCKS = ((4, 512), (16, 512), (8, 256), (8, 1024))
 
 
 @dataclass(frozen=True)
@@ -105,19 +107,28 @@ def _cofirings(batch: Batch, found: FoundFirings) -> KernelTime:
 
 
 def _output_mass(batch: Batch, found: FoundFirings) -> Iterator[KernelTime]:
-    probs = batch.output_probs.flatten(0, 1)
-    shape = (batch.settings.n_components, batch.settings.vocab_size)
-    mass = torch.zeros(shape, dtype=torch.float64, device="cuda")
-    yield KernelTime(
-        "output mass",
-        milliseconds(lambda: passes.add_output_mass(mass, probs, found)),
-        len(found.position) * shape[1] * probs.element_size() + 2 * mass.nbytes,
-    )
+    probs, vocab = batch.output_probs.flatten(0, 1), batch.settings.vocab_size
+    mass = torch.zeros((batch.settings.n_components, vocab), dtype=torch.float64, device="cuda")
+
+    def timed(name: str, firings: FoundFirings, block: tuple[int, int] | None = None) -> KernelTime:
+        return KernelTime(
+            name,
+            milliseconds(lambda: passes.add_output_mass(mass, probs, firings, block)),
+            len(firings.position) * vocab * probs.element_size() + 2 * mass.nbytes,
+        )
+
+    yield timed("output mass", found)
+    for block in _OTHER_BLOCKS:
+        yield timed(f"output mass, {block[0]} x {block[1]} together", found, block)
     firing = batch.ci.flatten(0, 1) > _THRESHOLD
     yield KernelTime(
         "output mass as split products (plain PyTorch)",
         milliseconds(lambda: add_split_product(mass, firing, probs)),
     )
+    always = batch.ci.flatten(0, 1).clone()
+    always[:, :: always.shape[1] // 4] = 1
+    found = passes.find_firings(always, _THRESHOLD)
+    yield timed("output mass, four components fire everywhere", found)
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 9) -> float:

@@ -148,11 +148,15 @@ def add_output_mass(
     first = tl.load(starts + c)
     last = tl.load(starts + c + 1)
     total = tl.zeros([BLOCK_V], tl.float64)
-    for begin in range(first, last, BLOCK_M):
-        i = begin + tl.arange(0, BLOCK_M)
-        row = tl.load(position + i, mask=i < last, other=0).to(tl.int64)
+    i = first + tl.arange(0, BLOCK_M)
+    row = tl.load(position + i, mask=i < last, other=0)
+    for _ in range(first, last, BLOCK_M):
+        at = row.to(tl.int64)[:, None] * vocab + column[None, :]
         inside = (i < last)[:, None] & (column < vocab)[None, :]
-        values = tl.load(probs + row[:, None] * vocab + column[None, :], mask=inside, other=0.0)
+        values = tl.load(probs + at, mask=inside, other=0.0)
+        # The next rows' numbers arrive while these rows are summed.
+        i += BLOCK_M
+        row = tl.load(position + i, mask=i < last, other=0)
         total += tl.sum(_as_float64(values), 0)
     if last > first:
         into = mass + c.to(tl.int64) * vocab + column

@@ -70,7 +70,9 @@ def find_firings(ci: torch.Tensor, threshold: float) -> FoundFirings:
     )
     places = pad(counts.flatten().cumsum(0, dtype=torch.int32), (1, 0))
     starts = places[::n_blocks].contiguous()
-    position, component = counts.new_empty((2, int(starts[-1])))
+    # Each its own allocation, so that both are aligned.
+    m = int(starts[-1])
+    position, component = counts.new_empty(m), counts.new_empty(m)
     kernels.list_firings[grid](fired, places, position, component, *shape, *block)
     return FoundFirings(fired, ci_sums.sum(dim=0), starts, position, component)
 
@@ -102,17 +104,24 @@ def _float32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return left.float() @ right.float()
 
 
-def add_output_mass(mass: torch.Tensor, probs: torch.Tensor, found: FoundFirings) -> None:
+def add_output_mass(
+    mass: torch.Tensor,
+    probs: torch.Tensor,
+    found: FoundFirings,
+    block: tuple[int, int] | None = None,
+) -> None:
     """Add the probabilities at the positions of the firings, all in float64.
 
     Args:
         mass: float64 [C, V], changed in place.
         probs: float [n, V], contiguous.
         found: the firings at these positions.
+        block: rows and columns, powers of two, that are read together.
     """
     n_components, vocab = mass.shape
-    kernels.add_output_mass[(n_components, triton.cdiv(vocab, _FLOAT32_BLOCK[1]))](
-        mass, probs, found.position, found.starts, vocab, *_FLOAT32_BLOCK
+    block = block or _FLOAT32_BLOCK
+    kernels.add_output_mass[(n_components, triton.cdiv(vocab, block[1]))](
+        mass, probs, found.position, found.starts, vocab, *block
     )
 
 

@@ -20,6 +20,8 @@ from harvest_assets.harvester.gpu import passes
 THRESHOLD = 1e-6
 # Rows and components: single ones, whole blocks, and what blocks do not divide.
 SHAPES = [(1, 1), (3, 8), (128, 9), (300, 21), (7, 600)]
+if DEVICE == "cuda":
+    SHAPES.append((30_000, 2_500))
 
 
 def causal_importances(n: int, n_components: int, dtype: torch.dtype = torch.float32):
@@ -71,7 +73,8 @@ def test_nothing_fires():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cofirings(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     dtype = torch.int64 if shape[1] == 8 else torch.int32
-    monkeypatch.setattr(passes, "_TRIANGLE_ROWS", 256)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(passes, "_TRIANGLE_ROWS", 256)
     found = passes.find_firings(causal_importances(*shape), THRESHOLD)
     count = torch.full((shape[1], shape[1]), 5, dtype=dtype, device=DEVICE)
     passes.add_cofirings(count, found.fired)
