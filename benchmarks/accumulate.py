@@ -25,7 +25,7 @@ class Measured:
         n_tokens: of a batch.
         ours: by phase; `all` is the whole batch, measured without the profiler.
         dense: the same of the yardstick; empty where it was left out.
-        peak_bytes: of the process, or on a GPU of the harvester's tensors.
+        peak_bytes: of the process, or on a GPU of all tensors, those of the yardstick too.
     """
 
     what: str
@@ -36,7 +36,15 @@ class Measured:
 
 
 def measure(
-    size: Size, k: int, *, warm_up: int, repeats: int, device: str, with_dense: bool, what: str
+    size: Size,
+    k: int,
+    *,
+    warm_up: int,
+    repeats: int,
+    device: str,
+    with_dense: bool,
+    what: str,
+    kernels: bool | None = None,
 ) -> Measured:
     """Time a batch after some others.
 
@@ -48,12 +56,19 @@ def measure(
         device: where to accumulate.
         with_dense: time the yardstick too.
         what: for the table.
+        kernels: as in `Harvester`.
     """
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
     rows = max(1, min(size.rows, 8192 // size.length))
     groups = size.rows // rows
     dense = DenseHarvester(size, k, device) if with_dense else None
     ours = Harvester(
-        [("h", size.n_components)], size.vocab_size, max_examples_per_component=k, device=device
+        [("h", size.n_components)],
+        size.vocab_size,
+        max_examples_per_component=k,
+        device=device,
+        kernels=kernels,
     )
     for index in range(warm_up * groups):
         batch = random_batch(size, index, rows, device)

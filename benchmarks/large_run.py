@@ -11,21 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from numpy.typing import NDArray
 
-from harvest_assets.data.data import sample_data
 from harvest_assets.decompositions.spd.model import open_model
 from harvest_assets.decompositions.spd.run_config import load_run_config
 
-# Shares of the positions at which components fire: from the rarest to the most frequent, evenly
-# on a logarithmic scale; 150 of 38,912 components a position.
-_RATES = (1e-4, 2.1e-2)
-_CALIBRATION_ROWS = 8
+CONFIG, CHECKPOINT = "final_config.yaml", "model_400000.pth"
 # Attention with random weights averages over the row; at full weight its average, one sample a row,
 # decides what fires, and a few rows say nothing of others.
 _ROW_INFLUENCE = 0.1
@@ -41,6 +34,10 @@ class Shape:
         components: of each matrix of a layer, in the order of the config.
         ci_width, ci_blocks, ci_inner, ci_heads: of the CI function.
         n_rows: of the data, each one token longer than `n_ctx`.
+        rates: shares of the positions at which the rarest and the most frequent component fire;
+            the others are between them, evenly on a logarithmic scale. By default 150 components
+            fire at a position.
+        calibration_rows: rows from which the biases that give these shares are computed.
     """
 
     n_layer: int = 4
@@ -62,6 +59,31 @@ class Shape:
     ci_inner: int = 8192
     ci_heads: int = 16
     n_rows: int = 4096
+    rates: tuple[float, float] = (1e-4, 2.1e-2)
+    calibration_rows: int = 8
+
+
+# About the size of an SPD run on SimpleStories: 9,320 components, 60 of which fire at a position.
+SIMPLESTORIES_SHAPE = Shape(
+    width=128,
+    n_head=4,
+    inner=512,
+    vocab_size=4019,
+    components=(
+        ("mlp.c_fc", 600),
+        ("mlp.down_proj", 500),
+        ("attn.q_proj", 250),
+        ("attn.k_proj", 250),
+        ("attn.v_proj", 360),
+        ("attn.o_proj", 370),
+    ),
+    ci_width=512,
+    ci_blocks=6,
+    ci_inner=2048,
+    ci_heads=8,
+    rates=(1e-4, 3.8e-2),
+    calibration_rows=24,
+)
 
 
 def write_large_run(root: Path, shape: Shape, seed: int = 0) -> Path:
@@ -73,30 +95,43 @@ def write_large_run(root: Path, shape: Shape, seed: int = 0) -> Path:
     root.mkdir(parents=True)
     _write_data(root / "dataset", shape, seed)
     _write_tokenizer(root / "tokenizer", shape)
+    return write_model(root, shape, seed)
+
+
+def write_model(root: Path, shape: Shape, seed: int = 0, device: str = "cpu") -> Path:
+    """Write the run and its target, without data and tokenizer, into an existing folder.
+
+    Args:
+        root: the folder.
+        shape: of the run.
+        seed: of the weights.
+        device: where the biases are computed.
+    """
     target = _write_target(root / "target", shape)
     run = root / "large_run"
     run.mkdir()
-    (run / "final_config.yaml").write_text(
-        yaml.safe_dump(_config(root, target, shape, seed)), encoding="utf-8"
-    )
-    state, checkpoint = _state(shape, seed), run / "model_400000.pth"
+    (run / CONFIG).write_text(yaml.safe_dump(_config(root, target, shape, seed)), encoding="utf-8")
+    state, checkpoint = _state(shape, seed), run / CHECKPOINT
     torch.save(state, checkpoint)
-    state[_HEAD_BIAS] = _sparse_bias(run / "final_config.yaml", checkpoint, seed)
+    state[_HEAD_BIAS] = _sparse_bias(run / CONFIG, checkpoint, shape, seed, device)
     torch.save(state, checkpoint)
     return run
 
 
-def _sparse_bias(config_path: Path, checkpoint: Path, seed: int) -> torch.Tensor:
+def _sparse_bias(
+    config_path: Path, checkpoint: Path, shape: Shape, seed: int, device: str
+) -> torch.Tensor:
     """Biases [C] that let each component fire at its own share of the positions."""
     config = load_run_config(config_path)
     # Of the logistic function's values, the raw ones can be had back.
-    model = open_model(config.model_copy(update={"sigmoid_type": "normal"}), checkpoint, "cpu")
-    rows = torch.from_numpy(sample_data(config.data_spec(None)).rows[:_CALIBRATION_ROWS])
-    lowest, highest = _RATES
+    model = open_model(config.model_copy(update={"sigmoid_type": "normal"}), checkpoint, device)
+    drawn = draw_rows(shape, shape.calibration_rows, np.random.default_rng(seed))
+    rows = torch.from_numpy(drawn).to(device)[:, : shape.n_ctx]
+    lowest, highest = shape.rates
     n_highest = int(highest * rows.numel()) + 1
     raw = torch.empty(0, sum(c for _, c in model.layers))
     for row in rows:
-        raw = torch.cat([raw, model(row[None]).ci[0].logit()])
+        raw = torch.cat([raw, model(row[None]).ci[0].logit().cpu()])
         raw = raw.topk(min(n_highest, len(raw)), dim=0).values
     generator = torch.Generator().manual_seed(seed)
     exponents = torch.rand(raw.shape[1], generator=generator)
@@ -110,6 +145,13 @@ def _sparse_bias(config_path: Path, checkpoint: Path, seed: int) -> torch.Tensor
         )
     )
     return torch.cat([of_layer[path] for path in sorted(of_layer)])  # the head's own order
+
+
+def draw_rows(shape: Shape, n_rows: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Token ids of frequencies that fall as 1 / rank, int64 [n_rows, n_ctx + 1]."""
+    weights = 1 / np.arange(1, shape.vocab_size + 1)
+    size = (n_rows, shape.n_ctx + 1)
+    return generator.choice(shape.vocab_size, size, p=weights / weights.sum())
 
 
 def _config(root: Path, target: Path, shape: Shape, seed: int) -> dict[str, object]:
@@ -227,20 +269,24 @@ def _target_state(shape: Shape, normal: Callable[..., torch.Tensor]) -> dict[str
 
 
 def _write_data(folder: Path, shape: Shape, seed: int) -> None:
-    """Token ids of frequencies that fall as 1 / rank, in four files."""
+    """Rows in four files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     folder.mkdir()
     generator = np.random.default_rng(seed)
-    weights = 1 / np.arange(1, shape.vocab_size + 1)
-    length, per_file = shape.n_ctx + 1, -(-shape.n_rows // 4)
     for n in range(4):
-        ids = generator.choice(shape.vocab_size, per_file * length, p=weights / weights.sum())
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(ids, pa.int32()), length)
+        ids = draw_rows(shape, -(-shape.n_rows // 4), generator)
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel(), pa.int32()), ids.shape[1])
         table = pa.table({"input_ids": rows.cast(pa.list_(pa.int32()))})
         pq.write_table(table, folder / f"train-{n:05d}-of-00004.parquet")
 
 
 def _write_tokenizer(folder: Path, shape: Shape) -> None:
     """One token a word; there are as many as the target's vocabulary has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {"[UNK]": 0, "[EOS]": 1}
     vocabulary |= {f"w{n}": n for n in range(2, shape.vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106

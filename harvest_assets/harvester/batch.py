@@ -80,16 +80,20 @@ class Batch:
         """The rows, for messages."""
         return f"rows {self.first_row} to {self.first_row + len(self.tokens) - 1} of the harvest"
 
-    def sums(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """CI and output probabilities summed over all positions, float64 [C] and [V]."""
-        return _column_sums(self.ci.flatten(0, 1)), _column_sums(self.output_probs.flatten(0, 1))
+    def ci_sums(self) -> torch.Tensor:
+        """Causal importances summed over all positions, float64 [C]."""
+        return _column_sums(self.ci.flatten(0, 1))
+
+    def prob_totals(self) -> torch.Tensor:
+        """Output probabilities summed over all positions, float64 [V]."""
+        return _column_sums(self.output_probs.flatten(0, 1))
 
     def problems(self, ci_sums: torch.Tensor, prob_totals: torch.Tensor) -> dict[str, torch.Tensor]:
         """For each kind of invalid value, whether the batch has one, bool [] on the device.
 
         Args:
-            ci_sums: float64 [C], from `sums`.
-            prob_totals: float64 [V], from `sums`.
+            ci_sums: float64 [C], summed over all positions.
+            prob_totals: float64 [V], likewise.
         """
         acts = self.component_acts
         finite = [extreme.isfinite() for extreme in (acts.aminmax() if acts.numel() else ())]

@@ -8,11 +8,25 @@ import torch
 COUNT_TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
+def add_occurrences(totals: torch.Tensor, index: torch.Tensor) -> None:
+    """Add to `totals`, int64 [n], how often each of its places is in `index`, integers [m]."""
+    if index.is_cuda:
+        # `bincount` would wait for the device.
+        one = torch.ones((), dtype=totals.dtype, device=totals.device)
+        totals.index_add_(0, index, one.expand(len(index)))
+    else:
+        totals += torch.bincount(index, minlength=len(totals))
+
+
+def narrowest_type(counts: torch.Tensor) -> torch.dtype:
+    """The smallest integer type that holds the counts (not negative) exactly."""
+    highest = int(counts.max()) if counts.numel() else 0
+    return next(dtype for dtype in COUNT_TYPES if highest <= torch.iinfo(dtype).max)
+
+
 def narrowest(counts: torch.Tensor) -> torch.Tensor:
     """The same counts (not negative) in the smallest integer type that is exact."""
-    highest = int(counts.max()) if counts.numel() else 0
-    dtype = next(dtype for dtype in COUNT_TYPES if highest <= torch.iinfo(dtype).max)
-    return counts.to(dtype)
+    return counts.to(narrowest_type(counts))
 
 
 def packed_length(size: int) -> int:

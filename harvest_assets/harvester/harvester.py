@@ -26,8 +26,10 @@ from torch.profiler import record_function
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.accumulate import add_cofirings, add_output_mass
 from harvest_assets.harvester.batch import Batch
-from harvest_assets.harvester.counters import narrowest, pack_upper
+from harvest_assets.harvester.counters import add_occurrences, narrowest
 from harvest_assets.harvester.firing_list import FiringList
+from harvest_assets.harvester.gpu.choice import uses_kernels
+from harvest_assets.harvester.gpu.download import counts_to_host, to_host, upper_to_host
 from harvest_assets.harvester.histogram import N_BINS, count_bins
 from harvest_assets.harvester.priorities import (
     firing_priorities,
@@ -72,6 +74,7 @@ class Harvester:
         seed: of the sample.
         cooccurrence: count which components fire together.
         device: where to accumulate.
+        kernels: use the Triton kernels; None: on a GPU, if they work there.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Harvester:
         device: str | torch.device = "cpu",
         *,
         cooccurrence: bool = True,
+        kernels: bool | None = None,
     ) -> None:
         self.settings = HarvesterSettings.from_flat(
             {
@@ -98,6 +102,7 @@ class Harvester:
             }
         )
         self.device = torch.device(device)
+        self._kernels = uses_kernels(self.device) if kernels is None else kernels
         self.total_tokens_processed = 0
         n, v, window = self.settings.n_components, vocab_size, self.settings.window
 
@@ -156,21 +161,13 @@ class Harvester:
         batch = Batch.of(
             self.settings, self.device, tokens, ci, output_probs, component_acts, first_row
         )
-        with record_function("firing statistics"):
-            ci_sums, prob_totals = self._checked_sums(batch)
         n_positions = batch.tokens.numel()
         self._make_room(n_positions)
-        self._ci_sums += ci_sums
-        self._output_totals += prob_totals
-        flat_tokens = batch.tokens.flatten()
-        self._input_totals += torch.bincount(flat_tokens, minlength=self.settings.vocab_size)
-        on_cpu = self.device.type == "cpu"
-        elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
-        step = max(1, elements // self.settings.n_components)
-        if on_cpu:
-            step = min(step, _CHUNK_POSITIONS)
-        for start in range(0, n_positions, step):
-            self._add_positions(batch, start, min(start + step, n_positions))
+        if self._kernels:
+            self._add_with_kernels(batch)
+        else:
+            self._add_plainly(batch)
+        add_occurrences(self._input_totals, batch.tokens.flatten())
         self.total_tokens_processed += n_positions
 
     @property
@@ -213,19 +210,22 @@ class Harvester:
                 "or a token outside the vocabulary."
             )
 
+        on_cpu = self.device.type == "cpu"
+
         def out(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to("cpu", copy=copy)
+            return tensor.to("cpu", copy=copy) if on_cpu else to_host(tensor)
 
         def table(sampler: ReservoirSampler) -> ExampleTable:
-            return (sampler.table() if copy else sampler.borrowed_table()).to("cpu")
+            return sampler.borrowed_table() if on_cpu and not copy else sampler.host_table()
 
+        counts = self._input_counts
         return HarvesterState(
             settings=self.settings,
             total_tokens_processed=self.total_tokens_processed,
             ci_sums=out(self._ci_sums),
             ci_histogram=out(self._ci_histogram),
-            cooccurrence=narrowest(pack_upper(self._count_ij.to("cpu"))),
-            input_counts=out(narrowest(self._input_counts)),
+            cooccurrence=upper_to_host(self._count_ij),
+            input_counts=out(narrowest(counts)) if on_cpu else counts_to_host(counts),
             input_token_totals=out(self._input_totals),
             output_token_prob_mass=out(self._output_mass),
             output_token_prob_totals=out(self._output_totals),
@@ -248,9 +248,9 @@ class Harvester:
         self._sample = ReservoirSampler.of(state.sample, n, k, self.device)
         self._highest = ReservoirSampler.of(state.highest, n, N_HIGHEST, self.device)
 
-    def _checked_sums(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """CI and probability sums of the batch, which is checked for invalid values."""
-        ci_sums, prob_totals = batch.sums()
+    def _add_checked_sums(self, batch: Batch, ci_sums: torch.Tensor) -> None:
+        """Add the CI and probability sums of the batch, which is checked for invalid values."""
+        prob_totals = batch.prob_totals()
         problems = batch.problems(ci_sums, prob_totals)
         if self.device.type == "cpu":
             for what, found in problems.items():
@@ -259,13 +259,41 @@ class Harvester:
         else:
             bad = torch.stack(list(problems.values())).any() & (self._bad_row < 0)
             self._bad_row.masked_fill_(bad, batch.first_row)
-        return ci_sums, prob_totals
+        self._ci_sums += ci_sums
+        self._output_totals += prob_totals
 
     def _make_room(self, n_positions: int) -> None:
         """Widen the counters before they could overflow."""
         if self.total_tokens_processed + n_positions > _INT32_MAX:
             self._count_ij = self._count_ij.to(torch.int64)
             self._input_counts = self._input_counts.to(torch.int64)
+
+    def _add_with_kernels(self, batch: Batch) -> None:
+        from harvest_assets.harvester.gpu.accumulation import Totals, add_batch
+
+        totals = Totals(
+            self._ci_histogram,
+            self._count_ij,
+            self._input_counts,
+            self._output_mass,
+            self._sample,
+            self._highest,
+        )
+        ci_sums = add_batch(batch, totals)
+        with record_function("firing statistics"):
+            self._add_checked_sums(batch, ci_sums)
+
+    def _add_plainly(self, batch: Batch) -> None:
+        with record_function("firing statistics"):
+            self._add_checked_sums(batch, batch.ci_sums())
+        on_cpu = self.device.type == "cpu"
+        elements = _CHUNK_ELEMENTS if on_cpu else _GPU_CHUNK_ELEMENTS
+        step = max(1, elements // self.settings.n_components)
+        if on_cpu:
+            step = min(step, _CHUNK_POSITIONS)
+        n_positions = batch.tokens.numel()
+        for start in range(0, n_positions, step):
+            self._add_positions(batch, start, min(start + step, n_positions))
 
     def _add_positions(self, batch: Batch, start: int, stop: int) -> None:
         """Add the flat positions from `start` to `stop` of the batch."""

@@ -19,11 +19,11 @@ def _signed(value: int) -> int:
 
 
 # 2^64 / golden ratio, and two more odd constants without visible pattern, one per coordinate.
-_ROW_STEP = _signed(0x9E3779B97F4A7C15)
-_POSITION_STEP = _signed(0xD1342543DE82EF95)
-_COMPONENT_STEP = _signed(0xDA942042E4DD58B5)
-_FIRST_FACTOR = _signed(0xBF58476D1CE4E5B9)
-_SECOND_FACTOR = _signed(0x94D049BB133111EB)
+ROW_STEP = _signed(0x9E3779B97F4A7C15)
+POSITION_STEP = _signed(0xD1342543DE82EF95)
+COMPONENT_STEP = _signed(0xDA942042E4DD58B5)
+FIRST_FACTOR = _signed(0xBF58476D1CE4E5B9)
+SECOND_FACTOR = _signed(0x94D049BB133111EB)
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -32,9 +32,14 @@ def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    x = (x ^ _shift_right(x, 30)) * _FIRST_FACTOR
-    x = (x ^ _shift_right(x, 27)) * _SECOND_FACTOR
+    x = (x ^ _shift_right(x, 30)) * FIRST_FACTOR
+    x = (x ^ _shift_right(x, 27)) * SECOND_FACTOR
     return x ^ _shift_right(x, 31)
+
+
+def seed_hash(seed: int) -> int:
+    """The hash that those of the positions start from; an int64."""
+    return int(_mix(torch.tensor(_signed(seed), dtype=torch.int64)))
 
 
 def position_hashes(seed: int, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -48,8 +53,7 @@ def position_hashes(seed: int, rows: torch.Tensor, positions: torch.Tensor) -> t
     Returns:
         int64 [n].
     """
-    start = _mix(torch.tensor(_signed(seed), dtype=torch.int64, device=rows.device))
-    return _mix(_mix(start + rows * _ROW_STEP) + positions * _POSITION_STEP)
+    return _mix(_mix(seed_hash(seed) + rows * ROW_STEP) + positions * POSITION_STEP)
 
 
 def firing_priorities(hashes: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
@@ -62,7 +66,7 @@ def firing_priorities(hashes: torch.Tensor, components: torch.Tensor) -> torch.T
     Returns:
         int64 [n], uniform in [0, 2^63).
     """
-    return _shift_right(_mix(hashes + (components + 1) * _COMPONENT_STEP), 1)
+    return _shift_right(_mix(hashes + (components + 1) * COMPONENT_STEP), 1)
 
 
 def highest_first(values: torch.Tensor, priorities: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from harvest_assets.harvester.counters import add_occurrences
+from harvest_assets.harvester.gpu.download import to_host
 from harvest_assets.schemas import LocatedExample
 
 _NOT_FULL = torch.iinfo(torch.int64).max
@@ -167,14 +169,25 @@ class ReservoirSampler:
                 row and position.
             gather: returns the table rows of the firings at the given indices.
         """
+        candidates = self.candidates(component, priority)
+        if len(candidates):
+            self.keep(gather(candidates))
+
+    def candidates(self, component: torch.Tensor, priority: torch.Tensor) -> torch.Tensor:
+        """Indices, int64, of the firings that may be among the k lowest; arguments as in `add`."""
         candidates = (priority <= self._bound[component]).nonzero().squeeze(1)
-        if len(candidates) == 0:
-            return
+        # Few are kept for the time being where counting them would wait for a GPU.
+        if len(candidates) < (_MIN_PENDING if component.is_cuda else 1):
+            return candidates
         component, priority = component[candidates], priority[candidates]
         if int(torch.bincount(component).max()) > self.k:
             order = _sorted_order(component, priority)
             candidates = candidates[order[_rank_in_group(component[order]) < self.k]]
-        self._hold(gather(candidates))
+        return candidates
+
+    def keep(self, rows: ExampleTable) -> None:
+        """Add candidates; those that are not among the k lowest are dropped later."""
+        self._hold(rows)
         pending = self._n_held - self._n_sorted
         if pending > max(_MIN_PENDING, self._n_sorted // 4) and int(self._n_of.max()) > self.k:
             self._drop_losers()
@@ -192,6 +205,14 @@ class ReservoirSampler:
         self._windows.settle(held.slot)
         self._held = [held._replace(slot=torch.arange(self._n_held, device=held.slot.device))]
         return ExampleTable(*held[:-1], *self._windows.first(self._n_held))
+
+    def host_table(self) -> ExampleTable:
+        """The sample on the CPU, from a GPU without a second copy there."""
+        self._drop_losers()
+        if not self._bound.is_cuda or not self._held:
+            return self.table().to("cpu")
+        held = self._held[0]
+        return ExampleTable(*map(to_host, held[:-1]), *self._windows.to_host(held.slot))
 
     @staticmethod
     def merge(tables: Iterable[ExampleTable], k: int) -> ExampleTable:
@@ -216,7 +237,7 @@ class ReservoirSampler:
     def _hold(self, rows: ExampleTable) -> None:
         slot = self._windows.put(rows.token_ids, rows.ci_values, rows.component_acts)
         self._held.append(_Held(rows.component, rows.priority, rows.row, rows.position, slot))
-        self._n_of += torch.bincount(rows.component, minlength=len(self._n_of))
+        add_occurrences(self._n_of, rows.component)
         self._n_held += len(slot)
 
     def _drop_losers(self) -> None:
@@ -293,6 +314,10 @@ class _Windows:
             torch.index_select(column, 0, slots, out=settled[: len(slots)])
             self._columns[place] = settled
         self._used, self._free = len(slots), self._free[:0]
+
+    def to_host(self, slots: torch.Tensor) -> list[torch.Tensor]:
+        """Copies on the CPU of the windows in `slots`, in this order."""
+        return [to_host(column, rows=slots) for column in self._columns]
 
     def first(self, n: int) -> list[torch.Tensor]:
         """The first n slots."""

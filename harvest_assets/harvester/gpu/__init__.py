@@ -1,0 +1,1 @@
+"""The harvester's sums in Triton kernels; `choice` says whether a device uses them."""
