@@ -6,16 +6,19 @@ Extending a harvest needs what was counted so far, but not shard by shard.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
+from harvest_assets.files.manifest import disagreements
 from harvest_assets.harvester.state_sum import StateSum
 from harvest_assets.results.merge import scratch
 from harvest_assets.store.plan import HarvestPlan
@@ -54,6 +57,7 @@ class CompactedState:
 def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
     """Compact the states of a verified harvest into one, and remove those not to be kept.
 
+    Before anything is removed, the published files are read back and compared with their digests.
     The lease of the merge must be held. Shards that another process is working on are kept.
 
     Args:
@@ -65,22 +69,35 @@ def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
         Bytes written.
 
     Raises:
-        HarvestError: states are missing or damaged; then nothing is removed.
+        HarvestError: states or published files are missing or damaged; then nothing is removed.
     """
     written = 0
-    if keep != "none":
-        work = Work.of(paths, plan)
-        total = ShardResults(paths).open(plan)
-        whole = range(work.n_rows)
-        if work.merged is None or work.merged.rows != whole:
-            merged = CompactedState(total, plan.digest, work.compatibility_digest, whole)
-            written = commit_directory(paths.merged_current, merged)
-    if keep != "all":
-        for shard in SHARD_KEYS:
-            _remove_shard(paths, shard)
+    with ThreadPoolExecutor(max_workers=1) as background:
+        read_back = None
+        if keep != "all":
+            read_back = background.submit(disagreements, paths, deep=True)
+        if keep != "none":
+            written = _write_merged(paths, plan)
+    if read_back is None:
+        return written
+    if problems := read_back.result():
+        raise HarvestError(" ".join(problems))
+    for shard in SHARD_KEYS:
+        _remove_shard(paths, shard)
     if keep == "none":
         remove(paths.merged)
     return written
+
+
+def _write_merged(paths: HarvestLayout, plan: HarvestPlan) -> int:
+    """Write the merged state unless it is there already, and return the bytes written."""
+    work = Work.of(paths, plan)
+    total = ShardResults(paths).open(plan)
+    whole = range(work.n_rows)
+    if work.merged is not None and work.merged.rows == whole:
+        return 0
+    merged = CompactedState(total, plan.digest, work.compatibility_digest, whole)
+    return commit_directory(paths.merged_current, merged)
 
 
 def _remove_shard(paths: HarvestLayout, shard: str) -> None:
