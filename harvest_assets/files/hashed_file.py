@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from harvest_assets.files.records import FileDigest
 
 # Less is hashed before another thread would have begun.
 _MIN_BESIDE = 1 << 16
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 class HashedFile(io.RawIOBase):
@@ -53,6 +55,13 @@ class HashedFile(io.RawIOBase):
         self._size += n
         return n
 
+    def write_zeros(self, n: int) -> None:
+        """Leave a hole of n bytes, which takes no room on the disk where the file system can."""
+        for start in range(0, n, len(_ZEROS)):
+            self._sha256.update(_ZEROS[: n - start])
+        self._file.seek(n, os.SEEK_CUR)
+        self._size += n
+
     def tell(self) -> int:
         """The number of bytes written so far."""
         return self._size
@@ -68,8 +77,12 @@ class HashedFile(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file."""
+        if self.closed:
+            return
         try:
             super().close()
+            # A hole at the end is part of the file too.
+            self._file.truncate(self._size)
         finally:
             self._hasher.shutdown()
             self._file.close()
