@@ -200,7 +200,8 @@ class ComponentTables:
     def _places(self, examples: ExampleTable) -> list[Any]:
         n = len(examples.row)
         rows, positions = examples.row.numpy(), examples.position.numpy()
-        return [np.full(n, self._flat_index), np.arange(n), rows, positions]
+        flat_index = np.full(n, self._flat_index, dtype=np.int32)
+        return [flat_index, np.arange(n, dtype=np.int32), rows, positions]
 
     def _write_index(self) -> None:
         arrays = [

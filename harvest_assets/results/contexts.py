@@ -109,7 +109,10 @@ def write_contexts(
 def _with_line(component: HarvestedComponent) -> tuple[HarvestedComponent, bytes]:
     """A component and its line; without a line if it never fired."""
     _check_finite(component)
-    return component, _line(component) if component.firing_count else b""
+    try:
+        return component, _line(component) if component.firing_count else b""
+    except ValueError as error:
+        raise HarvestError(f"{component.key} cannot be written: {error}.") from error
 
 
 def _check_finite(component: HarvestedComponent) -> None:
@@ -119,16 +122,12 @@ def _check_finite(component: HarvestedComponent) -> None:
         for lists in (component.input_token_pmi, component.output_token_pmi)
         for _, score in (*lists.top, *lists.bottom)
     ]
-    windows = [
-        values
-        for table in (component.examples, component.highest_ci)
-        for values in (table.ci_values, table.component_acts)
-    ]
+    highest = component.highest_ci
     if not math.isfinite(component.mean_ci):
         what = "a mean CI"
-    elif not np.isfinite(scores).all():
+    elif not all(map(math.isfinite, scores)):
         what = "a PMI"
-    elif not all(values.isfinite().all() for values in windows):
+    elif not all(values.isfinite().all() for values in (highest.ci_values, highest.component_acts)):
         what = "an example with a value"
     else:
         return

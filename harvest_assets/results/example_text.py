@@ -48,11 +48,16 @@ _OPENING, _CI, _ACTS, _CLOSING = (
 _COMMA, _MINUS, _PLUS, _POINT, _ZERO, _E = (ord(character) for character in ",-+.0e")
 # More digits before the point, or more zeros after it, and an exponent is written.
 _MAX_BEFORE_POINT, _MAX_ZEROS = 13, 5
+_MAGNITUDE, _INFINITE = 0x7FFFFFFF, 0x7F800000
 _MAX_INTEGER, _MAX_FLOAT = len("-2147483648,"), len("-1.17549435e-38,")
 
 
 def examples_text(examples: ExampleTable) -> bytes:
-    """The examples as a JSON list; all values must be finite."""
+    """The examples as a JSON list.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
     n, width = examples.token_ids.shape
     frame = len(_OPENING) + len(_CI) + len(_ACTS) + len(_CLOSING) + 1
     out = np.empty(2 + n * (frame + width * (_MAX_INTEGER + 2 * _MAX_FLOAT)), dtype=np.uint8)
@@ -60,7 +65,9 @@ def examples_text(examples: ExampleTable) -> bytes:
         column.contiguous().numpy()
         for column in (examples.token_ids, examples.ci_values, examples.component_acts)
     )
-    length = _put_examples(out, tokens, *(values.view(np.int32) for values in floats))
+    length, finite = _put_examples(out, tokens, *(values.view(np.int32) for values in floats))
+    if not finite:
+        raise ValueError("an example has a value that is not finite")
     return out[:length].tobytes()
 
 
@@ -70,10 +77,10 @@ def _put_examples(
     token_ids: NDArray[np.int32],
     ci_bits: NDArray[np.int32],
     act_bits: NDArray[np.int32],
-) -> int:
-    """Write the list, and return its length."""
+) -> tuple[int, bool]:
+    """Write the list, and return its length and whether all values are finite."""
     out[0] = ord("[")
-    at = 1
+    at, highest = 1, 0
     for row in range(len(token_ids)):
         if row:
             out[at] = _COMMA
@@ -84,12 +91,15 @@ def _put_examples(
             out[at] = _COMMA
             at += 1
         at = _put_text(out, at - 1, _CI)
+        for place in range(ci_bits.shape[1]):
+            highest = max(highest, ci_bits[row, place] & _MAGNITUDE)
+            highest = max(highest, act_bits[row, place] & _MAGNITUDE)
         at = _put_floats(out, at, ci_bits[row])
         at = _put_text(out, at, _ACTS)
         at = _put_floats(out, at, act_bits[row])
         at = _put_text(out, at, _CLOSING)
     out[at] = ord("]")
-    return at + 1
+    return at + 1, highest < _INFINITE
 
 
 @compiled
@@ -107,7 +117,7 @@ def _put_float(out: NDArray[np.uint8], at: int, bits: Any) -> int:
     if bits < 0:
         out[at] = _MINUS
         at += 1
-        bits &= 0x7FFFFFFF
+        bits &= _MAGNITUDE
     if bits == 0:
         return _put_zeros(out, at, 3, 1)
     digits, exponent = _shortest(bits)

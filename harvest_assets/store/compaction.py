@@ -5,6 +5,7 @@ Extending a harvest needs what was counted so far, but not shard by shard.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import remove
+from harvest_assets.files.atomic import fsync_path, remove
 from harvest_assets.files.commit import commit_directory
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
@@ -22,7 +23,14 @@ from harvest_assets.files.manifest import disagreements
 from harvest_assets.harvester.state_sum import StateSum
 from harvest_assets.results.merge import scratch
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.shards import SHARD_KEYS, ShardResult, ShardResults, Work
+from harvest_assets.store.shards import (
+    MERGED,
+    SHARD_KEYS,
+    STATE_FOLDER,
+    ShardResult,
+    ShardResults,
+    Work,
+)
 
 
 @dataclass(frozen=True)
@@ -32,26 +40,41 @@ class CompactedState:
     Args:
         total: of the states.
         plan_digest, compatibility_digest, rows: as in `ShardResult`.
+        only: the directory of the state, if the sum is of a single one.
     """
 
     total: StateSum
     plan_digest: str
     compatibility_digest: str
     rows: range
+    only: Path | None = None
 
     def write(self, directory: Path) -> None:
         """Write it as the state of a shard is written."""
+        given = (self.plan_digest, self.compatibility_digest, MERGED, self.rows)
+        if self.only is not None:
+            _share_files(self.only / STATE_FOLDER, directory / STATE_FOLDER)
+            ShardResult(*given, None).write_description(directory)
+            return
         with ExitStack() as stack:
 
             def allocate(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
                 file = directory / f"{name}.scratch"
                 return stack.enter_context(scratch(file, shape, dtype))
 
-            state = self.total.state(allocate)
-            merged = ShardResult(
-                self.plan_digest, self.compatibility_digest, "merged", self.rows, state
-            )
-            merged.write(directory)
+            ShardResult(*given, self.total.state(allocate)).write(directory)
+
+
+def _share_files(source: Path, directory: Path) -> None:
+    """Give the files of a folder, which are never changed, a second name; else copy them."""
+    directory.mkdir()
+    for file in source.iterdir():
+        try:
+            (directory / file.name).hardlink_to(file)
+        except OSError:
+            shutil.copyfile(file, directory / file.name)
+            fsync_path(directory / file.name)
+    fsync_path(directory)
 
 
 def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
@@ -92,11 +115,13 @@ def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
 def _write_merged(paths: HarvestLayout, plan: HarvestPlan) -> int:
     """Write the merged state unless it is there already, and return the bytes written."""
     work = Work.of(paths, plan)
-    total = ShardResults(paths).open(plan)
+    shards = ShardResults(paths)
+    total, stored = shards.open(plan), [*shards.find(plan).values()]
     whole = range(work.n_rows)
     if work.merged is not None and work.merged.rows == whole:
         return 0
-    merged = CompactedState(total, plan.digest, work.compatibility_digest, whole)
+    only = stored[0].directory if len(stored) == 1 else None
+    merged = CompactedState(total, plan.digest, work.compatibility_digest, whole, only)
     return commit_directory(paths.merged_current, merged)
 
 

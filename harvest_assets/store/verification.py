@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024
 # Parsed of files that were just written, evenly spread over the components that fired.
-_SAMPLED_LINES = 100
+_SAMPLED_LINES = 50
 # Of a float32 sum of probabilities against the float64 sum it was rounded from.
 _RELATIVE = 1e-4
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import host_name
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import record
-from harvest_assets.store.compaction import compact
 from harvest_assets.store.garbage import free, parse_age, removable
 from harvest_assets.store.verification import problems_of
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
@@ -109,25 +107,6 @@ def test_a_summary_of_other_numbers(harvest: SmallHarvest):
     for deep in (True, False):
         (problem,) = problems_of(paths, deep=deep)
         assert key in problem
-
-
-@pytest.mark.parametrize("keep", ["merged", "none"])
-def test_shards_stay_where_a_published_file_has_changed(out_dir: Path, keep: str):
-    harvest = SmallHarvest(out_dir / "harvest" / "x-aaaaaaaa")
-    harvest.run("all")
-    paths, shards = harvest.paths, [harvest.paths.shard_current(name) for name in ("00", "01")]
-    paths.merged_current.unlink()
-    files = [*paths.five_files, *paths.activation_contexts.glob("*.parquet")]
-    assert len(files) == 8
-    for file in files:
-        good = file.read_bytes()
-        file.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
-        with pytest.raises(HarvestError, match=re.escape(file.name)):
-            compact(paths, harvest.plan, keep)
-        assert all(shard.exists() for shard in shards)
-        file.write_bytes(good)
-    compact(paths, harvest.plan, keep)
-    assert not any(shard.exists() for shard in shards)
 
 
 def test_clean_frees_only_what_can_be_made_again(out_dir: Path):
