@@ -54,6 +54,7 @@ def accumulate(
 @click.option("--components", default=4000, show_default=True)
 @click.option("--vocabulary", default=4019, show_default=True)
 @click.option("--examples", default=1000, show_default=True, help="Of each component and shard.")
+@click.option("--silent", default=0.0, help="Share of the components that never fired.")
 @click.option(
     "--states", type=click.Path(path_type=Path), help="Folder for the states, kept for next time."
 )
@@ -63,11 +64,12 @@ def merge(
     components: int,
     vocabulary: int,
     examples: int,
+    silent: float,
     states: Path | None,
     picture: Path | None,
 ) -> None:
-    """Time merging full shards, writing the files, and reading one component."""
-    size = MergeSize(shards, components, vocabulary, examples)
+    """Time merging full shards, writing and checking the files, and reading one component."""
+    size = MergeSize(shards, components, vocabulary, examples, silent)
     show([merge_table(measure_merge(size, states))], picture)
 
 

@@ -1,4 +1,4 @@
-"""What merging, writing and reading one component cost."""
+"""What merging, writing, checking, compacting and reading one component cost."""
 
 from __future__ import annotations
 
@@ -31,27 +31,31 @@ class MergeSize:
         n_components: C.
         vocab_size: V.
         k: examples of each component in each state.
+        silent: share of the components that never fired.
     """
 
     n_shards: int
     n_components: int
     vocab_size: int
     k: int
+    silent: float = 0.0
 
 
 @dataclass(frozen=True)
 class MergeMeasured:
-    """Seconds, bytes and bytes.
+    """Seconds, seconds, bytes and bytes.
 
     Args:
         size: what was merged.
         seconds: of each step, of reads the median.
-        written: bytes of each file.
+        cpu_seconds: of each step, all threads together.
+        written: bytes of each file, and those that a merged state takes on the disk.
         peak_bytes: most memory that was neither a mapped file nor shared with one, by step.
     """
 
     size: MergeSize
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
     written: dict[str, int]
     peak_bytes: dict[str, int]
 
@@ -112,31 +116,40 @@ def _taken() -> int:
     )
 
 
-def _merge(
-    states: list[Path], out: Path
-) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
-    from harvest_assets.files.commit import Value
+class _Steps:
+    """Times the steps of a merge, one after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
+
+    def timed(self, what: str, work: Callable[[], Any]) -> Any:
+        """Do a step and return its result."""
+        with _Peak() as peak:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            result = work()
+            self.cpu_seconds[what] = time.process_time() - cpu_start
+            self.seconds[what] = time.perf_counter() - start
+        self.peaks[what] = peak.bytes
+        return result
+
+
+def _merge(states: list[Path], out: Path) -> tuple[dict[str, Any], ...]:
+    from harvest_assets.files.commit import Value, publish_files
     from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.harvester.state import HarvesterState
     from harvest_assets.harvester.state_sum import StateSum
     from harvest_assets.results.components_jsonl import read_component
     from harvest_assets.results.count_tensors import CorrelationStorage
     from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
+    from harvest_assets.store.compaction import CompactedState
+    from harvest_assets.store.verification import problems_of
 
-    seconds: dict[str, float] = {}
-    peaks: dict[str, int] = {}
-
-    def timed(what: str, work: Callable[[], Any]) -> Any:
-        with _Peak() as peak:
-            start = time.perf_counter()
-            result = work()
-            seconds[what] = time.perf_counter() - start
-        peaks[what] = peak.bytes
-        return result
-
+    steps = _Steps()
     out.mkdir(parents=True, exist_ok=True)
     paths = HarvestLayout(out)
-    total = timed(
+    total = steps.timed(
         "open, all bytes checked", lambda: StateSum(HarvesterState.load(s) for s in states)
     )
     values: dict[str, Value] = {
@@ -145,18 +158,24 @@ def _merge(
         "components.jsonl": MergedContexts(total, "", {}, 40, total.settings.vocab_size),
     }
     for what, value in values.items():
-        timed(what, partial(value.write, out))
+        steps.timed(what, partial(publish_files, paths, value))
+    steps.timed("files_agree", partial(problems_of, paths, deep=False))
+    steps.timed("verify", partial(problems_of, paths))
+    merged = out / "state"
+    merged.mkdir(exist_ok=True)
+    steps.timed("merged state", lambda: CompactedState(total, "", "", range(0)).write(merged))
     keys = total.settings.component_keys
     reads = []
     for key in keys[:: max(1, len(keys) // _READS)]:
         start = time.perf_counter()
-        if read_component(paths, key) is None:
-            raise LookupError(key)
+        read_component(paths, key)
         reads.append(time.perf_counter() - start)
-    seconds["read one component"] = median(reads)
-    timed("open correlations", lambda: CorrelationStorage.load(paths.component_correlations))
+    steps.seconds["read one component"] = median(reads)
+    steps.timed("open correlations", lambda: CorrelationStorage.load(paths.component_correlations))
     files = (paths.component_correlations, paths.token_stats, paths.components)
-    return seconds, {file.name: file.stat().st_size for file in files}, peaks
+    written = {file.name: file.stat().st_size for file in files}
+    written["merged state"] = sum(f.stat().st_blocks * 512 for f in merged.rglob("*"))
+    return steps.seconds, steps.cpu_seconds, written, steps.peaks
 
 
 if __name__ == "__main__":

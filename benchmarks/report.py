@@ -44,16 +44,19 @@ def merge_table(measured: MergeMeasured) -> Table:
         f"{size.k:,} examples of each, vocabulary {size.vocab_size:,}",
         title_justify="left",
     )
-    for name in ("step", "seconds", "MB", "MB/s", "memory, MB"):
+    for name in ("step", "seconds", "CPU seconds", "MB", "MB/s", "MB/s a core", "memory, MB"):
         table.add_column(name, justify="left" if name == "step" else "right")
     for step, seconds in measured.seconds.items():
         written = measured.written.get(step)
         peak = measured.peak_bytes.get(step)
+        cpu_seconds = measured.cpu_seconds.get(step)
         table.add_row(
             step,
-            f"{seconds:,.4f}" if seconds < 1 else f"{seconds:,.1f}",
+            _seconds(seconds),
+            "" if cpu_seconds is None else _seconds(cpu_seconds),
             "" if written is None else f"{written / _MEGA:,.0f}",
             "" if written is None else f"{written / _MEGA / seconds:,.0f}",
+            "" if not (written and cpu_seconds) else f"{written / _MEGA / cpu_seconds:,.0f}",
             "" if peak is None else f"{peak / _MEGA:,.0f}",
         )
     return table
@@ -75,6 +78,10 @@ def whole_table(measured: WholeMeasured) -> Table:
             f"{seconds / measured.forward:.2f}",
         )
     return table
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.4f}" if seconds < 1 else f"{seconds:,.1f}"
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from harvest_assets.harvester.counters import narrowest, packed_length
+from harvest_assets.harvester.counters import narrowest, pack_upper, packed_length
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
@@ -19,14 +20,24 @@ _SILENT = 0.8
 
 
 def write_states(
-    directory: Path, n_shards: int, n_components: int, vocab_size: int, k: int
+    directory: Path, n_shards: int, n_components: int, vocab_size: int, k: int, silent: float
 ) -> list[Path]:
-    """Write states in which every component has k examples, and return their folders."""
+    """Write states in which every component that fired has k examples, and return their folders.
+
+    Args:
+        directory: of the folders.
+        n_shards: states.
+        n_components: C.
+        vocab_size: V.
+        k: examples of each component that fired.
+        silent: share of the components that never fired.
+    """
     places = []
     for shard in range(n_shards):
         place = directory / f"{shard:02d}"
         if not (place / "state.json").exists():
-            _state(shard, n_components, vocab_size, k).save(place)
+            state = _state(shard, n_components, vocab_size, k)
+            (_silenced(state, silent) if silent else state).save(place)
         places.append(place)
     return places
 
@@ -59,6 +70,23 @@ def _state(shard: int, n_components: int, vocab_size: int, k: int) -> HarvesterS
         output_token_prob_totals=torch.rand(vocab_size, generator=generator).double() * _FIRINGS,
         sample=_examples(generator, shard, settings, k),
         highest=_examples(generator, shard, settings, N_HIGHEST),
+    )
+
+
+def _silenced(state: HarvesterState, share: float) -> HarvesterState:
+    """The state without the firings of a share of the components, the same ones in each state."""
+    n = state.settings.n_components
+    fired = torch.rand(n, generator=torch.Generator().manual_seed(0)) >= share
+    rows = fired[:, None]
+    return replace(
+        state,
+        ci_sums=state.ci_sums * fired,
+        ci_histogram=state.ci_histogram * rows,
+        cooccurrence=pack_upper(state.count_ij * rows * fired).to(state.cooccurrence.dtype),
+        input_counts=state.input_counts * rows,
+        output_token_prob_mass=state.output_token_prob_mass * rows,
+        sample=state.sample.select(fired[state.sample.component]),
+        highest=state.highest.select(fired[state.highest.component]),
     )
 
 

@@ -8,7 +8,7 @@ attempt gets a new one, and a small file, replaced atomically, points to it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,18 @@ from harvest_assets.files.atomic import (
 )
 from harvest_assets.files.layout import HarvestLayout, is_folder_name
 from harvest_assets.files.manifest import record
-from harvest_assets.files.records import Older, Record
+from harvest_assets.files.records import FileDigest, Older, Record
 
 
 class Value(Protocol):
     """What an asset produces."""
 
-    def write(self, directory: Path) -> None:
-        """Write everything, on the disk when it returns, into an existing directory."""
+    def write(self, directory: Path) -> Mapping[Path, FileDigest] | None:
+        """Write everything, on the disk when it returns, into an existing directory.
+
+        Returns:
+            The digests of files that were taken while writing.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,14 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
     for folder in (paths.root, paths.activation_contexts, paths.correlations):
         sweep(folder)
     with _staging(paths.root) as staging:
-        value.write(staging)
+        digests = value.write(staging) or {}
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             final = paths.root / file.relative_to(staging)
             written += file.stat().st_size
             final.parent.mkdir(parents=True, exist_ok=True)
             rename_into_place(file, final)
             if final.parent in (paths.activation_contexts, paths.correlations):
-                record(paths, final, getattr(value, "plan_digest", ""))
+                record(paths, final, getattr(value, "plan_digest", ""), digests.get(file))
     return written
 
 

@@ -6,12 +6,16 @@ different harvests.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest, Older, Record, sha256_of
+
+_READ_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,21 @@ class _Manifest:
 _RECORD = Record(_Manifest, "a manifest", older=Older(), ignore_unknown=True)
 
 
-def record(paths: HarvestLayout, file: Path, plan_digest: str) -> None:
+def record(
+    paths: HarvestLayout, file: Path, plan_digest: str, digest: FileDigest | None = None
+) -> None:
     """Add a file that has just been replaced, or replace its entry.
 
     One writer at a time: the stages of a harvest run one after another.
+
+    Args:
+        paths: of the harvest.
+        file: the file.
+        plan_digest: of the plan that it was merged for.
+        digest: of the file, where it was taken while writing; None: the file is read.
     """
-    entry = Entry(file.stat().st_size, sha256_of(file), plan_digest)
+    digest = digest or FileDigest.of(file)
+    entry = Entry(digest.size, digest.sha256, plan_digest)
     _RECORD.write(paths.manifest, _Manifest({**read(paths), _name(paths, file): entry}))
 
 
@@ -67,6 +80,9 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
     """
     entries = read(paths)
     problems = []
+    digests = _digests(
+        [*paths.five_files, *(paths.root / name for name in entries)] if deep else []
+    )
     for file in paths.five_files:
         name = _name(paths, file)
         if not file.exists():
@@ -75,22 +91,31 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
             problems.append(f"{paths.manifest} does not name {name}.")
         elif file.stat().st_size != entries[name].size:
             problems.append(f"{file} does not have the size recorded in {paths.manifest.name}.")
-        elif deep and sha256_of(file) != entries[name].sha256:
+        elif deep and digests.get(file) != entries[name].sha256:
             problems.append(f"{file} does not have the digest recorded in {paths.manifest.name}.")
     if deep:
-        problems += _damaged_tables(paths, entries)
+        problems += _damaged_tables(paths, entries, digests)
     plans = {entry.plan for entry in entries.values()}
     if len(plans) > 1:
         problems.append(f"The files in {paths.root} come from different harvests; merge again.")
     return problems
 
 
-def _damaged_tables(paths: HarvestLayout, entries: dict[str, Entry]) -> list[str]:
+def _digests(files: Iterable[Path]) -> dict[Path, str]:
+    """The digests of the files that exist, read side by side."""
+    existing = list(dict.fromkeys(file for file in files if file.is_file()))
+    with ThreadPoolExecutor(max_workers=_READ_AT_ONCE) as readers:
+        return dict(zip(existing, readers.map(sha256_of, existing), strict=True))
+
+
+def _damaged_tables(
+    paths: HarvestLayout, entries: dict[str, Entry], digests: dict[Path, str]
+) -> list[str]:
     files = {paths.root / name: entry for name, entry in entries.items()}
     return [
         f"{file} is missing or damaged; merge again to rebuild it."
         for file, entry in files.items()
-        if file not in paths.five_files and not (file.is_file() and sha256_of(file) == entry.sha256)
+        if file not in paths.five_files and digests.get(file) != entry.sha256
     ]
 
 

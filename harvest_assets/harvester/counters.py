@@ -52,10 +52,16 @@ def pack_upper(matrix: torch.Tensor) -> torch.Tensor:
 def unpack_rows(packed: torch.Tensor, size: int, start: int, stop: int) -> torch.Tensor:
     """Rows of the upper triangle: [stop - start, size], zero below the diagonal."""
     rows = packed.new_zeros((stop - start, size))
-    for row in range(start, stop):
-        offset = packed_offset(row, size)
-        rows[row - start, row:] = packed[offset : offset + size - row]
+    add_upper(rows, packed, start)
     return rows
+
+
+def add_upper(rows: torch.Tensor, packed: torch.Tensor, start: int) -> None:
+    """Add rows of the packed upper triangle, from row `start` on, to `rows` [n, size]."""
+    size = rows.shape[1]
+    for place, row in enumerate(rows, start):
+        offset = packed_offset(place, size)
+        row[place:] += packed[offset : offset + size - place]
 
 
 def packed_row(packed: torch.Tensor, size: int, row: int) -> torch.Tensor:

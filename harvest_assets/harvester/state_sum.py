@@ -10,9 +10,9 @@ import torch
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
+    add_upper,
     packed_length,
     packed_row,
-    unpack_rows,
 )
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
@@ -102,14 +102,14 @@ class StateSum:
         parts = (s.output_token_prob_mass[block] for s in self._states)
         return _added(parts, (block.stop - block.start, self._v), torch.float64)
 
-    def upper_cooccurrence(self, block: slice) -> torch.Tensor:
-        """Positions at which a component of the block and another both fired, int64 [block, C].
+    def add_upper_cooccurrence(self, rows: torch.Tensor, start: int) -> None:
+        """Add the positions at which two components both fired to `rows`, int64 [n, C].
 
-        Only entries on and above the diagonal of [C, C]; those below are 0.
+        The rows are those of the components from `start` on; only entries on and above the diagonal
+        of [C, C] are added to.
         """
-        n, start, stop = self.settings.n_paired, block.start, block.stop
-        parts = (unpack_rows(s.cooccurrence, n, start, stop) for s in self._states)
-        return _added(parts, (stop - start, n))
+        for state in self._states:
+            add_upper(rows, state.cooccurrence, start)
 
     def cooccurrence_of(self, component: int) -> torch.Tensor:
         """Positions at which one component and each component both fired, int64 [C]."""

@@ -13,10 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import file_version
+from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.records import FileDigest
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,15 +96,16 @@ class _TableWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, row_values: int) -> None:
-        self.writer = pq.ParquetWriter(path, schema, **_WRITTEN)
+        self.file = HashedFile(path)
+        self.writer = pq.ParquetWriter(self.file, schema, **_WRITTEN)
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._rows_per_group = _VALUES_PER_GROUP // row_values
 
     def add(self, columns: list[Any]) -> None:
-        """Add rows, given by columns."""
+        """Add rows, given by columns; a column of lists is a matrix."""
         arrays = [
-            pa.array(column, type=field.type)
+            _column(column, field.type)
             for column, field in zip(columns, self.writer.schema, strict=True)
         ]
         self._batches.append(pa.record_batch(arrays, schema=self.writer.schema))
@@ -114,6 +118,15 @@ class _TableWriter:
         if self._rows:
             self.writer.write_table(pa.Table.from_batches(self._batches))
         self._batches, self._rows = [], 0
+
+
+def _column(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """The values as a column; each row of a matrix as a list."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, type=kind)
+    n, width = values.shape
+    ends = np.arange(0, n * width + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(ends, pa.array(values.ravel(), type=kind.value_type))
 
 
 class ComponentTables:
@@ -142,6 +155,7 @@ class ComponentTables:
     ) -> None:
         with ExitStack() as stack:
             for table in (self._positions, self._highest):
+                stack.callback(table.file.close)
                 stack.callback(table.writer.close)
                 table.flush()
                 table.writer.add_key_value_metadata(self._lines)
@@ -170,18 +184,24 @@ class ComponentTables:
         self._positions.add(self._places(component.examples))
         highest = component.highest_ci
         windows = (highest.token_ids, highest.ci_values, highest.component_acts)
-        lists = [list(values.numpy()) for values in windows]
-        self._highest.add([*self._places(highest), *lists])
+        matrices = [values.numpy() for values in windows]
+        self._highest.add([*self._places(highest), *matrices])
         self._flat_index += 1
 
-    def set_lines(self, size: int, sha256: str) -> None:
+    @property
+    def digests(self) -> dict[Path, FileDigest]:
+        """The digests of the two tables of examples, once they are complete."""
+        return {table.file.path: table.file.digest for table in (self._positions, self._highest)}
+
+    def set_lines(self, lines: FileDigest) -> None:
         """Set size and digest of the `components.jsonl` that the tables belong to."""
-        self._lines = {_SIZE_KEY: str(size).encode(), _DIGEST_KEY: sha256.encode()}
+        self._lines = {_SIZE_KEY: str(lines.size).encode(), _DIGEST_KEY: lines.sha256.encode()}
 
     def _places(self, examples: ExampleTable) -> list[Any]:
         n = len(examples.row)
         rows, positions = examples.row.numpy(), examples.position.numpy()
-        return [np.full(n, self._flat_index), np.arange(n), rows, positions]
+        flat_index = np.full(n, self._flat_index, dtype=np.int32)
+        return [flat_index, np.arange(n, dtype=np.int32), rows, positions]
 
     def _write_index(self) -> None:
         arrays = [

@@ -53,7 +53,7 @@ def read_component(
         place = index.line_place(component_key)
         if place is None:
             return None
-        line = _line_at(paths, place, component_key)
+        line = line_at(paths, place, component_key)
     # The index of a file that was changed by hand does not fit.
     line = line or _line_by_scan(paths, component_key)
     return None if line is None else parse_component(paths.components, line)
@@ -125,11 +125,19 @@ def _starts_with_key(line: bytes, component_key: str) -> bool:
     return line.startswith(LINE_PREFIX + orjson.dumps(component_key) + b",")
 
 
-def _line_at(paths: HarvestLayout, place: tuple[int, int], component_key: str) -> bytes | None:
-    """The line at an offset, if it is the line of the component."""
+def line_at(paths: HarvestLayout, place: tuple[int, int], component_key: str) -> bytes | None:
+    """The line at an offset; None unless it is the line of the component.
+
+    Args:
+        paths: of the harvest.
+        place: offset and length.
+        component_key: of the component.
+    """
     offset, length = place
     with paths.components.open("rb") as file:
-        if not 0 <= offset <= offset + length <= file.seek(0, os.SEEK_END) or length < 1:
+        if not 0 <= offset <= offset + length <= file.seek(0, os.SEEK_END):
+            return None
+        if not 0 < length <= _MAX_LINE_BYTES:
             return None
         file.seek(offset)
         line = file.read(length)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.records import FileDigest
 from harvest_assets.results.component_tables import ComponentTables
 from harvest_assets.results.components_jsonl import LINE_PREFIX
+from harvest_assets.results.example_text import examples_text
+from harvest_assets.results.side_by_side import in_order
 from harvest_assets.schemas import ComponentTokenPMI
 
 if TYPE_CHECKING:
@@ -65,44 +69,50 @@ class HarvestedComponent:
 
 def write_contexts(
     paths: HarvestLayout, components: Iterable[HarvestedComponent], config: dict[str, Any]
-) -> None:
+) -> dict[Path, FileDigest]:
     """Write the folder `activation_contexts` of a harvest, all files complete and on the disk.
+
+    Lines are formatted by several threads and written in order.
 
     Args:
         paths: of the folder to fill; the caller publishes it.
         components: all of them in flat order, including those that never fired.
         config: the content of `config.json`.
 
+    Returns:
+        The digests of the lines and of the tables.
+
     Raises:
         HarvestError: a value is not finite.
     """
     paths.activation_contexts.mkdir(parents=True, exist_ok=True)
     summary: dict[str, dict[str, Any]] = {}
-    offset, digest = 0, hashlib.sha256()
-    with (
-        paths.components.open("wb", buffering=1 << 20) as lines,
-        ComponentTables(paths) as tables,
-    ):
-        for component in components:
-            _check_finite(component)
-            line = b""
-            if component.firing_count:
-                line = _line(component)
-                lines.write(line)
-                digest.update(line)
+    with HashedFile(paths.components) as lines, ComponentTables(paths) as tables:
+        for component, line in in_order(_with_line, components):
+            tables.add(component, lines.tell(), len(line))
+            lines.write(line)
+            if line:
                 summary[component.key] = {
                     "layer": component.layer,
                     "component_idx": component.component_idx,
                     "idx": component.component_idx,
                     "mean_ci": component.mean_ci,
                 }
-            tables.add(component, offset, len(line))
-            offset += len(line)
-        tables.set_lines(offset, digest.hexdigest())
+        tables.set_lines(lines.digest)
     for path, value in ((paths.summary, summary), (paths.config, config)):
         path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     for path in paths.activation_contexts.iterdir():
         fsync_path(path)
+    return {paths.components: lines.digest, **tables.digests}
+
+
+def _with_line(component: HarvestedComponent) -> tuple[HarvestedComponent, bytes]:
+    """A component and its line; without a line if it never fired."""
+    _check_finite(component)
+    try:
+        return component, _line(component) if component.firing_count else b""
+    except ValueError as error:
+        raise HarvestError(f"{component.key} cannot be written: {error}.") from error
 
 
 def _check_finite(component: HarvestedComponent) -> None:
@@ -112,16 +122,12 @@ def _check_finite(component: HarvestedComponent) -> None:
         for lists in (component.input_token_pmi, component.output_token_pmi)
         for _, score in (*lists.top, *lists.bottom)
     ]
-    windows = [
-        values
-        for table in (component.examples, component.highest_ci)
-        for values in (table.ci_values, table.component_acts)
-    ]
+    highest = component.highest_ci
     if not math.isfinite(component.mean_ci):
         what = "a mean CI"
-    elif not np.isfinite(scores).all():
+    elif not all(map(math.isfinite, scores)):
         what = "a PMI"
-    elif not all(values.isfinite().all() for values in windows):
+    elif not all(values.isfinite().all() for values in (highest.ci_values, highest.component_acts)):
         what = "an example with a value"
     else:
         return
@@ -129,26 +135,24 @@ def _check_finite(component: HarvestedComponent) -> None:
 
 
 def _line(component: HarvestedComponent) -> bytes:
-    examples = component.examples
-    # orjson writes float32 with its shortest digits, from contiguous rows.
-    columns = (examples.token_ids, examples.ci_values, examples.component_acts)
-    rows = zip(*(column.contiguous().numpy() for column in columns), strict=True)
-    rest = orjson.dumps(
-        {
-            "layer": component.layer,
-            "component_idx": component.component_idx,
-            "mean_ci": component.mean_ci,
-            "activation_examples": [
-                {"token_ids": tokens, "ci_values": ci, "component_acts": acts}
-                for tokens, ci, acts in rows
-            ],
-            "input_token_pmi": _lists(component.input_token_pmi),
-            "output_token_pmi": _lists(component.output_token_pmi),
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+    place = {
+        "layer": component.layer,
+        "component_idx": component.component_idx,
+        "mean_ci": component.mean_ci,
+    }
+    tokens = {
+        "input_token_pmi": _lists(component.input_token_pmi),
+        "output_token_pmi": _lists(component.output_token_pmi),
+    }
     # Readers find a component by the first bytes of its line, with a blank after the colon.
-    return b"".join((LINE_PREFIX, orjson.dumps(component.key), b", ", rest[1:], b"\n"))
+    return b"".join(
+        (
+            *(LINE_PREFIX, orjson.dumps(component.key), b", "),
+            *(orjson.dumps(place)[1:-1], b',"activation_examples":'),
+            *(examples_text(component.examples), b","),
+            *(orjson.dumps(tokens)[1:], b"\n"),
+        )
+    )
 
 
 def _lists(pmi: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:

@@ -6,10 +6,12 @@ import dataclasses
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import atomic_path
+from harvest_assets.files.hashed_file import HashedFile
+from harvest_assets.files.records import FileDigest
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +24,18 @@ _FLOATS = ("float64", "float32")
 class _Storage:
     """A `torch.save` of a plain dict whose keys are the fields of a dataclass."""
 
-    def save(self, path: Path) -> None:
-        """Write the file atomically; tensors in mapped files are not read into memory."""
+    def save(self, path: Path) -> FileDigest:
+        """Write the file atomically, and return its digest.
+
+        Tensors in mapped files are not read into memory.
+        """
         import torch
 
         fields = self._content()
         # Given a path, torch writes its name into the file: equal contents would differ in bytes.
-        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-            torch.save(fields, file)
+        with atomic_path(Path(path)) as temporary, HashedFile(temporary) as file:
+            torch.save(fields, cast("IO[bytes]", file))
+        return file.digest
 
     @classmethod
     def load(cls, path: Path) -> Self:

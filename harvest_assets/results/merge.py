@@ -7,8 +7,8 @@ are mapped into memory and saved from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.records import FileDigest
 from harvest_assets.harvester.counters import mirror
-from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.harvester.state_sum import StateSum, blocks
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.pmi import informative_tokens, top_bottom_pmi
+from harvest_assets.results.side_by_side import in_order, n_threads
 from harvest_assets.schemas import ComponentTokenPMI
 
-# Entries of a matrix, and bytes of examples, in a block.
+# Entries of a matrix, and bytes of examples, that are merged at a time.
 _BLOCK_ENTRIES = 1 << 20
 _BLOCK_EXAMPLE_BYTES = 1 << 26
 # Per sampled firing: its keys, its place in the order, and what sorting them takes.
@@ -42,11 +43,11 @@ class MergedCorrelations:
     total: StateSum
     plan_digest: str
 
-    def write(self, directory: Path) -> None:
-        """Write the file into a harvest folder."""
+    def write(self, directory: Path) -> dict[Path, FileDigest]:
+        """Write the file into a harvest folder, and return its digest."""
         path = HarvestLayout(directory).component_correlations
         path.parent.mkdir(parents=True, exist_ok=True)
-        merge_correlations(self.total, path)
+        return {path: merge_correlations(self.total, path)}
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class MergedTokenStats:
     total: StateSum
     plan_digest: str
 
-    def write(self, directory: Path) -> None:
-        """Write the file into a harvest folder."""
+    def write(self, directory: Path) -> dict[Path, FileDigest]:
+        """Write the file into a harvest folder, and return its digest."""
         path = HarvestLayout(directory).token_stats
         path.parent.mkdir(parents=True, exist_ok=True)
-        merge_token_stats(self.total, path)
+        return {path: merge_token_stats(self.total, path)}
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class MergedContexts:
     pmi_top_k: int
     token_limit: int
 
-    def write(self, directory: Path) -> None:
-        """Write the files into a harvest folder."""
+    def write(self, directory: Path) -> dict[Path, FileDigest]:
+        """Write the files into a harvest folder, and return digests of the large ones."""
         components = merged_components(self.total, self.pmi_top_k, self.token_limit)
-        write_contexts(HarvestLayout(directory), components, self.config)
+        return write_contexts(HarvestLayout(directory), components, self.config)
 
 
 @dataclass(frozen=True)
@@ -146,23 +147,25 @@ def scratch(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Iterator[to
         path.unlink(missing_ok=True)
 
 
-def merge_correlations(total: StateSum, path: Path) -> None:
-    """Write `component_correlations.pt`."""
+def merge_correlations(total: StateSum, path: Path) -> FileDigest:
+    """Write `component_correlations.pt`, and return its digest."""
     settings = total.settings
     n = settings.n_components
     if not settings.cooccurrence:
-        CorrelationStorage(
+        return CorrelationStorage(
             component_keys=settings.component_keys,
             count_i=total.firing_counts,
             count_ij=None,
             count_total=total.total_tokens_processed,
         ).save(path)
-        return
     with scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
-        for block in blocks(n, _BLOCK_ENTRIES // n):
-            count_ij[block] = total.upper_cooccurrence(block)
+
+        def fill(block: slice) -> None:
+            total.add_upper_cooccurrence(count_ij[block], block.start)
+
+        deque(in_order(fill, blocks(n, _BLOCK_ENTRIES // n)), maxlen=0)
         mirror(count_ij)
-        CorrelationStorage(
+        return CorrelationStorage(
             component_keys=settings.component_keys,
             count_i=total.firing_counts,
             count_ij=count_ij,
@@ -170,18 +173,21 @@ def merge_correlations(total: StateSum, path: Path) -> None:
         ).save(path)
 
 
-def merge_token_stats(total: StateSum, path: Path) -> None:
-    """Write `token_stats.pt`."""
+def merge_token_stats(total: StateSum, path: Path) -> FileDigest:
+    """Write `token_stats.pt`, and return its digest."""
     settings = total.settings
     n, v = settings.n_components, settings.vocab_size
     with (
         scratch(path.with_suffix(".input"), (n, v), torch.int64) as input_counts,
         scratch(path.with_suffix(".output"), (n, v), torch.float32) as output_counts,
     ):
-        for block in blocks(n, _BLOCK_ENTRIES // v):
+
+        def fill(block: slice) -> None:
             input_counts[block] = total.input_counts(block)
             output_counts[block] = total.output_mass(block)
-        TokenStatsStorage(
+
+        deque(in_order(fill, blocks(n, _BLOCK_ENTRIES // v // n_threads())), maxlen=0)
+        return TokenStatsStorage(
             component_keys=settings.component_keys,
             vocab_size=v,
             n_tokens=total.total_tokens_processed,
@@ -217,46 +223,46 @@ def merged_components(
     outputs = _TokenCounts(total.output_token_prob_totals, n_positions, pmi_top_k, token_limit)
     places = [(layer, index) for layer, c in settings.layers for index in range(c)]
 
-    def merged(block: slice) -> _MergedBlock:
-        return _MergedBlock(
-            block,
-            total.input_counts(block).numpy(),
-            total.output_mass(block).numpy(),
-            total.sample(block),
-            total.highest_ci(block),
-        )
-
-    for block, input_counts, output_mass, sample, highest in _one_ahead(
-        merged, blocks(settings.n_components, _block_size(total))
-    ):
+    def merged(block: slice) -> list[HarvestedComponent]:
+        input_counts = total.input_counts(block).numpy()
+        output_mass = total.output_mass(block).numpy()
+        sample, highest = total.sample(block), total.highest_ci(block)
+        components = []
         for flat in range(block.start, block.stop):
             layer, index = places[flat]
             read = inputs.of(input_counts[flat - block.start], firings[flat])
             predicted = outputs.of(output_mass[flat - block.start], firings[flat])
             nats = max(read.nats, predicted.nats)
-            yield HarvestedComponent(
-                layer=layer,
-                component_idx=index,
-                firing_count=firings[flat],
-                mean_ci=round_significant(ci_sums[flat] / max(1, n_positions)),
-                ci_histogram=histogram[flat],
-                examples=sample.of_components(flat, flat + 1),
-                highest_ci=highest.of_components(flat, flat + 1),
-                input_token_pmi=read.pmi,
-                output_token_pmi=predicted.pmi,
-                informativeness=round_significant(float(np.log1p(firings[flat])) * nats),
-                informative_input_tokens=read.informative,
-                informative_output_tokens=predicted.informative,
+            components.append(
+                HarvestedComponent(
+                    layer=layer,
+                    component_idx=index,
+                    firing_count=firings[flat],
+                    mean_ci=round_significant(ci_sums[flat] / max(1, n_positions)),
+                    ci_histogram=histogram[flat],
+                    examples=sample.of_components(flat, flat + 1),
+                    highest_ci=highest.of_components(flat, flat + 1),
+                    input_token_pmi=read.pmi,
+                    output_token_pmi=predicted.pmi,
+                    informativeness=round_significant(float(np.log1p(firings[flat])) * nats),
+                    informative_input_tokens=read.informative,
+                    informative_output_tokens=predicted.informative,
+                )
             )
+        return components
+
+    for components in in_order(merged, blocks(settings.n_components, _block_size(total))):
+        yield from components
 
 
 def _block_size(total: StateSum) -> int:
-    """Components whose counts and examples are merged together."""
+    """Components whose counts and examples one thread merges together."""
     settings = total.settings
     kept = settings.sample.activation_examples_per_component
     # Windows take 12 bytes a token, and twice as much while they are gathered.
     example_bytes = kept * settings.window * 12 * 2 + kept * total.n_states * _SORTED_BYTES
-    return min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
+    most = min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
+    return most // n_threads()
 
 
 class _TokenStatistics(NamedTuple):
@@ -292,27 +298,3 @@ class _TokenCounts:
             top_bottom_pmi(*given, self._k, self._limit),
             *informative_tokens(*given, _INFORMATIVE_TOKENS, self._limit),
         )
-
-
-class _MergedBlock(NamedTuple):
-    """The sums of a block of components."""
-
-    block: slice
-    input_counts: NDArray[np.int64]  # [block, V]
-    output_mass: NDArray[np.float64]  # [block, V]
-    sample: ExampleTable
-    highest: ExampleTable
-
-
-def _one_ahead(
-    merge: Callable[[slice], _MergedBlock], parts: Iterable[slice]
-) -> Iterator[_MergedBlock]:
-    """The merged blocks; while one is used the next is computed."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        pending: Future[_MergedBlock] | None = None
-        for block in parts:
-            ready, pending = pending, worker.submit(merge, block)
-            if ready is not None:
-                yield ready.result()
-        if pending is not None:
-            yield pending.result()

@@ -5,21 +5,32 @@ Extending a harvest needs what was counted so far, but not shard by shard.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from harvest_assets.files.atomic import remove
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import fsync_path, remove
 from harvest_assets.files.commit import commit_directory
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
+from harvest_assets.files.manifest import disagreements
 from harvest_assets.harvester.state_sum import StateSum
 from harvest_assets.results.merge import scratch
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.shards import SHARD_KEYS, ShardResult, ShardResults, Work
+from harvest_assets.store.shards import (
+    MERGED,
+    SHARD_KEYS,
+    STATE_FOLDER,
+    ShardResult,
+    ShardResults,
+    Work,
+)
 
 
 @dataclass(frozen=True)
@@ -29,31 +40,47 @@ class CompactedState:
     Args:
         total: of the states.
         plan_digest, compatibility_digest, rows: as in `ShardResult`.
+        only: the directory of the state, if the sum is of a single one.
     """
 
     total: StateSum
     plan_digest: str
     compatibility_digest: str
     rows: range
+    only: Path | None = None
 
     def write(self, directory: Path) -> None:
         """Write it as the state of a shard is written."""
+        given = (self.plan_digest, self.compatibility_digest, MERGED, self.rows)
+        if self.only is not None:
+            _share_files(self.only / STATE_FOLDER, directory / STATE_FOLDER)
+            ShardResult(*given, None).write_description(directory)
+            return
         with ExitStack() as stack:
 
             def allocate(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
                 file = directory / f"{name}.scratch"
                 return stack.enter_context(scratch(file, shape, dtype))
 
-            state = self.total.state(allocate)
-            merged = ShardResult(
-                self.plan_digest, self.compatibility_digest, "merged", self.rows, state
-            )
-            merged.write(directory)
+            ShardResult(*given, self.total.state(allocate)).write(directory)
+
+
+def _share_files(source: Path, directory: Path) -> None:
+    """Give the files of a folder, which are never changed, a second name; else copy them."""
+    directory.mkdir()
+    for file in source.iterdir():
+        try:
+            (directory / file.name).hardlink_to(file)
+        except OSError:
+            shutil.copyfile(file, directory / file.name)
+            fsync_path(directory / file.name)
+    fsync_path(directory)
 
 
 def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
     """Compact the states of a verified harvest into one, and remove those not to be kept.
 
+    Before anything is removed, the published files are read back and compared with their digests.
     The lease of the merge must be held. Shards that another process is working on are kept.
 
     Args:
@@ -65,22 +92,37 @@ def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
         Bytes written.
 
     Raises:
-        HarvestError: states are missing or damaged; then nothing is removed.
+        HarvestError: states or published files are missing or damaged; then nothing is removed.
     """
     written = 0
-    if keep != "none":
-        work = Work.of(paths, plan)
-        total = ShardResults(paths).open(plan)
-        whole = range(work.n_rows)
-        if work.merged is None or work.merged.rows != whole:
-            merged = CompactedState(total, plan.digest, work.compatibility_digest, whole)
-            written = commit_directory(paths.merged_current, merged)
-    if keep != "all":
-        for shard in SHARD_KEYS:
-            _remove_shard(paths, shard)
+    with ThreadPoolExecutor(max_workers=1) as background:
+        read_back = None
+        if keep != "all":
+            read_back = background.submit(disagreements, paths, deep=True)
+        if keep != "none":
+            written = _write_merged(paths, plan)
+    if read_back is None:
+        return written
+    if problems := read_back.result():
+        raise HarvestError(" ".join(problems))
+    for shard in SHARD_KEYS:
+        _remove_shard(paths, shard)
     if keep == "none":
         remove(paths.merged)
     return written
+
+
+def _write_merged(paths: HarvestLayout, plan: HarvestPlan) -> int:
+    """Write the merged state unless it is there already, and return the bytes written."""
+    work = Work.of(paths, plan)
+    shards = ShardResults(paths)
+    total, stored = shards.open(plan), [*shards.find(plan).values()]
+    whole = range(work.n_rows)
+    if work.merged is not None and work.merged.rows == whole:
+        return 0
+    only = stored[0].directory if len(stored) == 1 else None
+    merged = CompactedState(total, plan.digest, work.compatibility_digest, whole, only)
+    return commit_directory(paths.merged_current, merged)
 
 
 def _remove_shard(paths: HarvestLayout, shard: str) -> None:

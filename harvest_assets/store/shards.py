@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from harvest_assets.harvester.state_sum import StateSum
 
 SHARD_KEYS = tuple(f"{shard:02d}" for shard in range(MAX_SHARDS))
+# What the merged state is called beside the shards.
+MERGED = "merged"
 FORMAT_VERSION = 2
 
 _META_FILE = "shard.json"
-_STATE_FOLDER = "state"
+STATE_FOLDER = "state"
 
 _Row = Annotated[int, Field(ge=0, lt=1 << 62)]
 
@@ -80,7 +82,11 @@ class ShardResult:
         """Write the state into a new directory, `shard.json` last."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.state is not None:
-            self.state.save(directory / _STATE_FOLDER)
+            self.state.save(directory / STATE_FOLDER)
+        self.write_description(directory)
+
+    def write_description(self, directory: Path) -> None:
+        """Write `shard.json` into a directory whose state is complete."""
         meta = _ShardMeta(
             self.plan_digest,
             self.compatibility_digest,
@@ -137,7 +143,7 @@ class StoredState:
         """
         from harvest_assets.harvester import HarvesterState
 
-        return HarvesterState.load(self.directory / _STATE_FOLDER, trusted=trusted)
+        return HarvesterState.load(self.directory / STATE_FOLDER, trusted=trusted)
 
     def damage(self) -> list[str]:
         """What is wrong with the files, in sentences."""
@@ -146,7 +152,7 @@ class StoredState:
         if not self.rows:
             return []
         try:
-            return state_damage(self.directory / _STATE_FOLDER)
+            return state_damage(self.directory / STATE_FOLDER)
         except HarvestError as error:
             return [str(error)]
 
@@ -217,11 +223,23 @@ class ShardResults:
         """The sum of the states that are the harvest of a plan, memory-mapped and undamaged.
 
         Raises:
-            HarvestError: shards are missing or damaged, were harvested for another plan, or of rows
-                that are not in the order of training.
+            HarvestError: as `find`, or a state is damaged.
         """
         from harvest_assets.harvester.state_sum import StateSum
 
+        states = []
+        for name, stored in self.find(plan).items():
+            with self._naming(plan, name):
+                states.append(stored.open())
+        return StateSum(states)
+
+    def find(self, plan: HarvestPlan) -> dict[str, StoredState]:
+        """The states that are the harvest of a plan, by shard; `merged` is the one of earlier work.
+
+        Raises:
+            HarvestError: shards are missing, were harvested for another plan, or of rows that are
+                not in the order of training.
+        """
         check_order(SharedTokenRows.open(self.paths.root).directory)
         work = Work.of(self.paths, plan)
         names = [name for name, rows in zip(SHARD_KEYS, work.shares, strict=False) if rows]
@@ -230,19 +248,29 @@ class ShardResults:
             raise HarvestError(
                 f"Shards {', '.join(missing)} of {plan.run} have not been harvested."
             )
-        states = []
-        if work.merged is not None:
-            with _naming(f"The merged state of {plan.run}", f"remove {self.paths.merged}"):
-                states.append(work.merged.open())
+        found = {} if work.merged is None else {MERGED: work.merged}
         for name in names:
-            with _naming(f"Shard {name} of {plan.run}", "materialize it again"):
+            with self._naming(plan, name):
                 stored = StoredState.find(self.paths.shard_current(name))
                 if stored is None:
                     raise HarvestError("its state is missing.")
                 if not work.is_result(stored, plan, work.share(name)):
                     raise HarvestError("it was harvested for another plan or checkpoint.")
-                states.append(stored.open())
-        return StateSum(states)
+                found[name] = stored
+        return found
+
+    @contextmanager
+    def _naming(self, plan: HarvestPlan, name: str) -> Iterator[None]:
+        """Errors inside the block say which state they are about, and what to do."""
+        try:
+            yield
+        except HarvestError as error:
+            what, remedy = f"Shard {name} of {plan.run}", "materialize it again"
+            if name == MERGED:
+                what, remedy = f"The merged state of {plan.run}", f"remove {self.paths.merged}"
+            raise HarvestError(
+                f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
+            ) from error
 
     def are_complete(self, plan: HarvestPlan) -> bool:
         """Whether the results of all shards of a plan are stored; they are not opened.
@@ -267,7 +295,7 @@ class ShardResults:
             HarvestError: the token rows are missing.
         """
         work = Work.of(self.paths, plan)
-        found = {} if work.merged is None else {"merged": work.merged}
+        found = {} if work.merged is None else {MERGED: work.merged}
         for name, share in zip(SHARD_KEYS, work.shares, strict=False):
             for current in (self.paths.shard_current(name), self.paths.shard_saved(name)):
                 stored = _find_sound(current)
@@ -275,17 +303,6 @@ class ShardResults:
                     found[name] = stored
                     break
         return found
-
-
-@contextmanager
-def _naming(what: str, remedy: str) -> Iterator[None]:
-    """Errors inside the block say which state they are about, and what to do."""
-    try:
-        yield
-    except HarvestError as error:
-        raise HarvestError(
-            f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
-        ) from error
 
 
 def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:

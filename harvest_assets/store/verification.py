@@ -5,12 +5,18 @@
 3. The lines: each where the index says, in flat order, with the same numbers as the other files.
 4. The states that are kept: their digests.
 5. The copy of the tokenizer: its digest.
+
+Of files that were just written only a sample of the lines is read, and no digests are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError, counted
@@ -18,37 +24,42 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.results.component_tables import ComponentIndex, read_index
-from harvest_assets.results.components_jsonl import lines_of, parse_component, read_summary
+from harvest_assets.results.components_jsonl import line_at, parse_component, read_summary
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.store.shards import SHARD_KEYS, StoredState
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 _BLOCK = 1024
+# Parsed of files that were just written, evenly spread over the components that fired.
+_SAMPLED_LINES = 50
 # Of a float32 sum of probabilities against the float64 sum it was rounded from.
 _RELATIVE = 1e-4
 
 
 def problems_of(
-    paths: HarvestLayout, progress: Callable[[str], None] = lambda _: None
+    paths: HarvestLayout, progress: Callable[[str], None] = lambda _: None, *, deep: bool = True
 ) -> list[str]:
     """What is wrong with a harvest, in sentences; empty if everything agrees.
 
     Args:
         paths: of the harvest.
         progress: called with the name of what is checked next.
+        deep: read every byte. Otherwise digests are not compared, states are not read, and only a
+            sample of the lines is parsed: enough for files that were just written.
     """
     progress("files and manifest")
-    problems = disagreements(paths, deep=True)
+    problems = disagreements(paths, deep=deep)
     if not any(file.exists() for file in paths.five_files):
         return problems
-    checks: tuple[tuple[str, Callable[[HarvestLayout], Iterable[str]]], ...] = (
+    checks: list[tuple[str, Callable[[HarvestLayout], Iterable[str]]]] = [
         ("counts", _counts),
-        ("lines", _lines),
-        ("states", _states),
-        ("tokenizer", _tokenizer),
-    )
+        ("lines", partial(_lines, n_parsed=None if deep else _SAMPLED_LINES)),
+    ]
+    if deep:
+        checks += [("states", _states), ("tokenizer", _tokenizer)]
     for what, check in checks:
         progress(what)
         try:
@@ -77,12 +88,13 @@ def inconsistencies(
         return sorted(problems)
     if (count_ij.diagonal() != count_i).any():
         problems.add("the diagonal of count_ij is not count_i")
-    for start in range(0, len(count_ij), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        rows = count_ij[block]
-        if (rows != count_ij[:, block].T).any():
+    size = len(count_ij)
+    for top, left in product(range(0, size, _BLOCK), repeat=2):
+        rows, columns = slice(top, top + _BLOCK), slice(left, left + _BLOCK)
+        tile = count_ij[rows, columns]
+        if left >= top and (tile != count_ij[columns, rows].T).any():
             problems.add("count_ij is not symmetric")
-        if (rows < 0).any() or (rows > count_i[block, None]).any():
+        if (tile < 0).any() or (tile > count_i[rows, None]).any():
             problems.add("two components fired together more often than one of them")
     return sorted(problems)
 
@@ -131,7 +143,8 @@ def _close(sums: torch.Tensor, expected: Any) -> bool:
     return bool(((sums - wanted).abs() <= _RELATIVE * wanted.abs().clamp(min=1.0)).all())
 
 
-def _lines(paths: HarvestLayout) -> Iterator[str]:
+def _lines(paths: HarvestLayout, n_parsed: int | None = None) -> Iterator[str]:
+    """Problems with lines, index and summary; `n_parsed` lines are parsed, by default all."""
     config = read_json(paths.config)
     summary = read_summary(paths)
     firings = _firings(paths)
@@ -142,32 +155,45 @@ def _lines(paths: HarvestLayout) -> Iterator[str]:
     if index is None:
         yield f"{paths.component_index} is missing, damaged, or belongs to other lines."
         return
-    rows = read_index(paths).select(["component_key", "firing_count", "offset", "length"])
-    if dict(
-        zip(*(rows[n].to_pylist() for n in ("component_key", "firing_count")), strict=True)
-    ) != (firings):
+    rows = read_index(paths)
+    keys, counts = (rows[name].to_pylist() for name in ("component_key", "firing_count"))
+    if dict(zip(keys, counts, strict=True)) != firings:
         yield f"{paths.component_index} does not have the firings of component_correlations.pt."
-    placed = [row for row in rows.to_pylist() if row["offset"] is not None]
-    if [row["component_key"] for row in placed] != alive:
+    placed = rows.filter(rows["offset"].is_valid())
+    if placed["component_key"].to_pylist() != alive:
         yield f"{paths.component_index} does not list the components that fired."
         return
-    expected = config.get("activation_examples_per_component")
-    offset = 0
-    with paths.components.open("rb") as file:
-        for row, line in zip(placed, lines_of(paths.components, file), strict=False):
-            key, indexed = row["component_key"], (row["offset"], row["length"])
-            component = parse_component(paths.components, line)
-            if indexed != (offset, len(line)) or component.component_key != key:
-                yield f"{paths.components} does not have the line of {key} where its index says."
-                return
-            offset += len(line)
-            if key in summary and component.mean_ci != summary[key].mean_ci:
-                yield f"{paths.components} and {paths.summary.name} differ in the mean CI of {key}."
-            n_examples = len(component.activation_examples)
-            if expected is not None and n_examples != min(expected, firings[key]):
-                yield f"{paths.components} has {counted(n_examples, 'example')} of {key}."
-    if offset != paths.components.stat().st_size:
-        yield f"{paths.components} does not end where its index says."
+    misplaced = _misplaced(paths, placed)
+    if misplaced:
+        yield misplaced
+        return
+    sampled = alive[:: max(1, len(alive) // n_parsed)] if n_parsed else alive
+    kept = config.get("activation_examples_per_component")
+    for key in sampled:
+        place = index.line_place(key)
+        line = line_at(paths, place, key) if place else None
+        if line is None:
+            yield f"{paths.components} does not have the line of {key} where its index says."
+            return
+        component = parse_component(paths.components, line)
+        if key in summary and component.mean_ci != summary[key].mean_ci:
+            yield f"{paths.components} and {paths.summary.name} differ in the mean CI of {key}."
+        n_examples = len(component.activation_examples)
+        if kept is not None and n_examples != min(kept, firings[key]):
+            yield f"{paths.components} has {counted(n_examples, 'example')} of {key}."
+
+
+def _misplaced(paths: HarvestLayout, placed: pa.Table) -> str | None:
+    """The problem if the lines do not follow one another up to the end of the file."""
+    offsets, lengths = (placed[name].to_numpy() for name in ("offset", "length"))
+    ends = np.cumsum(lengths)
+    wrong = np.flatnonzero(offsets != ends - lengths)
+    if len(wrong):
+        key = placed["component_key"][int(wrong[0])]
+        return f"{paths.components} does not have the line of {key} where its index says."
+    if (ends[-1] if len(ends) else 0) != paths.components.stat().st_size:
+        return f"{paths.components} does not end where its index says."
+    return None
 
 
 def _firings(paths: HarvestLayout) -> dict[str, int]:

@@ -56,7 +56,9 @@ def resaved(paths: HarvestLayout, file: Path, change) -> list[str]:
     change(value)
     torch.save(value, file)
     record(paths, file, SmallHarvest(paths.root).plan.digest)
-    return problems_of(paths)
+    problems = problems_of(paths)
+    assert problems_of(paths, deep=False) == problems
+    return problems
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,9 @@ def test_lines_that_the_index_does_not_name(harvest: SmallHarvest):
     moved = table.set_column(index, table.schema.field("offset"), [offsets])
     pq.write_table(moved.replace_schema_metadata(table.schema.metadata), paths.component_index)
     record(paths, paths.component_index, harvest.plan.digest)
-    (problem,) = problems_of(paths)
-    assert "where its index says" in problem
+    for deep in (True, False):
+        (problem,) = problems_of(paths, deep=deep)
+        assert "where its index says" in problem
 
 
 def test_a_summary_of_other_numbers(harvest: SmallHarvest):
@@ -101,8 +104,9 @@ def test_a_summary_of_other_numbers(harvest: SmallHarvest):
     summary[key]["mean_ci"] *= 2
     paths.summary.write_text(json.dumps(summary))
     record(paths, paths.summary, harvest.plan.digest)
-    (problem,) = problems_of(paths)
-    assert key in problem
+    for deep in (True, False):
+        (problem,) = problems_of(paths, deep=deep)
+        assert key in problem
 
 
 def test_clean_frees_only_what_can_be_made_again(out_dir: Path):

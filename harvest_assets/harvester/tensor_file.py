@@ -1,0 +1,69 @@
+"""Writes safetensors files of numbers that are mostly zero: digested on the way, zeros as holes.
+
+A hole takes no room on the disk and reads as zeros, whatever the program that maps the file. The
+rows of components that never fired are holes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harvest_assets.files.hashed_file import HashedFile
+from harvest_assets.files.records import FileDigest
+
+_TYPE_NAMES = {
+    torch.uint8: "U8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
+_PIECE = 1 << 26
+# Zeros are looked for in steps of so many bytes.
+_STEP = 1 << 13
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileDigest:
+    """Write tensors on the CPU into a safetensors file, and return its digest."""
+    # The widest first, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _TYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with HashedFile(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, tensor in ordered:
+            values = tensor.contiguous().numpy().reshape(-1).view(np.uint8)
+            for start in range(0, len(values), _PIECE):
+                _write_piece(file, values[start : start + _PIECE])
+    return file.digest
+
+
+def _write_piece(file: HashedFile, piece: NDArray[np.uint8]) -> None:
+    steps = piece[: len(piece) // _STEP * _STEP].reshape(-1, _STEP)
+    filled = np.asarray(steps.view(np.uint64).any(axis=1))
+    changes = np.flatnonzero(filled[1:] != filled[:-1]) + 1
+    for start, stop in pairwise([0, *changes.tolist(), len(steps)]):
+        if start == stop or filled[start]:
+            file.write(steps[start:stop].reshape(-1))
+        else:
+            file.write_zeros((stop - start) * _STEP)
+    file.write(piece[steps.size :])
