@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvesting import harvest_runs
-from harvest_assets.cli.options import complete_settings, debug_option
+from harvest_assets.cli.options import complete_settings
 
 
 @click.command()

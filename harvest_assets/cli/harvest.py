@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run
 from harvest_assets.cli.options import (
-    RUN_HELP,
     complete_settings,
-    debug_option,
     either_spelling,
     harvest_options,
 )
