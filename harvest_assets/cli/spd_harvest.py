@@ -65,10 +65,10 @@ def spd_harvest_command(
         from harvest_assets.wandb_client.run_name import parse_run
 
         require_one_run(runs, out_name, "harvest")
+        chosen = complete_settings(settings)
         where = where_to_harvest(on_cluster)
         click.echo(f"Harvesting {PLACES[where]}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
-        chosen = complete_settings(settings)
         if dry_run:
             for reference in references:
                 show_dry_run(reference, out_name, chosen, step)
