@@ -37,6 +37,20 @@ def stamps_of(paths: Sequence[Path]) -> tuple[Stamp, ...] | None:
     return tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in found)
 
 
+def are_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...] | None) -> bool:
+    """Whether files are the ones that were verified.
+
+    Args:
+        paths: of the files.
+        sha256: what `digest_of` returned for them.
+        stamps: what `stamps_of` returned before.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    return (stamps is not None and stamps == stamps_of(paths)) or digest_of(paths) == sha256
+
+
 def check_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...] | None) -> None:
     """Check that files are the ones that were verified.
 
@@ -49,8 +63,7 @@ def check_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...
         HarvestError: a file is missing or has changed.
     """
     try:
-        same_stamps = stamps is not None and stamps == stamps_of(paths)
-        unchanged = same_stamps or digest_of(paths) == sha256
+        unchanged = are_unchanged(paths, sha256, stamps)
     except FileNotFoundError as error:
         raise HarvestError(
             f"{error.filename} is missing, but the harvest was planned with it; restore it, or "

@@ -85,6 +85,23 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
     return problems
 
 
+def is_intact(paths: HarvestLayout, plan_digest: str) -> bool:
+    """Whether all five files and the tables are the ones that were merged for a plan.
+
+    They are read only if one has changed since the manifest was written: the file system sets the
+    change time on every write, and nobody can set it back.
+    """
+    files = [*paths.five_files, *paths.tables]
+    entries = read(paths)
+    if any(_name(paths, file) not in entries or not file.is_file() for file in files):
+        return False
+    if {entry.plan for entry in entries.values()} != {plan_digest}:
+        return False
+    recorded = paths.manifest.stat().st_ctime_ns
+    changed = any(file.stat().st_ctime_ns > recorded for file in files)
+    return not disagreements(paths, deep=changed)
+
+
 def _damaged_tables(paths: HarvestLayout, entries: dict[str, Entry]) -> list[str]:
     files = {paths.root / name: entry for name, entry in entries.items()}
     return [

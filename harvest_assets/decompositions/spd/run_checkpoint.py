@@ -12,6 +12,7 @@ from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD, matching_
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.decompositions.verified_files import (
     Stamp,
+    are_unchanged,
     check_unchanged,
     digest_of,
     stamps_of,
@@ -130,6 +131,12 @@ class RunCheckpoint:
     def n_components(self) -> int:
         """Components of all layers."""
         return sum(c for _, c in self.layers)
+
+    def is_of(self, files: RunFiles) -> bool:
+        """See `Decomposition`."""
+        paths = (files.config, files.checkpoint)
+        same = (self.config_path, self.checkpoint_path) == tuple(map(str, paths))
+        return same and are_unchanged(paths, self.sha256, self.file_stamps)
 
     def restricted(self, patterns: Sequence[str] | None) -> RunCheckpoint:
         """See `Decomposition`."""
