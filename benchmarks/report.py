@@ -7,6 +7,7 @@ from rich.table import Table
 
 from benchmarks.accumulate import Measured
 from benchmarks.merging import MergeMeasured
+from benchmarks.stages import StagesMeasured
 from benchmarks.whole import WholeMeasured
 
 _MEGA = 1e6
@@ -74,6 +75,19 @@ def whole_table(measured: WholeMeasured) -> Table:
             f"{measured.n_tokens / seconds:,.0f}",
             f"{seconds / measured.forward:.2f}",
         )
+    return table
+
+
+def stages_table(measured: StagesMeasured) -> Table:
+    """Seconds of each stage, and of all of them."""
+    table = Table(title=measured.what, title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("", width=36)
+    longest = max(measured.seconds.values())
+    for stage, seconds in measured.seconds.items():
+        table.add_row(stage, f"{seconds:,.2f}", Bar(longest, 0, seconds, width=36, color="green"))
+    table.add_row("all", f"{measured.whole:,.2f}")
     return table
 
 
