@@ -21,7 +21,7 @@ RUN = Path(__file__).parent / "run"
 CONFIG = "final_config.yaml"
 DATASET = "docstrings"
 TEXT_COLUMN = "text"
-SETTINGS = {"n_batches": 64, "batch_size": 64, "activation_examples_per_component": 100}
+SETTINGS = {"n_batches": 16, "batch_size": 64, "activation_examples_per_component": 100}
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,11 @@ class WarmWorker:
         check_answer(answer, worker, stage_run.partition, log)
 
     def stop(self) -> None:
-        """End the process; what it is working on is saved."""
+        """Close its stdin, which ends the process; what it is working on is saved."""
         with interrupts_held():
-            if self._popen is not None:
-                self._popen.terminate()
+            if self._popen is not None and self._popen.stdin is not None:
+                with suppress(OSError):  # it was killed before it read everything
+                    self._popen.stdin.close()
                 self._popen.wait()
 
 

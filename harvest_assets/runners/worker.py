@@ -45,9 +45,13 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _follow_stdin(receive: Callable[[str], None]) -> None:
-    """Receive lines until stdin ends: after that, no process would merge what this one harvests."""
+    """Receive lines until stdin ends: after that, no process would merge what this one harvests.
+
+    A stage may catch the signal, to save its work; the empty line ends the process after it.
+    """
     for line in sys.stdin:
         receive(line)
+    receive("")
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -93,8 +97,8 @@ def _serve() -> None:
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_follow_stdin, args=(requests.put,), daemon=True).start()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, suppress(KeyboardInterrupt):
-        while True:
-            request = json.loads(requests.get())
+        while line := requests.get():
+            request = json.loads(line)
             with Path(request["log"]).open("a", encoding="utf-8") as log:
                 for descriptor in (1, 2):  # what libraries print must not mix with answers
                     os.dup2(log.fileno(), descriptor)
