@@ -66,6 +66,8 @@ def spd_harvest_command(
 
         require_one_run(runs, out_name, "harvest")
         chosen = complete_settings(settings)
+        where = where_to_harvest(on_cluster)
+        click.echo(f"Harvesting {PLACES[where]}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
         if dry_run:
             for reference in references:
@@ -74,8 +76,6 @@ def spd_harvest_command(
         found = [registration_for(reference, out_name) for reference in references]
         left = without_finished(found, chosen, step)
         if left:
-            where = where_to_harvest(on_cluster)
-            click.echo(f"Harvesting {PLACES[where]}.", err=True)
             require_place(where)
             registrations = [register(it.reference, out_name) for it in left]
             harvest_runs(registrations, chosen, step, where)
