@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from benchmarks.accumulate import Measured, measure
+from benchmarks.bare import measure_bare
 from benchmarks.batches import SIZES
+from benchmarks.end_to_end import measure_command
 from benchmarks.large_run import Shape, write_large_run
 from benchmarks.merging import MergeSize, measure_merge
-from benchmarks.report import accumulation_table, merge_table, whole_table
+from benchmarks.report import accumulation_table, merge_table, stages_table, whole_table
+from benchmarks.stages import SHAPES
 from benchmarks.whole import measure_whole
 from harvest_assets.demo.built_in import lay_out_demo
 from harvest_assets.wandb_client.run_name import parse_run
@@ -83,6 +89,51 @@ def harvest(run: str, device: str, repeats: int, bf16: bool, picture: Path | Non
     """Time the harvest of a run (default: the built-in one) beside its bare forward and CI pass."""
     reference = parse_run(str(lay_out_demo()) if run == "demo" else run)
     show([whole_table(measure_whole(reference, device, repeats, bf16=bf16))], picture)
+
+
+@main.command("end_to_end")
+@click.argument("run", default="demo")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--dagster/--bare", default=True, help="By the command, or without Dagster.")
+@click.option("--n-batches", default=64, show_default=True)
+@click.option("--batch-size", default=64, show_default=True, help="Rows of a batch.")
+@click.option("--examples", default=100, show_default=True, help="Kept of each component.")
+@click.option("--shards", default=1, show_default=True)
+@click.option("--picture", type=click.Path(path_type=Path), help="Write the table there as SVG.")
+def end_to_end(
+    run: str,
+    device: str,
+    dagster: bool,
+    n_batches: int,
+    batch_size: int,
+    examples: int,
+    shards: int,
+    picture: Path | None,
+) -> None:
+    """Time a whole harvest, stage by stage, in a folder that is removed afterwards.
+
+    RUN is the folder of a run, `demo`, or a size of random runs: small, simplestories-4l, paper.
+    """
+    settings = {
+        "n_batches": n_batches,
+        "batch_size": batch_size,
+        "activation_examples_per_component": examples,
+        "n_shards": shards,
+    }
+    with tempfile.TemporaryDirectory(prefix="end-to-end-") as folder:
+        os.environ["SPD_OUT_DIR"] = str(Path(folder) / "out")
+        if run == "demo":
+            place = lay_out_demo()
+        elif run in SHAPES:
+            shape = replace(SHAPES[run], n_rows=n_batches * batch_size)
+            place = write_large_run(Path(folder) / "random", shape)
+        else:
+            place = Path(run)
+        if dagster:
+            measured = measure_command(place, settings, device, Path(folder) / "dagster")
+        else:
+            measured = measure_bare(place, settings, device)
+    show([stages_table(measured)], picture)
 
 
 @main.command()

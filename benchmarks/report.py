@@ -7,6 +7,7 @@ from rich.table import Table
 
 from benchmarks.accumulate import Measured
 from benchmarks.merging import MergeMeasured
+from benchmarks.stages import StagesMeasured
 from benchmarks.whole import WholeMeasured
 
 _MEGA = 1e6
@@ -82,6 +83,19 @@ def whole_table(measured: WholeMeasured) -> Table:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:,.4f}" if seconds < 1 else f"{seconds:,.1f}"
+
+
+def stages_table(measured: StagesMeasured) -> Table:
+    """Seconds of each stage, and of all of them."""
+    table = Table(title=measured.what, title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("", width=36)
+    longest = max(measured.seconds.values())
+    for stage, seconds in measured.seconds.items():
+        table.add_row(stage, f"{seconds:,.2f}", Bar(longest, 0, seconds, width=36, color="green"))
+    table.add_row("all", f"{measured.whole:,.2f}")
+    return table
 
 
 def _milliseconds(seconds: float | None) -> str:

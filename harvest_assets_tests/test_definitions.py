@@ -15,7 +15,6 @@ from harvest_assets.orchestration import dagster_private
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.stages import Asset, Stage
 
-HEAVY = ("torch", "transformers", "datasets", "wandb")
 UPSTREAM = {
     "run_checkpoint": set(),
     "harvest_plan": {"run_checkpoint"},
@@ -24,37 +23,6 @@ UPSTREAM = {
     "component_correlations": {"harvest_plan", "harvest_shard"},
     "token_stats": {"harvest_plan", "harvest_shard"},
 }
-
-
-def loaded_by(module: str) -> set[str]:
-    program = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
-
-
-def test_definitions_load_no_model_code():
-    assert not loaded_by("harvest_assets.definitions").intersection(HEAVY)
-
-
-def test_the_reading_side_starts_fast():
-    loaded = loaded_by("harvest_assets.loaders, harvest_assets.analysis")
-    assert not loaded.intersection({*HEAVY, "dagster", "polars", "pyarrow"})
-
-
-def test_the_viewer_starts_without_model_code():
-    assert not loaded_by("harvest_assets.viewer.serve").intersection({*HEAVY, "dagster"})
-
-
-def test_help_appears_at_once():
-    assert not loaded_by("harvest_assets.cli.main").intersection({*HEAVY, "dagster", "polars"})
-
-
-def test_heart_and_files_know_nothing_of_dagster():
-    heart = "harvest_assets.harvester.stream, harvest_assets.decompositions.spd.model"
-    files = "harvest_assets.store.compaction, harvest_assets.store.resume"
-    assert "dagster" not in loaded_by(f"{heart}, {files}")
 
 
 def test_the_graph_is_the_one_that_is_documented():

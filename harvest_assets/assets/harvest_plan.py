@@ -1,7 +1,5 @@
 """The settings of a harvest, which are set nowhere else."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -19,19 +17,17 @@ from harvest_assets.orchestration.harvest_config import (
     MACHINE_CONFIG,
     PLAN_CONFIG,
 )
-from harvest_assets.orchestration.instance import shards_at_once
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs, shard_partition
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.settings import HarvestSettings
 from harvest_assets.stages import Asset, Stage
-from harvest_assets.store.plan import HarvestPlan, default_n_shards
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.plan_change import change_of_plan
-from harvest_assets.store.preflight import require_disk, require_memory
-from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
+from harvest_assets.store.planning import make_plan, settings_over_stored
+from harvest_assets.store.preflight import require_this_machine
+from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.store.shared_rows import SharedTokenRows
-from harvest_assets.system.gpus import count_gpus
 
 
 @dg.asset(
@@ -102,78 +98,6 @@ def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None
     n_wanted = plan.n_rows_wanted
     if plan.batches_seen(rows.n_rows) == 0 and rows.fingerprint == fingerprint(spec, n_wanted):
         plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
-
-
-def settings_over_stored(
-    paths: HarvestLayout, given: Mapping[str, Any]
-) -> tuple[HarvestPlan | None, HarvestSettings]:
-    """The stored plan, if any, and its settings updated with the ones given.
-
-    Raises:
-        HarvestError: the stored plan is needed and cannot be read.
-    """
-    stored = None
-    if paths.plan.exists():
-        try:
-            stored = HarvestPlan.open(paths.root)
-        except HarvestError as error:
-            if set(HarvestSettings.model_fields) - set(given):
-                raise HarvestError(
-                    f"{paths.plan} cannot be read, so its settings cannot be kept; give all "
-                    "settings of harvest_plan, or remove the file to begin with the defaults."
-                ) from error
-    if stored is None:
-        return None, HarvestSettings.over_defaults(given)
-    kept = stored.model_dump(include=set(HarvestSettings.model_fields))
-    return stored, HarvestSettings(**{**kept, **given})
-
-
-def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan:
-    """Resolve the settings that depend on the run and on the machine.
-
-    Raises:
-        HarvestError: a setting is out of its range, or the context is longer than the model's.
-    """
-    context_length = config.context_length
-    if context_length is None:
-        context_length = checkpoint.default_context_length
-    limit = checkpoint.max_context_length
-    if limit is not None and context_length > limit:
-        raise HarvestError(
-            f"context_length is {context_length}, but the target model reads at most {limit} "
-            "tokens; give a smaller --context_length."
-        )
-    checkpoint.restricted(config.layers)  # each pattern matches a layer
-    options = checkpoint.options()
-    resolved = {
-        "run": checkpoint.run,
-        "checkpoint_sha256": checkpoint.sha256,
-        "context_length": context_length,
-        "n_shards": default_n_shards() if config.n_shards is None else config.n_shards,
-        "ci_noise": config.ci_noise and "ci_noise" in options,
-        "bf16": config.bf16 and "bf16" in options,
-    }
-    return HarvestPlan(**{**config.model_dump(), **resolved})
-
-
-def require_this_machine(plan: HarvestPlan, needs: ResourceEstimate, folder: Path) -> None:
-    """Check that this machine has memory and disk for a harvest whose shards work on it.
-
-    Args:
-        plan: of the harvest.
-        needs: of the harvest.
-        folder: where it would write; need not exist.
-
-    Raises:
-        HarvestError: it has not.
-    """
-    import torch
-
-    on_gpus = count_gpus() > 0
-    at_once = 1 if on_gpus else min(plan.n_shards, shards_at_once())
-    device = torch.device("cuda" if on_gpus else "cpu")
-    require_memory(device, plan, needs, n_shards=at_once, leased=False)
-    require_disk(folder, needs, plan.n_shards)
 
 
 def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvesting import harvest_runs
-from harvest_assets.cli.options import debug_option
 from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
 from harvest_assets.cli.where import where_to_harvest
 from harvest_assets.errors import counted

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_runs
-from harvest_assets.cli.options import complete_settings, debug_option
+from harvest_assets.cli.harvesting import harvest_runs, without_finished
+from harvest_assets.cli.options import complete_settings
 
 
 @click.command()
@@ -28,7 +29,9 @@ def demo(*, debug: bool) -> None:
         from harvest_assets.wandb_client.run_name import parse_run
 
         registration = register(parse_run(str(lay_out_demo())), None)
-        harvest_runs([registration], complete_settings(SETTINGS), None, "here")
+        settings = complete_settings(SETTINGS)
+        if without_finished([registration], settings, None):
+            harvest_runs([registration], settings, None, "here")
         click.echo("\nThe ten components most informative about the tokens around them:\n")
         print_informative_components(registration.out_name, 10, Console())
         click.echo(_next_steps(registration.out_name))

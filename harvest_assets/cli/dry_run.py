@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harvest_assets.assets.harvest_plan import make_plan, require_this_machine
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import verify
@@ -19,7 +18,8 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import free_bytes
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.preflight import available_memory
+from harvest_assets.store.planning import make_plan
+from harvest_assets.store.preflight import available_memory, require_this_machine
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 from harvest_assets.system.gpus import count_gpus
@@ -27,6 +27,8 @@ from harvest_assets.wandb_client.run_files import fetch_run
 
 if TYPE_CHECKING:
     import torch
+
+_SECONDS_TIMED = 0.5
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,11 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
 def _tokens_per_second(
     checkpoint: Decomposition, plan: HarvestPlan, sample: DataSample, device: torch.device
 ) -> float:
-    """Of one shard: a group of rows through the model and the accumulator, after a warm-up."""
+    """Of one shard: rows through the model and the accumulator, after a warm-up.
+
+    Small groups are slow on a GPU, and a whole one takes seconds on a CPU: it is timed where a
+    quarter of it is fast.
+    """
     import torch
 
     from harvest_assets.harvester import Harvester
@@ -130,10 +136,14 @@ def _tokens_per_second(
     model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
     harvester = Harvester.from_settings(harvester_settings(plan, checkpoint), device)
     rows = torch.from_numpy(sample.rows[: plan.rows_per_forward(checkpoint.tokens_per_forward)])
-    seconds = 0.0
-    for turn in range(2):
+    seconds, done = 0.0, 0
+    for share in (16, 4, 1):
+        turn = rows[: max(1, len(rows) // share)]
         started = time.perf_counter()
-        add_answer(harvester, rows, model(rows.to(device)), turn * len(rows))
+        add_answer(harvester, turn, model(turn.to(device)), done)
         harvester.first_bad_row()  # waits for the device
         seconds = time.perf_counter() - started
-    return rows.numel() / seconds
+        done += len(turn)
+        if done > len(turn) and seconds > _SECONDS_TIMED:
+            break
+    return turn.numel() / seconds

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_runs, show_dry_run
+from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
-    RUN_HELP,
     complete_settings,
-    debug_option,
     either_spelling,
     harvest_options,
 )
@@ -58,7 +57,7 @@ def harvest(
 ) -> None:
     """Harvest one run on this machine."""
     with errors_reported(debug=debug):
-        from harvest_assets.store.registry import register
+        from harvest_assets.store.registry import register, registration_for
         from harvest_assets.wandb_client.run_name import parse_run
 
         reference = parse_run(run)
@@ -66,6 +65,7 @@ def harvest(
         if dry_run:
             show_dry_run(reference, out_name, chosen, step)
             return
-        where = where_to_harvest(on_cluster)
-        require_place(where)
-        harvest_runs([register(reference, out_name)], chosen, step, where)
+        if without_finished([registration_for(reference, out_name)], chosen, step):
+            where = where_to_harvest(on_cluster)
+            require_place(where)
+            harvest_runs([register(reference, out_name)], chosen, step, where)

@@ -33,6 +33,42 @@ def show_dry_run(
     print_dry_run(result, Console())
 
 
+def without_finished(
+    registrations: Sequence[Registration], settings: Settings, step: int | None
+) -> list[Registration]:
+    """The runs whose harvest is not finished; reports the results of the others.
+
+    Args:
+        registrations: the runs, registered or not.
+        settings: of `HarvestSettings`, all of them.
+        step: of the checkpoints; None is the newest.
+    """
+    from harvest_assets.cli.harvest_results import print_result
+
+    left = [it for it in registrations if not _is_finished(it, settings, step)]
+    for it in registrations:
+        if it not in left:
+            print_result(it, None, several=len(registrations) > 1)
+    return left
+
+
+def _is_finished(registration: Registration, settings: Settings, step: int | None) -> bool:
+    from harvest_assets.store.finished import is_finished
+    from harvest_assets.wandb_client.run_name import LOCAL_ENTITY
+
+    if not is_finished(registration, settings, step):
+        return False
+    reference = registration.reference
+    if step is not None or reference.path is not None or reference.name.entity == LOCAL_ENTITY:
+        return True
+    # A sensor may have observed that the run was trained further.
+    from harvest_assets.orchestration.instance import open_instance
+    from harvest_assets.orchestration.wandb.retrained import newer_step
+
+    with open_instance() as instance:
+        return newer_step(instance, registration.key) is None
+
+
 def harvest_runs(
     registrations: Sequence[Registration],
     settings: Settings,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import debug_option, json_option
 
 _WIDTH_OF_FILES = 400
 

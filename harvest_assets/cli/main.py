@@ -1,6 +1,6 @@
 """The command line: `harvest-assets` with its commands.
 
-The commands import what they need when they run, so that help appears at once.
+A command's module is imported when the command is used, and imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -8,36 +8,25 @@ from __future__ import annotations
 import click
 
 from harvest_assets import __version__
-from harvest_assets.cli.backfill import backfill
-from harvest_assets.cli.clean import clean
 from harvest_assets.cli.command_group import CommandOrRun
-from harvest_assets.cli.demo import demo
-from harvest_assets.cli.harvest import harvest
-from harvest_assets.cli.list_harvests import list_harvests
-from harvest_assets.cli.options import HELP_SETTINGS
-from harvest_assets.cli.register import register
-from harvest_assets.cli.status import status
-from harvest_assets.cli.ui import ui
-from harvest_assets.cli.unregister import unregister
-from harvest_assets.cli.verify import verify
-from harvest_assets.cli.view import view
+from harvest_assets.cli.common_options import HELP_SETTINGS
 
 
 @click.group(
     cls=CommandOrRun,
-    commands=[
-        harvest,
-        demo,
-        register,
-        unregister,
-        backfill,
-        ui,
-        list_harvests,
-        status,
-        view,
-        verify,
-        clean,
-    ],
+    names=(
+        "harvest",
+        "demo",
+        "register",
+        "unregister",
+        "backfill",
+        "ui",
+        "list",
+        "status",
+        "view",
+        "verify",
+        "clean",
+    ),
     context_settings=HELP_SETTINGS,
 )
 @click.version_option(__version__, prog_name="harvest_assets")

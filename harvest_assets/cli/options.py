@@ -1,4 +1,4 @@
-"""Options shared by several commands, and the help for their argument RUN."""
+"""Options of the commands that harvest: one for each setting."""
 
 from __future__ import annotations
 
@@ -13,43 +13,10 @@ from harvest_assets.settings import HarvestSettings, deployment_options
 F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, float | tuple[str, ...] | None]
 
-HELP_SETTINGS: dict[str, Any] = {
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 100,
-}
-
-RUN_HELP = """
-RUN is any name of an SPD run, or a path to its folder or checkpoint:
-
-\b
-  goodfire/spd/s-d2ec3bfe
-  goodfire/spd/runs/s-d2ec3bfe
-  wandb:goodfire/spd/runs/s-d2ec3bfe
-  https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
-  ./runs/my-run            (it contains final_config.yaml and model_<step>.pth)
-"""
-
-RUN_OR_HARVEST_HELP = f"""{RUN_HELP}
-or, where a run has several harvests, the folder of one of them:
-
-\b
-  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
-"""
-
 
 def either_spelling(name: str) -> str:
     """Read `--n_batches` as `--n-batches`."""
     return name.replace("_", "-")
-
-
-def debug_option(command: F) -> F:
-    """Add --debug."""
-    return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
-
-
-def json_option(command: F) -> F:
-    """Add --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
 
 
 def out_name_option(command: F) -> F:

@@ -1,8 +1,7 @@
-"""What a command shows while it harvests and prints at the end of a harvest."""
+"""What a command shows while it harvests."""
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,13 +19,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.cli.harvest_results import print_result
 from harvest_assets.errors import counted
-from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.runners.protocol import HarvestProgress
 from harvest_assets.stages import Stage
-from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import Registration
 
 _WHAT = {
@@ -35,12 +32,6 @@ _WHAT = {
     Stage.MERGE: "merging, writing",
 }
 _SECONDS_BETWEEN_LINES = 60.0
-
-
-def harvest_warnings(paths: HarvestLayout) -> list[str]:
-    """Warnings for the user who started this harvest."""
-    plan = HarvestPlan.open(paths.root)
-    return open_decomposition(paths.root).warnings(plan.ci_threshold, plan.context_length)
 
 
 class HarvestDisplay:
@@ -131,41 +122,15 @@ class HarvestDisplay:
             return
         self._reported.update(new)
         self._bar.stop()  # results go to stdout, where the bar must not be
+        several = len(self._registrations) > 1
         for key in new:
             if key in progress.harvested:
-                self._print_result(key, progress.harvested[key])
-            elif len(self._registrations) > 1:
+                seconds = progress.harvested[key]
+                print_result(self._registrations[key], seconds, several=several)
+            elif several:
                 self._print(f"{key}: {progress.failed[key]}")
         if len(self._reported) < len(self._registrations):
             self._bar.start()
 
-    def _print_result(self, key: str, seconds: float) -> None:
-        paths = self._registrations[key].layout
-        shards = counted(HarvestPlan.open(paths.root).n_shards, "shard")
-        several = len(self._registrations) > 1
-        where = f" {paths.root}" if several else f"\n{paths.root}\n{_files_of(paths)}"
-        Console(soft_wrap=True, highlight=False, markup=False).print(
-            f"{key} is harvested ({seconds:,.1f} s, {shards}):{where}"
-        )
-        for warning in harvest_warnings(paths):
-            self._print(f"Warning: {warning}")
-
     def _print(self, line: str) -> None:
         self._console.print(presentable(line), highlight=False, markup=False, soft_wrap=True)
-
-
-def _files_of(paths: HarvestLayout) -> str:
-    """The five files with their sizes, and how to read them."""
-    sizes = "\n".join(
-        f"  {file.relative_to(paths.root)!s:46}{file.stat().st_size:>16,} bytes"
-        for file in paths.five_files
-    )
-    name = paths.root.name
-    return (
-        f"{sizes}\n\n"
-        "View it in a browser:\n"
-        f"  harvest-assets view {shlex.quote(name)}\n"
-        "or read it in Python:\n"
-        "  from harvest_assets.loaders import load_components_frame\n"
-        f"  load_components_frame({name!r})"
-    )

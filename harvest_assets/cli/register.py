@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harvest_assets.cli.common_options import RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import RUN_HELP, debug_option, out_name_option, require_one_run
+from harvest_assets.cli.options import out_name_option, require_one_run
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.sanitize import presentable
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import HELP_SETTINGS, RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.harvesting import harvest_runs, show_dry_run
+from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
-    HELP_SETTINGS,
-    RUN_HELP,
     complete_settings,
-    debug_option,
     either_spelling,
     harvest_options,
     require_one_run,
@@ -63,18 +61,21 @@ def spd_harvest_command(
 ) -> None:
     """Harvest runs, and report where."""
     with errors_reported(debug=debug):
-        from harvest_assets.store.registry import register
+        from harvest_assets.store.registry import register, registration_for
         from harvest_assets.wandb_client.run_name import parse_run
 
         require_one_run(runs, out_name, "harvest")
+        chosen = complete_settings(settings)
         where = where_to_harvest(on_cluster)
         click.echo(f"Harvesting {PLACES[where]}.", err=True)
         references = [parse_run(run) for run in dict.fromkeys(runs)]
-        chosen = complete_settings(settings)
         if dry_run:
             for reference in references:
                 show_dry_run(reference, out_name, chosen, step)
             return
-        require_place(where)
-        registrations = [register(reference, out_name) for reference in references]
-        harvest_runs(registrations, chosen, step, where)
+        found = [registration_for(reference, out_name) for reference in references]
+        left = without_finished(found, chosen, step)
+        if left:
+            require_place(where)
+            registrations = [register(it.reference, out_name) for it in left]
+            harvest_runs(registrations, chosen, step, where)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.list_harvests import share_of
-from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option, json_option
 from harvest_assets.errors import counted
 
 if TYPE_CHECKING:

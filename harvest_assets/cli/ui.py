@@ -6,8 +6,8 @@ import sys
 
 import click
 
+from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import debug_option
 from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.errors import HarvestError
 
 

@@ -23,14 +23,16 @@ PLACES: dict[Where, str] = {
 
 def where_to_harvest(on_cluster: bool | None) -> Where:
     """Resolve the place; None means SLURM if set up, else a running daemon, else this machine."""
+    if on_cluster is not None:
+        return "slurm" if on_cluster else "here"
     from harvest_assets.orchestration.backfills import daemon_is_alive
     from harvest_assets.orchestration.instance import open_instance
     from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
-    if on_cluster is None and not slurm_is_here():
-        with open_instance() as instance:
-            return "daemon" if daemon_is_alive(instance) else "here"
-    return "here" if on_cluster is False else "slurm"
+    if slurm_is_here():
+        return "slurm"
+    with open_instance() as instance:
+        return "daemon" if daemon_is_alive(instance) else "here"
 
 
 def require_place(where: Where) -> None:

@@ -159,6 +159,9 @@ class Decomposition(Protocol):
     def tokenizer_vocab_size(self) -> int:
         """The tokenizer's highest id plus one, without added tokens."""
 
+    def is_of(self, files: RunFiles) -> bool:
+        """Whether these are the files that were verified, unchanged."""
+
     def restricted(self, patterns: Sequence[str] | None) -> Self:
         """The same run with only the layers whose names match; see `matching_layers`."""
 

@@ -22,6 +22,20 @@ def digest_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def are_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...] | None) -> bool:
+    """Whether files are the ones that were verified.
+
+    Args:
+        paths: of the files.
+        sha256: what `digest_of` returned for them.
+        stamps: what `stamps_of` returned before.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    return (stamps is not None and stamps == stamps_of(paths)) or digest_of(paths) == sha256
+
+
 def check_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...] | None) -> None:
     """Check that files are the ones that were verified.
 
@@ -34,8 +48,7 @@ def check_unchanged(paths: Sequence[Path], sha256: str, stamps: tuple[Stamp, ...
         HarvestError: a file is missing or has changed.
     """
     try:
-        same_stamps = stamps is not None and stamps == stamps_of(paths)
-        unchanged = same_stamps or digest_of(paths) == sha256
+        unchanged = are_unchanged(paths, sha256, stamps)
     except FileNotFoundError as error:
         raise HarvestError(
             f"{error.filename} is missing, but the harvest was planned with it; restore it, or "

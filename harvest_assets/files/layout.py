@@ -183,6 +183,11 @@ class HarvestLayout:
         )
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        """The tables beside the five files."""
+        return (self.component_index, self.example_positions, self.highest_ci_examples)
+
+    @property
     def manifest(self) -> Path:
         """Size, digest and plan of each of the five files."""
         return self.root / "manifest.json"

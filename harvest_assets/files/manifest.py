@@ -101,6 +101,23 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
     return problems
 
 
+def is_intact(paths: HarvestLayout, plan_digest: str) -> bool:
+    """Whether all five files and the tables are the ones that were merged for a plan.
+
+    They are read only if one has changed since the manifest was written: the file system sets the
+    change time on every write, and nobody can set it back.
+    """
+    files = [*paths.five_files, *paths.tables]
+    entries = read(paths)
+    if any(_name(paths, file) not in entries or not file.is_file() for file in files):
+        return False
+    if {entry.plan for entry in entries.values()} != {plan_digest}:
+        return False
+    recorded = paths.manifest.stat().st_ctime_ns
+    changed = any(file.stat().st_ctime_ns > recorded for file in files)
+    return not disagreements(paths, deep=changed)
+
+
 def _digests(files: Iterable[Path]) -> dict[Path, str]:
     """The digests of the files that exist, read side by side."""
     existing = list(dict.fromkeys(file for file in files if file.is_file()))

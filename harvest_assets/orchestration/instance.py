@@ -20,7 +20,7 @@ from harvest_assets.orchestration.dagster_private import InstigatorStatus, Insti
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
 from harvest_assets.store.registry import registration_of
-from harvest_assets.system.gpus import count_gpus
+from harvest_assets.system.gpus import shards_at_once
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
@@ -163,11 +163,6 @@ def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
         raise HarvestError(f"{key} is being harvested ({paths.harvest_lease}); end that first.")
     instance.delete_dynamic_partition(RUN_DIMENSION, key)
     return paths.root if paths.root.exists() else None
-
-
-def shards_at_once() -> int:
-    """Number of shards this machine harvests in parallel: one per GPU, else one per core."""
-    return count_gpus() or os.cpu_count() or 1
 
 
 def make_room_for_shards(instance: dg.DagsterInstance) -> None:

@@ -319,7 +319,8 @@ def _check_index(table: pa.Table) -> None:
     """Check that each component is listed once, in flat order, with its counts."""
     if any(table[name].null_count for name in _NEVER_NULL):
         raise ValueError("a component lacks a value")
-    in_order = np.array_equal(table["flat_index"].to_numpy(), np.arange(len(table)))
+    # `to_numpy` would import pandas.
+    in_order = table["flat_index"].to_pylist() == list(range(len(table)))
     if not in_order or pc.count_distinct(table["component_key"]).as_py() != len(table):
         raise ValueError("its components are not listed once each, in flat order")
     if len(table) and pc.min(table["firing_count"]).as_py() < 0:

@@ -1,6 +1,6 @@
-"""Harvests on this machine: every stage is executed in processes of its own.
+"""Harvests on this machine: shards side by side in processes of their own, the rest in one.
 
-Each process is a Dagster run on the instance that the UI shows.
+Each stage is a Dagster run on the instance that the UI shows.
 """
 
 from __future__ import annotations
@@ -8,22 +8,29 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.failures import MAX_RETRIES
-from harvest_assets.orchestration.instance import make_room_for_shards, shards_at_once
+from harvest_assets.orchestration.instance import make_room_for_shards
+from harvest_assets.runners.protocol import Watch
 from harvest_assets.runners.staged import StagedRunner, StageRun
+from harvest_assets.runners.warm import (
+    WarmWorker,
+    check_answer,
+    new_log,
+    start_worker,
+    warm_worker,
+)
 from harvest_assets.stages import Stage
 from harvest_assets.store.registry import Registration
-from harvest_assets.system.gpus import count_gpus
+from harvest_assets.system.gpus import count_gpus, shards_at_once
 from harvest_assets.system.stopping import interrupts_held
 
 _POLL_SECONDS = 0.2
@@ -40,7 +47,19 @@ class LocalRunner(StagedRunner):
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         super().__init__(instance)
+        self._warm = WarmWorker()
         make_room_for_shards(instance)
+
+    def run(
+        self,
+        registrations: Sequence[Registration],
+        settings: Mapping[str, Any],
+        step: int | None,
+        watch: Watch,
+    ) -> Mapping[str, HarvestError]:
+        """See `Runner.run`."""
+        with warm_worker() as self._warm:
+            return super().run(registrations, settings, step, watch)
 
     def execute(
         self,
@@ -48,8 +67,11 @@ class LocalRunner(StagedRunner):
         stage_runs: Sequence[StageRun],
         poll: Callable[[], None],
     ) -> None:
-        """See `execute_here`."""
-        execute_here(registration, stage_runs, poll)
+        """See `StagedRunner.execute`; a single run is executed by the warm worker."""
+        if len(stage_runs) == 1:
+            self._warm.execute(registration, stage_runs[0], poll)
+        else:
+            execute_here(registration, stage_runs, poll)
 
 
 def execute_here(
@@ -97,20 +119,7 @@ class _Process:
             HarvestError: it did not.
         """
         out = (self.popen.stdout.read() if self.popen.stdout else "").strip().splitlines()
-        trace = ""
-        try:
-            answer = json.loads(out[-1])
-            error, trace = answer["error"], answer["traceback"]
-        except (IndexError, ValueError, KeyError, TypeError):
-            error = (
-                f"The process that worked on {self.partition} ended with status "
-                f"{self.popen.returncode}; its log is {self.log}."
-            )
-        if error:
-            failure = HarvestError(str(error))
-            if trace:  # `--debug` prints notes
-                failure.add_note(f"In the stage's process:\n{trace}")
-            raise failure
+        check_answer(out[-1] if out else "", self.popen, self.partition, self.log)
 
 
 _Start = Callable[[Registration, StageRun, Mapping[str, str]], _Process]
@@ -124,23 +133,12 @@ def _processes() -> Iterator[_Start]:
     def start(
         registration: Registration, stage_run: StageRun, environment: Mapping[str, str]
     ) -> _Process:
-        stage, partition = stage_run.stage, stage_run.partition
-        shard = partition.partition("|")[2]
-        log = registration.layout.log(f"{stage}-{shard}" if shard else stage)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)  # if it were a link, its target would be overwritten
-        command = [sys.executable, "-m", "harvest_assets.runners.worker", stage, partition]
+        arguments = [stage_run.stage, stage_run.partition, json.dumps(stage_run.run_config)]
+        log = new_log(registration, stage_run)
         # A process that was started must be recorded: at the end it is given time to save.
-        with log.open("w", encoding="utf-8") as stderr, interrupts_held():
-            popen = subprocess.Popen(
-                [*command, json.dumps(stage_run.run_config)],
-                stdin=subprocess.PIPE,  # the worker ends when this process has closed it
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env={**os.environ, MAX_RETRIES: "0", **environment},
-            )
-            process = _Process(popen, partition, log)
+        with interrupts_held():
+            popen = start_worker(arguments, log, environment)
+            process = _Process(popen, stage_run.partition, log)
             started.append(process)
         return process
 

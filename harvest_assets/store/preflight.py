@@ -12,6 +12,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resource_estimate import ResourceEstimate
+from harvest_assets.system.gpus import count_gpus, shards_at_once
 
 if TYPE_CHECKING:
     import torch
@@ -103,3 +104,23 @@ def require_disk(folder: Path, needs: ResourceEstimate, n_shards: int) -> None:
     """
     needed = needs.disk(n_shards)
     require_free(folder, needed, at_least=round(needed * _MUST_FIT))
+
+
+def require_this_machine(plan: HarvestPlan, needs: ResourceEstimate, folder: Path) -> None:
+    """Check that this machine has memory and disk for a harvest whose shards work on it.
+
+    Args:
+        plan: of the harvest.
+        needs: of the harvest.
+        folder: where it would write; need not exist.
+
+    Raises:
+        HarvestError: it has not.
+    """
+    import torch
+
+    on_gpus = count_gpus() > 0
+    at_once = 1 if on_gpus else min(plan.n_shards, shards_at_once())
+    device = torch.device("cuda" if on_gpus else "cpu")
+    require_memory(device, plan, needs, n_shards=at_once, leased=False)
+    require_disk(folder, needs, plan.n_shards)

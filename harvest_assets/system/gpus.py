@@ -1,7 +1,8 @@
-"""Counts the GPUs that can be used."""
+"""Counts the GPUs that can be used, and the shards that this machine has room for."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import lru_cache
@@ -21,6 +22,11 @@ def count_gpus() -> int:
     if torch is not None:
         return int(torch.cuda.device_count())
     return _counted_elsewhere() if _has_driver() else 0
+
+
+def shards_at_once() -> int:
+    """Number of shards this machine harvests in parallel: one per GPU, else one per core."""
+    return count_gpus() or os.cpu_count() or 1
 
 
 def _has_driver() -> bool:

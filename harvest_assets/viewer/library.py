@@ -16,7 +16,6 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.harvest import Harvest
-from harvest_assets.viewer.in_progress import HarvestInProgress
 
 _MAX_OPEN = 4
 
@@ -89,6 +88,8 @@ def open_harvest(paths: HarvestLayout) -> Harvest:
     plan = HarvestPlan.open(paths.root)
     if finished and {entry.plan for entry in read(paths).values()} == {plan.digest}:
         return FinishedHarvest(paths)
+    from harvest_assets.viewer.in_progress import HarvestInProgress
+
     harvest = HarvestInProgress(paths, plan)
     if finished and harvest.n_tokens == 0:
         older = FinishedHarvest(paths)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harvest_assets.cli.dry_run import dry_run
-from harvest_assets.cli.progress import harvest_warnings
+from harvest_assets.cli.harvest_results import harvest_warnings
 from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.decompositions import registry
 from harvest_assets.decompositions.protocol import Decomposition

@@ -125,6 +125,9 @@ class TinyDictionary:
             tokenizer_name=read_mapping(files.config)["tokenizer"],
         )
 
+    def is_of(self, files: RunFiles) -> bool:
+        return self.sha256 == digest_of((files.config, files.checkpoint))
+
     @property
     def n_components(self) -> int:
         return N_LATENTS

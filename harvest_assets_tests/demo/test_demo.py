@@ -55,13 +55,12 @@ def test_it_is_laid_out_again_with_absolute_names(out_dir: Path):
 @pytest.mark.slow
 def test_the_demo_harvests_and_prints(out_dir: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
-    done = subprocess.run(
-        [sys.executable, "-m", "harvest_assets", "demo"],
-        capture_output=True,
-        text=True,
-        timeout=560,
-        check=False,
-    )
+
+    def demo() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harvest_assets", "demo"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
+
+    done = demo()
     assert done.returncode == 0, done.stderr
     portraits = re.findall(r"^h\.\d\.\S+:\d+ +fires [\d,]+ times", done.stdout, re.MULTILINE)
     assert len(portraits) == 10
@@ -75,6 +74,11 @@ def test_the_demo_harvests_and_prints(out_dir: Path, tmp_path: Path, monkeypatch
     assert (share == 0).any()  # never
     assert (share > 0.2).any()  # on many
     assert ((one_token > 0.8) & (stats.firing_counts > 20)).any()  # on one
+
+    again = demo()
+    assert again.returncode == 0, again.stderr
+    assert "already harvested" in again.stdout
+    assert again.stdout.partition("\nThe ten")[2] == done.stdout.partition("\nThe ten")[2]
 
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, color_system="truecolor", width=100)

@@ -16,6 +16,7 @@ import pytest
 
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import is_held
+from harvest_assets.files.manifest import disagreements
 from harvest_assets_tests.faults.small_harvest import contents
 from harvest_assets_tests.tiny_run import write_world
 
@@ -41,9 +42,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def start(place: Path, out: str = "out") -> subprocess.Popen[str]:
+def start(place: Path, out: str = "out", n_shards: int = 2) -> subprocess.Popen[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HARVEST_", "DAGSTER_"))}
-    options = ["--n-shards", "2", "--batch-size", "8"]
+    options = ["--n-shards", str(n_shards), "--batch-size", "8"]
     return subprocess.Popen(
         [sys.executable, "-m", "harvest_assets", str(place / "world/tiny_run"), *options],
         env={**kept, "HOME": str(place), "SPD_OUT_DIR": str(place / out), "OMP_NUM_THREADS": "1"},
@@ -59,12 +60,12 @@ def layout_of(place: Path, out: str = "out") -> HarvestLayout:
     return HarvestLayout(folder)
 
 
-def wait_for_progress(process: subprocess.Popen[str], place: Path) -> None:
+def wait_for_progress(process: subprocess.Popen[str], place: Path, out: str = "out") -> None:
     """Until a shard that this command started has reported its progress."""
     begun, deadline = time.time(), time.monotonic() + 200
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
-        files = place.glob("out/harvest/*/shards/*/progress.json")
+        files = place.glob(f"{out}/harvest/*/shards/*/progress.json")
         if any(file.stat().st_mtime > begun for file in files):
             return
         time.sleep(0.02)
@@ -101,3 +102,35 @@ def test_what_was_stopped_ends_like_what_never_was(place: Path):
         _, stderr = process.communicate(timeout=550)
         assert process.returncode == 0, stderr
     assert contents(layout_of(place)) == contents(layout_of(place, "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_only_shard_is_stopped_and_continued(place: Path, number: signal.Signals):
+    """One process works on all stages here; `SIGKILL` goes to that process alone."""
+    out = f"one-{number.name}"
+    process = start(place, out, n_shards=1)
+    try:
+        wait_for_progress(process, place, out)
+        (worker,) = psutil.Process(process.pid).children()
+        if number == signal.SIGKILL:
+            worker.kill()
+        else:
+            process.terminate()
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not worker.is_running()
+    assert "Traceback" not in stderr
+    paths = layout_of(place, out)
+    assert not paths.components.exists()
+    if number == signal.SIGKILL:
+        assert process.returncode == 1
+        assert str(paths.log("harvest-00")) in stderr
+    else:
+        assert process.returncode == 143
+        assert paths.shard_saved("00").exists()
+    process = start(place, out, n_shards=1)
+    _, stderr = process.communicate(timeout=550)
+    assert process.returncode == 0, stderr
+    assert disagreements(paths, deep=True) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD, matching_layers
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
-from harvest_assets.decompositions.verified_files import check_unchanged, digest_of
+from harvest_assets.decompositions.verified_files import are_unchanged, check_unchanged, digest_of
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Older, Record
 from harvest_assets.files.stamps import Stamp, stamps_of
@@ -129,6 +129,12 @@ class RunCheckpoint:
     def n_components(self) -> int:
         """Components of all layers."""
         return sum(c for _, c in self.layers)
+
+    def is_of(self, files: RunFiles) -> bool:
+        """See `Decomposition`."""
+        paths = (files.config, files.checkpoint)
+        same = (self.config_path, self.checkpoint_path) == tuple(map(str, paths))
+        return same and are_unchanged(paths, self.sha256, self.file_stamps)
 
     def restricted(self, patterns: Sequence[str] | None) -> RunCheckpoint:
         """See `Decomposition`."""

@@ -1,0 +1,153 @@
+"""A finished harvest is recognised, and so is everything that would change it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from harvest_assets.files.lease import hold_lease
+from harvest_assets.settings import HarvestSettings
+from harvest_assets.store.finished import is_finished
+from harvest_assets.store.registry import registration_of
+from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
+from harvest_assets_tests.tiny_run import write_world
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyHarvest]:
+    """A harvest made once; a test that changes a file puts it back."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPD_OUT_DIR", str(place / "out"))
+        run = write_world(place / "world")
+        time.sleep(0.2)  # what was written just now has no stamp
+        harvest = TinyHarvest.of(dg.DagsterInstance.ephemeral(), run)
+        harvest.harvest(2)
+        yield harvest
+
+
+def answer(harvest: TinyHarvest, step: int | None = None, **settings) -> bool:
+    asked = HarvestSettings(**{**SETTINGS, "n_shards": 2, **settings}).model_dump()
+    return is_finished(registration_of(harvest.key), asked, step)
+
+
+def world(harvest: TinyHarvest) -> Path:
+    return harvest.layout.root.parents[2] / "world"
+
+
+def test_the_same_settings_find_it_finished(finished: TinyHarvest):
+    assert answer(finished)
+    assert answer(finished, step=100)
+    assert is_finished(registration_of(finished.key), {}, None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"n_batches": 7}, {"seed": 1}, {"n_shards": 1}, {"context_length": 8}, {"layers": ("h.0*",)}],
+    ids=str,
+)
+def test_other_settings_do_not(finished: TinyHarvest, settings: dict[str, object]):
+    assert not answer(finished, **settings)
+
+
+def test_another_step_does_not(finished: TinyHarvest):
+    assert not answer(finished, step=200)
+
+
+def _append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def _flip(path: Path) -> None:
+    """Another content of the same size and modification time."""
+    before = path.stat()
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "a result is gone": ("{root}/activation_contexts/summary.json", Path.unlink),
+    "a result is longer": ("{root}/activation_contexts/summary.json", _append),
+    "a bit of a result is flipped": ("{root}/activation_contexts/components.jsonl", _flip),
+    "a bit of a table is flipped": ("{root}/activation_contexts/component_index.parquet", _flip),
+    "the manifest is gone": ("{root}/manifest.json", Path.unlink),
+    "the plan is damaged": ("{root}/plan.json", _flip),
+    "the merged state is gone": ("{root}/merged/current.json", Path.unlink),
+    "the checkpoint changed": ("{world}/tiny_run/model_100.pth", _append),
+    "the config changed": ("{world}/tiny_run/final_config.yaml", _append),
+    "the dataset changed": ("{world}/dataset/train.parquet", _flip),
+    "the dataset is gone": ("{world}/dataset/train.parquet", Path.unlink),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changed_is_noticed(finished: TinyHarvest, tmp_path: Path, change: str):
+    name, apply = CHANGES[change]
+    path = Path(name.format(root=finished.layout.root, world=world(finished)))
+    shutil.copy2(path, tmp_path / "before")
+    try:
+        apply(path)
+        assert not answer(finished)
+    finally:
+        shutil.copy2(tmp_path / "before", path)
+    assert answer(finished)
+
+
+@pytest.mark.parametrize(
+    ("source", "added"),
+    [
+        ("tiny_run/model_100.pth", "tiny_run/model_200.pth"),
+        ("dataset/train.parquet", "dataset/train-2.parquet"),
+    ],
+)
+def test_further_files_are_noticed(finished: TinyHarvest, source: str, added: str):
+    shutil.copy2(world(finished) / source, world(finished) / added)
+    try:
+        assert not answer(finished)
+    finally:
+        (world(finished) / added).unlink()
+    assert answer(finished)
+
+
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_states_that_are_still_to_be_removed_are_noticed(
+    finished: TinyHarvest, keep: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HARVEST_KEEP", keep)
+    assert answer(finished) == (keep == "all")
+
+
+def test_a_harvest_that_a_process_works_on_is_not_finished(finished: TinyHarvest):
+    for lease in (finished.layout.harvest_lease, finished.layout.merge_lease):
+        with hold_lease(lease, "a test"):
+            assert not answer(finished)
+    assert answer(finished)
+
+
+def test_the_command_answers_without_dagster_and_model_code(finished: TinyHarvest):
+    time.sleep(0.2)
+    assert finished.stage("prepare").success  # other tests have changed times of files
+    options = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    arguments = [str(world(finished) / "tiny_run"), *options, "--n_shards=2"]
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('loaded', *sys.modules))\n"
+        f"from harvest_assets.cli.main import cli\ncli({arguments})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said, _, loaded = done.stdout.rpartition("\nloaded ")
+    assert f"{finished.key} is already harvested" in said
+    assert finished.layout.components.name in said
+    assert not {"dagster", "torch", "transformers", "datasets"}.intersection(loaded.split())
