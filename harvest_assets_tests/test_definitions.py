@@ -12,6 +12,7 @@ import dagster as dg
 
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration import dagster_private
+from harvest_assets.orchestration.harvest_config import CHECK_MACHINE
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.stages import Asset, Stage
 
@@ -46,7 +47,7 @@ def test_the_graph_is_the_one_that_is_documented():
 def test_the_launchpad_describes_the_settings():
     node = defs.get_assets_def("harvest_plan").op
     settings = node.config_schema.as_field().config_type.fields
-    assert set(settings) == set(HarvestSettings.model_fields)
+    assert set(settings) == {*HarvestSettings.model_fields, CHECK_MACHINE}
     assert all(field.description for field in settings.values())
 
 
