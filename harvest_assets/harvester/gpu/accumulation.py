@@ -38,6 +38,12 @@ def add_batch(batch: Batch, totals: Totals) -> torch.Tensor:
     Returns:
         Its CI sums, float64 [C].
     """
+    # Triton launches kernels on the current device; -1, a CPU, changes nothing.
+    with torch.cuda.device(batch.ci.get_device()):
+        return _add_batch(batch, totals)
+
+
+def _add_batch(batch: Batch, totals: Totals) -> torch.Tensor:
     batch = passes.contiguous(batch)
     ci, probs = batch.ci.flatten(0, 1), batch.output_probs.flatten(0, 1)
     n, n_components = ci.shape
