@@ -49,8 +49,10 @@ def _follow_stdin(receive: Callable[[str], None]) -> None:
 
     A stage may catch the signal, to save its work; the empty line ends the process after it.
     """
-    for line in sys.stdin:
-        receive(line)
+    # Unbuffered: Python aborts at its end if a thread waits in the buffer of `sys.stdin`.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        for line in stdin:
+            receive(line.decode())
     receive("")
     os.kill(os.getpid(), signal.SIGTERM)
 
