@@ -20,6 +20,8 @@ from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, Harvest
 
 # Entries of a large matrix that are added in one step.
 _BLOCK_ENTRIES = 1 << 22
+# Examples of all states that are merged in one step.
+_BLOCK_EXAMPLES = 1 << 18
 
 
 def _in_memory(_name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -136,7 +138,6 @@ class StateSum:
                 statistics, which it is given the name of. It is filled block by block.
         """
         n, v = self._n, self._v
-        everything = slice(0, n)
 
         def filled(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             if 0 in shape:
@@ -165,9 +166,17 @@ class StateSum:
             output_token_prob_totals=_added(
                 (s.output_token_prob_totals for s in self._states), (v,), torch.float64
             ),
-            sample=self.sample(everything),
-            highest=self.highest_ci(everything),
+            sample=self._whole(self.sample),
+            highest=self._whole(self.highest_ci),
         )
+
+    def _whole(self, read: Callable[[slice], ExampleTable]) -> ExampleTable:
+        """The examples of all components, merged a block at a time."""
+        kept = max(N_HIGHEST, self.settings.sample.activation_examples_per_component)
+        step = _BLOCK_EXAMPLES // (kept * max(1, self.n_states))
+        parts = [ExampleTable.empty(self.settings.window)]
+        parts += map(read, blocks(self._n, step))
+        return ExampleTable(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     @property
     def _n(self) -> int:
