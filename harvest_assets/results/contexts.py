@@ -20,7 +20,6 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest
 from harvest_assets.results.component_tables import ComponentTables
 from harvest_assets.results.components_jsonl import LINE_PREFIX
-from harvest_assets.results.example_text import examples_text
 from harvest_assets.results.side_by_side import in_order
 from harvest_assets.schemas import ComponentTokenPMI
 
@@ -109,10 +108,7 @@ def write_contexts(
 def _with_line(component: HarvestedComponent) -> tuple[HarvestedComponent, bytes]:
     """A component and its line; without a line if it never fired."""
     _check_finite(component)
-    try:
-        return component, _line(component) if component.firing_count else b""
-    except ValueError as error:
-        raise HarvestError(f"{component.key} cannot be written: {error}.") from error
+    return component, _line(component) if component.firing_count else b""
 
 
 def _check_finite(component: HarvestedComponent) -> None:
@@ -122,12 +118,16 @@ def _check_finite(component: HarvestedComponent) -> None:
         for lists in (component.input_token_pmi, component.output_token_pmi)
         for _, score in (*lists.top, *lists.bottom)
     ]
-    highest = component.highest_ci
+    windows = [
+        values
+        for table in (component.examples, component.highest_ci)
+        for values in (table.ci_values, table.component_acts)
+    ]
     if not math.isfinite(component.mean_ci):
         what = "a mean CI"
     elif not all(map(math.isfinite, scores)):
         what = "a PMI"
-    elif not all(values.isfinite().all() for values in (highest.ci_values, highest.component_acts)):
+    elif not all(values.isfinite().all() for values in windows):
         what = "an example with a value"
     else:
         return
@@ -135,24 +135,26 @@ def _check_finite(component: HarvestedComponent) -> None:
 
 
 def _line(component: HarvestedComponent) -> bytes:
-    place = {
-        "layer": component.layer,
-        "component_idx": component.component_idx,
-        "mean_ci": component.mean_ci,
-    }
-    tokens = {
-        "input_token_pmi": _lists(component.input_token_pmi),
-        "output_token_pmi": _lists(component.output_token_pmi),
-    }
-    # Readers find a component by the first bytes of its line, with a blank after the colon.
-    return b"".join(
-        (
-            *(LINE_PREFIX, orjson.dumps(component.key), b", "),
-            *(orjson.dumps(place)[1:-1], b',"activation_examples":'),
-            *(examples_text(component.examples), b","),
-            *(orjson.dumps(tokens)[1:], b"\n"),
-        )
+    examples = component.examples
+    # orjson writes float32 with its shortest digits, from contiguous rows.
+    columns = (examples.token_ids, examples.ci_values, examples.component_acts)
+    rows = zip(*(column.contiguous().numpy() for column in columns), strict=True)
+    rest = orjson.dumps(
+        {
+            "layer": component.layer,
+            "component_idx": component.component_idx,
+            "mean_ci": component.mean_ci,
+            "activation_examples": [
+                {"token_ids": tokens, "ci_values": ci, "component_acts": acts}
+                for tokens, ci, acts in rows
+            ],
+            "input_token_pmi": _lists(component.input_token_pmi),
+            "output_token_pmi": _lists(component.output_token_pmi),
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
     )
+    # Readers find a component by the first bytes of its line, with a blank after the colon.
+    return b"".join((LINE_PREFIX, orjson.dumps(component.key), b", ", rest[1:], b"\n"))
 
 
 def _lists(pmi: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:
