@@ -82,20 +82,25 @@ def pending_reasons(jobs: Collection[str]) -> dict[str, str]:
 
 
 def nodes(partition: str) -> list[tuple[int, str]]:
-    """Cores and GRES (`gpu:a100:4`) of each node of partitions; empty if SLURM does not answer.
+    """Cores and GRES (`gpu:a100:4`) of each node of partitions.
 
     Args:
-        partition: names separated by commas; empty: the cluster's default.
+        partition: names separated by commas; empty: that of the cluster, if it has only one. With
+            several, a plugin may choose another than the default.
+
+    Returns:
+        Nothing if that is not known, or SLURM does not answer.
     """
     listed = _run(["sinfo", "--noheader", "--Node", "-o", "%P|%c|%G"]) or ""
-    names = set(partition.split(","))
-    found = []
+    found: dict[str, list[tuple[int, str]]] = {}
     for line in listed.splitlines():
         match line.strip().split("|"):
             case [name, cores, gres] if cores.isdecimal():
-                wanted = name.removesuffix("*") in names if partition else name.endswith("*")
-                found += [(int(cores), gres)] if wanted else []
-    return found
+                found.setdefault(name.removesuffix("*"), []).append((int(cores), gres))
+    names = partition.split(",") if partition else found
+    if not partition and len(found) > 1:
+        return []
+    return [node for name in names for node in found.get(name, [])]
 
 
 def is_running(job: str) -> bool:

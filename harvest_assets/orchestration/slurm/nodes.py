@@ -12,9 +12,6 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
 
-# `gpu`, `gpu:2`, `gpu:a100:2`, `gpu:a100:2(S:0-1)`
-_GRES = re.compile(r"(?P<name>[^:(]+)(?::(?P<type>[^:(\d][^:(]*))?(?::(?P<count>\d+))?(?:\(.*\))?")
-
 # With these among the further options, the settings do not say what is requested.
 _OTHER = {"cpus-per-task", "gres", "gpus", "gpus-per-node", "clusters"}
 
@@ -37,7 +34,7 @@ def require_fitting_node(settings: SlurmSettings, *, gpu: bool) -> None:
     gres = settings.gres if gpu else ""
     if not nodes or any(n >= settings.cpus and _has(held, gres) for n, held in nodes):
         return
-    where = f"partition {partition}" if partition else "the cluster's default partition"
+    where = f"partition {partition}" if partition else "the cluster's only partition"
     most = max(n for n, _ in nodes)
     if most < settings.cpus:
         raise HarvestError(
@@ -60,19 +57,33 @@ def require_fitting_node(settings: SlurmSettings, *, gpu: bool) -> None:
 
 def _has(held: str, requested: str) -> bool:
     """Whether a node's GRES contain those requested; what cannot be read counts as contained."""
-    there = [match for part in _parts(held) if (match := _GRES.fullmatch(part))]
-    for part in _parts(requested):
-        wanted = _GRES.fullmatch(part)
-        if wanted is None:
-            continue
-        n = sum(
-            int(match["count"] or 1)
-            for match in there
-            if match["name"] == wanted["name"] and wanted["type"] in (None, match["type"])
-        )
-        if n < int(wanted["count"] or 1):
-            return False
-    return True
+    try:
+        there = [_parsed(part) for part in _parts(held)]
+        wanted = [_parsed(part) for part in _parts(requested)]
+    except ValueError:
+        return True
+    return all(
+        sum(n for name, kind, n in there if name == it and of_kind in ("", kind)) >= count
+        for it, of_kind, count in wanted
+    )
+
+
+def _parsed(gres: str) -> tuple[str, str, int]:
+    """Name, type and number: `gpu`, `gpu:2`, `gpu:a100`, `gpu:3090:8(S:0-1)`.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    match gres.partition("(")[0].split(":"):
+        case [name]:
+            return name, "", 1
+        case [name, count] if count.isdecimal():
+            return name, "", int(count)
+        case [name, kind]:
+            return name, kind, 1
+        case [name, kind, count]:
+            return name, kind, int(count)
+    raise ValueError(gres)
 
 
 def _parts(gres: str) -> list[str]:

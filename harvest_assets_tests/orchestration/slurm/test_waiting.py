@@ -21,11 +21,15 @@ cpu|128|(null)
 main*|16|gpu:a100:4(S:0-1),nvme:1
 main*|64|gpu:2
 main*|8|gpu:h100:8(IDX:0,2-3)
+desk|8|gpu:2080ti:4
+desk|8|gpu:3090:2(S:0-1)
+desk|4|gpu:odd:form:1
 short|2|gpu"""
 
 
 def check(folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True, **given: str) -> None:
     program(folder, "sinfo", given.pop("nodes", NODES))
+    given.setdefault("partition", "main")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     for name, value in given.items():
         monkeypatch.setenv(f"HARVEST_SLURM_{name.upper()}", value)
@@ -42,11 +46,16 @@ def check(folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpu: bool = True, **
         {"gres": "gpu:a100:2,nvme"},
         {"cpus": "64", "gres": "none"},
         {"partition": "cpu,short", "cpus": "2"},
+        {"partition": "desk", "gres": "gpu:4"},
+        {"partition": "desk", "gres": "gpu:3090:2", "cpus": "8"},
+        {"partition": "desk", "gres": "gpu:2080ti:1"},
+        {"partition": "desk", "gres": "tpu:9", "cpus": "4"},  # a node whose GRES cannot be read
         {"partition": "cpu", "cpus": "128", "gres": "none"},
         {"args": "--partition=cpu", "gres": "none", "cpus": "100"},
         # What is requested, or what there is, is not known here: the cluster decides.
         {"cpus": "999", "args": "--cpus-per-task=1"},
         {"cpus": "999", "nodes": ""},
+        {"cpus": "999", "partition": ""},
         {"cpus": "999", "cluster": "local"},
     ],
 )
@@ -64,6 +73,8 @@ def test_a_request_that_a_node_meets_passes(
         ({"args": "--partition short"}, "partition short has more than 2 cores"),
         ({"gres": "gpu:9"}, "gpu:9.*gpu:2 or gpu:a100:4.*HARVEST_SLURM_GRES=none"),
         ({"gres": "gpu:v100:1"}, "gpu:v100:1"),
+        ({"partition": "desk", "gres": "gpu:3090:3", "cpus": "8"}, "gpu:3090:3"),
+        ({"partition": "", "nodes": "only*|4|gpu:2", "gres": "gpu:3"}, "only partition"),
         ({"gres": "gpu:1,tape:1"}, "tape:1"),
         ({"partition": "cpu"}, "partition cpu have no GPU"),
         ({"cpus": "64", "gres": "gpu:4"}, "both 64 cores and gpu:4"),
@@ -106,7 +117,8 @@ def test_a_real_cluster_refuses_at_once_what_cannot_run_and_says_why_a_job_waits
 ):
     options = [str(tiny_run), "--n_batches", "2", "--batch_size", "4"]
     for name, value in (("CPUS", str(CPUS + 1)), ("GRES", "gpu:3")):
-        place = Place(tmp_path / name, tmp_path, **{f"HARVEST_SLURM_{name}": value}, **node.env)
+        env = {f"HARVEST_SLURM_{name}": value, "HARVEST_SLURM_PARTITION": "main", **node.env}
+        place = Place(tmp_path / name, tmp_path, **env)
         command = place.start(*options)
         out, _ = command.communicate(timeout=60)
         assert command.returncode == 1
