@@ -16,7 +16,7 @@ from harvest_assets.errors import HarvestError
 def measure_command(run: Path, settings: dict[str, Any], device: str, home: Path) -> StagesMeasured:
     """Harvest a run with the command and read when its runs and their steps began and ended.
 
-    What lies between them is the start of processes, and the command's own work.
+    The time between them is that of starting processes, and of the command's own work.
 
     Args:
         run: its folder.

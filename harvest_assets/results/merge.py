@@ -261,8 +261,8 @@ def _block_size(total: StateSum) -> int:
     kept = settings.sample.activation_examples_per_component
     # Windows take 12 bytes a token, and twice as much while they are gathered.
     example_bytes = kept * settings.window * 12 * 2 + kept * total.n_states * _SORTED_BYTES
-    most = min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
-    return most // n_threads()
+    fits = min(_BLOCK_ENTRIES // settings.vocab_size, _BLOCK_EXAMPLE_BYTES // max(1, example_bytes))
+    return fits // n_threads()
 
 
 class _TokenStatistics(NamedTuple):

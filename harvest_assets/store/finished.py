@@ -16,7 +16,7 @@ from harvest_assets.settings import StorageSettings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.planning import make_plan, settings_over_stored
 from harvest_assets.store.registry import Registration
-from harvest_assets.store.shards import SHARD_KEYS, Work
+from harvest_assets.store.shards import SHARD_KEYS, Work, has_saved_states
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -45,14 +45,15 @@ def is_finished(registration: Registration, settings: Mapping[str, Any], step: i
             and is_intact(paths, stored.digest)
             and _is_compacted(paths, stored)
             and _has_rows_of(checkpoint, paths, stored)
+            and paths.tokenizer.is_dir()
         )
     except (HarvestError, OSError):
         return False
 
 
 def _is_newest(checkpoint: Decomposition, registration: Registration, step: int | None) -> bool:
-    """Whether the checkpoint is the one that would be harvested; nothing is downloaded for it."""
-    if not Path(checkpoint.checkpoint_path).is_file():
+    """Whether the checkpoint is the one that would be harvested."""
+    if step not in (None, checkpoint.step) or not Path(checkpoint.checkpoint_path).is_file():
         return False
     return checkpoint.is_of(fetch_run(registration.reference, step))
 
@@ -62,9 +63,12 @@ def _is_compacted(paths: HarvestLayout, plan: HarvestPlan) -> bool:
     keep = StorageSettings.from_environment().keep
     has_shards = any(paths.shard_current(name).exists() for name in SHARD_KEYS)
     if keep == "none":
-        return not has_shards and not paths.merged_current.exists()
+        # No state says of which rows the results are: they must be newer than the rows.
+        newer = paths.manifest.stat().st_mtime_ns > paths.token_rows.stat().st_mtime_ns
+        return newer and not has_saved_states(paths)
     work = Work.of(paths, plan)
-    is_whole = work.merged is not None and work.merged.rows == range(work.n_rows)
+    merged = work.merged
+    is_whole = merged is not None and merged.rows == range(work.n_rows) and merged.is_whole()
     return is_whole and (keep == "all" or not has_shards)
 
 

@@ -21,6 +21,7 @@ from harvest_assets.files.atomic import remove
 from harvest_assets.files.commit import commit_directory, committed_directory
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Record
+from harvest_assets.files.untrusted import read_json
 from harvest_assets.settings import MAX_SHARDS
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
@@ -36,6 +37,7 @@ FORMAT_VERSION = 2
 
 _META_FILE = "shard.json"
 STATE_FOLDER = "state"
+_STATE_META_FILE = "state.json"
 
 _Row = Annotated[int, Field(ge=0, lt=1 << 62)]
 
@@ -144,6 +146,15 @@ class StoredState:
         from harvest_assets.harvester import HarvesterState
 
         return HarvesterState.load(self.directory / STATE_FOLDER, trusted=trusted)
+
+    def is_whole(self) -> bool:
+        """Whether the files of the state have their recorded sizes; their bytes are not read."""
+        folder = self.directory / STATE_FOLDER
+        try:
+            files = read_json(folder / _STATE_META_FILE)["files"]
+            return all((folder / name).stat().st_size == files[name]["size"] for name in files)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def damage(self) -> list[str]:
         """What is wrong with the files, in sentences."""
@@ -303,6 +314,14 @@ class ShardResults:
                     found[name] = stored
                     break
         return found
+
+
+def has_saved_states(paths: HarvestLayout) -> bool:
+    """Whether any state, of a shard or merged, is stored in the folder of a harvest."""
+    pointers = [paths.merged_current]
+    for name in SHARD_KEYS:
+        pointers += [paths.shard_current(name), paths.shard_saved(name)]
+    return any(pointer.exists() for pointer in pointers)
 
 
 def commit_shard(paths: HarvestLayout, result: ShardResult) -> int:

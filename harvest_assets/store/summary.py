@@ -20,6 +20,8 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import owner_of
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 
+_BLOCK_BYTES = 512  # unit of `st_blocks`, whatever the file system's own is
+
 
 class Condition(StrEnum):
     """The condition of a harvest."""
@@ -57,8 +59,8 @@ class HarvestSummary:
         tokens: positions saved; None where not known.
         tokens_wanted: positions of the whole harvest; None where not known.
         settings: of its plan; empty where there is none.
-        shards: what is saved of each share.
-        n_bytes: of all files in the folder.
+        shards: what is saved of each share, of a harvest that is not finished.
+        n_bytes: that its files take on the disk, holes left out.
         modified: when the newest of its files was written, in UTC.
         path: the folder.
         problem: what is wrong, in a sentence; empty if nothing is.
@@ -144,8 +146,11 @@ def _inspect(paths: HarvestLayout) -> _Found:
         )
         found.tokens = sum(part.rows for part in found.shards) * plan.context_length
         found.tokens_wanted = work.n_rows * plan.context_length
-    if not missing and {entry.plan for entry in read(paths).values()} == {plan.digest}:
+    of_this_plan = {entry.plan for entry in read(paths).values()} == {plan.digest}
+    begun = any(paths.shard_saved(name).exists() for name in SHARD_KEYS)
+    if of_this_plan and not missing and not begun:
         found.condition = Condition.HARVESTED
+        found.tokens, found.shards = found.tokens_wanted, ()  # states may have been removed
     return found
 
 
@@ -156,14 +161,15 @@ def _is_at_work(paths: HarvestLayout) -> bool:
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:
-    """Bytes of all files below a folder, and when the newest was written."""
-    n_bytes, newest = 0, 0.0
+    """Bytes of the disk that a folder takes, and when the newest file was written."""
+    blocks: dict[int, int] = {}  # by inode: a file may have several names
+    newest = 0.0
     for root, _, names in os.walk(folder):
         for name in names:
             try:
                 stat = os.lstat(os.path.join(root, name))  # noqa: PTH118 - thousands of files
             except FileNotFoundError:  # replaced meanwhile
                 continue
-            n_bytes += stat.st_size
+            blocks[stat.st_ino] = stat.st_blocks
             newest = max(newest, stat.st_mtime)
-    return n_bytes, newest
+    return sum(blocks.values()) * _BLOCK_BYTES, newest

@@ -76,9 +76,12 @@ def test_a_harvest_is_followed_from_its_plan_to_its_end(tiny: TinyHarvest):
     (done,) = as_json("list")
     files = [file for file in tiny.layout.root.rglob("*") if file.is_file()]
     assert (done["condition"], done["tokens"]) == ("harvested", TOKENS)
-    assert done["n_bytes"] == sum(file.stat().st_size for file in files)
+    assert done["n_bytes"] == sum(file.stat().st_blocks * 512 for file in files)
     lines = tiny.layout.components.read_text().splitlines()
     assert done["n_components"] >= len(lines) > 0
+    assert done["shards"] == []
+    shutil.rmtree(tiny.layout.merged)  # as with HARVEST_KEEP=none
+    assert as_json("status", tiny.key)["tokens"] == TOKENS
     text = invoke("status", tiny.layout.root.name).output
     assert str(tiny.layout.root) in text
     assert "harvested" in text

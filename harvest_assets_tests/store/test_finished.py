@@ -74,6 +74,10 @@ def _flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
 CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a result is gone": ("{root}/activation_contexts/summary.json", Path.unlink),
     "a result is longer": ("{root}/activation_contexts/summary.json", _append),
@@ -82,6 +86,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "the manifest is gone": ("{root}/manifest.json", Path.unlink),
     "the plan is damaged": ("{root}/plan.json", _flip),
     "the merged state is gone": ("{root}/merged/current.json", Path.unlink),
+    "the merged state is cut": ("{root}/merged/*/state/statistics.safetensors", _cut),
     "the checkpoint changed": ("{world}/tiny_run/model_100.pth", _append),
     "the config changed": ("{world}/tiny_run/final_config.yaml", _append),
     "the dataset changed": ("{world}/dataset/train.parquet", _flip),
@@ -92,7 +97,8 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changed_is_noticed(finished: TinyHarvest, tmp_path: Path, change: str):
     name, apply = CHANGES[change]
-    path = Path(name.format(root=finished.layout.root, world=world(finished)))
+    pattern = name.format(root=finished.layout.root, world=world(finished))
+    (path,) = Path("/").glob(pattern.lstrip("/"))
     shutil.copy2(path, tmp_path / "before")
     try:
         apply(path)
@@ -124,6 +130,38 @@ def test_states_that_are_still_to_be_removed_are_noticed(
 ):
     monkeypatch.setenv("HARVEST_KEEP", keep)
     assert answer(finished) == (keep == "all")
+
+
+def test_without_states_the_results_must_be_newer_than_the_rows(
+    finished: TinyHarvest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HARVEST_KEEP", "none")
+    paths = finished.layout
+    paths.merged.rename(tmp_path / "merged")
+    rows = paths.token_rows.stat()
+    try:
+        assert answer(finished)
+        # As it is when the rows of other data were prepared, and nothing was harvested of them yet.
+        later = paths.manifest.stat().st_mtime_ns + 1
+        os.utime(paths.token_rows, ns=(later, later))
+        assert not answer(finished)
+        os.utime(paths.token_rows, ns=(rows.st_atime_ns, rows.st_mtime_ns))
+        saved = paths.shard_saved("00")
+        saved.parent.mkdir(parents=True)
+        saved.touch()
+        assert not answer(finished)
+        shutil.rmtree(saved.parent)
+        assert answer(finished)
+    finally:
+        (tmp_path / "merged").rename(paths.merged)
+
+
+def test_without_its_tokenizer_it_is_harvested_again(finished: TinyHarvest, tmp_path: Path):
+    finished.layout.tokenizer.rename(tmp_path / "tokenizer")
+    try:
+        assert not answer(finished)
+    finally:
+        (tmp_path / "tokenizer").rename(finished.layout.tokenizer)
 
 
 def test_a_harvest_that_a_process_works_on_is_not_finished(finished: TinyHarvest):

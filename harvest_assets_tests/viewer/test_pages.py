@@ -241,7 +241,7 @@ def test_all_harvests_are_one_page(paths: HarvestLayout):
     for name in ("hostile", "other"):
         assert f'href="/run/{name}"' in page
         assert client.get(f"/run/{name}").status_code == 200
-    size = sum(file.stat().st_size for file in paths.root.rglob("*") if file.is_file())
+    size = sum(file.stat().st_blocks * 512 for file in paths.root.rglob("*") if file.is_file())
     assert decimal(size) in page
     assert 'href="/harvests"' in client.get(RUN).text
 
