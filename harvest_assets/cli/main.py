@@ -15,9 +15,11 @@ from harvest_assets.cli.demo import demo
 from harvest_assets.cli.harvest import harvest
 from harvest_assets.cli.list_harvests import list_harvests
 from harvest_assets.cli.options import HELP_SETTINGS
+from harvest_assets.cli.pack import pack
 from harvest_assets.cli.register import register
 from harvest_assets.cli.status import status
 from harvest_assets.cli.ui import ui
+from harvest_assets.cli.unpack import unpack
 from harvest_assets.cli.unregister import unregister
 from harvest_assets.cli.verify import verify
 from harvest_assets.cli.view import view
@@ -36,6 +38,8 @@ from harvest_assets.cli.view import view
         status,
         view,
         verify,
+        pack,
+        unpack,
         clean,
     ],
     context_settings=HELP_SETTINGS,
@@ -55,6 +59,7 @@ def cli() -> None:
       harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
       harvest-assets verify RUN          check that all files on disk are consistent
+      harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets clean               delete files that are no longer needed
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).

@@ -15,6 +15,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.files.untrusted import read_json
 from harvest_assets.store.lookup import harvest_folders
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import owner_of
@@ -146,7 +147,17 @@ def _inspect(paths: HarvestLayout) -> _Found:
         found.tokens_wanted = work.n_rows * plan.context_length
     if not missing and {entry.plan for entry in read(paths).values()} == {plan.digest}:
         found.condition = Condition.HARVESTED
+        if not paths.token_rows.exists():  # results that were received, without their states
+            found.tokens = found.tokens_wanted = _tokens_of_results(paths)
     return found
+
+
+def _tokens_of_results(paths: HarvestLayout) -> int | None:
+    try:
+        n_tokens = read_json(paths.config)["n_tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return n_tokens if type(n_tokens) is int else None
 
 
 def _is_at_work(paths: HarvestLayout) -> bool:
