@@ -16,6 +16,8 @@ from harvest_assets.cli.harvest import harvest
 from harvest_assets.cli.list_harvests import list_harvests
 from harvest_assets.cli.options import HELP_SETTINGS
 from harvest_assets.cli.pack import pack
+from harvest_assets.cli.pull import pull
+from harvest_assets.cli.push import push
 from harvest_assets.cli.register import register
 from harvest_assets.cli.status import status
 from harvest_assets.cli.ui import ui
@@ -40,6 +42,8 @@ from harvest_assets.cli.view import view
         verify,
         pack,
         unpack,
+        push,
+        pull,
         clean,
     ],
     context_settings=HELP_SETTINGS,
@@ -60,6 +64,7 @@ def cli() -> None:
       harvest-assets view RUN            view its components in a browser
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
+      harvest-assets push RUN ADDRESS    a finished harvest to the Hugging Face hub; `pull ADDRESS`
       harvest-assets clean               delete files that are no longer needed
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).

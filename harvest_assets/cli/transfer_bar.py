@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def transfer_bar() -> Iterator[Watch]:
-    """A live bar on a terminal; elsewhere a line for each activity."""
+    """A live bar on a terminal, from the first progress on; elsewhere a line for each activity."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,10 +42,13 @@ def transfer_bar() -> Iterator[Watch]:
         nonlocal shown
         if activity != shown:
             shown = activity
+            bar.start()
             bar.reset(task, description=activity)
             if not console.is_terminal:
                 console.print(activity, highlight=False)
         bar.update(task, completed=done, total=total or None)
 
-    with bar:
+    try:
         yield watch
+    finally:
+        bar.stop()

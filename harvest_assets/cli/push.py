@@ -1,0 +1,48 @@
+"""`harvest-assets push HARVEST ADDRESS`: share a finished harvest."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
+
+
+@click.command(
+    help=f"""Share a finished harvest as a dataset on the Hugging Face hub.
+
+\b
+  harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME
+  harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME@BRANCH
+
+The dataset is created if there is none, and gets a card that describes it; its license is yours to
+choose. A dataset holds one harvest for each branch: an equal one is left as it is, and a different
+one is never overwritten. An interrupted push is continued by the same command.
+
+The token is the hub client's: `hf auth login`, or HF_TOKEN.
+
+HARVEST is the folder of a harvest, or its run: {RUN_OR_HARVEST_HELP}
+""",
+)
+@click.argument("harvest")
+@click.argument("address")
+@click.option("--private", is_flag=True, help="Make a dataset that is created private.")
+@debug_option
+def push(harvest: str, address: str, *, private: bool, debug: bool) -> None:
+    """Share a finished harvest."""
+    with errors_reported(debug=debug):
+        from harvest_assets.cli.transfer_bar import transfer_bar
+        from harvest_assets.sharing import hub
+        from harvest_assets.sharing.address import parse_address
+        from harvest_assets.sharing.contents import contents_of
+        from harvest_assets.store.lookup import find_harvest
+
+        target = parse_address(address)
+        paths = find_harvest(harvest)
+        with transfer_bar() as watch:
+            contents = contents_of(paths, watch)
+        if hub.push(paths, contents, target, private=private):
+            click.echo(f"{target} holds {paths.root.name}.")
+        else:
+            click.echo(f"{target} holds {paths.root.name} already, with equal files.")
+        click.echo(f"On another machine:\n  harvest-assets pull {target}")
