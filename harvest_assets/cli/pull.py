@@ -18,7 +18,9 @@ def pull(address: str, out_name: str | None, *, debug: bool) -> None:
 
     \b
       harvest-assets pull hf://datasets/OWNER/NAME
-      harvest-assets pull hf://datasets/OWNER/NAME@REVISION   a branch, a tag or a commit
+      harvest-assets pull hf://datasets/OWNER/NAME@REVISION     a branch, a tag or a commit
+      harvest-assets pull wandb://ENTITY/PROJECT/NAME           an artifact on W&B
+      harvest-assets pull wandb://ENTITY/PROJECT/NAME:v3
 
     Its files are checked against their digests and appear together or not at all; an interrupted
     download is continued by the same command. A harvest of the same name that is there already is
@@ -26,9 +28,13 @@ def pull(address: str, out_name: str | None, *, debug: bool) -> None:
     """
     with errors_reported(debug=debug):
         from harvest_assets.cli.transfer_bar import transfer_bar
-        from harvest_assets.sharing import hub
-        from harvest_assets.sharing.address import parse_address
+        from harvest_assets.sharing import hub, wandb_artifact
+        from harvest_assets.sharing.address import HubDataset, parse_address
 
+        source = parse_address(address)
         with transfer_bar() as watch:
-            received = hub.pull(parse_address(address), out_name, watch)
+            if isinstance(source, HubDataset):
+                received = hub.pull(source, out_name, watch)
+            else:
+                received = wandb_artifact.pull(source, out_name, watch)
         print_received(received)

@@ -9,17 +9,19 @@ from harvest_assets.cli.options import RUN_OR_HARVEST_HELP, debug_option
 
 
 @click.command(
-    help=f"""Share a finished harvest as a dataset on the Hugging Face hub.
+    help=f"""Share a finished harvest through the Hugging Face hub or W&B.
 
 \b
-  harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME
+  harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME            a dataset
   harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME@BRANCH
+  harvest-assets push s-d2ec3bfe wandb://ENTITY/PROJECT/NAME         an artifact
 
-The dataset is created if there is none, and gets a card that describes it; its license is yours to
-choose. A dataset holds one harvest for each branch: an equal one is left as it is, and a different
-one is never overwritten. An interrupted push is continued by the same command.
+What does not exist is created. A dataset gets a card that describes it; its license is yours to
+choose. It holds one harvest for each branch: an equal one is left as it is, and a different one is
+never overwritten. On W&B, a different harvest becomes the next version of the artifact. An
+interrupted push is continued by the same command.
 
-The token is the hub client's: `hf auth login`, or HF_TOKEN.
+The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_API_KEY.
 
 HARVEST is the folder of a harvest, or its run: {RUN_OR_HARVEST_HELP}
 """,
@@ -32,8 +34,8 @@ def push(harvest: str, address: str, *, private: bool, debug: bool) -> None:
     """Share a finished harvest."""
     with errors_reported(debug=debug):
         from harvest_assets.cli.transfer_bar import transfer_bar
-        from harvest_assets.sharing import hub
-        from harvest_assets.sharing.address import parse_address
+        from harvest_assets.sharing import hub, wandb_artifact
+        from harvest_assets.sharing.address import HubDataset, parse_address
         from harvest_assets.sharing.contents import contents_of
         from harvest_assets.store.lookup import find_harvest
 
@@ -41,7 +43,11 @@ def push(harvest: str, address: str, *, private: bool, debug: bool) -> None:
         paths = find_harvest(harvest)
         with transfer_bar() as watch:
             contents = contents_of(paths, watch)
-        if hub.push(paths, contents, target, private=private):
+        if isinstance(target, HubDataset):
+            sent = hub.push(paths, contents, target, private=private)
+        else:
+            sent = wandb_artifact.push(paths, contents, target)
+        if sent:
             click.echo(f"{target} holds {paths.root.name}.")
         else:
             click.echo(f"{target} holds {paths.root.name} already, with equal files.")

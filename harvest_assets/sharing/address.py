@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harvest_assets.errors import HarvestError
 
 _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?", re.ASCII)
+_WANDB = re.compile(r"wandb://([\w.-]+)/([\w.-]+)/([\w.-]+)(?::([\w.-]+))?/?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,42 @@ class HubDataset:
         return f"hf://datasets/{self.repo_id}{at}"
 
 
-def parse_address(text: str) -> HubDataset:
+@dataclass(frozen=True)
+class WandbArtifact:
+    """An artifact on W&B.
+
+    Args:
+        entity: user or team.
+        project: project.
+        artifact: name of the artifact.
+        version: `v0`, or an alias; None for the newest.
+    """
+
+    entity: str
+    project: str
+    artifact: str
+    version: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As the client names it, without a version."""
+        return f"{self.entity}/{self.project}/{self.artifact}"
+
+    def __str__(self) -> str:
+        return f"wandb://{self.name}" + (f":{self.version}" if self.version else "")
+
+
+def parse_address(text: str) -> HubDataset | WandbArtifact:
     """Read the address of a shared harvest.
 
     Raises:
         HarvestError: it is not one.
     """
-    hub = _HUB.fullmatch(text.strip())
-    if hub is None:
-        raise HarvestError(
-            f"{text[:200]!r} is not a valid address; expected hf://datasets/OWNER/NAME, with "
-            "@REVISION if it is not the main branch."
-        )
-    return HubDataset(hub[1], hub[2])
+    if hub := _HUB.fullmatch(text.strip()):
+        return HubDataset(hub[1], hub[2])
+    if wandb := _WANDB.fullmatch(text.strip()):
+        return WandbArtifact(*wandb.groups())
+    raise HarvestError(
+        f"{text[:200]!r} is not a valid address; expected hf://datasets/OWNER/NAME[@REVISION] or "
+        "wandb://ENTITY/PROJECT/NAME[:VERSION]."
+    )
