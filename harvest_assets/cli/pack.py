@@ -1,4 +1,4 @@
-"""`harvest-assets pack HARVEST [FILE]`: a finished harvest as one file."""
+"""`harvest-assets pack RUN [FILE]`: a finished harvest as one file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ The file holds the results with their digests, the plan and the tokenizer: what 
 the loaders need. States are left out, so a harvest that was unpacked is read but not extended.
 FILE is never overwritten.
 
-HARVEST is the folder of a harvest, or its run: {RUN_OR_HARVEST_HELP}
+{RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("harvest")
+@click.argument("run")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @debug_option
-def pack(harvest: str, file: Path | None, *, debug: bool) -> None:
+def pack(run: str, file: Path | None, *, debug: bool) -> None:
     """Write a finished harvest into one file."""
     with errors_reported(debug=debug):
         from rich.filesize import decimal
@@ -36,7 +36,7 @@ def pack(harvest: str, file: Path | None, *, debug: bool) -> None:
         from harvest_assets.sharing import archive
         from harvest_assets.store.lookup import find_harvest
 
-        paths = find_harvest(harvest)
+        paths = find_harvest(run)
         file = file or Path(paths.root.name + archive.SUFFIX)
         with transfer_bar() as watch:
             archive.pack(paths, file, watch)

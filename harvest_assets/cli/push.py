@@ -1,4 +1,4 @@
-"""`harvest-assets push HARVEST ADDRESS`: share a finished harvest."""
+"""`harvest-assets push RUN ADDRESS`: share a finished harvest."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ interrupted push is continued by the same command.
 
 The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_API_KEY.
 
-HARVEST is the folder of a harvest, or its run: {RUN_OR_HARVEST_HELP}
+{RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("harvest")
+@click.argument("run")
 @click.argument("address")
 @click.option("--private", is_flag=True, help="Make a dataset that is created private.")
 @debug_option
-def push(harvest: str, address: str, *, private: bool, debug: bool) -> None:
+def push(run: str, address: str, *, private: bool, debug: bool) -> None:
     """Share a finished harvest."""
     with errors_reported(debug=debug):
         from harvest_assets.cli.transfer_bar import transfer_bar
@@ -40,7 +40,7 @@ def push(harvest: str, address: str, *, private: bool, debug: bool) -> None:
         from harvest_assets.store.lookup import find_harvest
 
         target = parse_address(address)
-        paths = find_harvest(harvest)
+        paths = find_harvest(run)
         with transfer_bar() as watch:
             contents = contents_of(paths, watch)
         if isinstance(target, HubDataset):

@@ -53,6 +53,7 @@ def push(paths: HarvestLayout, contents: Contents, address: WandbArtifact) -> bo
         (Path(scratch) / CONTENTS).write_bytes(contents.encoded)
         _add(artifact, Path(scratch) / CONTENTS, CONTENTS)
         settings = wandb.Settings(
+            mode="online",
             console="off",
             disable_code=True,
             disable_git=True,
