@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -17,17 +18,24 @@ _API = re.compile(
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
+# Status, headers and content.
+Answer = tuple[int, dict[str, str], bytes]
+
+
 class LoopbackHub:
     """The server; use it in a `with` statement.
 
     Attributes:
         repositories: files by name, by (`models` or `datasets`, `owner/name`).
         requests: method and path of each request, in order.
+        on_file: called with the name of each file before its content is sent; where it answers a
+            status, that is sent instead.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], dict[str, bytes]] = {}
         self.requests: list[str] = []
+        self.on_file: Callable[[str], int | None] = lambda _name: None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -53,6 +61,7 @@ class LoopbackHub:
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+            "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": "",
         }
 
@@ -63,44 +72,59 @@ class LoopbackHub:
             source = {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
         self.repositories[kind, name] = source
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and content."""
+    def respond(self, method: str, path: str, body: bytes, authorization: str) -> Answer:  # noqa: ARG002
+        """Status, headers and content; whoever only reads needs no authorization."""
         self.requests.append(f"{method} {path}")
+        return self.answer(method, path, body)
+
+    def answer(self, method: str, path: str, body: bytes) -> Answer:
+        """Status, headers and content."""
         parts = urlsplit(path)
         place = unquote(parts.path)
         resolve = _RESOLVE.fullmatch(place)
         if resolve:
             kind = "datasets" if resolve[1] else "models"
-            return self._file(kind, resolve[2], resolve[3], resolve[4])
+            return self._file(method, kind, resolve[2], resolve[3], resolve[4])
         api = _API.fullmatch(place)
-        files = self.repositories.get((api[1], api[2])) if api else None
-        if api is None or files is None:
-            return _not_found("RepoNotFound")
-        commit = _commit(files)
-        if api[4] not in (None, "main", commit):
-            return _not_found("RevisionNotFound")
+        if api is None or (api[1], api[2]) not in self.repositories:
+            return not_found("RepoNotFound")
+        files = self.files_of(api[1], api[2], api[4] or "main")
+        if files is None:
+            return not_found("RevisionNotFound")
         if api[3] == "tree":
             recursive = parse_qs(parts.query).get("recursive", ["false"])[0].lower() == "true"
-            return _json(_tree(files, api[5], recursive=recursive))
+            return to_json(_tree(files, api[5], recursive=recursive))
         if api[3] == "paths-info":
-            return _json([e for p in _asked_paths(body) for e in _path_info(files, p)])
+            return to_json([e for p in _asked_paths(body) for e in _path_info(files, p)])
         siblings = [{"rfilename": name} for name in sorted(files)]
-        info = {"_id": "1", "id": api[2], "sha": commit, "private": False, "siblings": siblings}
-        return _json({**info, "downloads": 0, "likes": 0, "tags": [], "gated": False})
+        info = {
+            "_id": "1",
+            "id": api[2],
+            "sha": commit_of(files),
+            "private": False,
+            "siblings": siblings,
+        }
+        return to_json({**info, "downloads": 0, "likes": 0, "tags": [], "gated": False})
 
-    def _file(
-        self, kind: str, name: str, revision: str, file: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        files = self.repositories.get((kind, name))
+    def files_of(self, kind: str, name: str, revision: str) -> dict[str, bytes] | None:
+        """The files of a repository at a branch or a commit."""
+        files = self.repositories[kind, name]
+        return files if revision in ("main", commit_of(files)) else None
+
+    def _file(self, method: str, kind: str, name: str, revision: str, file: str) -> Answer:
+        if (kind, name) not in self.repositories:
+            return not_found("RepoNotFound")
+        files = self.files_of(kind, name, revision)
         if files is None:
-            return _not_found("RepoNotFound")
-        if revision not in ("main", _commit(files)):
-            return _not_found("RevisionNotFound")
+            return not_found("RevisionNotFound")
         if file not in files:
-            return _not_found("EntryNotFound")
+            return not_found("EntryNotFound")
+        status = self.on_file(file) if method == "GET" else None
+        if status is not None:
+            return status, {}, b""
         headers = {
             "ETag": f'"{_oid(files[file])}"',
-            "X-Repo-Commit": _commit(files),
+            "X-Repo-Commit": commit_of(files),
             "Accept-Ranges": "bytes",
         }
         return 200, headers, files[file]
@@ -120,12 +144,18 @@ class LoopbackHub:
             def do_POST(self) -> None:
                 self._answer()
 
+            def do_PUT(self) -> None:
+                self._answer()
+
             def log_message(self, *_arguments: Any) -> None:
                 pass
 
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, headers, content = loopback.answer(self.command, self.path, body)
+                authorization = self.headers.get("Authorization", "")
+                status, headers, content = loopback.respond(
+                    self.command, self.path, body, authorization
+                )
                 asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
                 if status == 200 and asked:
                     start, stop = int(asked[1]), int(asked[2] or len(content) - 1) + 1
@@ -146,15 +176,15 @@ def _oid(content: bytes) -> str:
     return hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
-def _commit(files: dict[str, bytes]) -> str:
+def commit_of(files: dict[str, bytes]) -> str:
     return _oid("".join(f"{name} {_oid(files[name])}\n" for name in sorted(files)).encode())
 
 
-def _json(value: Any) -> tuple[int, dict[str, str], bytes]:
+def to_json(value: Any) -> Answer:
     return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
-def _not_found(code: str) -> tuple[int, dict[str, str], bytes]:
+def not_found(code: str) -> Answer:
     return 404, {"X-Error-Code": code, "X-Error-Message": code}, b"{}"
 
 

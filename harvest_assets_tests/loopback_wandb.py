@@ -116,7 +116,7 @@ class LoopbackWandb:
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The `data` of a GraphQL answer."""
-        operation = _operation(query)
+        operation = operation_of(query)
         self.operations.append((operation, variables))
         if operation in ("Run", "RunFiles"):
             return {"project": self._project_with_run(operation, variables)}
@@ -206,7 +206,7 @@ class LoopbackWandb:
                 asked = json.loads(self.rfile.read(length) or b"{}")
                 query = asked.get("query", "")
                 time.sleep(loopback.delay)
-                status = loopback.on_operation(_operation(query)) or loopback.status
+                status = loopback.on_operation(operation_of(query)) or loopback.status
                 if status != 200:
                     said = [{"message": self._who_asks()}] if loopback.echoes else []
                     body = json.dumps({"errors": said}).encode()
@@ -261,7 +261,7 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
 
-def _operation(query: str) -> str:
+def operation_of(query: str) -> str:
     match = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
     return match[1] if match else ""
 

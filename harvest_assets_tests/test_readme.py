@@ -17,8 +17,12 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 # In the order in which a reader would type their commands.
 PAGES = (README, ROOT / "docs" / "viewer.md", ROOT / "docs" / "using.md")
-# Installation is tried by whoever runs this; the UI, which does not end, by a browser elsewhere.
-NOT_HERE = ("pip install", "harvest-assets ui", "harvest-assets view")
+# Installation is tried by whoever runs this; the UI, which does not end, by a browser elsewhere;
+# what needs a hub or W&B, in `sharing/`.
+NOT_HERE = (
+    "pip install",
+    *(f"harvest-assets {command}" for command in ("ui", "view", "push", "pull")),
+)
 
 
 def _blocks(page: Path, language: str) -> list[str]:

@@ -25,6 +25,10 @@ from harvest_assets.cli.common_options import HELP_SETTINGS
         "status",
         "view",
         "verify",
+        "pack",
+        "unpack",
+        "push",
+        "pull",
         "clean",
     ),
     context_settings=HELP_SETTINGS,
@@ -44,6 +48,8 @@ def cli() -> None:
       harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
       harvest-assets verify RUN          check that all files on disk are consistent
+      harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
+      harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`
       harvest-assets clean               delete files that are no longer needed
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).

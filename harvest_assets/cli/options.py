@@ -26,6 +26,13 @@ def out_name_option(command: F) -> F:
     )(command)
 
 
+def received_name_option(command: F) -> F:
+    """Add --out-name for a harvest that is received."""
+    return click.option(
+        "--out-name", help="Folder below harvest/; omitted: the one that the harvest had."
+    )(command)
+
+
 def harvest_options(command: F) -> F:
     """Add the options of every harvest: the settings, --step and --out-name."""
     step_option = click.option(

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import write_json
-from harvest_assets.files.untrusted import MAX_BYTES, as_record, read_json
+from harvest_assets.files.untrusted import MAX_BYTES, as_record, parse_json, read_json
 
 T = TypeVar("T")
 
@@ -72,6 +72,20 @@ class Record(Generic[T]):
         """All keys of the file that holds a value, the digest last."""
         content = {self.version_key: self.version, **self.fields_of(value)}
         return {**content, _DIGEST: self._digest(content, value)}
+
+    def encode(self, value: T) -> bytes:
+        """The bytes of a file that holds a value, for places other than a disk."""
+        return json.dumps(self.content(value), indent=2).encode()
+
+    def parse(self, encoded: bytes) -> T:
+        """Read what `encode` returned.
+
+        Raises:
+            ValueError: it is damaged, too long, or of another version.
+        """
+        if len(encoded) > self.max_bytes:
+            raise ValueError(f"it is longer than {self.max_bytes:,} bytes")
+        return self._value(parse_json(encoded))
 
     def write(self, path: Path, value: T) -> None:
         """Write a value atomically."""

@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 _MAX_CHARACTERS = 10_000
@@ -127,7 +128,8 @@ def without_secrets(text: str) -> str:
     """The text with `***` in place of the secrets that this process knows.
 
     These are the values of environment variables whose name says so (`WANDB_API_KEY`, `HF_TOKEN`),
-    passwords of `~/.netrc`, where the W&B client keeps its key, and users in addresses.
+    passwords of `~/.netrc`, where the W&B client keeps its key, the token that `hf auth login`
+    stored, and users in addresses.
     """
     for secret in sorted(_known_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -136,9 +138,20 @@ def without_secrets(text: str) -> str:
 
 def _known_secrets() -> set[str]:
     known = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    known |= _netrc_passwords()
+    known |= _netrc_passwords() | _hub_tokens()
     known = {secret for secret in known if len(secret) >= _MIN_SECRET}
     return known | {_in_a_header(secret) for secret in known}
+
+
+def _hub_tokens() -> set[str]:
+    """What the hub's client has stored; it is not imported for this."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", f"{cache}/huggingface")
+    file = Path(os.environ.get("HF_TOKEN_PATH", f"{home}/token")).expanduser()
+    try:
+        return {file.read_text(encoding="utf-8").strip()}
+    except (OSError, ValueError):
+        return set()
 
 
 def _in_a_header(key: str) -> str:

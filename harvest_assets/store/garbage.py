@@ -20,6 +20,7 @@ from harvest_assets.files.atomic import abandoned, remove
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
 from harvest_assets.files.manifest import disagreements
+from harvest_assets.store.lookup import harvest_folders
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
@@ -95,7 +96,8 @@ def free(items: list[Removable]) -> list[Removable]:
 
 def _of_harvests() -> Iterator[Removable]:
     root = layout.harvest_root()
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    yield from _temporary(root)
+    for folder in harvest_folders():
         paths = HarvestLayout(folder)
         try:
             paths.check_links()

@@ -15,6 +15,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.files.untrusted import read_json
 from harvest_assets.store.lookup import harvest_folders
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import owner_of
@@ -150,8 +151,18 @@ def _inspect(paths: HarvestLayout) -> _Found:
     begun = any(paths.shard_saved(name).exists() for name in SHARD_KEYS)
     if of_this_plan and not missing and not begun:
         found.condition = Condition.HARVESTED
+        if not paths.token_rows.exists():  # results that were received, without their states
+            found.tokens_wanted = _tokens_of_results(paths)
         found.tokens, found.shards = found.tokens_wanted, ()  # states may have been removed
     return found
+
+
+def _tokens_of_results(paths: HarvestLayout) -> int | None:
+    try:
+        n_tokens = read_json(paths.config)["n_tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return n_tokens if type(n_tokens) is int else None
 
 
 def _is_at_work(paths: HarvestLayout) -> bool:

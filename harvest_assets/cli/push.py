@@ -1,0 +1,54 @@
+"""`harvest-assets push RUN ADDRESS`: share a finished harvest."""
+
+from __future__ import annotations
+
+import click
+
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.errors import errors_reported
+
+
+@click.command(
+    help=f"""Share a finished harvest through the Hugging Face hub or W&B.
+
+\b
+  harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME            a dataset
+  harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME@BRANCH
+  harvest-assets push s-d2ec3bfe wandb://ENTITY/PROJECT/NAME         an artifact
+
+What does not exist is created. A dataset gets a card that describes it; its license is yours to
+choose. It holds one harvest for each branch: an equal one is left as it is, and a different one is
+never overwritten. On W&B, a different harvest becomes the next version of the artifact. An
+interrupted push is continued by the same command.
+
+The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_API_KEY.
+
+{RUN_OR_HARVEST_HELP}
+""",
+)
+@click.argument("run")
+@click.argument("address")
+@click.option("--private", is_flag=True, help="Make a dataset that is created private.")
+@debug_option
+def push(run: str, address: str, *, private: bool, debug: bool) -> None:
+    """Share a finished harvest."""
+    with errors_reported(debug=debug):
+        from harvest_assets.cli.transfer_bar import transfer_bar
+        from harvest_assets.sharing import hub, wandb_artifact
+        from harvest_assets.sharing.address import HubDataset, parse_address
+        from harvest_assets.sharing.contents import contents_of
+        from harvest_assets.store.lookup import find_harvest
+
+        target = parse_address(address)
+        paths = find_harvest(run)
+        with transfer_bar() as watch:
+            contents = contents_of(paths, watch)
+        if isinstance(target, HubDataset):
+            sent = hub.push(paths, contents, target, private=private)
+        else:
+            sent = wandb_artifact.push(paths, contents, target)
+        if sent:
+            click.echo(f"{target} holds {paths.root.name}.")
+        else:
+            click.echo(f"{target} holds {paths.root.name} already, with equal files.")
+        click.echo(f"On another machine:\n  harvest-assets pull {target}")

@@ -1,0 +1,21 @@
+"""What is printed at the end of a command that received a harvest."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harvest_assets.sharing.receive import Received
+
+
+def print_received(received: Received) -> None:
+    """Print where the harvest is and how to view it."""
+    root = received.paths.root
+    if received.was_there:
+        click.echo(f"{root} is there already, with equal files.")
+    else:
+        click.echo(f"{root} is complete.")
+    click.echo(f"View it in a browser:\n  harvest-assets view {shlex.quote(root.name)}")
