@@ -36,7 +36,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("shards", f"{plan.n_shards}{side_by_side}"),
         ("device", result.device),
         ("memory", f"about {decimal(needs.memory())} a shard: {memory_parts(needs)}"),
-        ("", f"{decimal(result.free_memory)} are free"),
+        ("", f"{decimal(result.free_memory)} are free on this machine"),
         ("disk", f"about {decimal(needs.results)} of results, {peak} at the peak"),
         ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),
