@@ -47,7 +47,8 @@ class DryRun:
         device: where the model would run.
         n_devices: shards that work side by side, each on a device or its part of the cores.
         tokens_per_second: of all of them together, measured on a few rows.
-        needs: bytes of memory and disk.
+        needs: bytes of that device's memory, and of disk.
+        memory_without_gpu: bytes that a shard needs on a machine without a GPU.
         free_memory: bytes that the device has free.
         free_disk: bytes free where it would write.
     """
@@ -61,6 +62,7 @@ class DryRun:
     n_devices: int
     tokens_per_second: float
     needs: ResourceEstimate
+    memory_without_gpu: int
     free_memory: int
     free_disk: int
 
@@ -89,7 +91,7 @@ def dry_run(
         registration: the run and its folder.
         settings: of `HarvestSettings`, those that are not the default.
         step: of the checkpoint; None is the newest.
-        where: the harvest would run; another machine is not checked.
+        where: the harvest would run; only this machine is checked.
 
     Raises:
         HarvestError: what the harvest itself would refuse, or a dataset too small for a batch.
@@ -121,6 +123,7 @@ def dry_run(
         n_devices=at_once,
         tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
         needs=needs,
+        memory_without_gpu=estimate_resources(plan, checkpoint, sample.n_rows).memory(),
         free_memory=available_memory(device, leased=False),
         free_disk=free_bytes(registration.layout.root),
     )

@@ -48,8 +48,8 @@ def shares_left(
         streaming: as for `change_of_plan`.
 
     Returns:
-        Where earlier work does not count, an upper bound: all rows for each shard of the plan, or
-        0 if their number is not known.
+        Rows by shard. Where earlier work does not count: for each shard of the plan all rows, an
+        upper bound, or 0 if their number is not known.
     """
     work = None if stored is None else _work(paths, stored, plan, streaming=streaming)
     if work is None:

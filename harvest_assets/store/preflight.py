@@ -118,7 +118,7 @@ def require_disk(folder: Path, needs: ResourceEstimate, n_shards: int) -> None:
 
 def _refuse_or_warn(shortage: HarvestError) -> None:
     if PreflightSettings.from_environment().on_shortage == "refuse":
-        raise shortage
+        raise HarvestError(f"{shortage} HARVEST_ON_SHORTAGE=warn tries all the same.") from shortage
     logger.warning("%s", shortage)
 
 
@@ -135,10 +135,10 @@ def require_memory_here(
     Raises:
         HarvestError: it has not, and shortages are refused.
     """
-    import torch
-
     if not n_rows_of:
         return
+    import torch
+
     on_gpus = count_gpus() > 0
     needs = estimate_resources(plan, checkpoint, max(n_rows_of), on_gpu=on_gpus)
     at_once = 1 if on_gpus else min(len(n_rows_of), shards_at_once())

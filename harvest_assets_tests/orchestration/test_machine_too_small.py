@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,10 @@ import dagster as dg
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from harvest_assets.cli.dry_run import dry_run
+from harvest_assets.cli.dry_run_text import print_dry_run
 from harvest_assets.cli.main import cli
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.harvest_config import CHECK_MACHINE
@@ -29,6 +33,10 @@ def test_a_dry_run_counts_all_weights(tiny: TinyHarvest):
     distinct = {it.untyped_storage().data_ptr(): it.numel() for it in saved.values()}
     assert would.needs.weights == 4 * sum(distinct.values())
     assert would.needs.memory() > would.needs.weights + would.needs.counts
+    assert would.memory_without_gpu == would.needs.memory() or torch.cuda.is_available()
+    shown = io.StringIO()
+    print_dry_run(replace(would, memory_without_gpu=123_456_000_000), Console(file=shown))
+    assert "123.5 GB without a GPU" in shown.getvalue()
 
 
 def test_a_dry_run_refuses_with_numbers_and_writes_nothing(tiny_run: Path, out_dir: Path):
