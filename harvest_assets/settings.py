@@ -240,6 +240,18 @@ class StorageSettings(EnvironmentModel):
     )
 
 
+class PreflightSettings(EnvironmentModel):
+    """What the estimate of a harvest's memory and disk decides."""
+
+    on_shortage: Literal["refuse", "warn"] = Field(
+        default="refuse",
+        description=(
+            "A harvest that, by the estimate, does not fit into memory or onto the disk: `refuse`, "
+            "or `warn` and try, for runs whose components are mostly dead and need less."
+        ),
+    )
+
+
 class Option(NamedTuple):
     """A setting as the launchpad and the command line need it.
 

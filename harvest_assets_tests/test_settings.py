@@ -17,6 +17,7 @@ from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.settings import (
     HarvestDefaults,
     HarvestSettings,
+    PreflightSettings,
     SampleSettings,
     StorageSettings,
 )
@@ -191,6 +192,7 @@ def test_every_variable_in_code_and_docs_has_a_row():
     ("variable", "value", "read"),
     [
         ("HARVEST_KEEP", "some", StorageSettings.from_environment),
+        ("HARVEST_ON_SHORTAGE", "cry", PreflightSettings.from_environment),
         ("HARVEST_AUTOMATION", "loud", UnattendedSettings.from_environment),
         ("HARVEST_MAX_ACTIVE_RUNS", "0", UnattendedSettings.from_environment),
         ("HARVEST_RETRY_SECONDS", "-1", UnattendedSettings.from_environment),

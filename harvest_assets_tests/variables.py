@@ -10,12 +10,18 @@ from pathlib import Path
 from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.orchestration.wandb.settings import WatchSettings
-from harvest_assets.settings import EnvironmentModel, HarvestDefaults, StorageSettings
+from harvest_assets.settings import (
+    EnvironmentModel,
+    HarvestDefaults,
+    PreflightSettings,
+    StorageSettings,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "variables.md"
 _HEADINGS: dict[type[EnvironmentModel], str] = {
     HarvestDefaults: "Defaults of the options",
     StorageSettings: "Storage",
+    PreflightSettings: "Memory and disk",
     WatchSettings: "Watching W&B",
     UnattendedSettings: "Unattended",
     SlurmSettings: "SLURM",

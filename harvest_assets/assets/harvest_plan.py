@@ -22,10 +22,9 @@ from harvest_assets.orchestration.partitions import registration, runs, shard_pa
 from harvest_assets.orchestration.plan_changes import CHANGES
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.plan_change import change_of_plan
+from harvest_assets.store.plan_change import change_of_plan, shares_left
 from harvest_assets.store.planning import make_plan, settings_over_stored
-from harvest_assets.store.preflight import require_this_machine
-from harvest_assets.store.resource_estimate import estimate_resources
+from harvest_assets.store.preflight import require_memory_here
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -54,13 +53,10 @@ def harvest_plan(
     check_machine = given.pop(CHECK_MACHINE, False)
     stored, config = settings_over_stored(paths, given)
     plan = make_plan(run_checkpoint, config)
-    if check_machine and stored != plan:  # what is stored may be harvested already
-        # How many rows a whole dataset has is not known yet.
-        needs = estimate_resources(
-            plan, run_checkpoint.restricted(plan.layers), plan.n_rows_wanted or 0
-        )
-        require_this_machine(plan, needs, paths.root)
     spec, notes = run_checkpoint.data_spec(plan.context_length), run_checkpoint.notes()
+    if check_machine and stored != plan:  # what is stored may be harvested already
+        shares = shares_left(paths, stored, plan, None, streaming=spec.streaming)
+        require_memory_here(plan, run_checkpoint.restricted(plan.layers), shares)
     if stored is not None:
         _check_rows(paths, plan, spec)
     changes = {}

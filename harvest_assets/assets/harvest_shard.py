@@ -112,7 +112,8 @@ def _harvest_share_on(
     from harvest_assets.store.harvester_settings import harvester_settings
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
-    require_memory(device, plan, estimate_resources(plan, checkpoint, len(share.rows)))
+    needs = estimate_resources(plan, checkpoint, len(share.rows), on_gpu=device.type == "cuda")
+    require_memory(device, plan, needs)
 
     def begin() -> Harvester:
         return Harvester.from_settings(harvester_settings(plan, checkpoint), device)

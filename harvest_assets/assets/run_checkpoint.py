@@ -53,8 +53,7 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
         _check_tokenizer(stored, checkpoint)
     owner.layout.check_links()
     owner.layout.root.mkdir(parents=True, exist_ok=True)
-    if not checkpoint.tokenizer.keep(owner.layout.tokenizer):
-        context.log.warning("No copy of the tokenizer can be kept with the results.")
+    _keep_tokenizer(context, checkpoint, owner.layout)
     layers = [(plain_text(layer), c) for layer, c in checkpoint.layers]
     return dg.MaterializeResult(
         value=checkpoint,
@@ -110,6 +109,20 @@ def _check_tokenizer(stored: Decomposition, checkpoint: Decomposition) -> None:
         f"harvest was made with {_of_tokenizer(stored)}. Run the command in a folder where the "
         "name refers to the latter, or give an --out-name for a harvest with the former."
     )
+
+
+def _keep_tokenizer(
+    context: dg.AssetExecutionContext, checkpoint: Decomposition, paths: HarvestLayout
+) -> None:
+    """Store a copy of the tokenizer with the results; the harvest can do without one."""
+    try:
+        reason = (
+            None if checkpoint.tokenizer.keep(paths.tokenizer) else "it reads back differently."
+        )
+    except HarvestError as error:
+        reason = str(error)
+    if reason is not None:
+        context.log.warning("No copy of the tokenizer is kept with the results: %s", reason)
 
 
 def _of_tokenizer(checkpoint: Decomposition) -> str:

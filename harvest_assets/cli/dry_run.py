@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harvest_assets.cli.where import Where
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import verify
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import free_bytes
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.plan_change import shares_left
 from harvest_assets.store.planning import make_plan
-from harvest_assets.store.preflight import available_memory, require_this_machine
+from harvest_assets.store.preflight import available_memory, require_disk, require_memory_here
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 from harvest_assets.system.gpus import count_gpus
@@ -44,7 +47,8 @@ class DryRun:
         device: where the model would run.
         n_devices: shards that work side by side, each on a device or its part of the cores.
         tokens_per_second: of all of them together, measured on a few rows.
-        needs: bytes of memory and disk.
+        needs: bytes of that device's memory, and of disk.
+        memory_without_gpu: bytes that a shard needs on a machine without a GPU.
         free_memory: bytes that the device has free.
         free_disk: bytes free where it would write.
     """
@@ -58,6 +62,7 @@ class DryRun:
     n_devices: int
     tokens_per_second: float
     needs: ResourceEstimate
+    memory_without_gpu: int
     free_memory: int
     free_disk: int
 
@@ -77,13 +82,16 @@ class DryRun:
         return tokens / self.tokens_per_second
 
 
-def dry_run(registration: Registration, settings: Mapping[str, Any], step: int | None) -> DryRun:
+def dry_run(
+    registration: Registration, settings: Mapping[str, Any], step: int | None, where: Where
+) -> DryRun:
     """Open the run and its data, compute a few rows, and estimate what the harvest would take.
 
     Args:
         registration: the run and its folder.
         settings: of `HarvestSettings`, those that are not the default.
         step: of the checkpoint; None is the newest.
+        where: the harvest would run; only this machine is checked.
 
     Raises:
         HarvestError: what the harvest itself would refuse, or a dataset too small for a batch.
@@ -99,9 +107,10 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         raise HarvestError(
             f"{spec.dataset_name} yields no row of {spec.n_ctx} tokens in its first texts."
         )
-    needs = estimate_resources(plan, checkpoint, sample.n_rows)
-    require_this_machine(plan, needs, registration.layout.root)
     gpus = count_gpus()
+    needs = estimate_resources(plan, checkpoint, sample.n_rows, on_gpu=gpus > 0)
+    if where == "here":
+        _require_this_machine(registration.layout, plan, checkpoint, sample, needs)
     device = torch.device("cuda" if gpus else "cpu")
     at_once = min(plan.n_shards, gpus) if gpus else 1
     return DryRun(
@@ -114,9 +123,27 @@ def dry_run(registration: Registration, settings: Mapping[str, Any], step: int |
         n_devices=at_once,
         tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
         needs=needs,
+        memory_without_gpu=estimate_resources(plan, checkpoint, sample.n_rows).memory(),
         free_memory=available_memory(device, leased=False),
         free_disk=free_bytes(registration.layout.root),
     )
+
+
+def _require_this_machine(
+    paths: HarvestLayout,
+    plan: HarvestPlan,
+    checkpoint: Decomposition,
+    sample: DataSample,
+    needs: ResourceEstimate,
+) -> None:
+    try:
+        stored = HarvestPlan.open(paths.root)
+    except HarvestError:
+        stored = None
+    streaming = checkpoint.data_spec(plan.context_length).streaming
+    shares = shares_left(paths, stored, plan, sample.n_rows, streaming=streaming)
+    require_memory_here(plan, checkpoint, shares)
+    require_disk(paths.root, needs, len(shares))
 
 
 def _tokens_per_second(

@@ -23,6 +23,8 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     layers = [("", f"{layer:<{widest}}  {c:>8,}") for layer, c in checkpoint.layers]
     step = "" if checkpoint.step is None else f", step {checkpoint.step}"
     side_by_side = f", {result.n_devices} side by side" if result.n_devices > 1 else ""
+    on_cpu = result.memory_without_gpu
+    without_gpu = [("", f"about {decimal(on_cpu)} without a GPU")] * (on_cpu != needs.memory())
     peak = decimal(needs.disk(plan.n_shards))
     return [
         ("run", f"{plan.run}{step}"),
@@ -36,7 +38,8 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("shards", f"{plan.n_shards}{side_by_side}"),
         ("device", result.device),
         ("memory", f"about {decimal(needs.memory())} a shard: {memory_parts(needs)}"),
-        ("", f"{decimal(result.free_memory)} are free"),
+        ("", f"{decimal(result.free_memory)} are free on this machine"),
+        *without_gpu,
         ("disk", f"about {decimal(needs.results)} of results, {peak} at the peak"),
         ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         ("time", _duration(result)),

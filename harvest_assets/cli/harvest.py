@@ -62,10 +62,10 @@ def harvest(
 
         reference = parse_run(run)
         chosen = complete_settings(settings)
+        where = where_to_harvest(on_cluster)
         if dry_run:
-            show_dry_run(reference, out_name, chosen, step)
+            show_dry_run(reference, out_name, chosen, step, where)
             return
         if without_finished([registration_for(reference, out_name)], chosen, step):
-            where = where_to_harvest(on_cluster)
             require_place(where)
             harvest_runs([register(reference, out_name)], chosen, step, where)

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 
 def show_dry_run(
-    reference: RunReference, out_name: str | None, settings: Settings, step: int | None
+    reference: RunReference,
+    out_name: str | None,
+    settings: Settings,
+    step: int | None,
+    where: Where,
 ) -> None:
-    """Print what a harvest would do and need.
+    """Print what a harvest would do and need; see `dry_run`.
 
     Raises:
         HarvestError: what the harvest itself would refuse.
@@ -29,7 +33,7 @@ def show_dry_run(
     from harvest_assets.store.registry import registration_for
 
     with Console(stderr=True).status("opening the run and its data, computing a few rows"):
-        result = dry_run(registration_for(reference, out_name), settings, step)
+        result = dry_run(registration_for(reference, out_name), settings, step, where)
     print_dry_run(result, Console())
 
 

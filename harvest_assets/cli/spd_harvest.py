@@ -71,7 +71,7 @@ def spd_harvest_command(
         references = [parse_run(run) for run in dict.fromkeys(runs)]
         if dry_run:
             for reference in references:
-                show_dry_run(reference, out_name, chosen, step)
+                show_dry_run(reference, out_name, chosen, step, where)
             return
         found = [registration_for(reference, out_name) for reference in references]
         left = without_finished(found, chosen, step)

@@ -37,8 +37,8 @@ MACHINE_CONFIG = {
         dg.BoolSource,
         default_value=False,
         description=(
-            "Refuse a new plan that needs more memory or disk than this machine has, before rows "
-            "are prepared: for shards that work on this machine. Each shard checks in any case."
+            "Refuse a new plan that needs more memory than this machine has, before rows are "
+            "prepared: for shards that work on this machine. Each shard checks in any case."
         ),
     )
 }
@@ -64,7 +64,7 @@ def prepare_config(
     Args:
         settings: of `HarvestSettings`; what is omitted stays as in the stored plan.
         step: of the checkpoint; None is the newest, or without settings the one harvested before.
-        check_machine: whether a plan is refused that this machine has no memory or disk for.
+        check_machine: whether a plan is refused that this machine has no memory for.
     """
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     if check_machine:

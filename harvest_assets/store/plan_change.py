@@ -30,23 +30,58 @@ def change_of_plan(
     return f"The plan changes: {changed}. {_redone(paths, stored, plan, streaming=streaming)}"
 
 
+def shares_left(
+    paths: HarvestLayout,
+    stored: HarvestPlan | None,
+    plan: HarvestPlan,
+    n_rows: int | None,
+    *,
+    streaming: bool,
+) -> list[int]:
+    """The rows of each shard that has some to harvest, before anything is done for a plan.
+
+    Args:
+        paths: of the harvest.
+        stored: its plan; None if there is none.
+        plan: the plan that may replace it.
+        n_rows: rows of the dataset; None while that is not known.
+        streaming: as for `change_of_plan`.
+
+    Returns:
+        Rows by shard. Where earlier work does not count: for each shard of the plan all rows, an
+        upper bound, or 0 if their number is not known.
+    """
+    work = None if stored is None else _work(paths, stored, plan, streaming=streaming)
+    if work is None:
+        return [n_rows or plan.n_rows_wanted or 0] * plan.n_shards
+    if ShardResults(paths).are_complete(plan):
+        return []
+    return [len(share) for share in work.shares if share]
+
+
+def _work(
+    paths: HarvestLayout, stored: HarvestPlan, plan: HarvestPlan, *, streaming: bool
+) -> Work | None:
+    """The work of a new plan; None where what was harvested for the stored one does not count."""
+    other_rows = streaming and stored.n_rows_wanted != plan.n_rows_wanted
+    if other_rows or stored.compatibility_digest("") != plan.compatibility_digest(""):
+        return None
+    try:
+        return Work.of(paths, plan)
+    except HarvestError:  # the rows of tokens are gone
+        return None
+
+
 def _redone(
     paths: HarvestLayout, stored: HarvestPlan, plan: HarvestPlan, *, streaming: bool
 ) -> str:
     if not _is_begun(paths):
         return "Nothing has been harvested yet."
-    everything = "All batches are harvested again."
-    other_rows = streaming and stored.n_rows_wanted != plan.n_rows_wanted
-    if other_rows or stored.compatibility_digest("") != plan.compatibility_digest(""):
-        return everything
-    try:
-        work = Work.of(paths, plan)
-        if ShardResults(paths).are_complete(plan):
-            return "No batch is harvested again; the results are merged again."
-    except HarvestError:  # the rows of tokens are gone
-        return everything
-    if work.merged is None:
-        return everything
+    work = _work(paths, stored, plan, streaming=streaming)
+    if work is not None and ShardResults(paths).are_complete(plan):
+        return "No batch is harvested again; the results are merged again."
+    if work is None or work.merged is None:
+        return "All batches are harvested again."
     new = -(-(work.n_rows - work.merged.rows.stop) // plan.batch_size)
     total = counted(work.n_rows // plan.batch_size, "batch", "batches")
     verb = "is" if new == 1 else "are"

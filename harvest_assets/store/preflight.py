@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 from rich.filesize import decimal
 
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
+from harvest_assets.settings import PreflightSettings
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.resource_estimate import ResourceEstimate
+from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 from harvest_assets.system.gpus import count_gpus, shards_at_once
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 # The estimate may be that much too high; a harvest that may fit is not refused.
 _MUST_FIT = 0.75
@@ -39,17 +45,18 @@ def require_memory(
         leased: see `available_memory`.
 
     Raises:
-        HarvestError: it does not.
+        HarvestError: it does not, and shortages are refused.
     """
     available, needed = available_memory(device, leased=leased), needs.memory(n_shards)
     if needed * _MUST_FIT <= available:
         return
     side_by_side = f" for {n_shards} shards side by side" if n_shards > 1 else ""
-    raise HarvestError(
+    shortage = HarvestError(
         f"The harvest needs about {decimal(needed)} of memory{side_by_side} "
         f"({memory_parts(needs)}), but {_name(device)} has {decimal(available)} free; harvest on a "
         f"machine or GPU that has more, or less of the run: {_how_to_need_less(plan, n_shards)}."
     )
+    _refuse_or_warn(shortage)
 
 
 def available_memory(device: torch.device, *, leased: bool) -> int:
@@ -100,27 +107,40 @@ def require_disk(folder: Path, needs: ResourceEstimate, n_shards: int) -> None:
     """Check that a folder's file system has room for so many shards and the results.
 
     Raises:
-        HarvestError: it does not.
+        HarvestError: it does not, and shortages are refused.
     """
     needed = needs.disk(n_shards)
-    require_free(folder, needed, at_least=round(needed * _MUST_FIT))
+    try:
+        require_free(folder, needed, at_least=round(needed * _MUST_FIT))
+    except HarvestError as shortage:
+        _refuse_or_warn(shortage)
 
 
-def require_this_machine(plan: HarvestPlan, needs: ResourceEstimate, folder: Path) -> None:
-    """Check that this machine has memory and disk for a harvest whose shards work on it.
+def _refuse_or_warn(shortage: HarvestError) -> None:
+    if PreflightSettings.from_environment().on_shortage == "refuse":
+        raise HarvestError(f"{shortage} HARVEST_ON_SHORTAGE=warn tries all the same.") from shortage
+    logger.warning("%s", shortage)
+
+
+def require_memory_here(
+    plan: HarvestPlan, checkpoint: Decomposition, n_rows_of: Sequence[int]
+) -> None:
+    """Check that this machine has memory for the shards that will work on it.
 
     Args:
         plan: of the harvest.
-        needs: of the harvest.
-        folder: where it would write; need not exist.
+        checkpoint: the run, restricted to the layers of the plan.
+        n_rows_of: rows of each shard that has some left; see `shares_left`.
 
     Raises:
-        HarvestError: it has not.
+        HarvestError: it has not, and shortages are refused.
     """
+    if not n_rows_of:
+        return
     import torch
 
     on_gpus = count_gpus() > 0
-    at_once = 1 if on_gpus else min(plan.n_shards, shards_at_once())
+    needs = estimate_resources(plan, checkpoint, max(n_rows_of), on_gpu=on_gpus)
+    at_once = 1 if on_gpus else min(len(n_rows_of), shards_at_once())
     device = torch.device("cuda" if on_gpus else "cpu")
     require_memory(device, plan, needs, n_shards=at_once, leased=False)
-    require_disk(folder, needs, plan.n_shards)

@@ -26,7 +26,7 @@ class ResourceEstimate:
 
     Args:
         weights: of the target, the components and the CI function.
-        working: to compute a group of rows, or to pack the counts when a state is stored,
+        working: to compute a group of rows; on a CPU, or to pack the counts when a state is stored,
             whichever is more.
         counts: of one shard.
         examples: of one shard, as many as components of trained runs have.
@@ -51,7 +51,7 @@ class ResourceEstimate:
 
 
 def estimate_resources(
-    plan: HarvestPlan, checkpoint: Decomposition, n_rows: int | None
+    plan: HarvestPlan, checkpoint: Decomposition, n_rows: int | None, *, on_gpu: bool = False
 ) -> ResourceEstimate:
     """What a harvest needs.
 
@@ -59,6 +59,8 @@ def estimate_resources(
         plan: the settings.
         checkpoint: the run, restricted to the layers of the plan.
         n_rows: rows that the dataset yields; None while that is not known.
+        on_gpu: whether the memory is a GPU's. A state leaves it block by block, so that nothing is
+            packed there and no window has a second copy.
     """
     c, v = checkpoint.n_components, checkpoint.vocab_size
     pairs = c * c if plan.cooccurrence else 0
@@ -69,12 +71,14 @@ def estimate_resources(
     # what the model needs for it.
     per_token = 4 * v + 8 * c + max(4 * v, checkpoint.extra_bytes_per_token)
     rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
+    group = rows * plan.context_length * per_token
     packing = 3 * pairs + 2 * c * v
     return ResourceEstimate(
         weights=checkpoint.weight_bytes,
-        working=max(rows * plan.context_length * per_token, packing),
+        working=group if on_gpu else max(group, packing),
         counts=4 * pairs + (4 + 8) * c * v,
-        examples=example_bytes * 3 // 2,  # where windows are put in order, a column at a time
+        # On a CPU windows are put in order, a column at a time.
+        examples=example_bytes if on_gpu else example_bytes * 3 // 2,
         state=pairs + (2 + 8) * c * v + example_bytes,
         results=8 * pairs + (4 + 8) * c * v + examples * window * _TEXT_OF_A_TOKEN,
     )

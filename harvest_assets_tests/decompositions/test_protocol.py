@@ -115,8 +115,17 @@ def test_what_is_recorded_of_a_dictionary(tiny: TinyHarvest):
     assert not list(problems_of(tiny.layout))
 
 
+def test_a_tokenizer_that_only_readers_can_open_is_not_copied(tiny: TinyHarvest, run: Path):
+    (run.parent / "tokenizer" / "tokenizer_config.json").write_text("{")
+    prepared = tiny.stage("prepare", **SETTINGS)
+    assert prepared.asset_materializations_for_node("run_checkpoint")
+    logged = [entry.user_message for entry in tiny.instance.all_logs(prepared.run_id)]
+    assert any("copy of the tokenizer" in message for message in logged)
+    assert not tiny.layout.tokenizer.exists()
+
+
 def test_readers_and_the_dry_run_know_a_dictionary(tiny: TinyHarvest):
-    would = dry_run(registration_of(tiny.key), SETTINGS, None)
+    would = dry_run(registration_of(tiny.key), SETTINGS, None, "here")
     assert would.checkpoint.model_name() == "a model of two tokens"
     assert would.tokens_per_second > 0
     tiny.harvest(ci_threshold=THRESHOLD)

@@ -153,6 +153,22 @@ def test_no_room_is_said_before_work_starts(tmp_path: Path):
         require_disk(tmp_path / "not" / "there", large, 2)
 
 
+def test_a_deployment_may_try_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    plan = SmallHarvest(tmp_path / "h").plan
+    large = estimate_resources(plan, sized([("a", 4_000_000)], 1_000_000), None)
+    monkeypatch.setenv("HARVEST_ON_SHORTAGE", "warn")
+    require_disk(tmp_path, large, 2)
+    require_memory(torch.device("cpu"), plan, large)
+    disk, memory = (record.getMessage() for record in caplog.records)
+    assert str(tmp_path) in disk
+    assert "of memory" in memory
+    monkeypatch.setenv("HARVEST_ON_SHORTAGE", "refuse")
+    with pytest.raises(HarvestError, match="of memory"):
+        require_memory(torch.device("cpu"), plan, large)
+
+
 def sized(layers: Sequence[tuple[str, int]], vocab_size: int) -> SimpleNamespace:
     """What a decomposition of this size says of itself."""
     return SimpleNamespace(

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from harvest_assets.harvester import Harvester
+from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
 
@@ -48,7 +50,15 @@ print(peak() - before)
 """
 
 
-def needs(n_components: int, vocab_size: int, n_rows: int, n_ctx: int, tokens: int):
+def needs(
+    n_components: int,
+    vocab_size: int,
+    n_rows: int,
+    n_ctx: int,
+    tokens: int,
+    *,
+    on_gpu: bool = False,
+):
     """The estimate for a run of these sizes."""
     plan = HarvestPlan(
         run="local/spd/s-aaaaaaaa", checkpoint_sha256="0" * 64, context_length=n_ctx, n_shards=1
@@ -60,7 +70,7 @@ def needs(n_components: int, vocab_size: int, n_rows: int, n_ctx: int, tokens: i
         extra_bytes_per_token=0,
         weight_bytes=0,
     )
-    return estimate_resources(plan, sizes, n_rows)
+    return estimate_resources(plan, sizes, n_rows, on_gpu=on_gpu)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -85,6 +95,26 @@ def test_the_memory_of_a_shard(
     estimate = needs(n_components, vocab_size, n_rows, n_ctx, tokens).memory()
     of_the_program = needs(1, 1, 1, 1, 1).memory()
     assert int(done.stdout) == pytest.approx(estimate - of_the_program, rel=0.3)
+
+
+def test_a_gpu_holds_the_sums_and_the_sample_once():
+    n_components, vocab_size, k = 300, 500, 1000
+    harvester = Harvester([("a", n_components)], vocab_size)
+    window = 2 * 10 + 1
+    of_an_example = sum(
+        column.element_size() * column[:1].new_empty(column.shape[1:]).numel()
+        for column in ExampleTable.empty(window)
+    )
+    held = harvester.n_bytes + n_components * k * of_an_example
+    sizes = (n_components, vocab_size, 10_000, 64, 1)
+    of_rows = needs(*sizes, on_gpu=True).working
+    of_the_program = needs(1, 1, 1, 1, 1, on_gpu=True).memory()
+    on_gpu = needs(*sizes, on_gpu=True).memory()
+    assert on_gpu - of_rows - of_the_program == pytest.approx(held, rel=0.01)
+    assert of_rows < 1_000_000, "of a single row"
+    on_cpu = needs(*sizes)
+    assert on_cpu.memory() > on_gpu
+    assert (on_cpu.state, on_cpu.results) == (needs(*sizes, on_gpu=True).state, on_cpu.results)
 
 
 def test_shards_side_by_side_share_the_weights():
