@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyHarvest]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(place / "out"))
         run = write_world(place / "world")
-        time.sleep(0.2)  # what was written just now has no stamp
+        time.sleep(2.1)  # what was written just now has no stamp
         harvest = TinyHarvest.of(dg.DagsterInstance.ephemeral(), run)
         harvest.harvest(2)
         yield harvest
@@ -134,7 +134,7 @@ def test_a_harvest_that_a_process_works_on_is_not_finished(finished: TinyHarvest
 
 
 def test_the_command_answers_without_dagster_and_model_code(finished: TinyHarvest):
-    time.sleep(0.2)
+    time.sleep(2.1)
     assert finished.stage("prepare").success  # other tests have changed times of files
     options = [f"--{name}={value}" for name, value in SETTINGS.items()]
     arguments = [str(world(finished) / "tiny_run"), *options, "--n_shards=2"]
