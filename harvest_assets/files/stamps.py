@@ -27,3 +27,19 @@ def stamps_of(paths: Sequence[Path]) -> tuple[Stamp, ...] | None:
     stamps = tuple(file_version(path) for path in paths)
     newest = max((change_time for _, _, change_time, _ in stamps), default=0)
     return stamps if time.time_ns() - newest >= _MIN_AGE_NS else None
+
+
+def stamp_of_published(path: Path) -> Stamp | None:
+    """The stamp of a file that was just renamed into place, to be kept for later comparisons.
+
+    A later write gives a file equal modification and change times. One that is renamed a tick after
+    it was written has unequal ones, which tell the two apart however young it is.
+
+    Returns:
+        None if the two times are equal.
+
+    Raises:
+        OSError: the file does not exist.
+    """
+    stamp = file_version(path)
+    return stamp if stamp[1] != stamp[2] else None

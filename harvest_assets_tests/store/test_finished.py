@@ -74,11 +74,22 @@ def _flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _flip_before_the_manifest(path: Path) -> None:
+    """As `_flip`, but the manifest's own times are later, as after `chmod -R`."""
+    _flip(path)
+    time.sleep(0.05)
+    (path.parents[1] / "manifest.json").touch()
+
+
 CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a result is gone": ("{root}/activation_contexts/summary.json", Path.unlink),
     "a result is longer": ("{root}/activation_contexts/summary.json", _append),
     "a bit of a result is flipped": ("{root}/activation_contexts/components.jsonl", _flip),
     "a bit of a table is flipped": ("{root}/activation_contexts/component_index.parquet", _flip),
+    "the manifest looks newer": (
+        "{root}/activation_contexts/components.jsonl",
+        _flip_before_the_manifest,
+    ),
     "the manifest is gone": ("{root}/manifest.json", Path.unlink),
     "the plan is damaged": ("{root}/plan.json", _flip),
     "the merged state is gone": ("{root}/merged/current.json", Path.unlink),
