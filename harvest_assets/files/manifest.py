@@ -1,4 +1,4 @@
-"""`manifest.json`: size, digest and plan of each of the five files of a harvest, and of the tables.
+"""`manifest.json`: size, digest, plan and stamp of the five files of a harvest and of the tables.
 
 The files are replaced one by one; the manifest is what shows a reader that two of them come from
 different harvests.
@@ -12,17 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import file_version
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest, Older, Record, sha256_of
+from harvest_assets.files.stamps import Stamp, stamp_of_published
 
 _READ_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Entry(FileDigest):
-    """What a result file must be, and the digest of the plan that it was merged for."""
+    """What a result file must be, and the digest of the plan that it was merged for.
+
+    Args:
+        plan: the digest.
+        stamp: see `stamp_of_published`; None also in manifests of version 0.1.
+    """
 
     plan: str | None = None
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,9 @@ def record(
         plan_digest: of the plan that it was merged for.
         digest: of the file, where it was taken while writing; None: the file is read.
     """
+    stamp = stamp_of_published(file)
     digest = digest or FileDigest.of(file)
-    entry = Entry(digest.size, digest.sha256, plan_digest)
+    entry = Entry(digest.size, digest.sha256, plan_digest, stamp)
     _RECORD.write(paths.manifest, _Manifest({**read(paths), _name(paths, file): entry}))
 
 
@@ -104,8 +113,7 @@ def disagreements(paths: HarvestLayout, *, deep: bool = False) -> list[str]:
 def is_intact(paths: HarvestLayout, plan_digest: str) -> bool:
     """Whether all five files and the tables are the ones that were merged for a plan.
 
-    They are read only if one has changed since the manifest was written: the file system sets the
-    change time on every write, and nobody can set it back.
+    A file is read only if its stamp is not the one in the manifest, or if there is none.
     """
     files = [*paths.five_files, *paths.tables]
     entries = read(paths)
@@ -113,9 +121,11 @@ def is_intact(paths: HarvestLayout, plan_digest: str) -> bool:
         return False
     if {entry.plan for entry in entries.values()} != {plan_digest}:
         return False
-    recorded = paths.manifest.stat().st_ctime_ns
-    changed = any(file.stat().st_ctime_ns > recorded for file in files)
-    return not disagreements(paths, deep=changed)
+    changed = [file for file in files if entries[_name(paths, file)].stamp != file_version(file)]
+    digests = _digests(changed)
+    return not disagreements(paths) and all(
+        digests.get(file) == entries[_name(paths, file)].sha256 for file in changed
+    )
 
 
 def _digests(files: Iterable[Path]) -> dict[Path, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import file_version, fsync_path
+from harvest_assets.files.atomic import fsync_path
 from harvest_assets.files.records import FileDigest, Record, damage
+from harvest_assets.files.stamps import stamps_of
 from harvest_assets.files.untrusted import twice
 from harvest_assets.harvester.counters import (
     COUNT_TYPES,
@@ -35,8 +35,6 @@ N_HIGHEST = 20
 
 _MAX_ROWS = 1 << 62
 _MAX_VALUE = 1e300
-# The clocks of file systems are coarser than the time that a change takes.
-_SETTLED_SECONDS = 2.0
 
 _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
@@ -318,17 +316,12 @@ _sound: set[tuple[Any, ...]] = set()
 
 
 def _version(directory: Path) -> tuple[Any, ...] | None:
-    """What changes whenever a file of a state does.
-
-    None for files that are missing, or so young that another change might get the same time.
-    """
-    files = [directory / name for name in (_META_FILE, *_TENSOR_FILES)]
+    """The directory and the stamps of its files; None if one is missing or was changed just now."""
     try:
-        newest = max(file.stat().st_ctime for file in files)
-        versions = tuple(file_version(file) for file in files)
+        stamps = stamps_of([directory / name for name in (_META_FILE, *_TENSOR_FILES)])
     except OSError:
         return None
-    return (directory, *versions) if time.time() - newest > _SETTLED_SECONDS else None
+    return stamps and (directory, *stamps)
 
 
 def state_damage(directory: Path) -> list[str]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import dagster as dg
 
@@ -111,6 +112,7 @@ class _Process:
     popen: subprocess.Popen[str]
     partition: str
     log: Path
+    stdout: IO[str]
 
     def check(self) -> None:
         """Check that the process, which has ended, succeeded.
@@ -118,7 +120,8 @@ class _Process:
         Raises:
             HarvestError: it did not.
         """
-        out = (self.popen.stdout.read() if self.popen.stdout else "").strip().splitlines()
+        self.stdout.seek(0)
+        out = self.stdout.read().strip().splitlines()
         check_answer(out[-1] if out else "", self.popen, self.partition, self.log)
 
 
@@ -135,10 +138,12 @@ def _processes() -> Iterator[_Start]:
     ) -> _Process:
         arguments = [stage_run.stage, stage_run.partition, json.dumps(stage_run.run_config)]
         log = new_log(registration, stage_run)
+        # A pipe that nobody reads would block the process once it is full.
+        stdout = TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         # A process that was started must be recorded: at the end it is given time to save.
         with interrupts_held():
-            popen = start_worker(arguments, log, environment)
-            process = _Process(popen, stage_run.partition, log)
+            popen = start_worker(arguments, log, environment, stdout)
+            process = _Process(popen, stage_run.partition, log, stdout)
             started.append(process)
         return process
 
@@ -151,6 +156,7 @@ def _processes() -> Iterator[_Start]:
                     process.popen.terminate()
             for process in started:
                 process.popen.wait()
+                process.stdout.close()
 
 
 def _still_working(processes: Sequence[_Process]) -> list[_Process]:

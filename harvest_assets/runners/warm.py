@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.failures import MAX_RETRIES
@@ -21,6 +22,7 @@ from harvest_assets.store.registry import Registration
 from harvest_assets.system.stopping import interrupts_held
 
 _POLL_SECONDS = 0.2
+_PIPE_BYTES = 1 << 16
 
 
 class WarmWorker:
@@ -48,7 +50,6 @@ class WarmWorker:
                 self._popen = start_worker((), log, {})
         worker = self._popen
         assert worker.stdin  # noqa: S101
-        assert worker.stdout  # noqa: S101
         request = {
             "stage": stage_run.stage,
             "partition": stage_run.partition,
@@ -58,20 +59,38 @@ class WarmWorker:
         with suppress(BrokenPipeError):  # it was killed, which shows below
             worker.stdin.write(json.dumps(request) + "\n")
             worker.stdin.flush()
-        while not select.select([worker.stdout], [], [], _POLL_SECONDS)[0]:
-            poll()
-        answer = worker.stdout.readline()
-        if not answer:
-            worker.wait()
-        check_answer(answer, worker, stage_run.partition, log)
+        check_answer(_next_line(worker, poll), worker, stage_run.partition, log)
 
     def stop(self) -> None:
         """Close its stdin, which ends the process; what it is working on is saved."""
         with interrupts_held():
-            if self._popen is not None and self._popen.stdin is not None:
+            if self._popen is not None and self._popen.stdin and self._popen.stdout:
                 with suppress(OSError):  # it was killed before it read everything
                     self._popen.stdin.close()
+                self._popen.stdout.close()  # an answer that fills the pipe would block it
                 self._popen.wait()
+
+
+def _next_line(worker: subprocess.Popen[str], poll: Callable[[], None]) -> str:
+    """The next line of a worker's stdout; incomplete if the worker ends before.
+
+    The pipe of a killed worker does not end while a child of the worker has it open.
+    """
+    assert worker.stdout  # noqa: S101
+    line = b""
+    while not line.endswith(b"\n"):
+        ended = worker.poll() is not None
+        if select.select([worker.stdout], [], [], 0 if ended else _POLL_SECONDS)[0]:
+            part = os.read(worker.stdout.fileno(), _PIPE_BYTES)
+            if not part:
+                worker.wait()
+                break
+            line += part
+        elif ended:
+            break
+        else:
+            poll()
+    return line.decode(errors="replace")
 
 
 @contextmanager
@@ -96,7 +115,10 @@ def new_log(registration: Registration, stage_run: StageRun) -> Path:
 
 
 def start_worker(
-    arguments: Sequence[str], log: Path, environment: Mapping[str, str]
+    arguments: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    stdout: IO[str] | int = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
     """Start a process that executes stages.
 
@@ -104,12 +126,13 @@ def start_worker(
         arguments: of `worker.py`.
         log: file for its stderr.
         environment: variables in addition to those of this process.
+        stdout: a file for its answer, or a pipe, which must be read while the process runs.
     """
     with log.open("a", encoding="utf-8") as stderr:
         return subprocess.Popen(
             [sys.executable, "-m", "harvest_assets.runners.worker", *arguments],
             stdin=subprocess.PIPE,  # the worker ends when this process has closed it
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
             text=True,
             env={**os.environ, MAX_RETRIES: "0", **environment},

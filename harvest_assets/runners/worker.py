@@ -98,7 +98,8 @@ def _serve() -> None:
     """Execute the stages that arrive on stdin, until it ends or a signal arrives."""
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_follow_stdin, args=(requests.put,), daemon=True).start()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, suppress(KeyboardInterrupt):
+    stopped = suppress(KeyboardInterrupt, BrokenPipeError)  # nobody reads the answer any longer
+    with stopped, os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         while line := requests.get():
             request = json.loads(line)
             with Path(request["log"]).open("a", encoding="utf-8") as log:

@@ -108,7 +108,7 @@ def _stamp(paths: HarvestLayout) -> Hashable:
     files = [paths.manifest, paths.plan, paths.token_rows, paths.config, paths.merged_current]
     for shard in SHARD_KEYS:
         files += [paths.shard_current(shard), paths.shard_saved(shard)]
-    stamps = []
+    stamps: list[tuple[int, ...]] = []
     for file in files:
         try:
             stamps.append(file_version(file))

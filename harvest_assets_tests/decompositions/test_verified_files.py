@@ -12,11 +12,13 @@ import pytest
 from harvest_assets.decompositions import verified_files
 from harvest_assets.decompositions.verified_files import check_unchanged, digest_of
 from harvest_assets.errors import HarvestError
+from harvest_assets.files import stamps as stamps_module
 from harvest_assets.files.stamps import stamps_of
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> tuple[Path, Path]:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    monkeypatch.setattr(stamps_module, "_MIN_AGE_NS", 100_000_000)
     config, weights = tmp_path / "final_config.yaml", tmp_path / "model_3.pth"
     config.write_bytes(b"seed: 0")
     weights.write_bytes(bytes(1000))

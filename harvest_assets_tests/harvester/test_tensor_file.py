@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files import stamps
 from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.harvester import state
 from harvest_assets.harvester.tensor_file import save_tensors
@@ -86,7 +87,7 @@ def test_bytes_are_compared_once_unless_they_change(
     for _ in range(2):  # just written: another change could bear the same time
         state.HarvesterState.load(tmp_path)
     assert len(read) == 2
-    monkeypatch.setattr(state, "_SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(stamps, "_MIN_AGE_NS", 0)
     time.sleep(0.1)
     for _ in range(3):
         state.HarvesterState.load(tmp_path)

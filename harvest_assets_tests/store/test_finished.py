@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyHarvest]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(place / "out"))
         run = write_world(place / "world")
-        time.sleep(0.2)  # what was written just now has no stamp
+        time.sleep(2.1)  # what was written just now has no stamp
         harvest = TinyHarvest.of(dg.DagsterInstance.ephemeral(), run)
         harvest.harvest(2)
         yield harvest
@@ -78,11 +78,22 @@ def _cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+def _flip_before_the_manifest(path: Path) -> None:
+    """As `_flip`, but the manifest's own times are later, as after `chmod -R`."""
+    _flip(path)
+    time.sleep(0.05)
+    (path.parents[1] / "manifest.json").touch()
+
+
 CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a result is gone": ("{root}/activation_contexts/summary.json", Path.unlink),
     "a result is longer": ("{root}/activation_contexts/summary.json", _append),
     "a bit of a result is flipped": ("{root}/activation_contexts/components.jsonl", _flip),
     "a bit of a table is flipped": ("{root}/activation_contexts/component_index.parquet", _flip),
+    "the manifest looks newer": (
+        "{root}/activation_contexts/components.jsonl",
+        _flip_before_the_manifest,
+    ),
     "the manifest is gone": ("{root}/manifest.json", Path.unlink),
     "the plan is damaged": ("{root}/plan.json", _flip),
     "the merged state is gone": ("{root}/merged/current.json", Path.unlink),
@@ -172,7 +183,7 @@ def test_a_harvest_that_a_process_works_on_is_not_finished(finished: TinyHarvest
 
 
 def test_the_command_answers_without_dagster_and_model_code(finished: TinyHarvest):
-    time.sleep(0.2)
+    time.sleep(2.1)
     assert finished.stage("prepare").success  # other tests have changed times of files
     options = [f"--{name}={value}" for name, value in SETTINGS.items()]
     arguments = [str(world(finished) / "tiny_run"), *options, "--n_shards=2"]
