@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from benchmarks.large_run import Shape
+from benchmarks.large_run import SIMPLESTORIES_SHAPE, Shape
 
 # Random runs of several sizes; the last has that of the paper's.
 SHAPES = {
@@ -24,24 +24,7 @@ SHAPES = {
         ci_inner=128,
         ci_heads=4,
     ),
-    "simplestories-4l": Shape(
-        width=128,
-        n_head=4,
-        inner=512,
-        vocab_size=4019,
-        components=(
-            ("mlp.c_fc", 740),
-            ("mlp.down_proj", 740),
-            ("attn.q_proj", 160),
-            ("attn.k_proj", 160),
-            ("attn.v_proj", 265),
-            ("attn.o_proj", 265),
-        ),
-        ci_width=256,
-        ci_blocks=2,
-        ci_inner=512,
-        ci_heads=4,
-    ),
+    "simplestories-4l": SIMPLESTORIES_SHAPE,
     "paper": Shape(),
 }
 

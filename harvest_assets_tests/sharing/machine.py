@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "harvest_assets"]
+NAME = "x-aaaaaaaa"  # of the harvest that is shared
+LAST = "correlations/token_stats.pt"  # of its files
 
 
 @dataclass

@@ -25,10 +25,10 @@ from harvest_assets.loaders import (
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
+from harvest_assets_tests.sharing.machine import NAME
 from harvest_assets_tests.tiny_harvest import TinyHarvest
 from harvest_assets_tests.tiny_run import write_world
 
-NAME = "x-aaaaaaaa"
 Member = tuple[tarfile.TarInfo, bytes]
 
 

@@ -13,12 +13,10 @@ import pytest
 
 from harvest_assets.store.garbage import removable
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
-from harvest_assets_tests.sharing.machine import Machine
+from harvest_assets_tests.sharing.machine import LAST, NAME, Machine
 from harvest_assets_tests.writable_hub import WritableHub
 
-NAME = "x-aaaaaaaa"
 PLACE = "hf://datasets/owner/counts"
-LAST = "correlations/token_stats.pt"
 
 
 @pytest.fixture
