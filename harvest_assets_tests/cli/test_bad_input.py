@@ -286,23 +286,24 @@ def _mounted(place: Path, options: str) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize(
-    ("size", "named"),
+    ("on_shortage", "named"),
     [
-        ("150k", ("free some", "kB at its peak")),  # seen before the work is begun
-        ("400k", ("No space left on device",)),  # room for the least that it can be, not for all
+        ("refuse", ("free some", "at its peak")),  # seen before the work is begun
+        ("warn", ("No space left on device",)),
     ],
 )
 def test_a_full_disk_is_reported(
     good_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    size: str,
+    on_shortage: str,
     named: tuple[str, ...],
 ):
+    monkeypatch.setenv("HARVEST_ON_SHORTAGE", on_shortage)
     disk = tmp_path / "disk"
     disk.mkdir()
     monkeypatch.setenv("SPD_OUT_DIR", str(disk))
-    with _mounted(disk, f"size={size}"):
+    with _mounted(disk, "size=400k"):
         done = _command(str(good_run), "--batch_size", "4")
         _check_answer(done.returncode, done.stderr, named)
         assert not list(disk.rglob("components.jsonl"))

@@ -100,7 +100,9 @@ def test_a_pull_that_was_killed_continues(
 
     wandb.fetched.clear()
     reader.done("pull", PLACE)
-    assert wandb.fetched == ["contents.json", LAST]
+    assert wandb.fetched[-2:] == ["contents.json", LAST]
+    # The server may only now answer what the killed one had requested.
+    assert set(wandb.fetched) == {"contents.json", LAST}
     assert reader.files(NAME).items() <= owner.files(NAME).items()
     assert removable() == []
 
