@@ -155,7 +155,7 @@ class StagedRunner(ABC):
         names = [name for name in shares if work.reusable(paths, plan, name) is None]
         before = work.n_rows - sum(len(work.share(name)) for name in names)
         saved = {
-            name: len(state.rows) for name, state in ShardResults(paths).saved_so_far(plan).items()
+            name: len(state.rows) for name, state in ShardResults(paths).saved_so_far(work).items()
         }
         checkpoint = open_decomposition(paths.root).restricted(plan.layers)
         require_disk(paths.root, estimate_resources(plan, checkpoint, work.n_rows), len(names))

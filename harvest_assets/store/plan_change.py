@@ -7,7 +7,7 @@ from typing import Any
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
+from harvest_assets.store.shards import ShardResults, Work, has_saved_states
 
 
 def change_of_plan(
@@ -90,10 +90,7 @@ def _redone(
 
 def _is_begun(paths: HarvestLayout) -> bool:
     """Whether anything has been harvested: merged, finished or saved."""
-    states = [paths.merged_current]
-    for shard in SHARD_KEYS:
-        states += [paths.shard_current(shard), paths.shard_saved(shard)]
-    return any(state.exists() for state in states) or paths.manifest.exists()
+    return has_saved_states(paths) or paths.manifest.exists()
 
 
 def _name(setting: str) -> str:

@@ -297,15 +297,11 @@ class ShardResults:
             for rows, stored in states
         )
 
-    def saved_so_far(self, plan: HarvestPlan) -> dict[str, StoredState]:
-        """The states stored for a plan, by shard; `merged` is the one of the first rows.
+    def saved_so_far(self, work: Work) -> dict[str, StoredState]:
+        """The states stored for the work of a plan, by shard; `merged` is that of the first rows.
 
         For a shard that is not finished, the state that it saved last.
-
-        Raises:
-            HarvestError: the token rows are missing.
         """
-        work = Work.of(self.paths, plan)
         found = {} if work.merged is None else {MERGED: work.merged}
         for name, share in zip(SHARD_KEYS, work.shares, strict=False):
             for current in (self.paths.shard_current(name), self.paths.shard_saved(name)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -48,7 +48,7 @@ class SavedRows:
     rows_wanted: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HarvestSummary:
     """One harvest on disk.
 
@@ -69,12 +69,12 @@ class HarvestSummary:
 
     name: str
     run: str | None
-    condition: Condition
-    n_components: int | None
-    tokens: int | None
-    tokens_wanted: int | None
-    settings: dict[str, Any]
-    shards: tuple[SavedRows, ...]
+    condition: Condition = Condition.UNFINISHED
+    n_components: int | None = None
+    tokens: int | None = None
+    tokens_wanted: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    shards: tuple[SavedRows, ...] = ()
     n_bytes: int
     modified: str
     path: str
@@ -89,72 +89,63 @@ def summaries() -> list[HarvestSummary]:
 def summarize(paths: HarvestLayout) -> HarvestSummary:
     """The harvest in a folder; damaged files are reported in `problem`."""
     n_bytes, modified = _size_and_time(paths.root)
-    found = _Found()
-    try:
-        found = _inspect(paths)
-    except (HarvestError, OSError) as error:
-        found = _Found(Condition.DAMAGED, problem=str(error))
-    if _is_at_work(paths):
-        found.condition = Condition.IN_PROGRESS
-    return HarvestSummary(
+    summary = HarvestSummary(
         name=paths.root.name,
         run=owner_of(paths),
-        condition=found.condition,
-        n_components=found.n_components,
-        tokens=found.tokens,
-        tokens_wanted=found.tokens_wanted,
-        settings=found.settings,
-        shards=found.shards,
         n_bytes=n_bytes,
         modified=datetime.fromtimestamp(modified, tz=UTC).isoformat(timespec="seconds"),
         path=str(paths.root),
-        problem=presentable(found.problem),
     )
+    try:
+        summary = replace(summary, **_described(paths))
+    except (HarvestError, OSError) as error:
+        problem = presentable(str(error))
+        summary = replace(summary, condition=Condition.DAMAGED, problem=problem)
+    return replace(summary, condition=Condition.IN_PROGRESS) if _is_at_work(paths) else summary
 
 
-@dataclass
-class _Found:
-    """What the files that describe a harvest say; the same fields as in `HarvestSummary`."""
+def _described(paths: HarvestLayout) -> dict[str, Any]:
+    """The fields that follow from the files which describe a harvest.
 
-    condition: Condition = Condition.UNFINISHED
-    n_components: int | None = None
-    tokens: int | None = None
-    tokens_wanted: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    shards: tuple[SavedRows, ...] = ()
-    problem: str = ""
-
-
-def _inspect(paths: HarvestLayout) -> _Found:
-    """Raises HarvestError where a file is damaged."""
+    Raises:
+        HarvestError: one is damaged.
+    """
     missing = [file for file in paths.five_files if not file.exists()]
     if not paths.plan.exists():
         # Results of another program have no plan.
-        return _Found(Condition.UNFINISHED if missing else Condition.HARVESTED)
+        return {"condition": Condition.UNFINISHED if missing else Condition.HARVESTED}
     plan = HarvestPlan.open(paths.root)
-    found = _Found(settings=plan.flat())
-    found.n_components = open_decomposition(paths.root).restricted(plan.layers).n_components
+    checkpoint = open_decomposition(paths.root).restricted(plan.layers)
+    fields = {"settings": plan.flat(), "n_components": checkpoint.n_components}
     if paths.token_rows.exists():
-        work = Work.of(paths, plan)
-        stored = ShardResults(paths).saved_so_far(plan)
-        shares = dict(zip(SHARD_KEYS, work.shares, strict=False))
-        if work.merged is not None:
-            shares = {"merged": work.merged.rows, **shares}
-        found.shards = tuple(
-            SavedRows(name, len(stored[name].rows) if name in stored else 0, len(share))
-            for name, share in shares.items()
-            if share
-        )
-        found.tokens = sum(part.rows for part in found.shards) * plan.context_length
-        found.tokens_wanted = work.n_rows * plan.context_length
+        fields |= _progress(paths, plan)
     of_this_plan = {entry.plan for entry in read(paths).values()} == {plan.digest}
     begun = any(paths.shard_saved(name).exists() for name in SHARD_KEYS)
-    if of_this_plan and not missing and not begun:
-        found.condition = Condition.HARVESTED
-        if not paths.token_rows.exists():  # results that were received, without their states
-            found.tokens_wanted = _tokens_of_results(paths)
-        found.tokens, found.shards = found.tokens_wanted, ()  # states may have been removed
-    return found
+    if not of_this_plan or missing or begun:
+        return fields
+    # Results that were received come without rows, and states may have been removed.
+    tokens = fields["tokens_wanted"] if "tokens_wanted" in fields else _tokens_of_results(paths)
+    done = {"tokens": tokens, "tokens_wanted": tokens, "shards": ()}
+    return {**fields, "condition": Condition.HARVESTED, **done}
+
+
+def _progress(paths: HarvestLayout, plan: HarvestPlan) -> dict[str, Any]:
+    """The fields that say how much is saved."""
+    work = Work.of(paths, plan)
+    stored = ShardResults(paths).saved_so_far(work)
+    shares = dict(zip(SHARD_KEYS, work.shares, strict=False))
+    if work.merged is not None:
+        shares = {"merged": work.merged.rows, **shares}
+    shards = tuple(
+        SavedRows(name, len(stored[name].rows) if name in stored else 0, len(share))
+        for name, share in shares.items()
+        if share
+    )
+    return {
+        "shards": shards,
+        "tokens": sum(part.rows for part in shards) * plan.context_length,
+        "tokens_wanted": work.n_rows * plan.context_length,
+    }
 
 
 def _tokens_of_results(paths: HarvestLayout) -> int | None:

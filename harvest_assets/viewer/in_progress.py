@@ -43,7 +43,8 @@ class HarvestInProgress(Harvest):
         from harvest_assets.store.harvester_settings import harvester_settings
 
         checkpoint = open_decomposition(paths.root).restricted(plan.layers)
-        stored = ShardResults(paths).saved_so_far(plan)
+        work = Work.of(paths, plan)
+        stored = ShardResults(paths).saved_so_far(work)
         self._sum = StateSum(
             (s.open(trusted=True) for s in stored.values()), harvester_settings(plan, checkpoint)
         )
@@ -58,7 +59,7 @@ class HarvestInProgress(Harvest):
             n_tokens,
             vocabulary,
             doubts,
-            _progress(stored, Work.of(paths, plan)),
+            _progress(stored, work),
         )
 
     def informative_tokens(self, place: int) -> tuple[list[int], list[int]]:

@@ -183,15 +183,15 @@ def _has_word(word: str) -> pl.Expr:
     layer, colon, index = word.rpartition(":")
     if colon and index.isdecimal():
         same_index = pl.col("component_idx") == int(index) if len(index) < 10 else pl.lit(False)  # noqa: FBT003, PLR2004
-        return same_index & _plain_layer().str.contains(layer.translate(plain), literal=True)
-    key = pl.col("component_key").str.to_lowercase().str.replace_all(r"[._\-]", "")
-    return key.str.contains(word.translate(plain), literal=True)
+        return same_index & _plain("layer").str.contains(layer.translate(plain), literal=True)
+    return _plain("component_key").str.contains(word.translate(plain), literal=True)
 
 
-def _plain_layer() -> pl.Expr:
+def _plain(column: str) -> pl.Expr:
+    """A column in lower case, without dots and dashes."""
     import polars as pl
 
-    return pl.col("layer").str.to_lowercase().str.replace_all(r"[._\-]", "")
+    return pl.col(column).str.to_lowercase().str.replace_all(r"[._\-]", "")
 
 
 def _text(value: object) -> str:
