@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,48 +27,14 @@ from harvest_assets.data.data import (
 )
 from harvest_assets.decompositions.spd.run_config import RunConfig, load_run_config
 from harvest_assets.errors import HarvestError
-from harvest_assets_tests.data.conftest import UNKNOWN, WORDS
+from harvest_assets_tests.data.conftest import UNKNOWN
 from harvest_assets_tests.data.data_oracle import (
     permuted,
     text_rows,
     through_loader,
 )
+from harvest_assets_tests.data.small_datasets import N_CTX, parquet_dataset, random_texts, spec_of
 from harvest_assets_tests.files.sealed import sealed
-
-N_CTX = 16
-
-
-def _texts(n: int, n_words: int = 12) -> list[str]:
-    draw = random.Random(n)
-    return [" ".join(draw.choices(WORDS, k=draw.randrange(n_words))) for _ in range(n)]
-
-
-def _dataset(folder: Path, columns: dict[str, Any], n_files: int = 1) -> Path:
-    """A local dataset of parquet files, `train` cut into `n_files`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = pa.table(columns)
-    size = -(-len(table) // n_files)
-    for i in range(n_files):
-        path = folder / f"train-{i:05}-of-{n_files:05}.parquet"
-        pq.write_table(table.slice(i * size, size), path)
-    pq.write_table(table.slice(0, 1), folder / "test-00000-of-00001.parquet")
-    return folder
-
-
-def _spec(dataset: Path, tokenizer: Path | str, **changes: Any) -> DataSpec:
-    spec = DataSpec(
-        dataset_name=str(dataset),
-        train_data_split="train",
-        column_name="text",
-        is_tokenized=False,
-        streaming=False,
-        buffer_size=10,
-        shuffle_each_epoch=True,
-        seed=0,
-        tokenizer_name=str(tokenizer),
-        n_ctx=N_CTX,
-    )
-    return replace(spec, **changes)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +57,9 @@ def test_text_is_what_training_saw(
     tokenizer_dir: Path,
     harvest_rows: Callable[..., torch.Tensor],
 ) -> None:
-    texts = _texts(n_texts)
-    dataset = _dataset(tmp_path / folder, {"id": range(n_texts), "text": texts}, n_files=2)
-    spec = _spec(dataset, tokenizer_dir, **changes)
+    texts = random_texts(n_texts)
+    dataset = parquet_dataset(tmp_path / folder, {"id": range(n_texts), "text": texts}, n_files=2)
+    spec = spec_of(dataset, tokenizer_dir, **changes)
     rows = text_rows(permuted(texts, spec.seed), spec)
     assert len(rows) > 1
     assert torch.equal(harvest_rows(spec), through_loader(rows, spec))
@@ -104,15 +69,17 @@ def test_the_name_decides_whether_eos_gets_its_case_back(
     tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
     columns = {"text": ["one [eos] two"] * 400}
-    plain = harvest_rows(_spec(_dataset(tmp_path / "plain", columns), tokenizer_dir))
-    named = harvest_rows(_spec(_dataset(tmp_path / "aSimpleStories", columns), tokenizer_dir))
+    plain = harvest_rows(spec_of(parquet_dataset(tmp_path / "plain", columns), tokenizer_dir))
+    named = harvest_rows(
+        spec_of(parquet_dataset(tmp_path / "aSimpleStories", columns), tokenizer_dir)
+    )
     assert (named == 1).sum() > (plain == 1).sum()
 
 
 def test_texts_without_a_character_still_give_rows(
     tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": [""] * 5}), tokenizer_dir, n_ctx=4)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": [""] * 5}), tokenizer_dir, n_ctx=4)
     tokens = harvest_rows(spec)  # 5 parts of one empty text: 20 empty pieces, an EOS each
     assert tokens.shape == (25, 4)
     assert (tokens == 1).all()
@@ -121,7 +88,7 @@ def test_texts_without_a_character_still_give_rows(
 def test_too_little_text_gives_no_row(
     tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": ["a"]}), tokenizer_dir, n_ctx=64)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": ["a"]}), tokenizer_dir, n_ctx=64)
     assert harvest_rows(spec).shape == (0, 64)
 
 
@@ -153,7 +120,7 @@ def _json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
 def test_json_and_parquet_files_and_folders_are_the_same_data(
     kind: str, tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    texts = _texts(90)
+    texts = random_texts(90)
     if kind == ".parquet":
         dataset = tmp_path / "texts.parquet"
         pq.write_table(pa.table({"text": texts, "id": range(90)}), dataset)
@@ -166,7 +133,7 @@ def test_json_and_parquet_files_and_folders_are_the_same_data(
             _json_lines(folder / f"train-{i}.jsonl", [{"text": text} for text in part])
         _json_lines(folder / "test.jsonl", [{"text": "other"}])
         dataset = tmp_path / "data"
-    spec = _spec(dataset, tokenizer_dir)
+    spec = spec_of(dataset, tokenizer_dir)
     rows = text_rows(permuted(texts, spec.seed), spec)
     assert torch.equal(harvest_rows(spec), through_loader(rows, spec))
     assert len(harvest_rows(replace(spec, streaming=True))) > 1
@@ -177,12 +144,12 @@ def test_a_file_of_another_kind_is_reported(
 ) -> None:
     (tmp_path / "texts.docx").write_text("a")
     with pytest.raises(HarvestError, match=r"texts\.docx' cannot be loaded: it is a file, and of"):
-        harvest_rows(_spec(tmp_path / "texts.docx", tokenizer_dir))
+        harvest_rows(spec_of(tmp_path / "texts.docx", tokenizer_dir))
 
 
 def test_the_fingerprint_of_a_file_follows_its_content(tmp_path: Path, tokenizer_dir: Path) -> None:
     path = _json_lines(tmp_path / "a.jsonl", [{"text": "a"}])
-    spec = _spec(path, tokenizer_dir)
+    spec = spec_of(path, tokenizer_dir)
     before = fingerprint(spec, None)
     os.utime(path, (1, 1))
     assert fingerprint(spec, None) == before
@@ -208,8 +175,8 @@ def test_tokenized_data_are_only_indexed(
 ) -> None:
     lists = [[token % 60_000 for token in row] for row in _token_lists(57)]
     columns = {"ids": pa.array(lists, type=kind), "other": pa.array(["x"] * 57)}
-    spec = _spec(
-        _dataset(tmp_path / "data", columns, n_files=3),
+    spec = spec_of(
+        parquet_dataset(tmp_path / "data", columns, n_files=3),
         "no tokenizer is needed",
         column_name="ids",
         is_tokenized=True,
@@ -224,8 +191,8 @@ def test_a_part_of_a_split_is_copied(
     tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
     lists = _token_lists(40)
-    spec = _spec(
-        _dataset(tmp_path / "data", {"ids": lists}),
+    spec = spec_of(
+        parquet_dataset(tmp_path / "data", {"ids": lists}),
         "",
         column_name="ids",
         is_tokenized=True,
@@ -242,8 +209,8 @@ def test_rows_that_are_too_short_are_one_clear_error(
     split: str, streaming: bool, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
     lists = [*_token_lists(9), [1, 2, 3]][:: -1 if split != "train" else 1]
-    spec = _spec(
-        _dataset(tmp_path / "data", {"ids": lists}),
+    spec = spec_of(
+        parquet_dataset(tmp_path / "data", {"ids": lists}),
         "",
         column_name="ids",
         is_tokenized=True,
@@ -272,8 +239,8 @@ def test_values_that_are_no_integers_are_no_tokens(
     kind: pa.DataType, first: Any, split: str, tmp_path: Path
 ) -> None:
     row = first if pa.types.is_integer(kind) else [first, first]
-    dataset = _dataset(tmp_path / "data", {"ids": pa.array([row] * 20, type=kind)})
-    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, n_ctx=2)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": pa.array([row] * 20, type=kind)})
+    spec = spec_of(dataset, "", column_name="ids", is_tokenized=True, n_ctx=2)
     changes = {"streaming": True} if split == "streamed" else {"train_data_split": split}
     (tmp_path / "rows").mkdir()
     with pytest.raises(HarvestError, match=rf"'ids' of the dataset '{dataset}'"):
@@ -297,8 +264,8 @@ def test_values_that_are_no_integers_are_no_tokens(
 def test_lists_of_any_integers_are_tokens(
     kind: pa.DataType, split: str, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": pa.array([[255, 0]] * 9, type=kind)})
-    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, n_ctx=2)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": pa.array([[255, 0]] * 9, type=kind)})
+    spec = spec_of(dataset, "", column_name="ids", is_tokenized=True, n_ctx=2)
     changes = {"streaming": True} if split == "streamed" else {"train_data_split": split}
     assert harvest_rows(replace(spec, **changes)).tolist() == [[255, 0]] * 9
 
@@ -306,8 +273,8 @@ def test_lists_of_any_integers_are_tokens(
 @pytest.mark.parametrize("token", [2**31, 2**63])
 def test_a_streamed_id_that_is_too_large(token: int, tmp_path: Path) -> None:
     ids = pa.array([[token, 1]], type=pa.list_(pa.uint64()))
-    dataset = _dataset(tmp_path / "data", {"ids": ids})
-    spec = _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=True, n_ctx=2)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": ids})
+    spec = spec_of(dataset, "", column_name="ids", is_tokenized=True, streaming=True, n_ctx=2)
     (tmp_path / "rows").mkdir()
     with pytest.raises(HarvestError, match="'ids' of the dataset"):
         write_token_rows(spec, tmp_path / "rows", None)
@@ -315,13 +282,15 @@ def test_a_streamed_id_that_is_too_large(token: int, tmp_path: Path) -> None:
 
 def test_text_said_to_be_tokens(tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]) -> None:
     for streaming in (False, True):
-        spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), "", is_tokenized=True)
+        spec = spec_of(
+            parquet_dataset(tmp_path / "data", {"text": ["a", "b"]}), "", is_tokenized=True
+        )
         with pytest.raises(HarvestError, match="hold tokens"):
             harvest_rows(replace(spec, streaming=streaming))
 
 
 def test_progress_ends_at_the_last_row(tmp_path: Path, tokenizer_dir: Path) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": _texts(23)}), tokenizer_dir)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": random_texts(23)}), tokenizer_dir)
     (tmp_path / "rows").mkdir()
     reported: list[tuple[int, int | None]] = []
     write_token_rows(
@@ -332,7 +301,7 @@ def test_progress_ends_at_the_last_row(tmp_path: Path, tokenizer_dir: Path) -> N
 
 
 def test_rows_in_any_order(tmp_path: Path, tokenizer_dir: Path) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": _texts(300)}), tokenizer_dir)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": random_texts(300)}), tokenizer_dir)
     (tmp_path / "rows").mkdir()
     write_token_rows(spec, tmp_path / "rows", None, None)
     rows = TokenRows.open(tmp_path / "rows")
@@ -346,7 +315,7 @@ def test_rows_in_any_order(tmp_path: Path, tokenizer_dir: Path) -> None:
 
 
 def test_what_is_missing_is_reported(tmp_path: Path, tokenizer_dir: Path) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": ["a", "b"]}), tokenizer_dir)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": ["a", "b"]}), tokenizer_dir)
     (tmp_path / "no-eos").mkdir()
     plain = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(tmp_path / "no-eos")
@@ -370,14 +339,14 @@ def test_what_is_missing_is_reported(tmp_path: Path, tokenizer_dir: Path) -> Non
 
 
 def test_a_row_without_text(tmp_path: Path, tokenizer_dir: Path) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": ["a", None]}), tokenizer_dir)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": ["a", None]}), tokenizer_dir)
     (tmp_path / "rows").mkdir()
     with pytest.raises(HarvestError, match="holds a row that is not a string"):
         write_token_rows(spec, tmp_path / "rows", None)
 
 
 def test_damage_is_reported_by_file(tmp_path: Path, tokenizer_dir: Path) -> None:
-    spec = _spec(_dataset(tmp_path / "data", {"text": _texts(60)}), tokenizer_dir)
+    spec = spec_of(parquet_dataset(tmp_path / "data", {"text": random_texts(60)}), tokenizer_dir)
     directory = tmp_path / "rows"
     directory.mkdir()
     write_token_rows(spec, directory, None)
@@ -402,8 +371,8 @@ def test_damage_is_reported_by_file(tmp_path: Path, tokenizer_dir: Path) -> None
 
 
 def test_indexed_files_that_went_away(tmp_path: Path) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(5)})
-    spec = _spec(dataset, "", column_name="ids", is_tokenized=True)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": _token_lists(5)})
+    spec = spec_of(dataset, "", column_name="ids", is_tokenized=True)
     (tmp_path / "rows").mkdir()
     write_token_rows(spec, tmp_path / "rows", None)
     (indexed,) = json.loads((tmp_path / "rows" / "rows.json").read_text())["files"]
@@ -413,56 +382,6 @@ def test_indexed_files_that_went_away(tmp_path: Path) -> None:
     Path(indexed["path"]).unlink()
     with pytest.raises(HarvestError, match="is missing"):
         TokenRows.open(tmp_path / "rows")
-
-
-def test_the_fingerprint_follows_what_matters(tmp_path: Path, tokenizer_dir: Path) -> None:
-    dataset = _dataset(tmp_path / "data", {"text": _texts(20)})
-    spec = _spec(dataset, tokenizer_dir)
-    print_ = fingerprint(spec, None)
-    assert len(print_) == 32
-    assert int(print_, 16) >= 0
-    assert fingerprint(spec, 5) == print_
-    assert fingerprint(replace(spec, buffer_size=7), None) == print_
-    changes = {"seed": 1, "n_ctx": 8, "shuffle_each_epoch": False, "train_data_split": "test"}
-    others = [fingerprint(replace(spec, **{key: value}), None) for key, value in changes.items()]
-    streamed = replace(spec, streaming=True)
-    others += [fingerprint(streamed, n_rows) for n_rows in (None, 5, 6)]
-    others += [fingerprint(replace(streamed, buffer_size=7), None)]
-    for path in (*dataset.iterdir(), dataset):
-        os.utime(path, (1, 1))
-    assert fingerprint(spec, None) == print_
-    _dataset(dataset, {"text": _texts(21)})
-    others.append(fingerprint(spec, None))
-    assert len({print_, *others}) == len(others) + 1
-
-
-def test_fingerprints_of_data_that_are_not_streamed_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("rows.jsonl").write_text('{"ids": [1, 2]}\n{"ids": [3, 4]}\n')
-    spec = _spec(Path("rows.jsonl"), "", column_name="ids", is_tokenized=True, seed=3, n_ctx=2)
-    assert fingerprint(spec, None) == "dfa46463af1c6369d1bbd9f8f6da744c"
-    # Rows of an unversioned stream order are other rows.
-    assert fingerprint(replace(spec, streaming=True), None) != "5605d673916492d45339e195243b6884"
-
-
-def test_the_fingerprint_follows_the_tokenizer_s_content(
-    tmp_path: Path, tokenizer_dir: Path
-) -> None:
-    dataset = _dataset(tmp_path / "data", {"text": ["a"], "ids": [[1, 2]]})
-    copied = tmp_path / "tokenizer"
-    copied.mkdir()
-    for path in tokenizer_dir.iterdir():
-        (copied / path.name).write_bytes(path.read_bytes())
-    spec = _spec(dataset, copied)
-    tokenized = replace(spec, is_tokenized=True, column_name="ids")
-    before = fingerprint(spec, None), fingerprint(tokenized, None)
-    stored = json.loads((copied / "tokenizer.json").read_text())
-    stored["post_processor"] = None
-    (copied / "tokenizer.json").write_text(json.dumps(stored))
-    assert fingerprint(spec, None) != before[0]
-    assert fingerprint(tokenized, None) == before[1]
 
 
 def test_the_spec_of_a_run() -> None:
@@ -495,9 +414,9 @@ def test_the_spec_of_a_run() -> None:
 
 
 def test_opening_rows_loads_no_dataset_library(tmp_path: Path) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(5)})
+    dataset = parquet_dataset(tmp_path / "data", {"ids": _token_lists(5)})
     (tmp_path / "rows").mkdir()
-    spec = _spec(dataset, "", column_name="ids", is_tokenized=True)
+    spec = spec_of(dataset, "", column_name="ids", is_tokenized=True)
     write_token_rows(spec, tmp_path / "rows", None)
     code = (
         "import sys; from pathlib import Path;"

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.run_config import RunConfig
+from harvest_assets.decompositions.spd.target_weights import load_target_weights
 
 ERF = np.vectorize(math.erf)
 
@@ -153,3 +155,10 @@ def lower_leaky(sigmoid_type: str, x: np.ndarray) -> np.ndarray:
     if sigmoid_type == "upper_leaky_hard":
         return np.where(x > 1, 1 + 0.01 * (x - 1), x.clip(0, 1))
     return x.clip(0, 1)
+
+
+def load_target(target: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    """A target with these weights."""
+    named = {f"target_model.{name}": value for name, value in state.items()}
+    load_target_weights(target, Checkpoint(Path("model_1.pth"), named), torch.device("cpu"))
+    return target

@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harvest_assets.decompositions.spd.checkpoint import Checkpoint
-from harvest_assets.decompositions.spd.model import open_model
-from harvest_assets.decompositions.spd.target_weights import load_target_weights
-from harvest_assets.decompositions.spd.targets import FAMILIES, build_target
+from harvest_assets.decompositions.spd.targets import build_target
 from harvest_assets.decompositions.spd.targets.weightless import build_weightless
 from harvest_assets.errors import HarvestError
 from harvest_assets.wandb_client import run_files
@@ -69,12 +65,6 @@ def _target_file(
     return str(root / "checkpoints" / "model_step_7.pt")
 
 
-def _loaded(target: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
-    named = {f"target_model.{name}": value for name, value in state.items()}
-    load_target_weights(target, Checkpoint(Path("model_1.pth"), named), torch.device("cpu"))
-    return target
-
-
 def _random_weights(
     config: dict[str, Any], seed: int = 0, family: str = "LlamaSimpleMLP"
 ) -> dict[str, torch.Tensor]:
@@ -113,7 +103,7 @@ def _llama_configs() -> st.SearchStrategy[dict[str, Any]]:
 
 def _check_logits(target: nn.Module, state: dict[str, torch.Tensor], oracle: Any) -> None:
     tokens = torch.arange(20).view(2, 10) * 5 % 13
-    found, loss = _loaded(target, state)(tokens)
+    found, loss = random_runs.load_target(target, state)(tokens)
     assert loss is None
     weights = {name: float64(value) for name, value in state.items()}
     for row, ids in zip(found, tokens.tolist(), strict=True):
@@ -160,7 +150,7 @@ def test_a_probe_of_the_original_gives_the_same_logits(
     model_config = {**probe["model_config"], "model_type": class_path.rpartition(".")[2]}
     stds = probe["ln_stds"]
     source = _target_file(tmp_path, model_config, stds, ablated=stds is not None)
-    target = _loaded(build_target(class_path, source), probe["state_dict"])
+    target = random_runs.load_target(build_target(class_path, source), probe["state_dict"])
     with torch.inference_mode():
         logits, _ = target(probe["tokens"])
     torch.testing.assert_close(logits, probe["logits"], rtol=0, atol=1e-5)
@@ -180,7 +170,9 @@ def test_fixed_stds_count_only_where_the_target_was_ablated(tmp_path: Path):
     answers = {}
     for ablated in (True, False, None):
         source = _target_file(tmp_path, SMALL_GPT2, stds, ablated=ablated)
-        answers[ablated] = _loaded(build_target(GPT2_SIMPLE, source), state)(tokens)[0]
+        answers[ablated] = random_runs.load_target(build_target(GPT2_SIMPLE, source), state)(
+            tokens
+        )[0]
     assert torch.equal(answers[False], answers[None])
     assert not torch.allclose(answers[True], answers[False])
     # Of the other families they mean nothing.
@@ -266,7 +258,7 @@ def test_tied_weights_may_stand_once_or_twice(given_names: list[str], tmp_path: 
         for name, value in state.items()
         if name.partition(".")[0] not in {"wte", "lm_head"} - set(given_names)
     }
-    _loaded(target, kept)
+    random_runs.load_target(target, kept)
     assert target.wte.weight is target.lm_head.weight
     assert torch.equal(target.wte.weight, state["wte.weight"])
 
@@ -276,24 +268,26 @@ def test_tied_weights_that_differ_are_reported(tmp_path: Path):
     state = _random_weights(SMALL)
     state["lm_head.weight"] = state["lm_head.weight"] + 1
     with pytest.raises(HarvestError, match=r"wte\.weight and target_model\.lm_head\.weight differ"):
-        _loaded(target, state)
+        random_runs.load_target(target, state)
 
 
 def test_wrong_target_weights_are_reported(tmp_path: Path):
     target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
     state = _random_weights(SMALL)
     with pytest.raises(HarvestError, match=r"lacks target_model\.ln_f\.weight"):
-        _loaded(target, {name: value for name, value in state.items() if name != "ln_f.weight"})
+        random_runs.load_target(
+            target, {name: value for name, value in state.items() if name != "ln_f.weight"}
+        )
     with pytest.raises(HarvestError, match=r"has target_model\.h\.2\.rms_1\.weight, which"):
-        _loaded(target, {**state, "h.2.rms_1.weight": torch.ones(16)})
+        random_runs.load_target(target, {**state, "h.2.rms_1.weight": torch.ones(16)})
     with pytest.raises(HarvestError, match=r"target_model\.ln_f\.weight .* \[3\], not \[16\]"):
-        _loaded(target, {**state, "ln_f.weight": torch.ones(3)})
+        random_runs.load_target(target, {**state, "ln_f.weight": torch.ones(3)})
 
 
 def test_weights_are_taken_as_float32(tmp_path: Path):
     target = build_target(LLAMA_SIMPLE_MLP, _target_file(tmp_path, SMALL))
     halves = {name: value.bfloat16() for name, value in _random_weights(SMALL).items()}
-    _loaded(target, halves)
+    random_runs.load_target(target, halves)
     assert {weight.dtype for weight in target.parameters()} == {torch.float32}
     assert torch.equal(target.ln_f.weight, halves["ln_f.weight"].float())
 
@@ -330,164 +324,6 @@ def test_a_wandb_name_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     target = build_target(LLAMA_SIMPLE_MLP, "wandb:ent/proj/runs/d2ec3bfe")
     assert target.max_context_length == SMALL["block_size"]
     assert asked == ["ent/proj/d2ec3bfe"]
-
-
-def _tiny_llama(folder: Path) -> transformers.LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=31,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        dtype="bfloat16",
-    )
-    config.save_pretrained(folder)
-    return transformers.LlamaForCausalLM(config).float().eval()
-
-
-@pytest.mark.parametrize(
-    "class_name",
-    [
-        "LlamaForCausalLM",
-        "AutoModelForCausalLM",
-        "models.llama.modeling_llama.LlamaForCausalLM",
-        "models.auto.AutoModelForCausalLM",
-    ],
-)
-def test_a_transformers_model_is_float32_and_the_same(class_name: str, tmp_path: Path):
-    twin = _tiny_llama(tmp_path)
-    before = torch.get_rng_state()
-    target = build_target(f"transformers.{class_name}", str(tmp_path))
-    assert torch.equal(torch.get_rng_state(), before), "building used random numbers"
-    assert {(weight.is_meta, weight.dtype) for weight in target.parameters()} == {
-        (True, torch.float32)
-    }
-    assert not target.training
-    _loaded(target, dict(twin.state_dict()))
-    tokens = torch.arange(14).view(2, 7)
-    with torch.inference_mode():
-        assert torch.equal(target(tokens).logits, twin(tokens).logits)
-    for tensor in (*target.parameters(), *target.buffers()):
-        assert tensor.dtype == torch.float32
-        assert not tensor.is_meta
-
-
-FAMILIES_OF_TRANSFORMERS = {
-    "GPT2LMHeadModel": {"n_embd": 16, "n_layer": 2, "n_head": 2},
-    "GPTJForCausalLM": {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4},
-    "GPTNeoXForCausalLM": {},
-    "OPTForCausalLM": {"ffn_dim": 24, "word_embed_proj_dim": 16},
-    "BloomForCausalLM": {"n_layer": 2, "n_head": 2},
-    "MistralForCausalLM": {"num_key_value_heads": 1},
-    "Qwen2ForCausalLM": {"num_key_value_heads": 1, "tie_word_embeddings": True},
-    "Gemma2ForCausalLM": {"num_key_value_heads": 1, "head_dim": 8},
-    "PhiForCausalLM": {},
-    "MambaForCausalLM": {},
-}
-
-
-@pytest.mark.parametrize("class_name", FAMILIES_OF_TRANSFORMERS)
-def test_families_of_transformers_are_the_same_as_their_twins(class_name: str, tmp_path: Path):
-    model_class = getattr(transformers, class_name)
-    config = model_class.config_class(
-        vocab_size=31,
-        hidden_size=16,
-        **{
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 32,
-            "pad_token_id": 0,
-            **FAMILIES_OF_TRANSFORMERS[class_name],
-        },
-    )
-    torch.manual_seed(0)
-    twin = model_class(config).float().eval()
-    config.save_pretrained(tmp_path)
-    target = build_target(f"transformers.{class_name}", str(tmp_path))
-    assert all(weight.is_meta for weight in target.parameters())
-    _loaded(target, dict(twin.state_dict()))
-    tokens = torch.arange(14).view(2, 7) + 3
-    with torch.inference_mode():
-        torch.testing.assert_close(target(tokens).logits, twin(tokens).logits)
-
-
-class Bigram(nn.Module):
-    """A family that nobody here has heard of."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.wte = nn.Embedding(13, width)
-        self.head = nn.Linear(width, 13)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.wte(tokens))
-
-
-def test_a_family_is_added_by_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(
-        FAMILIES,
-        "somebody.models.Bigram",
-        lambda _class_path, source: build_weightless(lambda: Bigram(int(source))),
-    )
-    twin = Bigram(6)
-    layers = {"head": 4, "wte": 3}
-    config = random_runs.run_config(
-        list(layers.items()),
-        ci_fn_type="mlp",
-        pretrained_model_class="somebody.models.Bigram",
-        pretrained_model_name="6",
-        pretrained_model_output_attr=None,
-    )
-    state = random_runs.random_state(twin, layers, [], kind="mlp")
-    opened = open_model(config, random_runs.save_state(state, tmp_path), "cpu")
-    tokens = torch.arange(12).view(3, 4)
-    with torch.inference_mode():
-        torch.testing.assert_close(opened(tokens).output_probs, twin(tokens).softmax(-1))
-    assert opened.layers == list(layers.items())
-
-
-@pytest.mark.parametrize(
-    ("class_path", "sentence"),
-    [
-        ("os.path.join", "'os.path.join' is unknown; known are"),
-        ("simple_stories_train.models.other.Other", "is unknown; known are"),
-        ("LlamaForCausalLM", "is unknown; known are"),
-        ("transformers.models.gpt2.LlamaForCausalLM", "known of transformers are"),
-        ("transformers.models.llama.modeling_llama.LlamaModel", "known of transformers are"),
-        ("transformers.LlamaModel", "known of transformers are AutoModelForCausalLM"),
-        ("transformers.AutoTokenizer", "known of transformers are"),
-        ("transformers.logging", "known of transformers are"),
-        ("transformers.NobodysForCausalLM", "known of transformers are"),
-    ],
-)
-def test_an_unknown_class_is_reported_with_those_known(class_path: str, sentence: str):
-    with pytest.raises(HarvestError, match=sentence) as caught:
-        build_target(class_path, "anything")
-    if "known are" in sentence:
-        families = [name for name in FAMILIES if not name.endswith("*")]
-        assert all(name in str(caught.value) for name in families)
-
-
-def test_an_import_path_of_a_config_is_never_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(HarvestError, match=r"'harmful\.LlamaSimpleMLP' is unknown"):
-        build_target("harmful.LlamaSimpleMLP", "anything")
-
-
-def test_a_config_of_another_model_or_none_is_reported(tmp_path: Path):
-    _tiny_llama(tmp_path / "llama")
-    with pytest.raises(HarvestError, match="is the config of a llama, not of a GPT2LMHeadModel"):
-        build_target("transformers.GPT2LMHeadModel", str(tmp_path / "llama"))
-    (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(HarvestError, match=r"config of the target model .* cannot be read: "):
-        build_target("transformers.AutoModelForCausalLM", str(tmp_path))
 
 
 class ReadsItsWeights(nn.Module):
