@@ -54,6 +54,7 @@ def refused(result: subprocess.CompletedProcess, *named: str) -> None:
 def test_a_run_is_harvested_and_harvested_again(
     home: dict[str, str], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    home |= {"HARVEST_BATCH_SIZE": "4", "HARVEST_SEED": "7"}
     first = command(str(tiny_run), *OPTIONS, "--n_shards", "2", env=home)
     assert first.returncode == 0, first.stderr
     (folder,) = (tmp_path / "out" / "harvest").iterdir()
@@ -68,6 +69,10 @@ def test_a_run_is_harvested_and_harvested_again(
     assert str(folder) in first.stdout
     assert "harvesting" in first.stderr
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+    stored = json.loads(files[0].read_text())
+    # A deployment's defaults count where the command line is silent.
+    assert (stored["n_batches"], stored["batch_size"], stored["seed"]) == (6, 8, 7)
 
     lines = files[2].read_bytes()
     again = command(str(tiny_run), *OPTIONS, "--n_shards", "1", env=home)
@@ -97,13 +102,9 @@ def test_a_run_is_harvested_and_harvested_again(
         assert len(shards) == 16
 
 
-def test_a_deployment_sets_defaults(home: dict[str, str], tiny_run: Path, tmp_path: Path):
-    home |= {"HARVEST_N_BATCHES": "2", "HARVEST_BATCH_SIZE": "4", "HARVEST_SEED": "7"}
-    result = command(str(tiny_run), "--batch_size", "8", env=home)
-    assert result.returncode == 0, result.stderr
-    (config,) = (tmp_path / "out" / "harvest").glob("*/activation_contexts/config.json")
-    stored = json.loads(config.read_text())
-    assert (stored["n_batches"], stored["batch_size"], stored["seed"]) == (2, 8, 7)
+def test_a_default_of_a_deployment_that_is_not_valid_is_refused(
+    home: dict[str, str], tiny_run: Path
+):
     refused(command(str(tiny_run), env={**home, "HARVEST_SEED": "x"}), "HARVEST_SEED", "'x'")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -49,3 +50,15 @@ def spec_of(dataset: Path, tokenizer: Path | str, **changes: Any) -> DataSpec:
         n_ctx=N_CTX,
     )
     return replace(spec, **changes)
+
+
+def token_lists(n: int, n_ctx: int = N_CTX) -> list[list[int]]:
+    """Rows of token ids, all different."""
+    return [[1000 * i + j for j in range(n_ctx)] for i in range(n)]
+
+
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A file with one JSON object a line."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

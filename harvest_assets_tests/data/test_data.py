@@ -33,7 +33,14 @@ from harvest_assets_tests.data.data_oracle import (
     text_rows,
     through_loader,
 )
-from harvest_assets_tests.data.small_datasets import N_CTX, parquet_dataset, random_texts, spec_of
+from harvest_assets_tests.data.small_datasets import (
+    N_CTX,
+    parquet_dataset,
+    random_texts,
+    spec_of,
+    token_lists,
+    write_json_lines,
+)
 from harvest_assets_tests.files.sealed import sealed
 
 
@@ -106,16 +113,6 @@ def test_the_reference_run(
     assert torch.equal(rows.reshape(40, 16, 64), batches)
 
 
-def _token_lists(n: int, n_ctx: int = N_CTX) -> list[list[int]]:
-    return [[1000 * i + j for j in range(n_ctx)] for i in range(n)]
-
-
-def _json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("kind", ["folder", ".jsonl", ".json", ".parquet", "nested folder"])
 def test_json_and_parquet_files_and_folders_are_the_same_data(
     kind: str, tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
@@ -125,13 +122,13 @@ def test_json_and_parquet_files_and_folders_are_the_same_data(
         dataset = tmp_path / "texts.parquet"
         pq.write_table(pa.table({"text": texts, "id": range(90)}), dataset)
     elif kind.startswith("."):
-        dataset = _json_lines(tmp_path / f"texts{kind}", [{"text": text} for text in texts])
+        dataset = write_json_lines(tmp_path / f"texts{kind}", [{"text": text} for text in texts])
     else:
         folder = tmp_path / "data" / "data" if "nested" in kind else tmp_path / "data"
         folder.mkdir(parents=True)
         for i, part in enumerate((texts[:50], texts[50:])):
-            _json_lines(folder / f"train-{i}.jsonl", [{"text": text} for text in part])
-        _json_lines(folder / "test.jsonl", [{"text": "other"}])
+            write_json_lines(folder / f"train-{i}.jsonl", [{"text": text} for text in part])
+        write_json_lines(folder / "test.jsonl", [{"text": "other"}])
         dataset = tmp_path / "data"
     spec = spec_of(dataset, tokenizer_dir)
     rows = text_rows(permuted(texts, spec.seed), spec)
@@ -148,12 +145,12 @@ def test_a_file_of_another_kind_is_reported(
 
 
 def test_the_fingerprint_of_a_file_follows_its_content(tmp_path: Path, tokenizer_dir: Path) -> None:
-    path = _json_lines(tmp_path / "a.jsonl", [{"text": "a"}])
+    path = write_json_lines(tmp_path / "a.jsonl", [{"text": "a"}])
     spec = spec_of(path, tokenizer_dir)
     before = fingerprint(spec, None)
     os.utime(path, (1, 1))
     assert fingerprint(spec, None) == before
-    _json_lines(path, [{"text": "b"}])
+    write_json_lines(path, [{"text": "b"}])
     assert fingerprint(spec, None) != before
 
 
@@ -173,7 +170,7 @@ def test_tokenized_data_are_only_indexed(
     tmp_path: Path,
     harvest_rows: Callable[..., torch.Tensor],
 ) -> None:
-    lists = [[token % 60_000 for token in row] for row in _token_lists(57)]
+    lists = [[token % 60_000 for token in row] for row in token_lists(57)]
     columns = {"ids": pa.array(lists, type=kind), "other": pa.array(["x"] * 57)}
     spec = spec_of(
         parquet_dataset(tmp_path / "data", columns, n_files=3),
@@ -190,7 +187,7 @@ def test_tokenized_data_are_only_indexed(
 def test_a_part_of_a_split_is_copied(
     tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    lists = _token_lists(40)
+    lists = token_lists(40)
     spec = spec_of(
         parquet_dataset(tmp_path / "data", {"ids": lists}),
         "",
@@ -208,7 +205,7 @@ def test_a_part_of_a_split_is_copied(
 def test_rows_that_are_too_short_are_one_clear_error(
     split: str, streaming: bool, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    lists = [*_token_lists(9), [1, 2, 3]][:: -1 if split != "train" else 1]
+    lists = [*token_lists(9), [1, 2, 3]][:: -1 if split != "train" else 1]
     spec = spec_of(
         parquet_dataset(tmp_path / "data", {"ids": lists}),
         "",
@@ -371,7 +368,7 @@ def test_damage_is_reported_by_file(tmp_path: Path, tokenizer_dir: Path) -> None
 
 
 def test_indexed_files_that_went_away(tmp_path: Path) -> None:
-    dataset = parquet_dataset(tmp_path / "data", {"ids": _token_lists(5)})
+    dataset = parquet_dataset(tmp_path / "data", {"ids": token_lists(5)})
     spec = spec_of(dataset, "", column_name="ids", is_tokenized=True)
     (tmp_path / "rows").mkdir()
     write_token_rows(spec, tmp_path / "rows", None)
@@ -414,7 +411,7 @@ def test_the_spec_of_a_run() -> None:
 
 
 def test_opening_rows_loads_no_dataset_library(tmp_path: Path) -> None:
-    dataset = parquet_dataset(tmp_path / "data", {"ids": _token_lists(5)})
+    dataset = parquet_dataset(tmp_path / "data", {"ids": token_lists(5)})
     (tmp_path / "rows").mkdir()
     spec = spec_of(dataset, "", column_name="ids", is_tokenized=True)
     write_token_rows(spec, tmp_path / "rows", None)

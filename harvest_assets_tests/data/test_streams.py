@@ -23,17 +23,17 @@ from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets_tests.data.data_oracle import group_rows, streamed
 from harvest_assets_tests.data.row_orders import examples
 from harvest_assets_tests.data.row_orders.table import PAGE, markdown, read_table
-from harvest_assets_tests.data.test_data import (
-    _dataset,
-    _json_lines,
-    _spec,
-    _texts,
-    _token_lists,
+from harvest_assets_tests.data.small_datasets import (
+    parquet_dataset,
+    random_texts,
+    spec_of,
+    token_lists,
+    write_json_lines,
 )
 
 
 def _tokens(dataset: Path, column: str = "ids", **changes: Any) -> DataSpec:
-    return _spec(dataset, "", column_name=column, is_tokenized=True, streaming=True, **changes)
+    return spec_of(dataset, "", column_name=column, is_tokenized=True, streaming=True, **changes)
 
 
 def _files(rows: list[Any], n_files: int) -> list[list[Any]]:
@@ -45,9 +45,9 @@ def _files(rows: list[Any], n_files: int) -> list[list[Any]]:
 def test_streamed_text(
     tmp_path: Path, tokenizer_dir: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    texts = _texts(2_345)
-    dataset = _dataset(tmp_path / "data", {"text": texts, "other": texts}, n_files=3)
-    spec = _spec(dataset, tokenizer_dir, streaming=True, seed=4, buffer_size=100)
+    texts = random_texts(2_345)
+    dataset = parquet_dataset(tmp_path / "data", {"text": texts, "other": texts}, n_files=3)
+    spec = spec_of(dataset, tokenizer_dir, streaming=True, seed=4, buffer_size=100)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     ordered = streamed(_files(texts, 3), 4, 100)
     groups = [ordered[i : i + 1000] for i in range(0, len(ordered), 1000)]
@@ -63,8 +63,8 @@ def test_streamed_text(
 def test_streamed_tokens(
     buffer_size: int, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    lists = _token_lists(2_100)
-    dataset = _dataset(tmp_path / "data", {"ids": lists}, n_files=2)
+    lists = token_lists(2_100)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": lists}, n_files=2)
     spec = _tokens(dataset, buffer_size=buffer_size)
     expected = torch.tensor(streamed(_files(lists, 2), 0, buffer_size))
     assert torch.equal(harvest_rows(spec), expected)
@@ -114,10 +114,12 @@ def test_the_table_holds_the_oracle_and_the_permutation_too() -> None:
 def test_streams_of_json_files(
     suffix: str, tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    lists = _token_lists(350)
+    lists = token_lists(350)
     for number, rows in enumerate(_files(lists, 7)):
-        _json_lines(tmp_path / "data" / f"train-{number}{suffix}", [{"ids": row} for row in rows])
-    _json_lines(tmp_path / "data" / f"test{suffix}", [{"ids": lists[0]}])
+        write_json_lines(
+            tmp_path / "data" / f"train-{number}{suffix}", [{"ids": row} for row in rows]
+        )
+    write_json_lines(tmp_path / "data" / f"test{suffix}", [{"ids": lists[0]}])
     spec = _tokens(tmp_path / "data")
     assert harvest_rows(spec).tolist() == streamed(_files(lists, 7), 0, 10)
     other = replace(spec, train_data_split="test")
@@ -129,8 +131,8 @@ def test_streams_of_json_files(
 def test_row_groups_do_not_change_a_stream(
     tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    lists = _token_lists(90)
-    dataset = _dataset(tmp_path / "data", {"ids": lists}, n_files=3)
+    lists = token_lists(90)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": lists}, n_files=3)
     spec = _tokens(dataset)
     for path in dataset.glob("train-*"):
         pq.write_table(pq.read_table(path), path, row_group_size=4)
@@ -152,8 +154,8 @@ def test_the_reference_run_that_streams(
 def test_a_stream_opens_no_file_before_it_is_needed(
     tmp_path: Path, harvest_rows: Callable[..., torch.Tensor]
 ) -> None:
-    lists = _token_lists(3_600)
-    dataset = _dataset(tmp_path / "data", {"ids": lists}, n_files=3)
+    lists = token_lists(3_600)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": lists}, n_files=3)
     spec = _tokens(dataset)
     expected = streamed(_files(lists, 3), 0, 10)
     last = expected[-1][0] // 1_000 // 1_200  # the file of the last row
@@ -184,7 +186,7 @@ def test_a_file_that_ends_a_stream_is_named(name: str, content: bytes, tmp_path:
         whole.parent.mkdir()
         pq.write_table(pa.table({"ids": [[1, 2]] * 5}), whole)
     else:
-        _json_lines(whole, [{"ids": [1, 2]}] * 5)
+        write_json_lines(whole, [{"ids": [1, 2]}] * 5)
     (tmp_path / "data" / name).write_bytes(content)
     spec = _tokens(tmp_path / "data")
     (tmp_path / "rows").mkdir()
@@ -237,14 +239,14 @@ def test_a_lone_file_that_cannot_be_streamed_is_named(
 
 
 def test_a_split_that_is_not_there_damages_no_file(tmp_path: Path) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(3)})
+    dataset = parquet_dataset(tmp_path / "data", {"ids": token_lists(3)})
     with pytest.raises(HarvestError, match="'nowhere'") as caught:
         sample_data(_tokens(dataset, train_data_split="nowhere"))
     assert ".parquet" not in str(caught.value)
 
 
 def test_a_file_that_vanishes_from_a_stream_is_named(tmp_path: Path) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(9)}, n_files=3)
+    dataset = parquet_dataset(tmp_path / "data", {"ids": token_lists(9)}, n_files=3)
     stream = open_dataset(str(dataset), "train", "ids", streaming=True)
     first, *_ = stream_files(stream, str(dataset), "train", "ids")
     path = dataset / "train-00000-of-00003.parquet"
@@ -270,7 +272,7 @@ def test_a_hub_that_does_not_answer_may_answer_later(error: Exception, may_pass:
 
 
 def test_a_stream_is_read_no_further_than_needed(tmp_path: Path) -> None:
-    dataset = _dataset(tmp_path / "data", {"ids": _token_lists(50_000, 2)})
+    dataset = parquet_dataset(tmp_path / "data", {"ids": token_lists(50_000, 2)})
     spec = _tokens(dataset, n_ctx=2)
     (tmp_path / "rows").mkdir()
     reported: list[tuple[int, int | None]] = []

@@ -15,7 +15,7 @@ import torch
 
 from harvest_assets.data.data import DataSpec, sample_data, write_token_rows
 from harvest_assets.errors import HarvestError
-from harvest_assets_tests.data.test_data import _spec
+from harvest_assets_tests.data.small_datasets import spec_of
 
 GOOD = [[1, 2, 3]] * 4
 WRONG: dict[str, list[Any]] = {
@@ -43,7 +43,7 @@ def _write(path: Path, rows: list[Any], kind: pa.DataType | None = None) -> None
 
 
 def _tokens(dataset: Path, *, streaming: bool) -> DataSpec:
-    return _spec(dataset, "", column_name="ids", is_tokenized=True, streaming=streaming, n_ctx=3)
+    return spec_of(dataset, "", column_name="ids", is_tokenized=True, streaming=streaming, n_ctx=3)
 
 
 def _check_refused(spec: DataSpec, path: Path, out: Path) -> None:
