@@ -298,7 +298,8 @@ def _harvest(run_id: str) -> HarvestLayout:
     from harvest_assets.store.registry import owner_of
     from harvest_assets.wandb_client.run_name import is_run_name
 
-    if not is_run_name(run_id) and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
+    names_run = is_run_name(run_id) or is_run_name(run_id.rpartition("@")[0])
+    if not names_run and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
         raise HarvestError(
             f"{run_id[:200]!r} is not a valid run id; expected the name of a run or of a folder."
         )
