@@ -246,10 +246,9 @@ def _harvest_named_in(
     version: tuple[int, ...],  # noqa: ARG001 - another content is read again
 ) -> str | None:
     try:
-        named = read_json(file)[field]
         if field == "harvest":
-            return HarvestReference.from_key(named).key
-        return parse_run(named).name.key
+            return HarvestReference.from_key(_OWNER.read(file).harvest).key
+        return parse_run(read_json(file)[field]).name.key
     except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
         return None
 
