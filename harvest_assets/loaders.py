@@ -1,8 +1,8 @@
 """Read a harvest by its folder or its run; `None` where there is none.
 
 A full name (`entity/project/run_id`, and every other accepted spelling) finds only that run's own
-harvest, also in a folder of another name. Where a name means no harvest, or a run has several, a
-warning lists the existing ones.
+harvest, also in a folder of another name; with `@name` at its end a further harvest of the run.
+Where a name means no harvest, or a run has several, a warning lists the existing ones.
 
 Importing this module loads neither torch nor polars: they are imported where they are used.
 """

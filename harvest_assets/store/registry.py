@@ -86,6 +86,8 @@ def registration_for(
     if out_name is not None:
         _check_out_name(out_name)
         if name is None and _is_further(registration_of(reference.name.key), out_name):
+            if "@" in out_name:  # no name, but perhaps the folder of another harvest
+                check_owner(Registration(reference, out_name))
             name = out_name
     harvest = HarvestReference(reference, name)
     known = registration_of(harvest.key)

@@ -83,11 +83,12 @@ class TestMaking:
             (OTHER, "s-aaaa1111@dense", f"{RUN}@dense"),
             (f"{RUN}@sparse", "s-aaaa1111@dense", f"{RUN}@dense"),
             (f"{RUN}@sparse", "s-aaaa1111", RUN),
+            (RUN, "s-aaaa1111@dense", f"{RUN}@dense"),
         ):
             with pytest.raises(HarvestError, match=f"holds the harvest of {owner};"):
                 registration_named(text, out_name)
-        with pytest.raises(HarvestError):
-            registration_named(RUN, "s-aaaa1111@dense")
+        with pytest.raises(HarvestError, match="'a@b'"):
+            registration_named(RUN, "a@b")
         assert registration_of(RUN).out_name == "s-aaaa1111"
 
     def test_a_further_harvest_stays_in_its_folder(self):
