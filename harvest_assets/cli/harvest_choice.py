@@ -37,11 +37,17 @@ def harvest_to_read(text: str) -> HarvestLayout:
         HarvestNotFoundError: there is none, or the run has several.
     """
     from harvest_assets.store.lookup import find_harvest
-    from harvest_assets.store.registry import owner_of
 
     paths = find_harvest(text)
-    _say(f"Harvest {owner_of(paths) or 'of an unknown run'}, in {paths.root.name}.")
+    say_which(paths)
     return paths
+
+
+def say_which(paths: HarvestLayout) -> None:
+    """Print on stderr which harvest is in a folder."""
+    from harvest_assets.store.registry import owner_of
+
+    _say(f"Harvest {owner_of(paths) or 'of an unknown run'}, in {paths.root.name}.")
 
 
 def _say(line: str) -> None:

@@ -85,6 +85,7 @@ def test_two_harvests_of_a_run_stand_side_by_side(run: Path, tmp_path: Path):
     assert invoke("pack", f"{first.key}@dense", str(packed)).exit_code == 0
     received = invoke("unpack", str(packed), "--out-name", "received")
     assert received.exit_code == 0, received.output
+    assert f"{first.key}@dense, in received" in received.stderr
     assert load_activation_contexts_summary("received")
     several = invoke("verify", f"{first.key}@dense")
     assert several.exit_code == 0, "its own folder goes first"
