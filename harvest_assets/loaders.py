@@ -1,8 +1,8 @@
 """Read a harvest by its folder or its run; `None` where there is none.
 
 A full name (`entity/project/run_id`, and every other accepted spelling) finds only that run's own
-harvest, also in a folder of another name. Where a name means no harvest, or a run has several, a
-warning lists the existing ones.
+harvest, also in a folder of another name; with `@name` at its end a further harvest of the run.
+Where a name means no harvest, or a run has several, a warning lists the existing ones.
 
 Importing this module loads neither torch nor polars: they are imported where they are used.
 """
@@ -298,7 +298,8 @@ def _harvest(run_id: str) -> HarvestLayout:
     from harvest_assets.store.registry import owner_of
     from harvest_assets.wandb_client.run_name import is_run_name
 
-    if not is_run_name(run_id) and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
+    names_run = is_run_name(run_id) or is_run_name(run_id.rpartition("@")[0])
+    if not names_run and not is_folder_name(run_id.rstrip("/").rpartition("/")[2]):
         raise HarvestError(
             f"{run_id[:200]!r} is not a valid run id; expected the name of a run or of a folder."
         )

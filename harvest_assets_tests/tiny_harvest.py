@@ -34,9 +34,13 @@ class TinyHarvest:
 
     @classmethod
     def of(
-        cls, instance: dg.DagsterInstance, run: Path, out_name: str | None = None
+        cls,
+        instance: dg.DagsterInstance,
+        run: Path,
+        out_name: str | None = None,
+        name: str | None = None,
     ) -> TinyHarvest:
-        registration = register(parse_run(str(run)), out_name)
+        registration = register(parse_run(str(run)), out_name, name)
         add_run(instance, registration.key)
         return cls(instance, registration.key, registration.layout)
 

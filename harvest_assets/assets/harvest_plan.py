@@ -65,7 +65,7 @@ def harvest_plan(
         context.log.warning(changes[CHANGES])
     for warning in run_checkpoint.warnings(plan.ci_threshold, plan.context_length):
         context.log.warning(warning)
-    _report_empty_shares(context.instance, plan)
+    _report_empty_shares(context.instance, context.partition_key, plan)
     values = plan.model_dump()
     settings = [(name, plain_text(str(v))) for name, v in values.items()]
     return dg.MaterializeResult(
@@ -96,13 +96,13 @@ def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None
         plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
 
 
-def _report_empty_shares(instance: dg.DagsterInstance, plan: HarvestPlan) -> None:
+def _report_empty_shares(instance: dg.DagsterInstance, key: str, plan: HarvestPlan) -> None:
     """Mark the shards that the plan does not need, so that nothing waits for them."""
     for shard in SHARD_KEYS[plan.n_shards :]:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
                 asset_key=asset_key(Asset.HARVEST_SHARD),
-                partition=shard_partition(plan.run, shard),
+                partition=shard_partition(key, shard),
                 metadata={"share": f"empty: the plan has {counted(plan.n_shards, 'shard')}"},
             )
         )

@@ -17,7 +17,7 @@ from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
 from harvest_assets.stages import Stage
-from harvest_assets.store.registry import check_owner
+from harvest_assets.store.registry import check_owner, claim_folder
 from harvest_assets.wandb_client.run_files import fetch_run
 
 
@@ -53,6 +53,7 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
         _check_tokenizer(stored, checkpoint)
     owner.layout.check_links()
     owner.layout.root.mkdir(parents=True, exist_ok=True)
+    claim_folder(owner)
     _keep_tokenizer(context, checkpoint, owner.layout)
     layers = [(plain_text(layer), c) for layer, c in checkpoint.layers]
     return dg.MaterializeResult(

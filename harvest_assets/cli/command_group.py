@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.wandb_client.run_name import parse_run
 
 _HELP = "help"
 # Commands whose name is that of a built-in function.
@@ -69,8 +68,11 @@ class CommandOrRun(click.Group):
 
 
 def _is_run(word: str) -> bool:
+    from harvest_assets.store.harvest_name import parse_harvest
+    from harvest_assets.store.lookup import folder_named
+
     try:
-        parse_run(word)
+        parse_harvest(word)
     except HarvestError:
-        return False
+        return folder_named(word) is not None
     return True

@@ -23,10 +23,16 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
   wandb:goodfire/spd/runs/s-d2ec3bfe
   https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
   ./runs/my-run            (it contains final_config.yaml and model_<step>.pth)
+
+\b
+@NAME at its end is a further harvest of the run, beside the first:
+
+\b
+  goodfire/spd/s-d2ec3bfe@dense
 """
 
 RUN_OR_HARVEST_HELP = f"""{RUN_HELP}
-or, where a run has several harvests, the folder of one of them:
+or the folder of a harvest, which is also how to name the first of several:
 
 \b
   x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)

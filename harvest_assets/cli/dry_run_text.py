@@ -27,7 +27,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
     without_gpu = [("", f"about {decimal(on_cpu)} without a GPU")] * (on_cpu != needs.memory())
     peak = decimal(needs.disk(plan.n_shards))
     return [
-        ("run", f"{plan.run}{step}"),
+        ("run", f"{result.registration.key}{step}"),
         ("model", checkpoint.model_name()),
         ("components", f"{checkpoint.n_components:,} in {len(checkpoint.layers)} layers"),
         *layers,

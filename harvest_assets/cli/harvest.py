@@ -6,6 +6,7 @@ import click
 
 from harvest_assets.cli.common_options import RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
     complete_settings,
@@ -27,6 +28,9 @@ Examples:
   harvest-assets ./runs/my-run --n_batches 100 --batch_size 64
   harvest-assets goodfire/spd/s-d2ec3bfe --n_shards 4
   harvest-assets goodfire/spd/s-d2ec3bfe --dry-run
+  harvest-assets goodfire/spd/s-d2ec3bfe@dense --ci_threshold 0.1
+
+The last one is a further harvest of the run, beside the first and with its own settings.
 
 Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and so on.
 """,
@@ -57,15 +61,15 @@ def harvest(
 ) -> None:
     """Harvest one run on this machine."""
     with errors_reported(debug=debug):
-        from harvest_assets.store.registry import register, registration_for
-        from harvest_assets.wandb_client.run_name import parse_run
+        from harvest_assets.store.registry import store_registration
 
-        reference = parse_run(run)
+        registration = harvest_to_make(run, out_name)
         chosen = complete_settings(settings)
         where = where_to_harvest(on_cluster)
         if dry_run:
-            show_dry_run(reference, out_name, chosen, step, where)
+            show_dry_run(registration, chosen, step, where)
             return
-        if without_finished([registration_for(reference, out_name)], chosen, step):
+        if without_finished([registration], chosen, step):
             require_place(where)
-            harvest_runs([register(reference, out_name)], chosen, step, where)
+            store_registration(registration)
+            harvest_runs([registration], chosen, step, where)

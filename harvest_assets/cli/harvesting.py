@@ -11,15 +11,10 @@ from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
     from harvest_assets.store.registry import Registration
-    from harvest_assets.wandb_client.run_name import RunReference
 
 
 def show_dry_run(
-    reference: RunReference,
-    out_name: str | None,
-    settings: Settings,
-    step: int | None,
-    where: Where,
+    registration: Registration, settings: Settings, step: int | None, where: Where
 ) -> None:
     """Print what a harvest would do and need; see `dry_run`.
 
@@ -30,10 +25,9 @@ def show_dry_run(
 
     from harvest_assets.cli.dry_run import dry_run
     from harvest_assets.cli.dry_run_text import print_dry_run
-    from harvest_assets.store.registry import registration_for
 
     with Console(stderr=True).status("opening the run and its data, computing a few rows"):
-        result = dry_run(registration_for(reference, out_name), settings, step, where)
+        result = dry_run(registration, settings, step, where)
     print_dry_run(result, Console())
 
 

@@ -51,7 +51,7 @@ def _print_table(found: list[HarvestSummary]) -> None:
     for it in found:
         table.add_row(
             it.name,
-            it.run or "not known",
+            it.key or "not known",
             it.condition.value,
             "" if it.n_components is None else f"{it.n_components:,}",
             share_of(it),

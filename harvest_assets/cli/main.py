@@ -42,6 +42,7 @@ def cli() -> None:
       harvest-assets RUN                 harvest a run here (same as: harvest RUN)
       harvest-assets RUN --dry-run       what that would do, take and need
       harvest-assets RUN --n_batches 50  try a few batches first
+      harvest-assets RUN@NAME            a further harvest of the run, with settings of its own
       harvest-assets register RUN        add the run to the Dagster UI (unregister removes it)
       harvest-assets backfill            harvest the registered runs not harvested yet
       harvest-assets ui                  watch, start and inspect harvests in a browser

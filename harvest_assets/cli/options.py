@@ -22,7 +22,9 @@ def either_spelling(name: str) -> str:
 def out_name_option(command: F) -> F:
     """Add --out-name."""
     return click.option(
-        "--out-name", help="Folder below harvest/, if the run id is taken by another run."
+        "--out-name",
+        help="Folder below harvest/; another than that of the run's first harvest makes a further "
+        "harvest of this name.",
     )(command)
 
 

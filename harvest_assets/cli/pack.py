@@ -8,6 +8,7 @@ import click
 
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_read
 
 
 @click.command(
@@ -34,9 +35,8 @@ def pack(run: str, file: Path | None, *, debug: bool) -> None:
 
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import archive
-        from harvest_assets.store.lookup import find_harvest
 
-        paths = find_harvest(run)
+        paths = harvest_to_read(run)
         file = file or Path(paths.root.name + archive.SUFFIX)
         with transfer_bar() as watch:
             archive.pack(paths, file, watch)

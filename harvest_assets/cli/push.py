@@ -6,6 +6,7 @@ import click
 
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_read
 
 
 @click.command(
@@ -37,10 +38,9 @@ def push(run: str, address: str, *, private: bool, debug: bool) -> None:
         from harvest_assets.sharing import hub, wandb_artifact
         from harvest_assets.sharing.address import HubDataset, parse_address
         from harvest_assets.sharing.contents import contents_of
-        from harvest_assets.store.lookup import find_harvest
 
         target = parse_address(address)
-        paths = find_harvest(run)
+        paths = harvest_to_read(run)
         with transfer_bar() as watch:
             contents = contents_of(paths, watch)
         if isinstance(target, HubDataset):

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harvest_assets.cli.harvest_choice import say_which
+
 if TYPE_CHECKING:
     from harvest_assets.sharing.receive import Received
 
 
 def print_received(received: Received) -> None:
     """Print where the harvest is and how to view it."""
+    say_which(received.paths)
     root = received.paths.root
     if received.was_there:
         click.echo(f"{root} is there already, with equal files.")

@@ -9,6 +9,7 @@ import click
 
 from harvest_assets.cli.common_options import RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.options import out_name_option, require_one_run
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.sanitize import presentable
@@ -39,17 +40,16 @@ def register(
     """Add runs as partitions."""
     with errors_reported(debug=debug):
         from harvest_assets.orchestration.instance import add_run, dagster_home, open_instance
-        from harvest_assets.store.registry import register as register_run
-        from harvest_assets.wandb_client.run_name import parse_run
+        from harvest_assets.store.registry import store_registration
 
         require_one_run(runs, out_name, "register")
         if not runs and not project:
             raise HarvestError("Name the runs to be registered, or a --project.")
-        references = [parse_run(run) for run in runs]
+        registrations = [harvest_to_make(run, out_name) for run in runs]
         with open_instance() as instance:
-            for reference in references:
-                _check_can_be_opened(reference)
-                registration = register_run(reference, out_name)
+            for registration in registrations:
+                _check_can_be_opened(registration.reference)
+                store_registration(registration)
                 add_run(instance, registration.key)
                 click.echo(_materialize_lines(registration.key, str(dagster_home())))
             if project:

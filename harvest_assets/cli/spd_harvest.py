@@ -6,6 +6,7 @@ import click
 
 from harvest_assets.cli.common_options import HELP_SETTINGS, RUN_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
     complete_settings,
@@ -61,21 +62,20 @@ def spd_harvest_command(
 ) -> None:
     """Harvest runs, and report where."""
     with errors_reported(debug=debug):
-        from harvest_assets.store.registry import register, registration_for
-        from harvest_assets.wandb_client.run_name import parse_run
+        from harvest_assets.store.registry import store_registration
 
         require_one_run(runs, out_name, "harvest")
         chosen = complete_settings(settings)
         where = where_to_harvest(on_cluster)
         click.echo(f"Harvesting {PLACES[where]}.", err=True)
-        references = [parse_run(run) for run in dict.fromkeys(runs)]
+        named = [harvest_to_make(run, out_name) for run in dict.fromkeys(runs)]
         if dry_run:
-            for reference in references:
-                show_dry_run(reference, out_name, chosen, step, where)
+            for registration in named:
+                show_dry_run(registration, chosen, step, where)
             return
-        found = [registration_for(reference, out_name) for reference in references]
-        left = without_finished(found, chosen, step)
+        left = without_finished(named, chosen, step)
         if left:
             require_place(where)
-            registrations = [register(it.reference, out_name) for it in left]
-            harvest_runs(registrations, chosen, step, where)
+            for registration in left:
+                store_registration(registration)
+            harvest_runs(left, chosen, step, where)

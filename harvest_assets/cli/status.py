@@ -46,7 +46,7 @@ def _print(found: HarvestSummary, jobs: dict[str, str]) -> None:
     components = "" if found.n_components is None else counted(found.n_components, "component")
     rows = {
         "harvest": found.name,
-        "run": found.run or "not known",
+        "run": found.key or "not known",
         "condition": found.condition.value,
         "problem": found.problem,
         "components": components,
@@ -72,10 +72,10 @@ def _jobs_of(found: HarvestSummary) -> dict[str, str]:
     """The unfinished jobs of a harvest on SLURM, by number: shard and state, with the reason."""
     from harvest_assets.orchestration.slurm.settings import slurm_is_here
 
-    if found.run is None or not slurm_is_here():
+    if found.key is None or not slurm_is_here():
         return {}
     from harvest_assets.orchestration.instance import open_instance
     from harvest_assets.orchestration.slurm.waiting import jobs_at_work
 
     with open_instance() as instance:
-        return jobs_at_work(instance, found.run)
+        return jobs_at_work(instance, found.key)

@@ -9,9 +9,9 @@ from harvest_assets.cli.errors import errors_reported
 
 
 @click.command(
-    help=f"""Remove runs from the partitions, so that the Dagster UI no longer shows them.
+    help=f"""Remove harvests from the partitions, so that the Dagster UI no longer shows them.
 
-What was harvested of them stays on disk.
+The name of a run is that of its first harvest. What was harvested stays on disk.
 
 {RUN_HELP}
 """,
@@ -22,9 +22,9 @@ def unregister(runs: tuple[str, ...], *, debug: bool) -> None:
     """Remove partitions."""
     with errors_reported(debug=debug):
         from harvest_assets.orchestration.instance import open_instance, remove_run
-        from harvest_assets.wandb_client.run_name import parse_run
+        from harvest_assets.store.lookup import harvest_named
 
-        keys = [parse_run(run).name.key for run in runs]
+        keys = [harvest_named(run).key for run in runs]
         with open_instance() as instance:
             for key in keys:
                 kept = remove_run(instance, key)

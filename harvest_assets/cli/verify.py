@@ -6,6 +6,7 @@ import click
 
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.errors import HarvestError
 
 
@@ -23,10 +24,9 @@ states that are kept. Exit status 0 only if everything agrees.
 def verify(run: str, *, debug: bool) -> None:
     """Check what a harvest left on disk."""
     with errors_reported(debug=debug):
-        from harvest_assets.store.lookup import find_harvest
         from harvest_assets.store.verification import problems_of
 
-        paths = find_harvest(run)
+        paths = harvest_to_read(run)
         problems = problems_of(paths, lambda what: click.echo(f"checking {what}", err=True))
         if problems:
             raise HarvestError("\n       ".join(problems))

@@ -6,6 +6,7 @@ import click
 
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_read
 
 
 @click.command(
@@ -27,8 +28,7 @@ nothing is requested from other machines. Every choice is part of the address, w
 def view(run: str | None, port: int, host: str, *, browser: bool, debug: bool) -> None:
     """View the components of runs in a browser."""
     with errors_reported(debug=debug):
-        from harvest_assets.store.lookup import find_harvest
         from harvest_assets.viewer.serve import serve
 
-        name = find_harvest(run).root.name if run else None
+        name = harvest_to_read(run).root.name if run else None
         serve(name, host, port, browser=browser, log=click.echo)

@@ -6,15 +6,16 @@ $SPD_OUT_DIR/
 ├── pretrain_cache/<project>-<id>/      files of target models, older place
 ├── data/<fingerprint>/                 token rows, shared by harvests of equal data
 ├── registered/<entity>/<project>/
-│   ├── <run_id>.json                   where a run that is not on W&B is stored
+│   ├── <run_id>[@<name>].json          where a run that is not on W&B is stored
 │   └── watched.json                    which runs of a watched project were left out, and why
 ├── demo/                               the built-in run
 ├── huggingface/                        converted datasets, where the usual cache is read-only
-└── harvest/<run_id>/
+└── harvest/<run_id>[@<name>]/
     ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
     ├── correlations/                   component_correlations.pt, token_stats.pt
     ├── manifest.json                   size, digest and plan of each of the five
     ├── run_checkpoint.json, plan.json, token_rows.json
+    ├── harvest_name.json               of a further harvest of a run
     ├── tokenizer/                      a copy of the run's tokenizer
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
@@ -72,9 +73,13 @@ def data_dir(fingerprint: str) -> Path:
     return out_dir() / "data" / fingerprint
 
 
-def registration_path(entity: str, project: str, run_id: str) -> Path:
-    """The file that says where a run is stored, or under which other name it is harvested."""
-    return out_dir() / "registered" / entity / project / f"{run_id}.json"
+def registration_path(key: str) -> Path:
+    """The file that says where a run is stored, or into which other folder it is harvested.
+
+    Args:
+        key: the partition key of a harvest.
+    """
+    return out_dir() / "registered" / f"{key}.json"
 
 
 def watched_path(entity: str, project: str) -> Path:
@@ -85,6 +90,14 @@ def watched_path(entity: str, project: str) -> Path:
 def harvest_root() -> Path:
     """The folder of all harvests."""
     return out_dir() / "harvest"
+
+
+def harvest_folders() -> list[Path]:
+    """The folders of all harvests, sorted by name."""
+    root = harvest_root()
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,11 @@ class HarvestLayout:
     def run_checkpoint(self) -> Path:
         """Which files of the run are harvested, with their digest."""
         return self.root / "run_checkpoint.json"
+
+    @property
+    def harvest_name(self) -> Path:
+        """Which further harvest of its run this is; a run's first harvest has no such file."""
+        return self.root / "harvest_name.json"
 
     @property
     def plan(self) -> Path:

@@ -7,6 +7,8 @@ tick until it is done, so nothing is lost while the daemon is down. Two more rul
   progress;
 - merged assets are materialized again after a shard was.
 
+Further harvests of a run (`run@name`) are never materialized automatically.
+
 What failed stays failed until it is started by hand or one of its inputs is materialized again.
 """
 
@@ -30,6 +32,7 @@ from harvest_assets.orchestration.harvests import (
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
 from harvest_assets.stages import Asset
+from harvest_assets.store.harvest_name import is_further
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
@@ -78,6 +81,20 @@ class Admitted(_Selecting):
         room = max(0, UnattendedSettings.from_environment().max_active_runs - len(active))
         waiting = [it.key for it in harvests if it.key in keys]
         return waiting[:room]
+
+
+@dataclass(frozen=True)
+class IsFirst(_Selecting):
+    """It belongs to the first harvest of a run; a further one is made only by its name."""
+
+    @property
+    def name(self) -> str:
+        """The name shown in the UI."""
+        return "it belongs to a run's first harvest"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:  # noqa: ARG002
+        """The partitions of first harvests."""
+        return [key for key in keys if not is_further(run_of(key))]
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,7 @@ def _when(due: _Condition, still_due: _Condition) -> _Condition:
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
         & ~(failed & ~renewed.with_label("something it needs was made since it failed"))
+        & IsFirst()
         & ~WorkedOnElsewhere()
         & still_due
     )

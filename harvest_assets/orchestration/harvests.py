@@ -1,7 +1,8 @@
-"""Which registered runs are harvested, in progress, failed, or waiting to be harvested.
+"""Which registered harvests are made, in progress, failed, or waiting to be made.
 
 The one place that decides what is unharvested: the schedule, the commands and the automation all
-use it, so that none of them starts a harvest that another has started.
+use it, so that none of them starts a harvest that another has started. They make the first harvest
+of each run; further ones (`run@name`) are made only by name.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from harvest_assets.orchestration.partitions import (
 )
 from harvest_assets.orchestration.wandb.retrained import resumed_runs
 from harvest_assets.stages import Asset, Stage
+from harvest_assets.store.harvest_name import is_further
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS
 
@@ -44,9 +46,10 @@ _Statuses = Mapping[str, AssetPartitionStatus | None]
 
 
 class HarvestStatus(Enum):
-    """The status of the harvest of a run."""
+    """The status of a harvest."""
 
     UNHARVESTED = "to be harvested"
+    BY_NAME = "not harvested; a further harvest is only made by its name"
     IN_PROGRESS = "queued or in progress"
     FAILED = "failed; it is not retried automatically"
     CHANGED = "harvested; its plan or its checkpoint has changed since"
@@ -55,7 +58,7 @@ class HarvestStatus(Enum):
 
 @dataclass(frozen=True)
 class Harvest:
-    """The harvest of one run.
+    """One harvest.
 
     Args:
         key: the partition key.
@@ -73,7 +76,7 @@ class Harvest:
 def unharvested(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], *, include_changed: bool = False
 ) -> list[str]:
-    """The registered runs whose harvest is missing and has not been started, oldest first.
+    """The registered runs whose first harvest is missing and not started, oldest first.
 
     Runs that are queued, in progress or failed for good are excluded.
 
@@ -85,7 +88,8 @@ def unharvested(
     wanted = {HarvestStatus.UNHARVESTED}
     if include_changed:
         wanted.add(HarvestStatus.CHANGED)
-    return [it.key for it in harvests_of(instance, graph) if it.status in wanted]
+    firsts = (it for it in harvests_of(instance, graph) if not is_further(it.key))
+    return [it.key for it in firsts if it.status in wanted]
 
 
 def harvests_of(
@@ -168,7 +172,7 @@ def _status(
     if key in backfilled or is_driven(key):
         return HarvestStatus.IN_PROGRESS
     if not _is(harvested, key):
-        return HarvestStatus.UNHARVESTED
+        return HarvestStatus.BY_NAME if is_further(key) else HarvestStatus.UNHARVESTED
     return HarvestStatus.CHANGED if key in changed else HarvestStatus.HARVESTED
 
 

@@ -8,6 +8,7 @@ from harvest_assets.files.untrusted import read_json
 from harvest_assets.results.components_jsonl import read_summary
 from harvest_assets.sharing.address import HubDataset
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import owner_of
 
 _CARD = """\
 ---
@@ -20,7 +21,7 @@ configs:
   data_files: activation_contexts/components.jsonl
 ---
 
-# Harvest of {run}
+# Harvest of {harvest}
 
 What the components of a decomposed language model do: when they fire, on which tokens, and with
 which others. It was counted over {tokens} with `harvest_assets`.
@@ -70,6 +71,7 @@ def card_of(paths: HarvestLayout, address: HubDataset) -> str:
     config = read_json(paths.config)
     n_tokens = config.get("n_tokens")
     return _CARD.format(
+        harvest=owner_of(paths) or plan.run,
         run=plan.run,
         name=paths.root.name,
         address=address,

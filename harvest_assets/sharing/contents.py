@@ -20,6 +20,7 @@ from harvest_assets.files.manifest import disagreements, read
 from harvest_assets.files.records import FileDigest, Record
 from harvest_assets.files.untrusted import MAX_BYTES
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import check_name
 
 # Called with an activity, the bytes done, and the bytes that there are to do.
 Watch = Callable[[str, int, int], None]
@@ -29,7 +30,7 @@ _MAX_FILES = 100
 _MAX_TOKENIZER_BYTES = 200_000_000
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DESCRIPTIONS = ("manifest.json", "plan.json", "run_checkpoint.json")
+_DESCRIPTIONS = ("manifest.json", "plan.json", "run_checkpoint.json", "harvest_name.json")
 _RESULTS = ("activation_contexts", "correlations")
 _TOKENIZER = "tokenizer"
 
@@ -114,6 +115,7 @@ def check_complete(paths: HarvestLayout, contents: Contents) -> None:
         if entry is None or contents.files.get(name) != FileDigest(entry.size, entry.sha256):
             problems.append(f"{name} in {paths.root} is not the file that manifest.json names.")
     plan = HarvestPlan.open(paths.root)
+    check_name(paths, plan.run)
     if {entry.plan for entry in entries.values()} != {plan.digest}:
         problems.append(f"The results in {paths.root} are not those of its plan; harvest it again.")
     if paths.run_checkpoint.exists() and open_decomposition(paths.root).run != plan.run:

@@ -17,10 +17,9 @@ from pathlib import Path
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.files.atomic import abandoned, remove
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, harvest_folders
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
 from harvest_assets.files.manifest import disagreements
-from harvest_assets.store.lookup import harvest_folders
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS, Work
 from harvest_assets.store.shared_rows import SharedTokenRows

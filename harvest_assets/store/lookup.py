@@ -1,7 +1,8 @@
 """Which harvest a name means.
 
-The name of a folder below `harvest/` means that folder. Any name of a run, or a path to one, means
-the harvest whose own files name that run, whatever its folder is called, and never another run's.
+The name of a folder below `harvest/` means that folder. A full name, `run@name`, means the harvest
+whose own files say so, whatever its folder is called. The name of a run alone, or a path to one,
+means its harvest if it has one, and nothing if it has several; never another run's.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
-from harvest_assets.files.layout import HarvestLayout, harvest_root, is_folder_name
-from harvest_assets.store.registry import has_damaged_owner, owner_of, registration_of
-from harvest_assets.wandb_client.run_name import RunName, parse_run
+from harvest_assets.files.layout import (
+    HarvestLayout,
+    harvest_folders,
+    harvest_root,
+    is_folder_name,
+)
+from harvest_assets.store.harvest_name import HarvestReference, parse_harvest, run_of_key
+from harvest_assets.store.registry import (
+    Registration,
+    has_damaged_owner,
+    owner_of,
+    registration_for,
+    registration_of,
+)
 
 _MAX_LISTED = 10
 _CLOSE = 0.6  # the similarity from which a name counts as a misspelling of another
@@ -23,53 +35,102 @@ def find_harvest(text: str) -> HarvestLayout:
     """The harvest that a name means.
 
     Args:
-        text: a folder below `harvest/`, any accepted spelling of a run's name, or a path to a run.
+        text: a folder below `harvest/`, any accepted spelling of a run's name, or a path to a run;
+            `@name` at the end of either for a further harvest of the run.
 
     Raises:
         HarvestNotFoundError: there is none, or the run has several.
     """
-    text = text.rstrip("/") or text  # as the shell completes the name of a folder
-    if is_folder_name(text) and HarvestLayout.of(text).root.is_dir():
-        return HarvestLayout.of(text)
+    folder = folder_named(text)
+    if folder is not None:
+        return folder
+    text = text.rstrip("/") or text
     try:
-        name = parse_run(text).name
+        harvest = parse_harvest(text)
     except HarvestError as error:
         why = f"{harvest_root()} has no folder {text!r}." if is_folder_name(text) else str(error)
         raise HarvestNotFoundError(f"{why} {_available(text)}") from None
-    return HarvestLayout(_folder_of(name))
+    return HarvestLayout(_folder_of(harvest))
 
 
-def harvest_folders() -> list[Path]:
-    """The folders of all harvests, sorted by name."""
-    root = harvest_root()
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
+def registration_named(text: str, out_name: str | None = None) -> Registration:
+    """The harvest that is to be made under a name; nothing is written.
 
+    Args:
+        text: any accepted spelling of a run's name, or a path to a run, for its first harvest;
+            with `@name` at the end for a further one; or the folder of a harvest.
+        out_name: the folder below `harvest/`; see `registration_for`.
 
-def _folder_of(name: RunName) -> Path:
-    """The folder whose files name a run; else the one that it would be harvested into.
-
-    All folders are read only where the run may have been harvested into another than its own.
+    Raises:
+        HarvestError: the text names neither a run nor a harvest, or the folder cannot be used.
     """
-    own = HarvestLayout.of(name.run_id).root
-    registered = _registered_folder(name)
-    if registered == own and owner_of(HarvestLayout(own)) == name.key:
-        return own
-    owners = {folder: owner_of(HarvestLayout(folder)) for folder in harvest_folders()}
-    named = [folder for folder, owner in owners.items() if owner == name.key]
+    harvest, folder = _harvest_and_folder(text)
+    return registration_for(harvest.run, out_name or folder, harvest.name)
+
+
+def harvest_named(text: str) -> HarvestReference:
+    """The harvest that a name means where it need not exist: that of a run means its first.
+
+    Raises:
+        HarvestError: the text names neither a run nor a harvest.
+    """
+    return _harvest_and_folder(text)[0]
+
+
+def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
+    """The harvest, and its folder if it is named by that."""
+    try:
+        return parse_harvest(text), None
+    except HarvestError:
+        folder = folder_named(text)
+        owner = None if folder is None else owner_of(folder)
+        if folder is None or owner is None:
+            raise
+        return HarvestReference.from_key(owner), folder.root.name
+
+
+def folder_named(text: str) -> HarvestLayout | None:
+    """The harvest in the folder of this name below `harvest/`, if there is such a folder."""
+    text = text.rstrip("/")  # as the shell completes the name of a folder
+    paths = HarvestLayout.of(text)
+    return paths if is_folder_name(text) and paths.root.is_dir() else None
+
+
+def _folder_of(harvest: HarvestReference) -> Path:
+    """The folder whose files name a harvest; else the one that it would be made in.
+
+    Of other folders only the further harvests are read, unless this one has no files of its own in
+    the usual folder.
+    """
+    own = HarvestLayout.of(harvest.default_folder).root
+    registered = _registered_folder(harvest)
+    if registered == own and owner_of(HarvestLayout(own)) == harvest.key:
+        folders = [own, *_further_folders()] if harvest.name is None else [own]
+    else:
+        folders = harvest_folders()
+    owners = {folder: owner_of(HarvestLayout(folder)) for folder in folders}
+    named = [folder for folder, owner in owners.items() if _fits(harvest, owner)]
     if len(named) > 1:
         newest_first = sorted(named, key=_modified, reverse=True)
         raise HarvestNotFoundError(
-            f"{name.key} has {len(named)} harvests; name the folder of one of them instead: "
-            f"{_listed(newest_first)}."
+            f"{harvest.key} has {len(named)} harvests; name one of them by its folder, or a "
+            f"further one as run@name: {_listed(newest_first)}."
         )
     unnamed = [folder for folder in (registered, own) if folder in owners and _unnamed(folder)]
     for folder in (*named, *unnamed):
         return folder
     raise HarvestNotFoundError(
-        f"{name.key} has not been harvested. {_available(name.run_id, owners)}"
+        f"{harvest.key} has not been harvested. {_available(harvest.default_folder, owners)}"
     )
+
+
+def _fits(harvest: HarvestReference, owner: str | None) -> bool:
+    """Whether a name means the harvest of this key: that of a run means all of its harvests."""
+    return owner is not None and harvest.key in (owner, run_of_key(owner))
+
+
+def _further_folders() -> list[Path]:
+    return [it for it in harvest_folders() if HarvestLayout(it).harvest_name.exists()]
 
 
 def _unnamed(folder: Path) -> bool:
@@ -78,9 +139,9 @@ def _unnamed(folder: Path) -> bool:
     return owner_of(paths) is None and not has_damaged_owner(paths)
 
 
-def _registered_folder(name: RunName) -> Path | None:
+def _registered_folder(harvest: HarvestReference) -> Path | None:
     try:
-        return registration_of(name.key).layout.root
+        return registration_of(harvest.key).layout.root
     except HarvestError:  # a damaged registration hides no harvest
         return None
 
@@ -90,7 +151,7 @@ def _available(wanted: str, owners: Mapping[Path, str | None] | None = None) -> 
 
     Args:
         wanted: what the folder or the run might be called.
-        owners: the runs that the files in folders name, where they have been read.
+        owners: the harvests that the files in folders name, where they have been read.
     """
     folders = harvest_folders()
     if not folders:
@@ -99,7 +160,8 @@ def _available(wanted: str, owners: Mapping[Path, str | None] | None = None) -> 
     similarity = SequenceMatcher(b=wanted)
 
     def closeness(folder: Path) -> float:
-        if ((owners or {}).get(folder) or "").rpartition("/")[2] == wanted:
+        owner = (owners or {}).get(folder)
+        if owner is not None and run_of_key(owner).rpartition("/")[2] == wanted.partition("@")[0]:
             return 1.0
         similarity.set_seq1(folder.name.lower())
         close = similarity.quick_ratio() >= _CLOSE and similarity.ratio() >= _CLOSE
@@ -110,7 +172,7 @@ def _available(wanted: str, owners: Mapping[Path, str | None] | None = None) -> 
 
 
 def _listed(folders: Sequence[Path]) -> str:
-    """Names of folders, each with the run that its files name, as many as fit in a sentence."""
+    """Names of folders, each with the harvest that its files name, as many as fit in a sentence."""
     listed = []
     for folder in folders[:_MAX_LISTED]:
         owner = owner_of(HarvestLayout(folder))

@@ -1,4 +1,4 @@
-"""Which folder belongs to which run, and where runs without W&B are stored."""
+"""Which folder belongs to which harvest, and where runs without W&B are stored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.files.atomic import file_version
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, harvest_folders
+from harvest_assets.files.lease import is_held
 from harvest_assets.files.records import Older, Record
 from harvest_assets.files.untrusted import read_json
-from harvest_assets.wandb_client.run_name import RunName, RunReference, parse_run
+from harvest_assets.store.harvest_name import HarvestReference
+from harvest_assets.wandb_client.run_name import RunReference, parse_run
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,38 @@ _RECORD = Record(_Entry, "a registration", remedy="register the run again", olde
 
 
 @dataclass(frozen=True)
+class _Owner:
+    """What the file holds that names a further harvest."""
+
+    harvest: str
+
+
+_OWNER = Record(_Owner, "the name of a harvest", remedy="restore it or remove the harvest's folder")
+
+
+@dataclass(frozen=True)
 class Registration:
-    """A run as it is harvested.
+    """A harvest of a run, as it is made.
 
     Args:
-        reference: its name, and its path if it is not on W&B.
+        reference: the run's name, and its path if it is not on W&B.
         out_name: the folder below `harvest/`.
+        name: of a further harvest of the run; None for the first.
     """
 
     reference: RunReference
     out_name: str
+    name: str | None = None
+
+    @property
+    def harvest(self) -> HarvestReference:
+        """Which harvest of which run."""
+        return HarvestReference(self.reference, self.name)
 
     @property
     def key(self) -> str:
         """The partition key."""
-        return self.reference.name.key
+        return self.harvest.key
 
     @property
     def layout(self) -> HarvestLayout:
@@ -49,86 +68,169 @@ class Registration:
         return HarvestLayout.of(self.out_name)
 
 
-def registration_for(reference: RunReference, out_name: str | None = None) -> Registration:
+def registration_for(
+    reference: RunReference, out_name: str | None = None, name: str | None = None
+) -> Registration:
     """The registration that `register` would write; nothing is written.
 
+    Args:
+        reference: the run.
+        out_name: the folder below `harvest/`; None is the one registered, or the default.
+        name: of a further harvest. Without it the first harvest is meant, or, where the run has
+            its first harvest in another folder than `out_name`, the further one of that name.
+
     Raises:
-        HarvestError: the folder belongs to another run, or `out_name` is not a plain folder name.
+        HarvestError: the folder belongs to another harvest, this harvest has another folder, or
+            `out_name` is not a plain folder name.
     """
-    known = registration_of(reference.name.key)
+    if out_name is not None:
+        _check_out_name(out_name)
+        if name is None and _is_further(registration_of(reference.name.key), out_name):
+            if "@" in out_name:  # no name, but perhaps the folder of another harvest
+                check_owner(Registration(reference, out_name))
+            name = out_name
+    harvest = HarvestReference(reference, name)
+    known = registration_of(harvest.key)
     registration = Registration(
-        reference if reference.path else known.reference, out_name or known.out_name
+        reference if reference.path else known.reference, out_name or known.out_name, name
     )
-    _check_out_name(registration.out_name)
     check_owner(registration)
+    _check_not_moved(registration, known)
     return registration
 
 
-def register(reference: RunReference, out_name: str | None = None) -> Registration:
-    """Store what the partition key does not contain, and check that the folder is free.
+def register(
+    reference: RunReference, out_name: str | None = None, name: str | None = None
+) -> Registration:
+    """Check that the folder is free, and store what the partition key does not contain.
 
-    Raises:
-        HarvestError: the folder belongs to another run, or `out_name` is not a plain folder name.
+    The arguments and errors are those of `registration_for`.
     """
-    registration = registration_for(reference, out_name)
-    file = _file(reference.name)
-    default = Registration(RunReference(reference.name, None), reference.name.run_id)
+    registration = registration_for(reference, out_name, name)
+    store_registration(registration)
+    return registration
+
+
+def store_registration(registration: Registration) -> None:
+    """Store what the partition key does not contain."""
+    harvest = registration.harvest
+    file = layout.registration_path(harvest.key)
+    run = RunReference(registration.reference.name, None)
+    default = Registration(run, harvest.default_folder, harvest.name)
     if registration != default or file.exists():
         path = registration.reference.path
         _RECORD.write(file, _Entry(str(path) if path else None, registration.out_name))
-    return registration
 
 
 def registration_of(key: str) -> Registration:
     """What is known of a partition key, also of one that was typed into the UI.
 
     Raises:
-        HarvestError: the key does not name a run, or its registration is damaged.
+        HarvestError: the key does not name a harvest, or its registration is damaged.
     """
-    name = RunName.from_key(key)
-    file = _file(name)
+    harvest = HarvestReference.from_key(key)
+    run = harvest.run
+    file = layout.registration_path(key)
     if not file.exists():
-        return Registration(RunReference(name, None), name.run_id)
+        if harvest.name is not None:  # the run is where its first harvest found it
+            run = registration_of(run.name.key).reference
+        return Registration(run, harvest.default_folder, harvest.name)
     value = _RECORD.read(file)
     _check_out_name(value.out_name)
-    return Registration(
-        RunReference(name, Path(value.path) if value.path else None), value.out_name
-    )
+    path = Path(value.path) if value.path else None
+    return Registration(RunReference(run.name, path), value.out_name, harvest.name)
+
+
+def claim_folder(registration: Registration) -> None:
+    """Write into the folder of a further harvest which one it is.
+
+    Raises:
+        HarvestError: the folder belongs to another harvest.
+    """
+    check_owner(registration)
+    if registration.name is not None:
+        _OWNER.write(registration.layout.harvest_name, _Owner(registration.key))
+
+
+def _is_further(first: Registration, out_name: str) -> bool:
+    """Whether a folder would be that of another harvest than the run's first."""
+    if out_name == first.out_name or owner_of(HarvestLayout.of(out_name)) == first.key:
+        return False
+    default = first.harvest.default_folder
+    return default not in (first.out_name, out_name) or _exists(first)
+
+
+def _exists(registration: Registration) -> bool:
+    """Whether the files of some folder name the harvest, or a command is beginning it."""
+    if is_held(registration.layout.harvest_lease):
+        return True
+    return any(owner_of(HarvestLayout(it)) == registration.key for it in harvest_folders())
+
+
+def _check_not_moved(registration: Registration, known: Registration) -> None:
+    """Refuse an empty folder for a further harvest that exists in another one."""
+    moved = registration.out_name != known.out_name and owner_of(registration.layout) is None
+    if moved and registration.name is not None and _exists(known):
+        raise HarvestError(
+            f"The harvest {registration.key} is in {known.layout.root}; leave out --out-name, or "
+            "give another harvest another @name."
+        )
 
 
 def check_owner(registration: Registration) -> None:
-    """Check that the folder of the harvest does not belong to another run.
+    """Check that the folder does not belong to another run or to another harvest of the run.
 
     Raises:
-        HarvestError: it does.
+        HarvestError: it does, or the file that says to which harvest is damaged.
     """
-    owner = owner_of(registration.layout)
+    paths = registration.layout
+    owner = owner_of(paths)
+    if owner is None:
+        check_name(paths, registration.reference.name.key)
     if owner is not None and owner != registration.key:
         raise HarvestError(
-            f"{registration.layout.root} holds the harvest of {owner}; give the harvest of "
+            f"{paths.root} holds the harvest of {owner}; give the harvest of "
             f"{registration.key} another folder with --out_name."
         )
 
 
 def owner_of(paths: HarvestLayout) -> str | None:
-    """The key of the run that a folder's own files name.
+    """The key of the harvest that a folder's own files name.
 
     Returns:
         None if they name none, are missing or cannot be read.
     """
-    for file, field in ((paths.run_checkpoint, "run"), (paths.config, "wandb_path")):
+    for file, field in (
+        (paths.harvest_name, "harvest"),
+        (paths.run_checkpoint, "run"),
+        (paths.config, "wandb_path"),
+    ):
         try:
-            owner = _run_named_in(file, field, file_version(file))
+            owner = _harvest_named_in(file, field, file_version(file))
         except OSError:
             continue
-        if owner is not None:
+        # A name that cannot be read might be any harvest's of the run.
+        if owner is not None or field == "harvest":
             return owner
     return None
 
 
+def check_name(paths: HarvestLayout, run: str) -> None:
+    """Check the file that names a further harvest, if there is one.
+
+    Raises:
+        HarvestError: it is damaged, or names another run.
+    """
+    if not paths.harvest_name.exists():
+        return
+    named = HarvestReference.from_key(_OWNER.read(paths.harvest_name).harvest)
+    if named.run.name.key != run:
+        raise HarvestError(f"{paths.harvest_name} names {named.key}; expected a harvest of {run}.")
+
+
 def has_damaged_owner(paths: HarvestLayout) -> bool:
-    """Whether a file that would name the run of a folder is there and cannot be read."""
-    for file in (paths.run_checkpoint, paths.config):
+    """Whether a file that would name the harvest of a folder is there and cannot be read."""
+    for file in (paths.harvest_name, paths.run_checkpoint, paths.config):
         try:
             if not isinstance(read_json(file), dict):
                 return True
@@ -140,12 +242,14 @@ def has_damaged_owner(paths: HarvestLayout) -> bool:
 
 
 @lru_cache(maxsize=1 << 14)
-def _run_named_in(
+def _harvest_named_in(
     file: Path,
     field: str,
     version: tuple[int, ...],  # noqa: ARG001 - another content is read again
 ) -> str | None:
     try:
+        if field == "harvest":
+            return HarvestReference.from_key(_OWNER.read(file).harvest).key
         return parse_run(read_json(file)[field]).name.key
     except (OSError, ValueError, KeyError, TypeError, AttributeError, HarvestError):
         return None
@@ -156,7 +260,3 @@ def _check_out_name(out_name: str) -> None:
         raise HarvestError(
             f"{out_name[:200]!r} is not a valid --out_name; expected the plain name of a folder."
         )
-
-
-def _file(name: RunName) -> Path:
-    return layout.registration_path(name.entity, name.project, name.run_id)

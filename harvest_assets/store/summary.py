@@ -11,12 +11,12 @@ from typing import Any
 
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, harvest_folders
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.files.untrusted import read_json
-from harvest_assets.store.lookup import harvest_folders
+from harvest_assets.store.harvest_name import run_of_key
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import owner_of
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
@@ -54,7 +54,9 @@ class HarvestSummary:
 
     Args:
         name: the folder below `harvest/`.
-        run: `entity/project/run_id`; None where the files name no run.
+        key: `entity/project/run_id`, followed by `@name` for a further harvest of the run; None
+            where the files name no run.
+        run: the run's part of it.
         condition: of the harvest.
         n_components: of the layers that are harvested; None where not known.
         tokens: positions saved; None where not known.
@@ -68,6 +70,7 @@ class HarvestSummary:
     """
 
     name: str
+    key: str | None
     run: str | None
     condition: Condition = Condition.UNFINISHED
     n_components: int | None = None
@@ -89,9 +92,11 @@ def summaries() -> list[HarvestSummary]:
 def summarize(paths: HarvestLayout) -> HarvestSummary:
     """The harvest in a folder; damaged files are reported in `problem`."""
     n_bytes, modified = _size_and_time(paths.root)
+    key = owner_of(paths)
     summary = HarvestSummary(
         name=paths.root.name,
-        run=owner_of(paths),
+        key=key,
+        run=None if key is None else run_of_key(key),
         n_bytes=n_bytes,
         modified=datetime.fromtimestamp(modified, tz=UTC).isoformat(timespec="seconds"),
         path=str(paths.root),

@@ -5,6 +5,7 @@
 3. The lines: each where the index says, in flat order, with the same numbers as the other files.
 4. The states that are kept: their digests.
 5. The copy of the tokenizer: its digest.
+6. The name of a further harvest: that of a harvest of the plan's run.
 
 Of files that were just written only a sample of the lines is read, and no digests are compared.
 """
@@ -26,6 +27,8 @@ from harvest_assets.files.untrusted import read_json
 from harvest_assets.results.component_tables import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import line_at, parse_component, read_summary
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import check_name
 from harvest_assets.store.shards import SHARD_KEYS, StoredState
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ def problems_of(
         ("lines", partial(_lines, n_parsed=None if deep else _SAMPLED_LINES)),
     ]
     if deep:
-        checks += [("states", _states), ("tokenizer", _tokenizer)]
+        checks += [("states", _states), ("tokenizer", _tokenizer), ("name", _name)]
     for what, check in checks:
         progress(what)
         try:
@@ -222,3 +225,9 @@ def _tokenizer(paths: HarvestLayout) -> Iterator[str]:
             f"{paths.tokenizer} is not the tokenizer of the harvest ({recorded.name}); remove it "
             "and run the harvest again, which stores it."
         )
+
+
+def _name(paths: HarvestLayout) -> list[str]:
+    if paths.harvest_name.exists():
+        check_name(paths, HarvestPlan.open(paths.root).run)
+    return []

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.store.registry import owner_of
 from harvest_assets.wandb_client.run_name import parse_run
 
 if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
-    from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.schemas import ExampleOrder, LocatedExample
 
 _INFORMATIVE = ("reads", "predicts")
@@ -115,7 +116,10 @@ class Harvest(ABC):
 
     @cached_property
     def run(self) -> str:
-        """The run as people name it."""
+        """The run as people name it, followed by `@name` for a further harvest of it."""
+        owner = owner_of(HarvestLayout.of(self.name))
+        if owner is not None:
+            return owner
         name = str(self.config.get("wandb_path") or self.config.get("run") or self.name)
         try:
             return parse_run(name).name.key

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import file_version
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, harvest_folders
 from harvest_assets.files.manifest import read
-from harvest_assets.store.lookup import harvest_folders
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.viewer.finished import FinishedHarvest

@@ -34,7 +34,8 @@ class RunName:
     Raises:
         HarvestError: a part is empty, `.` or `..`, has blanks around it, or holds `|`, `,`, `[`,
             `]`, `...`, a slash or a character that cannot be printed, or is longer than 200 bytes;
-            or `run_id` is not a valid run id.
+            or `run_id` is not a valid run id. `@` is refused too, but in the project of a local
+            run, which is the name of a folder.
     """
 
     entity: str
@@ -44,6 +45,11 @@ class RunName:
     def __post_init__(self) -> None:
         for part in (self.entity, self.project, self.run_id):
             _check_part(part)
+        if "@" in self.entity or ("@" in self.project and self.entity != LOCAL_ENTITY):
+            raise HarvestError(
+                f"{self.key!r} is not a valid run: '@' may only precede the name of a further "
+                "harvest at the end."
+            )
         if not _RUN_ID.fullmatch(self.run_id):
             raise HarvestError(
                 f"{self.run_id!r} is not a valid run id; expected 8 characters of a-z and 0-9, "
@@ -115,6 +121,22 @@ def is_run_name(text: str) -> bool:
     return _name_parts(text.strip()) is not None
 
 
+def is_run_path(text: str) -> bool:
+    """Whether there is a run directory or a checkpoint file at a path."""
+    return _existing_path(text) is not None
+
+
+def is_safe_part(part: str) -> bool:
+    """Whether a text can be part of a partition key and of a path."""
+    return (
+        part.strip() == part
+        and part.isprintable()
+        and part not in ("", ".", "..")
+        and len(part.encode(errors="replace")) <= _MAX_BYTES
+        and not _REFUSED.search(part)
+    )
+
+
 def _name_parts(text: str) -> tuple[str, str, str] | None:
     """Entity, project and run id, if the text has the form of a name."""
     prefix = _PREFIX.match(text)
@@ -156,13 +178,7 @@ def _path_name(path: Path) -> RunName:
 
 
 def _check_part(part: str) -> None:
-    usable = (
-        part.strip() == part
-        and part.isprintable()
-        and part not in ("", ".", "..")
-        and len(part.encode()) <= _MAX_BYTES
-    )
-    if not usable or _REFUSED.search(part):
+    if not is_safe_part(part):
         raise HarvestError(
             f"{part[:_MAX_BYTES]!r} cannot be part of a run's name: it must not be empty, '.' or "
             "'..', have blanks around it, hold '|', ',', '[', ']', '...', a slash or a character "

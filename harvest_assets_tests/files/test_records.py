@@ -26,7 +26,14 @@ from harvest_assets.harvester import HarvesterState
 from harvest_assets.orchestration.progress import ProgressWriter, read_progress
 from harvest_assets.orchestration.wandb import watch
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.registry import Registration, register, registration_of
+from harvest_assets.store.registry import (
+    Registration,
+    check_name,
+    claim_folder,
+    owner_of,
+    register,
+    registration_of,
+)
 from harvest_assets.store.shards import StoredState
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.wandb_client.run_name import RunName, RunReference
@@ -138,6 +145,13 @@ def _registration(root: Path) -> Kind:
     return path, lambda: registration_of(RUN)
 
 
+def _harvest_name(root: Path) -> Kind:
+    dense = Registration(RunReference(NAME, None), root.name, "dense")
+    claim_folder(dense)
+    check_name(dense.layout, RUN)
+    return root / "harvest_name.json", lambda: owner_of(dense.layout) == f"{RUN}@dense"
+
+
 def _pointer(root: Path) -> Kind:
     commit_directory(root / "current.json", SmallHarvest(root).plan)
     return root / "current.json", lambda: committed_directory(root / "current.json")
@@ -191,7 +205,7 @@ def _sizes(root: Path) -> Kind:
 
 KINDS = (
     *(_plan, _checkpoint, _token_rows, _rows, _registration, _pointer, _state, _shard),
-    *(_manifest, _progress, _lease, _watched, _sizes),
+    *(_manifest, _progress, _lease, _watched, _sizes, _harvest_name),
 )
 
 

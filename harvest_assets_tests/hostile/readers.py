@@ -54,13 +54,14 @@ from harvest_assets.results.components_jsonl import (
 )
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.examples import StoredExamples
+from harvest_assets.store.harvest_name import HarvestReference, parse_harvest
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import registration_of
 from harvest_assets.store.shards import StoredState
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
-from harvest_assets.wandb_client.run_name import RunName, parse_run
+from harvest_assets.wandb_client.run_name import RunName
 from harvest_assets_tests.faults.small_harvest import SmallHarvest
 from harvest_assets_tests.files.sealed import change, sealed
 from harvest_assets_tests.viewer.synthetic import write_harvest
@@ -603,6 +604,7 @@ class Name(Reader):
             b"wandb:goodfire/spd/runs/s-d2ec3bfe",
             b"https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe?nw=1#x",
             b"./a/../model_3.pth",
+            b"goodfire/spd/s-d2ec3bfe@dense",
         ]
 
     def read(self, content: bytes) -> None:
@@ -611,9 +613,11 @@ class Name(Reader):
         text = content.decode("utf-8", "surrogateescape")
         with contextlib.suppress(HarvestError):
             load_activation_contexts_summary(text)
-        name = parse_run(text).name
+        harvest = parse_harvest(text)
+        name = harvest.run.name
         assert RunName.from_key(name.key) == name
-        for part in (name.entity, name.project, name.run_id):
+        assert HarvestReference.from_key(harvest.key).key == harvest.key
+        for part in (name.entity, name.project, name.run_id, harvest.default_folder):
             assert Path(part).name == part
             assert len(part.encode()) <= 200
 

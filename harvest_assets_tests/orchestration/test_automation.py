@@ -13,8 +13,8 @@ from harvest_assets.definitions import defs
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, unharvested
 from harvest_assets.orchestration.instance import add_run
-from harvest_assets.orchestration.partitions import registration, run_shards
-from harvest_assets.orchestration.wandb.retrained import resumed_event
+from harvest_assets.orchestration.partitions import registration, run_of, run_shards
+from harvest_assets.orchestration.wandb.retrained import newer_step, resumed_event
 from harvest_assets_tests.tiny_harvest import TinyHarvest
 
 GRAPH = defs.resolve_asset_graph()
@@ -89,6 +89,31 @@ def test_a_registered_run_is_harvested_to_its_end(tiny: TinyHarvest, daemon: Dae
     assert daemon.step() == {}
     assert statuses(daemon.instance) == {tiny.key: HarvestStatus.HARVESTED}
     assert unharvested(daemon.instance, GRAPH, include_changed=True) == []
+
+
+def test_only_first_harvests_are_made(tiny: TinyHarvest, tiny_run: Path, daemon: Daemon):
+    dense = TinyHarvest.of(daemon.instance, tiny_run, name="dense")
+    assert dense.key == f"{tiny.key}@dense"
+    assert unharvested(daemon.instance, GRAPH) == [tiny.key]
+    assert statuses(daemon.instance)[dense.key] == HarvestStatus.BY_NAME
+    assert dense.stage("prepare", **SETTINGS).success, "asked for by name"
+    assert {run_of(key) for _ in range(3) for key in daemon.step()} == {tiny.key}
+    assert daemon.step() == {}
+    for shard in ("00", "01"):
+        assert dense.stage("harvest", shard=shard).success
+    assert daemon.step() == {}
+    assert dense.stage("merge").success
+    assert set(statuses(daemon.instance).values()) == {HarvestStatus.HARVESTED}
+
+    daemon.instance.report_runless_asset_event(resumed_event(tiny.key, 100))
+    assert set(statuses(daemon.instance).values()) == {HarvestStatus.CHANGED}
+    assert newer_step(daemon.instance, dense.key) == 100
+    assert unharvested(daemon.instance, GRAPH, include_changed=True) == [tiny.key]
+    assert daemon.step() == {}
+    assert tiny.stage("prepare", **SETTINGS).success
+    assert statuses(daemon.instance)[dense.key] == HarvestStatus.CHANGED
+    assert dense.stage("prepare", **SETTINGS).success
+    assert set(statuses(daemon.instance).values()) == {HarvestStatus.HARVESTED}
 
 
 def test_a_daemon_that_was_away_goes_on(tiny: TinyHarvest, daemon: Daemon):

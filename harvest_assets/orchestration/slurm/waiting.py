@@ -72,17 +72,17 @@ def log_reasons(instance: dg.DagsterInstance, waiting: Collection[dg.DagsterRun]
     ]
 
 
-def jobs_at_work(instance: dg.DagsterInstance, run: str) -> dict[str, str]:
-    """The unfinished jobs of this user for a run, by number: partition, state and reason.
+def jobs_at_work(instance: dg.DagsterInstance, harvest: str) -> dict[str, str]:
+    """The unfinished jobs of this user for a harvest, by number: partition, state and reason.
 
     Args:
         instance: where runs are recorded.
-        run: the partition key of the run.
+        harvest: its partition key.
     """
     ours = {
         it.tags[jobs.JOB_TAG]: it
         for it in jobs.unfinished_runs(instance)
-        if _partition(it).split("|")[0] == run
+        if _partition(it).split("|")[0] == harvest
     }
     states = jobs.states_of(ours.values())
     reasons = cluster.pending_reasons(ours)

@@ -10,6 +10,7 @@ import dagster as dg
 
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.stages import Asset
+from harvest_assets.store.harvest_name import run_of_key
 
 _STEP = "newer checkpoint"
 _ASSET = asset_key(Asset.RUN_CHECKPOINT)
@@ -29,7 +30,7 @@ def resumed_event(key: str, step: int) -> dg.AssetObservation:
 
 
 def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
-    """The runs with a newer checkpoint observed since they were last opened."""
+    """The harvests whose run had a newer checkpoint observed since they last opened it."""
     seen, opened = (
         instance.get_latest_storage_id_by_partition(_ASSET, kind)
         for kind in (
@@ -37,14 +38,14 @@ def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
             dg.DagsterEventType.ASSET_MATERIALIZATION,
         )
     )
-    return {key for key, number in seen.items() if number > opened.get(key, number)}
+    return {key for key, number in opened.items() if seen.get(run_of_key(key), 0) > number}
 
 
 def newer_step(instance: dg.DagsterInstance, key: str) -> int | None:
-    """The step of a run's newer checkpoint, if one was observed since it was last opened."""
+    """The step of a newer checkpoint of a harvest's run, if one was observed since it opened it."""
     if key not in resumed_runs(instance):
         return None
-    of_run = dg.AssetRecordsFilter(_ASSET, asset_partitions=[key])
+    of_run = dg.AssetRecordsFilter(_ASSET, asset_partitions=[run_of_key(key)])
     for record in instance.fetch_observations(of_run, limit=1).records:
         event = record.asset_observation
         if event is not None and _STEP in event.metadata:

@@ -53,8 +53,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-def submitted(run: Path, out_name: str | None = None) -> None:
-    registration = register(parse_run(str(run)), out_name)
+def submitted(run: Path, out_name: str | None = None, name: str | None = None) -> None:
+    registration = register(parse_run(str(run)), out_name, name)
     with dg.DagsterInstance.ephemeral() as instance:
         add_run(instance, registration.key)
         job = defs.resolve_job_def("harvest")
@@ -77,6 +77,21 @@ def test_no_line_is_a_runs(cluster: Path, tmp_path: Path, out_dir: Path, name: s
     plain = subprocess.run(["printf %s " + quoted], shell=True, capture_output=True, check=True)  # noqa: S602
     assert plain.stdout.decode().startswith("local/run/x-")
     assert script.count("#SBATCH --wrap") == 0
+
+
+def test_a_further_harvest_has_jobs_of_its_own(cluster: Path, tmp_path: Path, out_dir: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    submitted(run, name="dense; touch pwned $(touch pwned)")
+    assert list(cluster.iterdir()) == []
+    (folder,) = (out_dir / "harvest").iterdir()
+    assert folder.name.endswith("@dense; touch pwned $(touch pwned)")
+    lines = (tmp_path / "script").read_text().split("\n")
+    (job,) = [line for line in lines if line.startswith("#SBATCH --job-name=")]
+    assert "@dense" in job
+    assert job.rstrip("'").endswith("-03")
+    (output,) = [line for line in lines if line.startswith("#SBATCH --output=")]
+    assert str(folder).split(";", maxsplit=1)[0] in output
 
 
 @pytest.mark.parametrize(
