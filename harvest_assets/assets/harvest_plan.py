@@ -46,6 +46,7 @@ def harvest_plan(
     """What is to be harvested and how; every shard and every merge reads it from here.
 
     Settings that the config omits stay as in the stored plan; without one they are the defaults.
+    The launchpad of the job `prepare` is filled in with them when a run is chosen.
     """
     paths = registration(context.partition_key).layout
     given = dict(context.op_execution_context.op_config)
