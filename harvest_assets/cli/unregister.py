@@ -11,7 +11,7 @@ from harvest_assets.cli.errors import errors_reported
 @click.command(
     help=f"""Remove runs from the partitions, so that the Dagster UI no longer shows them.
 
-What was harvested of them stays on disk.
+What was harvested of them stays on disk. Registering or harvesting a run adds it again.
 
 {RUN_HELP}
 """,
