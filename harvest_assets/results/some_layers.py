@@ -7,7 +7,7 @@ written is what the whole harvest says of these components.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,20 +164,21 @@ def _select_correlations(
 ) -> FileDigest:
     import torch
 
-    index = torch.from_numpy(chosen)
-    count_ij = counts.count_ij
-    if count_ij is not None:
-        n = len(chosen)
-        selected = torch.empty((n, n), dtype=count_ij.dtype)
-        for block in _blocks(n, count_ij.shape[1]):
-            selected[block] = count_ij[index[block]][:, index]
-        count_ij = selected
-    return CorrelationStorage(
+    from harvest_assets.results.merge import scratch
+
+    index, n = torch.from_numpy(chosen), len(chosen)
+    selected = CorrelationStorage(
         component_keys=[counts.component_keys[i] for i in chosen.tolist()],
         count_i=counts.count_i[index],
-        count_ij=count_ij,
+        count_ij=None,
         count_total=counts.count_total,
-    ).save(path)
+    )
+    if counts.count_ij is None:
+        return selected.save(path)
+    with scratch(path.with_suffix(".scratch"), (n, n), counts.count_ij.dtype) as count_ij:
+        for block in _blocks(n, len(counts.component_keys)):
+            count_ij[block] = counts.count_ij[index[block]][:, index]
+        return replace(selected, count_ij=count_ij).save(path)
 
 
 def _select_token_stats(

@@ -163,6 +163,22 @@ def test_what_matches_nothing_or_does_not_agree_leaves_nothing(
     assert [it.name for it in (out_dir / "harvest").iterdir()] == [NAME]
 
 
+def test_cofirings_that_were_not_counted_stay_so(sent: Path, out_dir: Path, tmp_path: Path):
+    assert invoke("unpack", sent / "whole").exit_code == 0
+    paths = HarvestLayout(out_dir / "harvest" / NAME)
+    file = paths.component_correlations
+    counts = torch.load(file, weights_only=True)
+    del counts["count_ij"]
+    torch.save({**counts, "cooccurrence": False}, file)
+    record(paths, file, HarvestPlan.open(paths.root).digest)
+    assert invoke("pack", NAME, tmp_path / "file", "--layers", FIRST).exit_code == 0
+    assert invoke("unpack", tmp_path / "file", "--out-name", "part").exit_code == 0
+    assert problems_of(HarvestLayout(out_dir / "harvest/part")) == []
+    part = load_correlations("part")
+    assert part.count_ij is None
+    assert torch.equal(part.count_i, counts["count_i"][:N_FIRST])
+
+
 @pytest.mark.slow
 def test_some_layers_are_pushed_and_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path / "owner"))
