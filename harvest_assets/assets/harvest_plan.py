@@ -6,7 +6,7 @@ import dagster as dg
 
 from harvest_assets.data.data import DataSpec, fingerprint
 from harvest_assets.decompositions.protocol import Decomposition
-from harvest_assets.errors import HarvestError, counted
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import plain_text
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, stage_tags, table
@@ -17,15 +17,14 @@ from harvest_assets.orchestration.harvest_config import (
     MACHINE_CONFIG,
     PLAN_CONFIG,
 )
-from harvest_assets.orchestration.jobs import asset_key
-from harvest_assets.orchestration.partitions import registration, runs, shard_partition
+from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.plan_changes import CHANGES
-from harvest_assets.stages import Asset, Stage
+from harvest_assets.orchestration.unplanned_shards import report_unplanned_shards
+from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.plan_change import change_of_plan, shares_left
 from harvest_assets.store.planning import make_plan, settings_over_stored
 from harvest_assets.store.preflight import require_memory_here
-from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets.store.shared_rows import SharedTokenRows
 
 
@@ -47,6 +46,7 @@ def harvest_plan(
     """What is to be harvested and how; every shard and every merge reads it from here.
 
     Settings that the config omits stay as in the stored plan; without one they are the defaults.
+    The launchpad of the job `prepare` is filled in with them when a run is chosen.
     """
     paths = registration(context.partition_key).layout
     given = dict(context.op_execution_context.op_config)
@@ -65,7 +65,7 @@ def harvest_plan(
         context.log.warning(changes[CHANGES])
     for warning in run_checkpoint.warnings(plan.ci_threshold, plan.context_length):
         context.log.warning(warning)
-    _report_empty_shares(context.instance, context.partition_key, plan)
+    report_unplanned_shards(context.instance, context.partition_key, plan)
     values = plan.model_dump()
     settings = [(name, plain_text(str(v))) for name, v in values.items()]
     return dg.MaterializeResult(
@@ -94,15 +94,3 @@ def _check_rows(paths: HarvestLayout, plan: HarvestPlan, spec: DataSpec) -> None
     n_wanted = plan.n_rows_wanted
     if plan.batches_seen(rows.n_rows) == 0 and rows.fingerprint == fingerprint(spec, n_wanted):
         plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)
-
-
-def _report_empty_shares(instance: dg.DagsterInstance, key: str, plan: HarvestPlan) -> None:
-    """Mark the shards that the plan does not need, so that nothing waits for them."""
-    for shard in SHARD_KEYS[plan.n_shards :]:
-        instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                asset_key=asset_key(Asset.HARVEST_SHARD),
-                partition=shard_partition(key, shard),
-                metadata={"share": f"empty: the plan has {counted(plan.n_shards, 'shard')}"},
-            )
-        )

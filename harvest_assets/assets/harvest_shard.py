@@ -11,12 +11,19 @@ from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import check_held
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, shard_metadata, stage_tags
-from harvest_assets.orchestration.conditions import FOLLOW
+from harvest_assets.orchestration.conditions import HARVEST
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.gpu_lease import lease_device
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
-from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
+from harvest_assets.orchestration.partitions import (
+    registration,
+    run_of,
+    run_shards,
+    shard_of,
+    shard_work,
+)
 from harvest_assets.orchestration.progress import ProgressWriter
+from harvest_assets.orchestration.unplanned_shards import not_in_plan
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_disk, require_memory
@@ -40,7 +47,7 @@ STATE_VERSION = "2"
     partitions_def=run_shards,
     kinds={"torch"},
     code_version=STATE_VERSION,
-    automation_condition=FOLLOW,
+    automation_condition=HARVEST,
     retry_policy=RETRIES,
     config_schema=NO_CONFIG,
     pool="gpu",
@@ -52,14 +59,16 @@ def harvest_shard(
     harvest_plan: HarvestPlan,
     run_checkpoint: Decomposition,
     token_rows: SharedTokenRows,
-) -> dg.MaterializeResult[Any]:
-    """The statistics of one shard's share; a shard beyond the plan's has nothing to do.
+) -> dg.MaterializeResult[Any] | dg.AssetMaterialization:
+    """The statistics of one shard's share; nothing is made of a shard beyond those of the plan.
 
     A share that was harvested for the same plan and is undamaged is not harvested again; one that
     was interrupted continues after what was saved.
     """
     started = time.monotonic()
     shard = shard_of(context.partition_key)
+    if not harvest_plan.has_shard(shard):
+        return not_in_plan(run_of(context.partition_key), harvest_plan, shard)
     paths = registration(context.partition_key).layout
     checkpoint = run_checkpoint.restricted(harvest_plan.layers)
     work = Work.of(paths, harvest_plan)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import click
+
 from harvest_assets.cli.options import Settings
 from harvest_assets.cli.where import Where, runner_at
 from harvest_assets.errors import HarvestError
@@ -36,6 +38,8 @@ def without_finished(
 ) -> list[Registration]:
     """The runs whose harvest is not finished; reports the results of the others.
 
+    A finished one that was removed from the partitions is registered again.
+
     Args:
         registrations: the runs, registered or not.
         settings: of `HarvestSettings`, all of them.
@@ -46,8 +50,18 @@ def without_finished(
     left = [it for it in registrations if not _is_finished(it, settings, step)]
     for it in registrations:
         if it not in left:
+            if it.layout.unregistered.exists():
+                _register_again(it)
             print_result(it, None, several=len(registrations) > 1)
     return left
+
+
+def _register_again(registration: Registration) -> None:
+    from harvest_assets.orchestration.instance import add_run, open_instance
+
+    with open_instance() as instance:
+        add_run(instance, registration.key)
+    click.echo(f"{registration.key} is registered again.")
 
 
 def _is_finished(registration: Registration, settings: Settings, step: int | None) -> bool:

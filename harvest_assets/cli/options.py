@@ -35,6 +35,17 @@ def received_name_option(command: F) -> F:
     )(command)
 
 
+def some_layers_option(command: F) -> F:
+    """Add --layers for a harvest that is sent or received."""
+    return click.option(
+        "--layers",
+        multiple=True,
+        metavar="PATTERN",
+        help="Only the layers whose names match this pattern (`*` matches dots too), or one of "
+        "several; omitted: all.",
+    )(command)
+
+
 def harvest_options(command: F) -> F:
     """Add the options of every harvest: the settings, --step and --out-name."""
     step_option = click.option(

@@ -9,14 +9,16 @@ import click
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.options import some_layers_option
 
 
 @click.command(
     help=f"""Write a finished harvest into one file, to be sent and unpacked elsewhere.
 
 \b
-  harvest-assets pack s-d2ec3bfe                  s-d2ec3bfe.tar.zst, in this folder
-  harvest-assets unpack s-d2ec3bfe.tar.zst        on another machine
+  harvest-assets pack s-d2ec3bfe                          s-d2ec3bfe.tar.zst, in this folder
+  harvest-assets pack s-d2ec3bfe --layers 'h.3.mlp.*'     s-d2ec3bfe-layers.tar.zst
+  harvest-assets unpack s-d2ec3bfe.tar.zst                on another machine
 
 The file holds the results with their digests, the plan and the tokenizer: what `view`, `verify` and
 the loaders need. States are left out, so a harvest that was unpacked is read but not extended.
@@ -27,17 +29,19 @@ FILE is never overwritten.
 )
 @click.argument("run")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@some_layers_option
 @debug_option
-def pack(run: str, file: Path | None, *, debug: bool) -> None:
+def pack(run: str, file: Path | None, layers: tuple[str, ...], *, debug: bool) -> None:
     """Write a finished harvest into one file."""
     with errors_reported(debug=debug):
         from rich.filesize import decimal
 
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import archive
+        from harvest_assets.sharing.some_layers import some_layers
 
         paths = harvest_to_read(run)
-        file = file or Path(paths.root.name + archive.SUFFIX)
-        with transfer_bar() as watch:
-            archive.pack(paths, file, watch)
+        file = file or Path(f"{paths.root.name}{'-layers' if layers else ''}{archive.SUFFIX}")
+        with transfer_bar() as watch, some_layers(paths, layers, watch) as part:
+            archive.pack(part, file, watch)
         click.echo(f"{file} holds {paths.root.name} ({decimal(file.stat().st_size)}).")

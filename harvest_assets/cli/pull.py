@@ -6,15 +6,16 @@ import click
 
 from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import either_spelling, received_name_option
+from harvest_assets.cli.options import either_spelling, received_name_option, some_layers_option
 from harvest_assets.cli.received import print_received
 
 
 @click.command(context_settings={"token_normalize_func": either_spelling})
 @click.argument("address")
 @received_name_option
+@some_layers_option
 @debug_option
-def pull(address: str, out_name: str | None, *, debug: bool) -> None:
+def pull(address: str, out_name: str | None, layers: tuple[str, ...], *, debug: bool) -> None:
     """Download a harvest that others shared into $SPD_OUT_DIR/harvest.
 
     \b
@@ -25,7 +26,8 @@ def pull(address: str, out_name: str | None, *, debug: bool) -> None:
 
     Its files are checked against their digests and appear together or not at all; an interrupted
     download is continued by the same command. A harvest of the same name that is there already is
-    compared and never changed. Nothing in the files is executed.
+    compared and never changed. Nothing in the files is executed. With --layers the whole harvest is
+    downloaded, and only those layers are kept.
     """
     with errors_reported(debug=debug):
         from harvest_assets.cli.transfer_bar import transfer_bar
@@ -35,7 +37,7 @@ def pull(address: str, out_name: str | None, *, debug: bool) -> None:
         source = parse_address(address)
         with transfer_bar() as watch:
             if isinstance(source, HubDataset):
-                received = hub.pull(source, out_name, watch)
+                received = hub.pull(source, out_name, watch, layers)
             else:
-                received = wandb_artifact.pull(source, out_name, watch)
+                received = wandb_artifact.pull(source, out_name, watch, layers)
         print_received(received)

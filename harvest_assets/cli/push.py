@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import click
 
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.options import some_layers_option
 
 
 @click.command(
@@ -16,6 +19,7 @@ from harvest_assets.cli.harvest_choice import harvest_to_read
   harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME            a dataset
   harvest-assets push s-d2ec3bfe hf://datasets/OWNER/NAME@BRANCH
   harvest-assets push s-d2ec3bfe wandb://ENTITY/PROJECT/NAME         an artifact
+  harvest-assets push s-d2ec3bfe hf://... --layers 'h.3.mlp.*'       some layers
 
 What does not exist is created. A dataset gets a card that describes it; its license is yours to
 choose. It holds one harvest for each branch: an equal one is left as it is, and a different one is
@@ -30,23 +34,26 @@ The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_A
 @click.argument("run")
 @click.argument("address")
 @click.option("--private", is_flag=True, help="Make a dataset that is created private.")
+@some_layers_option
 @debug_option
-def push(run: str, address: str, *, private: bool, debug: bool) -> None:
+def push(run: str, address: str, layers: tuple[str, ...], *, private: bool, debug: bool) -> None:
     """Share a finished harvest."""
-    with errors_reported(debug=debug):
+    with errors_reported(debug=debug), ExitStack() as stack:
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import hub, wandb_artifact
         from harvest_assets.sharing.address import HubDataset, parse_address
         from harvest_assets.sharing.contents import contents_of
+        from harvest_assets.sharing.some_layers import some_layers
 
         target = parse_address(address)
         paths = harvest_to_read(run)
         with transfer_bar() as watch:
-            contents = contents_of(paths, watch)
+            part = stack.enter_context(some_layers(paths, layers, watch))
+            contents = contents_of(part, watch)
         if isinstance(target, HubDataset):
-            sent = hub.push(paths, contents, target, private=private)
+            sent = hub.push(part, contents, target, private=private)
         else:
-            sent = wandb_artifact.push(paths, contents, target)
+            sent = wandb_artifact.push(part, contents, target)
         if sent:
             click.echo(f"{target} holds {paths.root.name}.")
         else:

@@ -8,15 +8,16 @@ import click
 
 from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import either_spelling, received_name_option
+from harvest_assets.cli.options import either_spelling, received_name_option, some_layers_option
 from harvest_assets.cli.received import print_received
 
 
 @click.command(context_settings={"token_normalize_func": either_spelling})
 @click.argument("file", type=click.Path(path_type=Path))
 @received_name_option
+@some_layers_option
 @debug_option
-def unpack(file: Path, out_name: str | None, *, debug: bool) -> None:
+def unpack(file: Path, out_name: str | None, layers: tuple[str, ...], *, debug: bool) -> None:
     """Unpack a harvest that `harvest-assets pack` wrote into $SPD_OUT_DIR/harvest.
 
     Its files are checked against their digests and appear together or not at all. A harvest of the
@@ -27,5 +28,5 @@ def unpack(file: Path, out_name: str | None, *, debug: bool) -> None:
         from harvest_assets.sharing import archive
 
         with transfer_bar() as watch:
-            received = archive.unpack(file, out_name, watch)
+            received = archive.unpack(file, out_name, watch, layers)
         print_received(received)

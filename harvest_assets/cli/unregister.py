@@ -11,7 +11,8 @@ from harvest_assets.cli.errors import errors_reported
 @click.command(
     help=f"""Remove harvests from the partitions, so that the Dagster UI no longer shows them.
 
-The name of a run is that of its first harvest. What was harvested stays on disk.
+The name of a run is that of its first harvest. What was harvested stays on disk; registering or
+harvesting it adds it again.
 
 {RUN_HELP}
 """,

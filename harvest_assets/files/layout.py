@@ -241,6 +241,11 @@ class HarvestLayout:
         return self.merged / "current.json"
 
     @property
+    def unregistered(self) -> Path:
+        """An empty file, while `unregister` has removed the run from the partitions."""
+        return self.root / "unregistered"
+
+    @property
     def harvest_lease(self) -> Path:
         """The file that names the command that drives the whole harvest."""
         return self._lease("harvest")

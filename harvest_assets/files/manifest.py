@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
@@ -60,6 +60,12 @@ def record(
     digest = digest or FileDigest.of(file)
     entry = Entry(digest.size, digest.sha256, plan_digest, stamp)
     _RECORD.write(paths.manifest, _Manifest({**read(paths), _name(paths, file): entry}))
+
+
+def forget_stamps(paths: HarvestLayout) -> None:
+    """Leave out the stamps, so that equal files have equal manifests wherever they are."""
+    entries = {name: replace(entry, stamp=None) for name, entry in read(paths).items()}
+    _RECORD.write(paths.manifest, _Manifest(entries))
 
 
 def read(paths: HarvestLayout) -> dict[str, Entry]:

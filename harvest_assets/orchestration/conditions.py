@@ -1,7 +1,7 @@
 """When an asset is materialized automatically.
 
 An asset is materialized when it is missing and everything it needs exists; that stays true at every
-tick until it is done, so nothing is lost while the daemon is down. Two more rules:
+tick until it is done, so nothing is lost while the daemon is down. Three more rules:
 
 - `run_checkpoint`, where a harvest begins, waits while `HARVEST_MAX_ACTIVE_RUNS` harvests are in
   progress;
@@ -28,13 +28,14 @@ from harvest_assets.orchestration.harvests import (
     HarvestStatus,
     harvests_of,
     is_driven,
+    newly_planned_shards,
 )
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, run_of, shard_of
 from harvest_assets.stages import Asset
 from harvest_assets.store.harvest_name import is_further
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.shards import SHARD_KEYS, ShardResults
+from harvest_assets.store.shards import ShardResults
 
 # A beta feature of Dagster: no need to warn each time.
 warnings.filterwarnings(
@@ -141,6 +142,36 @@ class ShardRedone(_Selecting):
 
 
 @dataclass(frozen=True)
+class NewlyPlanned(_Selecting):
+    """A shard has no result for the plan, which is newer than what Dagster knows of the shard."""
+
+    @property
+    def name(self) -> str:
+        """The name shown in the UI."""
+        return "the plan was replaced by one that needs this shard"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """The shards that are to be made."""
+        instance = context.asset_graph_view.instance
+        return newly_planned_shards(instance, {run_of(key) for key in keys}).keys() & keys
+
+
+@dataclass(frozen=True)
+class AwaitsShards(_Selecting):
+    """Shards of the plan are still to be made, though Dagster has a materialization of each."""
+
+    @property
+    def name(self) -> str:
+        """The name shown in the UI."""
+        return "shards of the new plan are to be made"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """The runs that have such shards."""
+        instance = context.asset_graph_view.instance
+        return newly_planned_shards(instance, keys).values()
+
+
+@dataclass(frozen=True)
 class WorkedOnElsewhere(_Selecting):
     """A command is harvesting the run, or a process holds the lease on this work."""
 
@@ -160,8 +191,7 @@ def _are_to_be_summed(key: str, made_later: set[str]) -> bool:
     try:
         paths = registration(key).layout
         plan = HarvestPlan.open(paths.root)
-        with_share = set(SHARD_KEYS[: plan.n_shards])
-        return bool(with_share & made_later) and ShardResults(paths).are_complete(plan)
+        return any(map(plan.has_shard, made_later)) and not ShardResults(paths).without_result(plan)
     except HarvestError:
         return False
 
@@ -194,7 +224,8 @@ def _when(due: _Condition, still_due: _Condition) -> _Condition:
 _MISSING = dg.AutomationCondition.missing()
 FOLLOW = _when(_MISSING, StillMissing())
 BEGIN = FOLLOW & Admitted()
-MERGE = _when(_MISSING | ShardRedone(), StillMissing() | ShardRedone())
+HARVEST = _when(_MISSING | NewlyPlanned(), StillMissing() | NewlyPlanned())
+MERGE = _when(_MISSING | ShardRedone(), StillMissing() | ShardRedone()) & ~AwaitsShards()
 
 harvest_automation = dg.AutomationConditionSensorDefinition(
     "harvest_automation",

@@ -1,7 +1,8 @@
 """The settings of a harvest as Dagster's config.
 
 The command gives every setting; Dagster's config may give some, and the others stay as in the
-stored plan.
+stored plan. The launchpad of the job `prepare` is filled in when a run is chosen; a schema has the
+same defaults for all runs, so that of `harvest_plan` has none.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from typing import Any
 
 import dagster as dg
 
-from harvest_assets.settings import Option, deployment_options
+from harvest_assets.errors import HarvestError
+from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.settings import HarvestSettings, Option, deployment_options
 from harvest_assets.stages import Asset
+from harvest_assets.store.planning import settings_over_stored
 
 # A value, or the variable that holds it.
 _SOURCES: dict[Any, Any] = {int: dg.IntSource, bool: dg.BoolSource, tuple: [str]}
@@ -23,11 +27,23 @@ def _field(option: Option) -> dg.Field:
     kind = _SOURCES.get(option.kind, option.kind)
     # What "omitted" means to the command is a null here.
     description = option.description.replace("omitted:", "null:")
+    if bounds := _bounds(option.name):
+        description += f" {bounds}"
     if option.default is not None:
         description += f" A new plan has {option.default}."
     return dg.Field(
         dg.Noneable(kind) if option.optional else kind, is_required=False, description=description
     )
+
+
+def _bounds(name: str) -> str:
+    """The values that a setting may have, as a sentence; empty for those without bounds."""
+    schema = HarvestSettings.model_json_schema()["properties"][name]
+    numbers = next(iter(schema.get("anyOf", [])), schema)
+    lowest, highest = numbers.get("minimum"), numbers.get("maximum")
+    if lowest is None:
+        return ""
+    return f"At least {lowest}." if highest is None else f"From {lowest} to {highest}."
 
 
 PLAN_CONFIG = {option.name: _field(option) for option in deployment_options()}
@@ -76,3 +92,22 @@ def prepare_config(
             Asset.RUN_CHECKPOINT.value: {"config": checkpoint},
         }
     }
+
+
+def _stored_config(key: str) -> dict[str, Any]:
+    """The run config that makes the stored plan of a run again, or a first one with the defaults.
+
+    Where they cannot be read nothing is given, and the Dagster run reports why.
+    """
+    try:
+        _, settings = settings_over_stored(registration(key).layout, {})
+    except HarvestError:
+        return prepare_config({}, None)
+    config = prepare_config(settings.model_dump(), None)
+    del config["ops"][Asset.RUN_CHECKPOINT.value]  # a step that is omitted stays, too
+    return config
+
+
+STORED_CONFIG = dg.PartitionedConfig(
+    partitions_def=runs, run_config_for_partition_key_fn=_stored_config
+)

@@ -8,6 +8,7 @@ of each run; further ones (`run@name`) are made only by name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -37,7 +38,7 @@ from harvest_assets.orchestration.wandb.retrained import resumed_runs
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.harvest_name import is_further
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.shards import SHARD_KEYS
+from harvest_assets.store.shards import SHARD_KEYS, ShardResults
 
 _OF_RUNS = (*Stage.PREPARE.assets, *Stage.MERGE.assets)
 _SHARDS = asset_key(Asset.HARVEST_SHARD)
@@ -112,7 +113,7 @@ def harvests_of(
     }
     backfilled, changed = _in_backfills(instance, graph), _changed(instance)
     harvested = by_asset[Asset.ACTIVATION_CONTEXTS]
-    # The sixteen shards of runs that have not begun or are finished need not be queried.
+    # The shards of runs that have not begun or are finished need not be queried.
     planned = by_asset[Asset.HARVEST_PLAN]
     begun = [key for key in registered if planned.get(key) and not _is(harvested, key)]
     shards = _of_shards(instance, begun)
@@ -142,10 +143,17 @@ def missing_parts(instance: dg.DagsterInstance, key: str, n_shards: int) -> list
     ]
     if set(lacking) & set(Stage.PREPARE.assets) or key in resumed_runs(instance):
         return all_parts(key, n_shards)
-    plan = HarvestPlan.open(registration(key).layout.root)
-    shards = [shard_partition(key, name) for name in SHARD_KEYS[: plan.n_shards]]
+    try:
+        without_result = shards_without_result(key)
+    except HarvestError:  # files were removed behind Dagster's back
+        return all_parts(key, n_shards)
+    shards = _planned_shards(key)
     statuses = instance.get_status_by_partition(_SHARDS, shards, run_shards) or {}
-    missing = [shard for shard in shards if not lacking or not _is(statuses, shard)]
+    missing = [
+        shard
+        for shard in shards
+        if not lacking or shard in without_result or not _is(statuses, shard)
+    ]
     return [
         *((Asset.HARVEST_SHARD, shard) for shard in missing),
         *((asset, key) for asset in lacking or Stage.MERGE.assets),
@@ -156,6 +164,50 @@ def all_parts(key: str, n_shards: int) -> list[tuple[Asset, str]]:
     """All assets and partitions of the harvest of a run in so many shards."""
     shards = [(Asset.HARVEST_SHARD, shard_partition(key, name)) for name in SHARD_KEYS[:n_shards]]
     return [*((asset, key) for asset in _OF_RUNS), *shards]
+
+
+def shards_without_result(key: str) -> set[str]:
+    """The partitions of those shards of a run's plan whose result for the plan is not on disk.
+
+    Dagster has a materialization also of a shard that an earlier plan did not need.
+
+    Raises:
+        HarvestError: the plan or the token rows are missing or damaged.
+    """
+    paths = registration(key).layout
+    names = ShardResults(paths).without_result(HarvestPlan.open(paths.root))
+    return {shard_partition(key, name) for name in names}
+
+
+def newly_planned_shards(instance: dg.DagsterInstance, keys: set[str]) -> dict[str, str]:
+    """The shards that have to be made because the plan was replaced meanwhile.
+
+    Of unfinished harvests only: whether a finished one is made again, people decide.
+
+    Args:
+        instance: where runs are recorded.
+        keys: of the runs.
+
+    Returns:
+        The run's key by the shard's partition.
+    """
+    event = dg.DagsterEventType.ASSET_MATERIALIZATION
+    planned, harvested = (
+        instance.get_latest_storage_id_by_partition(asset_key(asset), event, keys)
+        for asset in (Asset.HARVEST_PLAN, Asset.ACTIVATION_CONTEXTS)
+    )
+    runs_of = {
+        shard: key for key in planned.keys() - harvested.keys() for shard in _planned_shards(key)
+    }
+    if not runs_of:
+        return {}
+    made = instance.get_latest_storage_id_by_partition(_SHARDS, event, set(runs_of))
+    older = {shard for shard, number in made.items() if number < planned[runs_of[shard]]}
+    without_result: set[str] = set()
+    for key in {runs_of[shard] for shard in older}:
+        with suppress(HarvestError):  # the merge reports it
+            without_result |= shards_without_result(key)
+    return {shard: runs_of[shard] for shard in older & without_result}
 
 
 def _status(
@@ -191,8 +243,8 @@ def _is(statuses: _Statuses, key: str) -> bool:
 def _of_shards(
     instance: dg.DagsterInstance, keys: Iterable[str]
 ) -> dict[str, set[AssetPartitionStatus | None]]:
-    """The statuses of the shards of each run, all in one set."""
-    partitions = [shard_partition(key, name) for key in keys for name in SHARD_KEYS]
+    """The statuses of the shards of each run's plan, all in one set."""
+    partitions = [shard for key in keys for shard in _planned_shards(key)]
     if not partitions:
         return {}
     found: dict[str, set[AssetPartitionStatus | None]] = {}
@@ -200,6 +252,15 @@ def _of_shards(
     for partition in partitions:
         found.setdefault(run_of(partition), set()).add(statuses.get(partition))
     return found
+
+
+def _planned_shards(key: str) -> list[str]:
+    """The partitions of the shards of a run's plan; of all, where the plan cannot be read."""
+    try:
+        n_shards = HarvestPlan.open(registration(key).layout.root).n_shards
+    except HarvestError:
+        n_shards = None
+    return [shard_partition(key, name) for name in SHARD_KEYS[:n_shards]]
 
 
 def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> set[str]:

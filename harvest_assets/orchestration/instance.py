@@ -141,6 +141,7 @@ def add_run(instance: dg.DagsterInstance, key: str) -> bool:
     is_new = not instance.has_dynamic_partition(RUN_DIMENSION, key)
     if is_new:
         instance.add_dynamic_partitions(RUN_DIMENSION, [key])
+    registration_of(key).layout.unregistered.unlink(missing_ok=True)
     return is_new
 
 
@@ -162,7 +163,11 @@ def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
     if is_held(paths.harvest_lease):
         raise HarvestError(f"{key} is being harvested ({paths.harvest_lease}); end that first.")
     instance.delete_dynamic_partition(RUN_DIMENSION, key)
-    return paths.root if paths.root.exists() else None
+    if not paths.root.exists():
+        return None
+    with suppress(OSError):  # the folder may be read-only
+        paths.unregistered.touch()
+    return paths.root
 
 
 def make_room_for_shards(instance: dg.DagsterInstance) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from harvest_assets.orchestration.harvest_config import STORED_CONFIG
 from harvest_assets.stages import Asset, Stage
 
 
@@ -19,7 +20,11 @@ def _keys(stage: Stage) -> list[dg.AssetKey]:
 prepare = dg.define_asset_job(
     Stage.PREPARE.value,
     selection=_keys(Stage.PREPARE),
-    description="Open the run, fix the settings, tokenize the data.",
+    config=STORED_CONFIG,
+    description=(
+        "Open the run, fix the settings, tokenize the data. Choose a run in the launchpad to see "
+        "the settings of its plan and to change them."
+    ),
 )
 harvest = dg.define_asset_job(
     Stage.HARVEST.value,

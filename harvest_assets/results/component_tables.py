@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -83,7 +84,7 @@ _DAMAGED = (
 # a histogram take at least ten bytes.
 _MAX_VALUES_PER_BYTE, _MAX_FURTHER_VALUES = 64, 1 << 20
 _CLAIMS = ("num_rows", "total_byte_size")
-_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
 class _TableWriter:
@@ -97,7 +98,7 @@ class _TableWriter:
 
     def __init__(self, path: Path, schema: pa.Schema, row_values: int) -> None:
         self.file = HashedFile(path)
-        self.writer = pq.ParquetWriter(self.file, schema, **_WRITTEN)
+        self.writer = pq.ParquetWriter(self.file, schema, **WRITTEN)
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._rows_per_group = _VALUES_PER_GROUP // row_values
@@ -127,6 +128,11 @@ def _column(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
     n, width = values.shape
     ends = np.arange(0, n * width + 1, width, dtype=np.int32)
     return pa.ListArray.from_arrays(ends, pa.array(values.ravel(), type=kind.value_type))
+
+
+def metadata_of(lines: FileDigest) -> dict[bytes, bytes]:
+    """The metadata of a table, with size and digest of the lines that it belongs to."""
+    return {_SIZE_KEY: str(lines.size).encode(), _DIGEST_KEY: lines.sha256.encode()}
 
 
 class ComponentTables:
@@ -195,7 +201,7 @@ class ComponentTables:
 
     def set_lines(self, lines: FileDigest) -> None:
         """Set size and digest of the `components.jsonl` that the tables belong to."""
-        self._lines = {_SIZE_KEY: str(lines.size).encode(), _DIGEST_KEY: lines.sha256.encode()}
+        self._lines = metadata_of(lines)
 
     def _places(self, examples: ExampleTable) -> list[Any]:
         n = len(examples.row)
@@ -210,7 +216,7 @@ class ComponentTables:
         ]
         table = pa.Table.from_arrays(arrays, schema=INDEX_SCHEMA)
         table = table.replace_schema_metadata(self._lines)
-        pq.write_table(table, self._paths.component_index, **_WRITTEN)
+        pq.write_table(table, self._paths.component_index, **WRITTEN)
 
 
 class ComponentIndex:
@@ -296,6 +302,22 @@ def _check_claims(file: pq.ParquetFile, size: int) -> None:
     limit = _MAX_VALUES_PER_BYTE * size + _MAX_FURTHER_VALUES
     if min([*rows, *n_bytes], default=0) < 0 or values > limit or sum(n_bytes) > 8 * limit:
         raise ValueError(f"it claims {values:,} values of {sum(n_bytes):,} bytes in {size:,}")
+
+
+def row_groups(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a table, one after another; first an empty one, for the schema.
+
+    Raises:
+        HarvestError: the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_claims(file, path.stat().st_size)
+            yield file.schema_arrow.empty_table()
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, use_threads=False)
+    except _DAMAGED as error:
+        raise HarvestError(f"{path} is damaged: {reason_of(error)}.") from error
 
 
 def read_index(paths: HarvestLayout) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from harvest_assets.files.records import FileDigest
 from harvest_assets.results.component_tables import ComponentTables
 from harvest_assets.results.components_jsonl import LINE_PREFIX
 from harvest_assets.results.side_by_side import in_order
-from harvest_assets.schemas import ComponentTokenPMI
+from harvest_assets.schemas import ComponentSummary, ComponentTokenPMI
 
 if TYPE_CHECKING:
     from harvest_assets.harvester.reservoir import ExampleTable
@@ -85,24 +85,37 @@ def write_contexts(
         HarvestError: a value is not finite.
     """
     paths.activation_contexts.mkdir(parents=True, exist_ok=True)
-    summary: dict[str, dict[str, Any]] = {}
+    summary: dict[str, ComponentSummary] = {}
     with HashedFile(paths.components) as lines, ComponentTables(paths) as tables:
         for component, line in in_order(_with_line, components):
             tables.add(component, lines.tell(), len(line))
             lines.write(line)
             if line:
-                summary[component.key] = {
-                    "layer": component.layer,
-                    "component_idx": component.component_idx,
-                    "idx": component.component_idx,
-                    "mean_ci": component.mean_ci,
-                }
+                summary[component.key] = ComponentSummary(
+                    component.layer, component.component_idx, component.mean_ci
+                )
         tables.set_lines(lines.digest)
-    for path, value in ((paths.summary, summary), (paths.config, config)):
-        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_summary_and_config(paths, summary, config)
     for path in paths.activation_contexts.iterdir():
         fsync_path(path)
     return {paths.components: lines.digest, **tables.digests}
+
+
+def write_summary_and_config(
+    paths: HarvestLayout, summary: Mapping[str, ComponentSummary], config: dict[str, Any]
+) -> None:
+    """Write `summary.json`, the components that fired by key, and `config.json`."""
+    entries = {
+        key: {
+            "layer": component.layer,
+            "component_idx": component.component_idx,
+            "idx": component.component_idx,
+            "mean_ci": component.mean_ci,
+        }
+        for key, component in summary.items()
+    }
+    for path, value in ((paths.summary, entries), (paths.config, config)):
+        path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _with_line(component: HarvestedComponent) -> tuple[HarvestedComponent, bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -57,13 +57,14 @@ def pack(paths: HarvestLayout, file: Path, watch: Watch) -> None:
             done += recorded.size
 
 
-def unpack(file: Path, out_name: str | None, watch: Watch) -> Received:
+def unpack(file: Path, out_name: str | None, watch: Watch, layers: Sequence[str] = ()) -> Received:
     """Put the harvest in a file into its folder below `harvest/`.
 
     Args:
         file: written by `pack`, by anybody.
         out_name: the folder below `harvest/`; None for the name that it had.
         watch: is shown the progress.
+        layers: patterns of the layers that are kept; without any all are.
 
     Raises:
         HarvestError: the file is damaged or holds anything else, or another harvest is in the
@@ -84,7 +85,7 @@ def unpack(file: Path, out_name: str | None, watch: Watch) -> Received:
                 remove(folder)
                 raise
 
-        return receive(contents, out_name, str(file), fill, watch)
+        return receive(contents, out_name, str(file), fill, watch, layers)
 
 
 class _Hashed:

@@ -76,7 +76,12 @@ def card_of(paths: HarvestLayout, address: HubDataset) -> str:
         name=paths.root.name,
         address=address,
         tokens=f"{n_tokens:,} tokens" if type(n_tokens) is int else "tokens of its dataset",
-        components=f"{len(read_summary(paths)):,} that fired",
+        components=f"{len(read_summary(paths)):,} that fired{_chosen(plan)}",
         tokenizer=markdown_cell(config.get("tokenizer_name", "not recorded")),
         ci_threshold=plan.ci_threshold,
     )
+
+
+def _chosen(plan: HarvestPlan) -> str:
+    """Which layers they are of, where not all are shared."""
+    return f", in {markdown_cell(', '.join(plan.layers))}" if plan.layers else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -79,13 +79,16 @@ def push(paths: HarvestLayout, contents: Contents, address: HubDataset, *, priva
     return True
 
 
-def pull(address: HubDataset, out_name: str | None, watch: Watch) -> Received:
+def pull(
+    address: HubDataset, out_name: str | None, watch: Watch, layers: Sequence[str] = ()
+) -> Received:
     """Put the harvest in a dataset into its folder below `harvest/`.
 
     Args:
         address: of the dataset.
         out_name: the folder below `harvest/`; None for the name that it had.
         watch: is shown the progress of checking.
+        layers: patterns of the layers that are kept; without any all are.
 
     Raises:
         TransientError: the hub does not answer now; what was received is kept for the next time.
@@ -114,7 +117,7 @@ def pull(address: HubDataset, out_name: str | None, watch: Watch) -> Received:
                         address.repo_id, name, repo_type=_KIND, revision=commit, local_dir=folder
                     )
 
-        return receive(contents, out_name, str(address), fill, watch)
+        return receive(contents, out_name, str(address), fill, watch, layers)
 
 
 def _create_branch(api: Any, address: HubDataset) -> None:

@@ -5,7 +5,7 @@ What is there stays: a folder of the same name is left as it is, and only compar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from harvest_assets.sharing.contents import (
     Contents,
     Watch,
     check_complete,
+    contents_of,
     first_difference,
 )
+from harvest_assets.sharing.some_layers import some_layers
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def receive(
     source: str,
     fill: Callable[[Path], None],
     watch: Watch,
+    layers: Sequence[str] = (),
 ) -> Received:
     """Put a harvest into its folder below `harvest/`, complete or not at all.
 
@@ -53,10 +56,11 @@ def receive(
         source: where it comes from, for messages.
         fill: writes the files into a folder; some may be there from an attempt that was killed.
         watch: is shown the progress.
+        layers: patterns of the layers that are kept; without any all are.
 
     Raises:
-        HarvestError: another harvest is in the folder, the disk is too small, or the files are
-            not those of `contents` or not one finished harvest.
+        HarvestError: another harvest is in the folder, the disk is too small, the files are not
+            those of `contents` or not one finished harvest, or a pattern matches no layer.
     """
     name = out_name or contents.name
     if not is_folder_name(name):
@@ -65,6 +69,11 @@ def receive(
         )
     paths = HarvestLayout.of(name)
     if paths.root.exists() or paths.root.is_symlink():
+        if layers:
+            raise HarvestError(
+                f"{paths.root} exists, and was left as it is; choose another folder for the layers "
+                "with --out-name."
+            )
         _check_equal(paths, contents, source)
         return Received(paths, was_there=True)
     require_free(paths.root, contents.n_bytes)
@@ -73,10 +82,15 @@ def receive(
     watch("checking", 0, 0)
     try:
         _check(staging, contents, source)
+        with some_layers(HarvestLayout(staging), layers, watch) as chosen:
+            if layers:
+                contents = contents_of(chosen, watch)
+            _publish(chosen.root, paths, contents, source)
     except HarvestError:
         remove(staging)  # the same attempt would end the same way
         raise
-    _publish(staging, paths, contents, source)
+    if layers:
+        remove(staging)
     return Received(paths, was_there=False)
 
 

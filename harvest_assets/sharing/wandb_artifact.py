@@ -7,7 +7,7 @@ pull keeps each file that was received whole. The client takes its key from its 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,16 @@ def push(paths: HarvestLayout, contents: Contents, address: WandbArtifact) -> bo
     return True
 
 
-def pull(address: WandbArtifact, out_name: str | None, watch: Watch) -> Received:
+def pull(
+    address: WandbArtifact, out_name: str | None, watch: Watch, layers: Sequence[str] = ()
+) -> Received:
     """Put the harvest in an artifact into its folder below `harvest/`.
 
     Args:
         address: of the artifact.
         out_name: the folder below `harvest/`; None for the name that it had.
         watch: is shown the progress of checking.
+        layers: patterns of the layers that are kept; without any all are.
 
     Raises:
         TransientError: W&B does not answer now; what was received is kept for the next time.
@@ -102,7 +105,7 @@ def pull(address: WandbArtifact, out_name: str | None, watch: Watch) -> Received
             with _reported(address):
                 artifact.download(root=str(folder), skip_cache=True)
 
-        return receive(contents, out_name, str(address), fill, watch)
+        return receive(contents, out_name, str(address), fill, watch, layers)
 
 
 def _add(artifact: Any, path: Path, name: str) -> None:

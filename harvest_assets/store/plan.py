@@ -104,6 +104,10 @@ class HarvestPlan(HarvestSettings):
             )
         return batches
 
+    def has_shard(self, shard: str) -> bool:
+        """Whether a shard, `00` to `15`, is one of those that share the work."""
+        return int(shard) < self.n_shards
+
     def share(self, shard: int, n_rows: int, done: int = 0) -> range:
         """The rows of one shard; shards beyond `n_shards` have none.
 

@@ -54,7 +54,7 @@ def shares_left(
     work = None if stored is None else _work(paths, stored, plan, streaming=streaming)
     if work is None:
         return [n_rows or plan.n_rows_wanted or 0] * plan.n_shards
-    if ShardResults(paths).are_complete(plan):
+    if not ShardResults(paths).without_result(plan):
         return []
     return [len(share) for share in work.shares if share]
 
@@ -78,7 +78,7 @@ def _redone(
     if not _is_begun(paths):
         return "Nothing has been harvested yet."
     work = _work(paths, stored, plan, streaming=streaming)
-    if work is not None and ShardResults(paths).are_complete(plan):
+    if work is not None and not ShardResults(paths).without_result(plan):
         return "No batch is harvested again; the results are merged again."
     if work is None or work.merged is None:
         return "All batches are harvested again."

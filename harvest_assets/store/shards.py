@@ -283,19 +283,19 @@ class ShardResults:
                 f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
             ) from error
 
-    def are_complete(self, plan: HarvestPlan) -> bool:
-        """Whether the results of all shards of a plan are stored; they are not opened.
+    def without_result(self, plan: HarvestPlan) -> list[str]:
+        """The shards of a plan whose results are not stored; no state is opened.
 
         Raises:
             HarvestError: the token rows are missing.
         """
         work = Work.of(self.paths, plan)
-        shares = zip(SHARD_KEYS, work.shares, strict=False)
-        states = ((rows, _find_sound(self.paths.shard_current(name))) for name, rows in shares)
-        return all(
-            not rows or (stored is not None and work.is_result(stored, plan, rows))
-            for rows, stored in states
-        )
+        names = []
+        for name, rows in zip(SHARD_KEYS, work.shares, strict=False):
+            stored = _find_sound(self.paths.shard_current(name))
+            if rows and (stored is None or not work.is_result(stored, plan, rows)):
+                names.append(name)
+        return names
 
     def saved_so_far(self, work: Work) -> dict[str, StoredState]:
         """The states stored for the work of a plan, by shard; `merged` is that of the first rows.

@@ -146,6 +146,25 @@ def test_a_run_is_unregistered_and_its_files_stay(tiny: TinyHarvest):
     assert "not registered" in again.output
 
 
+def test_a_finished_harvest_that_was_unregistered_is_registered_by_harvesting(
+    tiny: TinyHarvest, tmp_path: Path
+):
+    tiny.harvest(n_shards=1)
+    options = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    command = [str(tmp_path / "world/tiny_run"), *options, "--n_shards=1"]
+    before = invoke(*command).output
+    assert "already harvested" in before
+    assert "registered" not in before
+    assert invoke("unregister", tiny.key).exit_code == 0
+    files = {it: it.stat().st_mtime_ns for it in tiny.layout.five_files}
+    again = invoke(*command)
+    assert again.exit_code == 0, again.output
+    assert f"{tiny.key} is registered again" in again.output
+    assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == [tiny.key]
+    assert {it: it.stat().st_mtime_ns for it in tiny.layout.five_files} == files
+    assert "registered" not in invoke(*command).output
+
+
 @pytest.mark.parametrize("run", ["local/nowhere/bbbbbbbb", "./nowhere", "local/nowhere/s-12345678"])
 def test_what_cannot_be_opened_is_not_registered(tiny: TinyHarvest, run: str):
     refused = invoke("register", run)

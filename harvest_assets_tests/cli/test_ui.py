@@ -73,6 +73,10 @@ def shown(page, address: str, where: str, picture: str, *texts: str) -> None:
     for text in texts:
         page.get_by_text(text).first.wait_for()
     page.wait_for_timeout(1500)
+    screenshot(page, picture)
+
+
+def screenshot(page, picture: str) -> None:
     folder = os.environ.get("HARVEST_SCREENSHOTS")
     if folder:
         page.screenshot(path=str(Path(folder) / f"{picture}.png"))
@@ -99,6 +103,8 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     shown(page, address, grid, "grid", KEY, "Materialized (16)")
     shard = f"{grid}&partition={KEY.replace('/', '%2F')}%7C00"
     shown(page, address, shard, "shard", "components alive", "tokens per second")
+    unplanned = shard.removesuffix("00") + "07"
+    shown(page, address, unplanned, "unplanned", "not in the plan (2 shards)")
     merged = f"assets/component_correlations?view=partitions&partition={KEY.replace('/', '%2F')}"
     shown(page, address, merged, "merged", "components alive", "h.0.mlp.up_proj")
     check = "assets/component_correlations?view=checks&checkDetail=counts_are_consistent"
@@ -110,3 +116,14 @@ def test_a_run_is_added_and_backfilled_by_clicking(page, address: str, tmp_path:
     assert all(pictures.nth(i).evaluate("image => image.naturalWidth > 100") for i in range(2))
     contexts = merged.replace("component_correlations", "activation_contexts")
     shown(page, address, contexts, "contexts", "harvest-assets view", "top components")
+
+    page.goto(f"{address}/locations/harvest_assets.definitions/jobs/prepare")
+    page.get_by_role("button", name="Materialize all").wait_for()
+    page.locator("button:right-of(:text('Materialize all'))").first.click()
+    page.get_by_text("Open launchpad").click()
+    page.get_by_placeholder("Partition").click()
+    page.get_by_text(KEY).last.click()
+    for setting in ("n_batches: 6", "batch_size: 8", "n_shards: 2", "ci_threshold: 0.000001"):
+        page.locator(".CodeMirror-line", has_text=setting).wait_for()
+    page.get_by_text("No errors").wait_for()
+    screenshot(page, "launchpad")

@@ -136,6 +136,16 @@ def test_a_shard_that_is_made_again_is_merged_again(
     assert daemon.step() == {}
 
 
+def test_shards_that_a_new_plan_needs_are_made_before_the_merge(tiny: TinyHarvest, daemon: Daemon):
+    assert tiny.stage("prepare", **{**SETTINGS, "n_shards": 1}).success
+    assert tiny.stage("harvest", shard="07").success  # by hand, beyond the plan
+    assert daemon.step() == {f"{tiny.key}|00": {"harvest_shard"}}
+    assert tiny.stage("prepare", **{**SETTINGS, "n_shards": 3}).success
+    wanted = {f"{tiny.key}|{n}": {"harvest_shard"} for n in ("00", "01", "02")}
+    assert daemon.step() == wanted
+    assert daemon.ask() == {tiny.key: MERGE}
+
+
 def test_another_plan_is_left_to_people(tiny: TinyHarvest, daemon: Daemon):
     for _ in range(3):
         daemon.step()

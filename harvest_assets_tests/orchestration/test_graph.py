@@ -18,7 +18,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.orchestration.checks import check_counts
-from harvest_assets.orchestration.partitions import run_shards
 from harvest_assets.orchestration.run_failures import failure_of
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
@@ -210,20 +209,6 @@ def test_the_text_is_tokenized_once(tiny: TinyHarvest):
     tiny.harvest(n_shards=2, batch_size=4)
     (data,) = (tiny.layout.root.parent.parent / "data").iterdir()
     assert {path.name: path.stat().st_mtime_ns for path in data.iterdir()} == before
-
-
-def test_empty_shards_are_reported_and_cost_nothing(tiny: TinyHarvest):
-    plan = {**SETTINGS, "n_shards": 2}
-    assert tiny.stage("prepare", **plan).success
-    with_share = {f"{tiny.key}|00", f"{tiny.key}|01"}
-    done = set(tiny.instance.get_materialized_partitions(dg.AssetKey("harvest_shard")))
-    assert done == set(run_shards.get_partition_keys(dynamic_partitions_store=tiny.instance)) - (
-        with_share
-    )
-    by_hand = tiny.stage("harvest", shard="07")
-    assert by_hand.success
-    (event,) = by_hand.get_asset_materialization_events()
-    assert "empty" in event.materialization.metadata["share"].text
 
 
 def test_metadata_is_worth_reading(tiny: TinyHarvest):
