@@ -36,6 +36,8 @@ from harvest_assets.harvester.priorities import (
     firing_priorities,
     highest_activation_first,
     highest_ci_first,
+    lowest_activation,
+    lowest_ci,
     position_hashes,
 )
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
@@ -50,6 +52,11 @@ _GPU_CHUNK_ELEMENTS = 1 << 28
 _LISTED_FIRINGS = 1 << 19
 # The names of the phases in a profile; benchmarks report their times.
 PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
+# The two lists: field of the state, value that a firing needs at least, and priority.
+_HIGHEST = (
+    ("highest_ci", lowest_ci, highest_ci_first),
+    ("highest_activation", lowest_activation, highest_activation_first),
+)
 _DEFAULTS = SampleSettings()
 _INT32_MAX = torch.iinfo(torch.int32).max
 
@@ -63,6 +70,10 @@ class _Firings:
     ci: torch.Tensor  # float32 [n]
     act: torch.Tensor  # float32 [n]
     priority: torch.Tensor  # int64 [n]
+
+    def select(self, index: torch.Tensor) -> _Firings:
+        """The firings at `index`, in its order."""
+        return _Firings(**{name: column[index] for name, column in vars(self).items()})
 
 
 class Harvester:
@@ -353,13 +364,15 @@ class Harvester:
             one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
             self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
         with record_function("examples"):
-            priorities = {
-                "sample": firings.priority,
-                "highest_ci": highest_ci_first(firings.ci, firings.act),
-                "highest_activation": highest_activation_first(firings.ci, firings.act),
-            }
-            for name, sampler in self._samplers.items():
-                self._add_examples(sampler, batch, firings, priorities[name])
+            self._add_examples(self._samplers["sample"], batch, firings, firings.priority)
+            values = (firings.ci, firings.act.abs())
+            for (name, lowest, first), value in zip(_HIGHEST, values, strict=True):
+                sampler = self._samplers.get(name)
+                if sampler is not None:
+                    # Most firings are dropped before their priorities are computed.
+                    enough = value >= lowest(sampler.bound)[firings.component]
+                    rest = firings.select(enough.nonzero().squeeze(1))
+                    self._add_examples(sampler, batch, rest, first(rest.ci, rest.act))
 
     def _add_examples(
         self,

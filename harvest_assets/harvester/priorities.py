@@ -12,6 +12,8 @@ import torch
 _MASK = (1 << 64) - 1
 # All bits of a float32 but its sign.
 _MAX_MAGNITUDE = (1 << 31) - 1
+# What `_ordered` makes of it.
+_MINUS_INFINITY = -0x7F800001
 
 
 def _signed(value: int) -> int:
@@ -95,6 +97,17 @@ def highest_activation_first(ci: torch.Tensor, acts: torch.Tensor) -> torch.Tens
         int64 [n]: the order-reversed |activation| above, the order-reversed CI in 32 bits below.
     """
     return (-_magnitude(acts) << 32) + (_MAX_MAGNITUDE - _ordered(ci))
+
+
+def lowest_ci(bounds: torch.Tensor) -> torch.Tensor:
+    """The lowest CI that a priority of `highest_ci_first` up to a bound can have, float32."""
+    ordered = (-(bounds >> 31)).clamp(min=_MINUS_INFINITY).to(torch.int32)
+    return torch.where(ordered < 0, ordered ^ _MAX_MAGNITUDE, ordered).view(torch.float32)
+
+
+def lowest_activation(bounds: torch.Tensor) -> torch.Tensor:
+    """The same |activation| for `highest_activation_first`, float32."""
+    return (-(bounds >> 32)).clamp(min=0).to(torch.int32).view(torch.float32)
 
 
 def _ordered(values: torch.Tensor) -> torch.Tensor:

@@ -169,7 +169,6 @@ class ReservoirSampler:
         self._n_held = 0
         self._windows = _Windows(width, min(n_components * k + _MIN_PENDING, _FIRST_SLOTS), device)
         self._n_of = torch.zeros(n_components, dtype=torch.int64, device=device)
-        # A firing above its component's bound cannot be among the k lowest.
         self._bound = torch.full((n_components,), _NOT_FULL if k else -1, device=device)
 
     @classmethod
@@ -208,6 +207,11 @@ class ReservoirSampler:
         candidates = self.candidates(component, priority, draws)
         if len(candidates):
             self.keep(gather(candidates))
+
+    @property
+    def bound(self) -> torch.Tensor:
+        """int64 [C]: a firing of a higher priority cannot be among the k lowest."""
+        return self._bound
 
     def candidates(
         self, component: torch.Tensor, priority: torch.Tensor, draws: torch.Tensor | None = None
