@@ -73,7 +73,9 @@ class _Firings:
 
     def select(self, index: torch.Tensor) -> _Firings:
         """The firings at `index`, in its order."""
-        return _Firings(**{name: column[index] for name, column in vars(self).items()})
+        return _Firings(
+            **{name: column.index_select(0, index) for name, column in vars(self).items()}
+        )
 
 
 class Harvester:
@@ -348,9 +350,10 @@ class Harvester:
             firings = _Firings(
                 component=component,
                 position=offset + start,
-                ci=ci.flatten()[listed.flat[part]].float(),
-                act=acts.flatten()[listed.flat[part]],
-                priority=firing_priorities(hashes[offset], component),
+                # Faster than indexing.
+                ci=ci.flatten().index_select(0, listed.flat[part]).float(),
+                act=acts.flatten().index_select(0, listed.flat[part]),
+                priority=firing_priorities(hashes.index_select(0, offset), component),
             )
             self._add_firings(batch, firings)
 
@@ -359,7 +362,7 @@ class Harvester:
         with record_function("firing statistics"):
             self._ci_histogram += count_bins(firings.ci, firings.component, n)
         with record_function("input tokens"):
-            tokens = batch.tokens.flatten()[firings.position]
+            tokens = batch.tokens.flatten().index_select(0, firings.position)
             cells = firings.component * self.settings.vocab_size + tokens
             one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
             self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
@@ -370,7 +373,7 @@ class Harvester:
                 sampler = self._samplers.get(name)
                 if sampler is not None:
                     # Most firings are dropped before their priorities are computed.
-                    enough = value >= lowest(sampler.bound)[firings.component]
+                    enough = value >= lowest(sampler.bound).index_select(0, firings.component)
                     rest = firings.select(enough.nonzero().squeeze(1))
                     self._add_examples(sampler, batch, rest, first(rest.ci, rest.act))
 

@@ -248,7 +248,9 @@ def merged_components(
                     informativeness=round_significant(float(np.log1p(firings[flat])) * nats),
                     informative_input_tokens=read.informative,
                     informative_output_tokens=predicted.informative,
-                    highest_activation=largest and largest.of_components(flat, flat + 1),
+                    highest_activation=(
+                        None if largest is None else largest.of_components(flat, flat + 1)
+                    ),
                 )
             )
         return components
