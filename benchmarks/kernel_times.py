@@ -83,11 +83,11 @@ def _per_firing(batch: Batch, found: FoundFirings) -> Iterator[KernelTime]:
     histogram = torch.zeros(n_components, N_BINS, dtype=torch.int64, device="cuda")
     inputs = torch.zeros(n_components, vocab, dtype=torch.int32, device="cuda")
 
-    def count() -> tuple[torch.Tensor, torch.Tensor]:
+    def count() -> dict[str, torch.Tensor]:
         return passes.count_firings(batch, found.position, found.component, histogram, inputs)
 
     yield KernelTime("count firings, draw priorities", milliseconds(count))
-    priority, _ = count()
+    priority = count()["sample"]
 
     def copy() -> ExampleTable:
         return passes.windows(batch, found.component, found.position, priority)

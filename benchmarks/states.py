@@ -69,7 +69,8 @@ def _state(shard: int, n_components: int, vocab_size: int, k: int) -> HarvesterS
         ),
         output_token_prob_totals=torch.rand(vocab_size, generator=generator).double() * _FIRINGS,
         sample=_examples(generator, shard, settings, k),
-        highest=_examples(generator, shard, settings, N_HIGHEST),
+        highest_ci=_examples(generator, shard, settings, N_HIGHEST),
+        highest_activation=_examples(generator, shard, settings, N_HIGHEST),
     )
 
 
@@ -78,6 +79,7 @@ def _silenced(state: HarvesterState, share: float) -> HarvesterState:
     n = state.settings.n_components
     fired = torch.rand(n, generator=torch.Generator().manual_seed(0)) >= share
     rows = fired[:, None]
+    tables = {name: getattr(state, name) for name in ("sample", "highest_ci", "highest_activation")}
     return replace(
         state,
         ci_sums=state.ci_sums * fired,
@@ -85,8 +87,7 @@ def _silenced(state: HarvesterState, share: float) -> HarvesterState:
         cooccurrence=pack_upper(state.count_ij * rows * fired).to(state.cooccurrence.dtype),
         input_counts=state.input_counts * rows,
         output_token_prob_mass=state.output_token_prob_mass * rows,
-        sample=state.sample.select(fired[state.sample.component]),
-        highest=state.highest.select(fired[state.highest.component]),
+        **{name: table.select(fired[table.component]) for name, table in tables.items()},
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_args
 
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.files.layout import HarvestLayout, is_folder_name, run_cache_dir
@@ -182,9 +182,10 @@ def activation_examples(
         run_id: the folder below `harvest/`, or any name of the run, or a path to it.
         component_key: of the component.
         k: how many at most.
-        order: `sample`, the first k of the uniform sample, themselves a uniform sample; or `ci`,
-            the firings of highest causal importance (20 are kept; in harvests of older writers,
-            those of the sample).
+        order: `sample`, the first k of the uniform sample, themselves a uniform sample; `ci`, the
+            firings of highest causal importance; or `activation`, those of largest absolute
+            activation. 20 of each are kept; where version 0.1 began the harvest, the sample is
+            sorted instead.
 
     Raises:
         HarvestError: the order is unknown, a file is damaged, or the tokenizer is missing or is
@@ -193,8 +194,8 @@ def activation_examples(
     from harvest_assets.results.component_tables import ComponentIndex
     from harvest_assets.results.examples import StoredExamples
 
-    if order not in ("sample", "ci"):
-        raise HarvestError(f"order is {order!r}; it must be 'sample' or 'ci'.")
+    if order not in get_args(ExampleOrder):
+        raise HarvestError(f"order is {order!r}; expected one of {get_args(ExampleOrder)}.")
     paths = _harvest(run_id)
     if not paths.components.exists():
         return None

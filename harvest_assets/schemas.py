@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# The uniform sample by priority, or the firings of highest causal importance.
-ExampleOrder = Literal["sample", "ci"]
+# The uniform sample by priority, or the firings of highest causal importance or largest activation.
+ExampleOrder = Literal["sample", "ci", "activation"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,23 @@ def firings(ci, component, ci_threshold) -> list[tuple[int, int]]:
     ]
 
 
+def highest(firings, ci, acts, component, by) -> list[tuple[int, int]]:
+    """The 20 firings of highest CI or of largest activation, each with the other deciding ties.
+
+    Args:
+        firings: (row, position) pairs; ties in both go to the earlier.
+        ci, acts: of all positions.
+        component: which one.
+        by: `ci` or `activation`.
+    """
+
+    def key(firing):
+        strength, size = float(ci[(*firing, component)]), abs(float(acts[(*firing, component)]))
+        return (-strength, -size) if by == "ci" else (-size, -strength)
+
+    return sorted(firings, key=key)[:20]
+
+
 def window(tokens, ci, acts, firing, component, *, tokens_per_side) -> Window:
     """The window around a (row, position): the token -1 and zeros outside the sequence."""
     row, position = firing

@@ -23,7 +23,7 @@ from harvest_assets.files.atomic import (
     temporary_beside,
 )
 from harvest_assets.files.layout import HarvestLayout, is_folder_name
-from harvest_assets.files.manifest import record
+from harvest_assets.files.manifest import forget, record
 from harvest_assets.files.records import FileDigest, Older, Record
 
 
@@ -75,6 +75,9 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
         sweep(folder)
     with _staging(paths.root) as staging:
         digests = value.write(staging) or {}
+        new = HarvestLayout(staging)
+        if new.components.exists() and not new.highest_activation_examples.exists():
+            forget(paths, paths.highest_activation_examples)
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             final = paths.root / file.relative_to(staging)
             written += file.stat().st_size

@@ -175,6 +175,11 @@ class HarvestLayout:
         return self.activation_contexts / "highest_ci_examples.parquet"
 
     @property
+    def highest_activation_examples(self) -> Path:
+        """The examples of largest activation; absent where version 0.1 began the harvest."""
+        return self.activation_contexts / "highest_activation_examples.parquet"
+
+    @property
     def component_correlations(self) -> Path:
         """Firing and co-firing counts."""
         return self.correlations / "component_correlations.pt"
@@ -197,7 +202,7 @@ class HarvestLayout:
 
     @property
     def tables(self) -> tuple[Path, ...]:
-        """The tables beside the five files."""
+        """The tables beside the five files, without `highest_activation_examples`."""
         return (self.component_index, self.example_positions, self.highest_ci_examples)
 
     @property

@@ -68,6 +68,14 @@ def forget_stamps(paths: HarvestLayout) -> None:
     _RECORD.write(paths.manifest, _Manifest(entries))
 
 
+def forget(paths: HarvestLayout, file: Path) -> None:
+    """Remove a file that new results lack, with its entry; one writer at a time."""
+    file.unlink(missing_ok=True)
+    entries, name = read(paths), _name(paths, file)
+    if entries.pop(name, None) is not None:
+        _RECORD.write(paths.manifest, _Manifest(entries))
+
+
 def read(paths: HarvestLayout) -> dict[str, Entry]:
     """The entries by path below the harvest's folder.
 
@@ -121,8 +129,10 @@ def is_intact(paths: HarvestLayout, plan_digest: str) -> bool:
 
     A file is read only if its stamp is not the one in the manifest, or if there is none.
     """
-    files = [*paths.five_files, *paths.tables]
     entries = read(paths)
+    files = [*paths.five_files, *paths.tables]
+    if _name(paths, paths.highest_activation_examples) in entries:
+        files.append(paths.highest_activation_examples)
     if any(_name(paths, file) not in entries or not file.is_file() for file in files):
         return False
     if {entry.plan for entry in entries.values()} != {plan_digest}:

@@ -10,7 +10,8 @@ activations:
    keeps the k firings of lowest priority: a uniform sample that does not depend on how the rows
    were cut into batches or shards (bottom-k sampling, Cohen & Kaplan 2007,
    https://doi.org/10.1145/1281100.1281133).
-4. In the same way it keeps the 20 firings of highest CI.
+4. In the same way it keeps the 20 firings of highest (CI, |activation|), and the 20 of largest
+   (|activation|, CI); ties go to the lower priority.
 5. Positions are worked through in chunks, so memory is bounded however densely components fire.
 """
 
@@ -33,7 +34,10 @@ from harvest_assets.harvester.gpu.download import counts_to_host, to_host, upper
 from harvest_assets.harvester.histogram import N_BINS, count_bins
 from harvest_assets.harvester.priorities import (
     firing_priorities,
-    highest_first,
+    highest_activation_first,
+    highest_ci_first,
+    lowest_activation,
+    lowest_ci,
     position_hashes,
 )
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
@@ -48,6 +52,11 @@ _GPU_CHUNK_ELEMENTS = 1 << 28
 _LISTED_FIRINGS = 1 << 19
 # The names of the phases in a profile; benchmarks report their times.
 PHASES = ("firing statistics", "co-occurrence", "input tokens", "output tokens", "examples")
+# The two lists: field of the state, value that a firing needs at least, and priority.
+_HIGHEST = (
+    ("highest_ci", lowest_ci, highest_ci_first),
+    ("highest_activation", lowest_activation, highest_activation_first),
+)
 _DEFAULTS = SampleSettings()
 _INT32_MAX = torch.iinfo(torch.int32).max
 
@@ -59,7 +68,14 @@ class _Firings:
     component: torch.Tensor  # int64 [n]
     position: torch.Tensor  # int64 [n], flat position in the batch
     ci: torch.Tensor  # float32 [n]
+    act: torch.Tensor  # float32 [n]
     priority: torch.Tensor  # int64 [n]
+
+    def select(self, index: torch.Tensor) -> _Firings:
+        """The firings at `index`, in its order."""
+        return _Firings(
+            **{name: column.index_select(0, index) for name, column in vars(self).items()}
+        )
 
 
 class Harvester:
@@ -117,8 +133,12 @@ class Harvester:
         self._input_totals = zeros(torch.int64, v)
         self._output_mass = zeros(torch.float64, n, v)
         self._output_totals = zeros(torch.float64, v)
-        self._sample = ReservoirSampler(n, max_examples_per_component, window, self.device)
-        self._highest = ReservoirSampler(n, N_HIGHEST, window, self.device)
+        # By the names of the fields of a state.
+        self._samplers = {
+            "sample": ReservoirSampler(n, max_examples_per_component, window, self.device),
+            "highest_ci": ReservoirSampler(n, N_HIGHEST, window, self.device, seed),
+            "highest_activation": ReservoirSampler(n, N_HIGHEST, window, self.device, seed),
+        }
         # First row of the first invalid batch; -1: none.
         self._bad_row = torch.full((), -1, dtype=torch.int64, device=self.device)
 
@@ -229,8 +249,7 @@ class Harvester:
             input_token_totals=out(self._input_totals),
             output_token_prob_mass=out(self._output_mass),
             output_token_prob_totals=out(self._output_totals),
-            sample=table(self._sample),
-            highest=table(self._highest),
+            **{name: table(sampler) for name, sampler in self._samplers.items()},
         )
 
     def _restore(self, state: HarvesterState) -> None:
@@ -244,9 +263,12 @@ class Harvester:
         self._input_totals.copy_(state.input_token_totals)
         self._output_mass.copy_(state.output_token_prob_mass)
         self._output_totals.copy_(state.output_token_prob_totals)
-        k = self.settings.sample.activation_examples_per_component
-        self._sample = ReservoirSampler.of(state.sample, n, k, self.device)
-        self._highest = ReservoirSampler.of(state.highest, n, N_HIGHEST, self.device)
+        k, seed = self.settings.sample.activation_examples_per_component, self.settings.sample.seed
+        self._samplers = {"sample": ReservoirSampler.of(state.sample, n, k, self.device)}
+        for name in ("highest_ci", "highest_activation"):
+            if (table := getattr(state, name)) is not None:
+                sampler = ReservoirSampler.of(table, n, N_HIGHEST, self.device, seed)
+                self._samplers[name] = sampler
 
     def _add_checked_sums(self, batch: Batch, ci_sums: torch.Tensor) -> None:
         """Add the CI and probability sums of the batch, which is checked for invalid values."""
@@ -276,8 +298,7 @@ class Harvester:
             self._count_ij,
             self._input_counts,
             self._output_mass,
-            self._sample,
-            self._highest,
+            self._samplers,
         )
         ci_sums = add_batch(batch, totals)
         with record_function("firing statistics"):
@@ -322,14 +343,17 @@ class Harvester:
             hashes = position_hashes(
                 self.settings.sample.seed, positions // width + batch.first_row, positions % width
             )
+        acts = batch.component_acts.flatten(0, 1)[start : start + len(ci)]
         for first in range(0, len(listed.flat), _LISTED_FIRINGS):
             part = slice(first, first + _LISTED_FIRINGS)
             component, offset = listed.component[part], listed.position[part]
             firings = _Firings(
                 component=component,
                 position=offset + start,
-                ci=ci.flatten()[listed.flat[part]].float(),
-                priority=firing_priorities(hashes[offset], component),
+                # Faster than indexing.
+                ci=ci.flatten().index_select(0, listed.flat[part]).float(),
+                act=acts.flatten().index_select(0, listed.flat[part]),
+                priority=firing_priorities(hashes.index_select(0, offset), component),
             )
             self._add_firings(batch, firings)
 
@@ -338,14 +362,20 @@ class Harvester:
         with record_function("firing statistics"):
             self._ci_histogram += count_bins(firings.ci, firings.component, n)
         with record_function("input tokens"):
-            tokens = batch.tokens.flatten()[firings.position]
+            tokens = batch.tokens.flatten().index_select(0, firings.position)
             cells = firings.component * self.settings.vocab_size + tokens
             one = torch.ones((), dtype=self._input_counts.dtype, device=self.device)
             self._input_counts.view(-1).index_add_(0, cells, one.expand(len(cells)))
         with record_function("examples"):
-            self._add_examples(self._sample, batch, firings, firings.priority)
-            highest = highest_first(firings.ci, firings.priority)
-            self._add_examples(self._highest, batch, firings, highest)
+            self._add_examples(self._samplers["sample"], batch, firings, firings.priority)
+            values = (firings.ci, firings.act.abs())
+            for (name, lowest, first), value in zip(_HIGHEST, values, strict=True):
+                sampler = self._samplers.get(name)
+                if sampler is not None:
+                    # Most firings are dropped before their priorities are computed.
+                    enough = value >= lowest(sampler.bound).index_select(0, firings.component)
+                    rest = firings.select(enough.nonzero().squeeze(1))
+                    self._add_examples(sampler, batch, rest, first(rest.ci, rest.act))
 
     def _add_examples(
         self,
@@ -359,7 +389,7 @@ class Harvester:
                 firings.component[chosen], firings.position[chosen], priority[chosen]
             )
 
-        sampler.add(firings.component, priority, gather)
+        sampler.add(firings.component, priority, gather, firings.priority)
 
 
 def _blocks_of_firings(firing: torch.Tensor) -> Iterator[slice]:

@@ -10,6 +10,10 @@ from __future__ import annotations
 import torch
 
 _MASK = (1 << 64) - 1
+# All bits of a float32 but its sign.
+_MAX_MAGNITUDE = (1 << 31) - 1
+# What `_ordered` makes of it.
+_MINUS_INFINITY = -0x7F800001
 
 
 def _signed(value: int) -> int:
@@ -69,17 +73,50 @@ def firing_priorities(hashes: torch.Tensor, components: torch.Tensor) -> torch.T
     return _shift_right(_mix(hashes + (components + 1) * COMPONENT_STEP), 1)
 
 
-def highest_first(values: torch.Tensor, priorities: torch.Tensor) -> torch.Tensor:
-    """Priorities under which the highest value comes first, equal values in random order.
+def highest_ci_first(ci: torch.Tensor, acts: torch.Tensor) -> torch.Tensor:
+    """Priorities under which the highest CI comes first, of equal ones the largest activation.
 
     Args:
-        values: float32 [n], no NaN.
-        priorities: int64 [n], from `firing_priorities`.
+        ci: float32 [n], no NaN.
+        acts: float32 [n], no NaN; their signs do not count.
 
     Returns:
-        int64 [n]: the order-reversed value above, 31 bits of the priority below.
+        int64 [n]: the order-reversed CI above, the order-reversed |activation| in 31 bits below.
     """
-    bits = values.view(torch.int32)
+    return (-_ordered(ci) << 31) + (_MAX_MAGNITUDE - _magnitude(acts))
+
+
+def highest_activation_first(ci: torch.Tensor, acts: torch.Tensor) -> torch.Tensor:
+    """Priorities under which the largest |activation| comes first, of equal ones the highest CI.
+
+    Args:
+        ci: float32 [n], no NaN.
+        acts: float32 [n], no NaN; their signs do not count.
+
+    Returns:
+        int64 [n]: the order-reversed |activation| above, the order-reversed CI in 32 bits below.
+    """
+    return (-_magnitude(acts) << 32) + (_MAX_MAGNITUDE - _ordered(ci))
+
+
+def lowest_ci(bounds: torch.Tensor) -> torch.Tensor:
+    """The lowest CI that a priority of `highest_ci_first` up to a bound can have, float32."""
+    ordered = (-(bounds >> 31)).clamp(min=_MINUS_INFINITY).to(torch.int32)
+    return torch.where(ordered < 0, ordered ^ _MAX_MAGNITUDE, ordered).view(torch.float32)
+
+
+def lowest_activation(bounds: torch.Tensor) -> torch.Tensor:
+    """The same |activation| for `highest_activation_first`, float32."""
+    return (-(bounds >> 32)).clamp(min=0).to(torch.int32).view(torch.float32)
+
+
+def _ordered(values: torch.Tensor) -> torch.Tensor:
+    """Integers in the order of the values, int64 of 32 bits."""
+    bits = values.contiguous().view(torch.int32)
     # Negative floats order backwards by their bits; flipping all but the sign corrects that.
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
-    return (-ordered << 31) + _shift_right(priorities, 32)
+    return torch.where(bits < 0, bits ^ _MAX_MAGNITUDE, bits).to(torch.int64)
+
+
+def _magnitude(values: torch.Tensor) -> torch.Tensor:
+    """Integers in the order of the absolute values, int64 from 0 to 2^31 - 1."""
+    return (values.contiguous().view(torch.int32) & _MAX_MAGNITUDE).to(torch.int64)

@@ -3,18 +3,21 @@
 Each component keeps the k firings of lowest priority (bottom-k sampling; Cohen & Kaplan 2007,
 https://doi.org/10.1145/1281100.1281133). Where priorities are random that is a uniform sample
 without replacement; keeping the k lowest commutes with splitting and merging, so the sample does
-not depend on the order in which firings arrive.
+not depend on the order in which firings arrive. Where they follow from values of the firings, ties
+go to the firing that a uniform sample would keep first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from harvest_assets.harvester.counters import add_occurrences
 from harvest_assets.harvester.gpu.download import to_host
+from harvest_assets.harvester.priorities import firing_priorities, position_hashes
 from harvest_assets.schemas import LocatedExample
 
 _NOT_FULL = torch.iinfo(torch.int64).max
@@ -22,6 +25,8 @@ _NOT_FULL = torch.iinfo(torch.int64).max
 _MIN_PENDING = 1 << 16
 # A gigabyte of windows of 21 tokens.
 _FIRST_SLOTS = 1 << 22
+# Returns the further keys of the firings at some indices.
+Ties = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
 class ExampleTable(NamedTuple):
@@ -74,17 +79,19 @@ class ExampleTable(NamedTuple):
 
 
 def _sorted_order(
-    component: torch.Tensor, priority: torch.Tensor, *ties: torch.Tensor
+    component: torch.Tensor, priority: torch.Tensor, ties: Ties | None = None
 ) -> torch.Tensor:
-    """Order by component, then by priority; ties in both by the further keys."""
+    """Order by component, then by priority; ties in both by the keys that `ties` returns."""
     order = _stable_order(component, priority)
-    if ties:
-        component_there, priority_there = component[order], priority[order]
-        equal = (component_there[1:] == component_there[:-1]) & (
-            priority_there[1:] == priority_there[:-1]
-        )
-        if equal.any():
-            order = _stable_order(component, priority, *ties)
+    if ties is None or len(order) == 0:
+        return order
+    component, priority = component[order], priority[order]
+    differs = (component[1:] != component[:-1]) | (priority[1:] != priority[:-1])
+    differs = pad(differs, (1, 1), value=True)
+    tied = (~(differs[1:] & differs[:-1])).nonzero().squeeze(1)
+    if len(tied):
+        among, group = order[tied], differs.cumsum(0)[tied]
+        order[tied] = among[_stable_order(group, *ties(among))]
     return order
 
 
@@ -117,6 +124,20 @@ def _select_across(columns: list[list[torch.Tensor]], index: torch.Tensor) -> li
     return selected
 
 
+def _keys(
+    component: torch.Tensor, row: torch.Tensor, position: torch.Tensor, seed: int | None
+) -> Ties:
+    """The keys that decide between firings of equal priority, as `_sorted_order` takes them."""
+
+    def of(index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        places = (row[index], position[index].long())
+        if seed is None:
+            return places
+        return firing_priorities(position_hashes(seed, *places), component[index]), *places
+
+    return of
+
+
 class ReservoirSampler:
     """At most `k` firings for each component, those of lowest priority.
 
@@ -128,27 +149,39 @@ class ReservoirSampler:
         k: firings kept of each component.
         width: tokens of a window.
         device: where the sample is kept.
+        seed: of the random priorities that decide between firings of equal priority; None where
+            the priorities are these. What is still equal is decided by row and position.
     """
 
     def __init__(
-        self, n_components: int, k: int, width: int, device: torch.device | str = "cpu"
+        self,
+        n_components: int,
+        k: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
     ) -> None:
         self.k = k
+        self._seed = seed
         # The sorted firings, followed by those added since.
         self._held: list[_Held] = []
         self._n_sorted = 0
         self._n_held = 0
         self._windows = _Windows(width, min(n_components * k + _MIN_PENDING, _FIRST_SLOTS), device)
         self._n_of = torch.zeros(n_components, dtype=torch.int64, device=device)
-        # A firing above its component's bound cannot be among the k lowest.
         self._bound = torch.full((n_components,), _NOT_FULL if k else -1, device=device)
 
     @classmethod
     def of(
-        cls, table: ExampleTable, n_components: int, k: int, device: torch.device | str = "cpu"
+        cls,
+        table: ExampleTable,
+        n_components: int,
+        k: int,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
     ) -> ReservoirSampler:
         """A sampler that continues from a table."""
-        sampler = cls(n_components, k, table.token_ids.shape[1], device)
+        sampler = cls(n_components, k, table.token_ids.shape[1], device, seed)
         # A block at a time, so that tables in mapped files are never in memory as a whole.
         for start in range(0, len(table.row), _MIN_PENDING):
             sampler._hold(table.select(slice(start, start + _MIN_PENDING)).to(device))
@@ -160,20 +193,29 @@ class ReservoirSampler:
         component: torch.Tensor,
         priority: torch.Tensor,
         gather: Callable[[torch.Tensor], ExampleTable],
+        draws: torch.Tensor | None = None,
     ) -> None:
         """Offer firings; most are dropped at once, before their windows are gathered.
 
         Args:
             component: int64 [n], flat component indices.
-            priority: int64 [n]; firings of a component with equal priorities must be in order of
-                row and position.
+            priority: int64 [n].
             gather: returns the table rows of the firings at the given indices.
+            draws: int64 [n], the random priorities of the sampler's seed, if it has one. Firings of
+                a component with equal priorities and draws must be in order of row and position.
         """
-        candidates = self.candidates(component, priority)
+        candidates = self.candidates(component, priority, draws)
         if len(candidates):
             self.keep(gather(candidates))
 
-    def candidates(self, component: torch.Tensor, priority: torch.Tensor) -> torch.Tensor:
+    @property
+    def bound(self) -> torch.Tensor:
+        """int64 [C]: a firing of a higher priority cannot be among the k lowest."""
+        return self._bound
+
+    def candidates(
+        self, component: torch.Tensor, priority: torch.Tensor, draws: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Indices, int64, of the firings that may be among the k lowest; arguments as in `add`."""
         candidates = (priority <= self._bound[component]).nonzero().squeeze(1)
         # Few are kept for the time being where counting them would wait for a GPU.
@@ -181,7 +223,10 @@ class ReservoirSampler:
             return candidates
         component, priority = component[candidates], priority[candidates]
         if int(torch.bincount(component).max()) > self.k:
-            order = _sorted_order(component, priority)
+            drawn = None if draws is None else draws[candidates]
+            order = _sorted_order(
+                component, priority, None if drawn is None else lambda tied: [drawn[tied]]
+            )
             candidates = candidates[order[_rank_in_group(component[order]) < self.k]]
         return candidates
 
@@ -215,21 +260,22 @@ class ReservoirSampler:
         return ExampleTable(*map(to_host, held[:-1]), *self._windows.to_host(held.slot))
 
     @staticmethod
-    def merge(tables: Iterable[ExampleTable], k: int) -> ExampleTable:
+    def merge(tables: Iterable[ExampleTable], k: int, seed: int | None = None) -> ExampleTable:
         """The sample of everything that the samples were drawn from.
 
         Only the windows that are kept are read.
 
         Args:
             tables: in any order; at least one.
-            k: rows kept of each component: those of lowest priority, ties by row and position.
+            k: rows kept of each component: those of lowest priority.
+            seed: as of the samplers.
 
         Returns:
             The rows kept, by component and priority.
         """
         columns = [list(column) for column in zip(*tables, strict=True)]
         component, priority, row, position = (torch.cat(parts) for parts in columns[:4])
-        order = _sorted_order(component, priority, row, position)
+        order = _sorted_order(component, priority, _keys(component, row, position, seed))
         order = order[_rank_in_group(component[order]) < k]
         keys = (component[order], priority[order], row[order], position[order])
         return ExampleTable(*keys, *_select_across(columns[4:], order))
@@ -244,7 +290,8 @@ class ReservoirSampler:
         if self._n_sorted == self._n_held:
             return
         held = _Held(*(torch.cat(columns) for columns in zip(*self._held, strict=True)))
-        order = _sorted_order(held.component, held.priority, held.row, held.position)
+        ties = _keys(held.component, held.row, held.position, self._seed)
+        order = _sorted_order(held.component, held.priority, ties)
         rank = _rank_in_group(held.component[order])
         self._windows.free(held.slot[order[rank >= self.k]])
         kept = rank < self.k

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError, safe_open
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
-from harvest_assets.files.records import FileDigest, Record, damage
+from harvest_assets.files.records import FileDigest, Older, Record, damage
 from harvest_assets.files.stamps import stamps_of
 from harvest_assets.files.untrusted import twice
 from harvest_assets.harvester.counters import (
@@ -24,13 +23,17 @@ from harvest_assets.harvester.counters import (
     unpack_rows,
 )
 from harvest_assets.harvester.histogram import N_BINS
+from harvest_assets.harvester.priorities import highest_ci_first
 from harvest_assets.harvester.reservoir import ExampleTable
-from harvest_assets.harvester.tensor_file import save_tensors
+from harvest_assets.harvester.tensor_file import Expected, load_tensors, save_tensors
 from harvest_assets.schemas import ActivationExample
 from harvest_assets.settings import MAX_COUNT, CheckedModel, Count, SampleSettings
 
-FORMAT_VERSION = 2
-# Beside the uniform sample, this many examples of highest causal importance are kept.
+FORMAT_VERSION = 3
+# Version 0.1 wrote this one, without the examples of largest activation.
+_OLDER_VERSION = 2
+# Beside the uniform sample, so many examples of highest causal importance are kept, and as many of
+# largest activation.
 N_HIGHEST = 20
 
 _MAX_ROWS = 1 << 62
@@ -39,8 +42,10 @@ _MAX_VALUE = 1e300
 _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
 _SAMPLE_FILE = "sample.safetensors"
-_HIGHEST_FILE = "highest_ci.safetensors"
-_TENSOR_FILES = (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_FILE)
+_HIGHEST_CI_FILE = "highest_ci.safetensors"
+_TENSOR_FILES = (_STATISTICS_FILE, _SAMPLE_FILE, _HIGHEST_CI_FILE)
+# States that an older version began lack it.
+_HIGHEST_ACTIVATION_FILE = "highest_activation.safetensors"
 # What state.json and the parameters of `Harvester` call two settings of the sample.
 _SPELLING = {
     "activation_examples_per_component": "max_examples_per_component",
@@ -137,7 +142,9 @@ class HarvesterState:
     output_token_prob_mass: torch.Tensor  # float64 [C, V]
     output_token_prob_totals: torch.Tensor  # float64 [V]
     sample: ExampleTable  # the uniform sample, by component and priority
-    highest: ExampleTable  # the 20 firings of highest CI, by component, highest first
+    highest_ci: ExampleTable  # the 20 firings of highest CI, by component, highest first
+    # The 20 firings of largest |activation|, likewise; None where an older version counted rows.
+    highest_activation: ExampleTable | None = None
 
     @property
     def firing_counts(self) -> torch.Tensor:
@@ -174,7 +181,28 @@ class HarvesterState:
         Raises:
             IndexError: the index is out of range.
         """
-        return self._examples(self.highest, flat_component_index)
+        return self._examples(self.highest_ci, flat_component_index)
+
+    def highest_activation_examples(self, flat_component_index: int) -> list[ActivationExample]:
+        """The firings of largest absolute activation of one component, largest first.
+
+        Raises:
+            IndexError: the index is out of range.
+            HarvestError: the state was begun by an older version, which did not keep them.
+        """
+        if self.highest_activation is None:
+            raise HarvestError(
+                "The state has no examples of largest activation; harvest the rows again."
+            )
+        return self._examples(self.highest_activation, flat_component_index)
+
+    @property
+    def example_tables(self) -> dict[str, ExampleTable]:
+        """The tables of examples by the names of their files."""
+        tables = {_SAMPLE_FILE: self.sample, _HIGHEST_CI_FILE: self.highest_ci}
+        if self.highest_activation is not None:
+            tables[_HIGHEST_ACTIVATION_FILE] = self.highest_activation
+        return tables
 
     def _examples(self, table: ExampleTable, flat_component_index: int) -> list[ActivationExample]:
         if not 0 <= flat_component_index < self.settings.n_components:
@@ -209,12 +237,11 @@ class HarvesterState:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {
             _STATISTICS_FILE: {name: getattr(self, name) for name in _STATISTICS},
-            _SAMPLE_FILE: self.sample._asdict(),
-            _HIGHEST_FILE: self.highest._asdict(),
+            **{file: table._asdict() for file, table in self.example_tables.items()},
         }
         digests = {}
-        for file in _TENSOR_FILES:
-            digests[file] = save_tensors(directory / file, tensors[file])
+        for file, named in tensors.items():
+            digests[file] = save_tensors(directory / file, named)
             fsync_path(directory / file)
         # Written last: a directory without it is not a state.
         meta = _StateMeta(self.total_tokens_processed, self.settings.flat(), digests)
@@ -240,40 +267,51 @@ class HarvesterState:
         problems = [] if trusted else state_damage(directory)
         if problems:
             raise HarvestError(" ".join(problems))
-        settings, total_tokens, _ = _load_meta(directory / _META_FILE)
+        settings, total_tokens, files = _load_meta(directory / _META_FILE)
         n, v, window = settings.n_components, settings.vocab_size, settings.window
-        statistics = _load_tensors(
+        statistics = load_tensors(
             directory / _STATISTICS_FILE,
             {
-                "ci_sums": _Expected((n,), (torch.float64,)),
-                "ci_histogram": _Expected((n, N_BINS), (torch.int64,)),
-                "cooccurrence": _Expected((packed_length(settings.n_paired),), COUNT_TYPES),
-                "input_counts": _Expected((n, v), COUNT_TYPES),
-                "input_token_totals": _Expected((v,), (torch.int64,)),
-                "output_token_prob_mass": _Expected((n, v), (torch.float64,)),
-                "output_token_prob_totals": _Expected((v,), (torch.float64,)),
+                "ci_sums": Expected((n,), (torch.float64,)),
+                "ci_histogram": Expected((n, N_BINS), (torch.int64,)),
+                "cooccurrence": Expected((packed_length(settings.n_paired),), COUNT_TYPES),
+                "input_counts": Expected((n, v), COUNT_TYPES),
+                "input_token_totals": Expected((v,), (torch.int64,)),
+                "output_token_prob_mass": Expected((n, v), (torch.float64,)),
+                "output_token_prob_totals": Expected((v,), (torch.float64,)),
             },
         )
         columns = {
-            name: _Expected((-1, *column.shape[1:]), (column.dtype,))
+            name: Expected((-1, *column.shape[1:]), (column.dtype,))
             for name, column in ExampleTable.empty(window)._asdict().items()
         }
-        tables = [
-            ExampleTable(**_load_tensors(directory / file, columns))
-            for file in (_SAMPLE_FILE, _HIGHEST_FILE)
-        ]
+        tables = {
+            file: ExampleTable(**load_tensors(directory / file, columns))
+            for file in files
+            if file != _STATISTICS_FILE
+        }
         state = cls(
             settings=settings,
             total_tokens_processed=total_tokens,
-            sample=tables[0],
-            highest=tables[1],
+            sample=tables[_SAMPLE_FILE],
+            highest_ci=tables[_HIGHEST_CI_FILE],
+            highest_activation=tables.get(_HIGHEST_ACTIVATION_FILE),
             **statistics,
         )
         for problem in () if trusted else state._impossible_values():
             raise HarvestError(f"{directory} is not a valid state: {problem}.")
         if version and not trusted:
             _sound.add(version)
-        return state
+        return state if state.highest_activation is not None else state._with_new_priorities()
+
+    def _with_new_priorities(self) -> HarvesterState:
+        """The state with the order of today in `highest_ci`, whose rows stay where they are.
+
+        Version 0.1 ordered the firings by CI and random priority only.
+        """
+        table, middle = self.highest_ci, self.settings.window // 2
+        priority = highest_ci_first(table.ci_values[:, middle], table.component_acts[:, middle])
+        return replace(self, highest_ci=table._replace(priority=priority))
 
     def _impossible_values(self) -> Iterator[str]:
         """The problems with values that no harvest produces; sums of them would be wrong."""
@@ -283,7 +321,7 @@ class HarvesterState:
             lowest = -_MAX_VALUE if name == "ci_sums" else 0
             if values.numel() and not (values.min() >= lowest and values.max() <= _MAX_VALUE):
                 yield f"{name} has a value that is negative or not finite"
-        for table, name in ((self.sample, _SAMPLE_FILE), (self.highest, _HIGHEST_FILE)):
+        for name, table in self.example_tables.items():
             bounds = {
                 "component": (0, self.settings.n_components),
                 "row": (0, _MAX_ROWS),
@@ -318,7 +356,9 @@ _sound: set[tuple[Any, ...]] = set()
 def _version(directory: Path) -> tuple[Any, ...] | None:
     """The directory and the stamps of its files; None if one is missing or was changed just now."""
     try:
-        stamps = stamps_of([directory / name for name in (_META_FILE, *_TENSOR_FILES)])
+        files = [directory / name for name in (_META_FILE, *_TENSOR_FILES)]
+        newer = directory / _HIGHEST_ACTIVATION_FILE
+        stamps = stamps_of([*files, newer] if newer.exists() else files)
     except OSError:
         return None
     return stamps and (directory, *stamps)
@@ -343,11 +383,16 @@ class _StateMeta:
     files: dict[str, FileDigest]
 
     def __post_init__(self) -> None:
-        if set(self.files) != set(_TENSOR_FILES):
+        if self.files.keys() - {_HIGHEST_ACTIVATION_FILE} != set(_TENSOR_FILES):
             raise ValueError(f"its files are not {', '.join(_TENSOR_FILES)}")
 
 
-_META = Record(_StateMeta, "the description of a harvester state", FORMAT_VERSION)
+_META = Record(
+    _StateMeta,
+    "the description of a harvester state",
+    FORMAT_VERSION,
+    older=Older(_OLDER_VERSION, has_digest=True),
+)
 
 
 def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, FileDigest]]:
@@ -359,34 +404,3 @@ def _load_meta(path: Path) -> tuple[HarvesterSettings, int, dict[str, FileDigest
         reason = str(error).rstrip(".")
         raise HarvestError(f"{path} has settings of no harvester state: {reason}.") from error
     return settings, meta.total_tokens_processed, meta.files
-
-
-class _Expected(NamedTuple):
-    """Expected shape and types of a tensor; -1 in the shape is any length."""
-
-    shape: tuple[int, ...]
-    dtypes: tuple[torch.dtype, ...]
-
-    def fits(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor has this shape and one of these types."""
-        return (
-            tensor.dtype in self.dtypes
-            and tensor.ndim == len(self.shape)
-            and all(w in (-1, h) for w, h in zip(self.shape, tensor.shape, strict=True))
-        )
-
-
-def _load_tensors(path: Path, expected: Mapping[str, _Expected]) -> dict[str, torch.Tensor]:
-    """The tensors of a file, memory-mapped."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in expected}
-    except (OSError, SafetensorError) as error:
-        raise HarvestError(f"{path} cannot be read: {error}.") from error
-    for name, tensor in tensors.items():
-        if not expected[name].fits(tensor):
-            found = f"{tensor.dtype} {list(tensor.shape)}"
-            raise HarvestError(
-                f"{path}: {name} is {found}; expected the shape {list(expected[name].shape)}."
-            )
-    return tensors

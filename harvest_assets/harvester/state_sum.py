@@ -125,7 +125,20 @@ class StateSum:
 
     def highest_ci(self, block: slice) -> ExampleTable:
         """The firings of highest causal importance, by component, highest first."""
-        return self._examples((s.highest for s in self._states), block, N_HIGHEST)
+        return self._highest((s.highest_ci for s in self._states), block)
+
+    @property
+    def has_highest_activation(self) -> bool:
+        """Whether all states have the firings of largest activation."""
+        return all(s.highest_activation is not None for s in self._states)
+
+    def highest_activation(self, block: slice) -> ExampleTable:
+        """The firings of largest absolute activation, by component, largest first.
+
+        Only of the states that have them; see `has_highest_activation`.
+        """
+        tables = (s.highest_activation for s in self._states)
+        return self._highest((table for table in tables if table is not None), block)
 
     def state(
         self,
@@ -167,7 +180,10 @@ class StateSum:
                 (s.output_token_prob_totals for s in self._states), (v,), torch.float64
             ),
             sample=self._whole(self.sample),
-            highest=self._whole(self.highest_ci),
+            highest_ci=self._whole(self.highest_ci),
+            highest_activation=(
+                self._whole(self.highest_activation) if self.has_highest_activation else None
+            ),
         )
 
     def _whole(self, read: Callable[[slice], ExampleTable]) -> ExampleTable:
@@ -186,9 +202,14 @@ class StateSum:
     def _v(self) -> int:
         return self.settings.vocab_size
 
-    def _examples(self, tables: Iterable[ExampleTable], block: slice, k: int) -> ExampleTable:
+    def _highest(self, tables: Iterable[ExampleTable], block: slice) -> ExampleTable:
+        return self._examples(tables, block, N_HIGHEST, self.settings.sample.seed)
+
+    def _examples(
+        self, tables: Iterable[ExampleTable], block: slice, k: int, seed: int | None = None
+    ) -> ExampleTable:
         parts = [table.of_components(block.start, block.stop) for table in tables]
-        return ReservoirSampler.merge([ExampleTable.empty(self.settings.window), *parts], k)
+        return ReservoirSampler.merge([ExampleTable.empty(self.settings.window), *parts], k, seed)
 
     def _count_type(self, name: str) -> torch.dtype:
         """The narrowest integer type that certainly holds a sum of counts."""

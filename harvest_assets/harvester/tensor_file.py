@@ -1,4 +1,4 @@
-"""Writes safetensors files of numbers that are mostly zero: digested on the way, zeros as holes.
+"""Safetensors files of numbers that are mostly zero: digested while written, zeros as holes.
 
 A hole takes no room on the disk and reads as zeros, whatever the program that maps the file. The
 rows of components that never fired are holes.
@@ -11,12 +11,14 @@ import struct
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.records import FileDigest
 
@@ -67,3 +69,38 @@ def _write_piece(file: HashedFile, piece: NDArray[np.uint8]) -> None:
         else:
             file.write_zeros((stop - start) * _STEP)
     file.write(piece[steps.size :])
+
+
+class Expected(NamedTuple):
+    """Expected shape and types of a tensor; -1 in the shape is any length."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    def fits(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor has this shape and one of these types."""
+        return (
+            tensor.dtype in self.dtypes
+            and tensor.ndim == len(self.shape)
+            and all(w in (-1, h) for w, h in zip(self.shape, tensor.shape, strict=True))
+        )
+
+
+def load_tensors(path: Path, expected: Mapping[str, Expected]) -> dict[str, torch.Tensor]:
+    """The tensors of a file, memory-mapped.
+
+    Raises:
+        HarvestError: the file cannot be read, or a tensor has another shape or type.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in expected}
+    except (OSError, SafetensorError) as error:
+        raise HarvestError(f"{path} cannot be read: {error}.") from error
+    for name, tensor in tensors.items():
+        if not expected[name].fits(tensor):
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            raise HarvestError(
+                f"{path}: {name} is {found}; expected the shape {list(expected[name].shape)}."
+            )
+    return tensors

@@ -1,4 +1,4 @@
-"""The Parquet tables beside `components.jsonl`: index, example positions, highest-CI examples."""
+"""The Parquet tables beside `components.jsonl`: index, example positions, highest examples."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NEVER_NULL = ("component_key", "layer", "component_idx", "flat_index", "firing_
 _N_NEWER = 3
 _PLACE = [
     ("flat_index", pa.int32()),
-    ("rank", pa.int32()),  # place in the line, or in falling CI
+    ("rank", pa.int32()),  # place in the line, or in falling CI or activation
     ("row", pa.int64()),
     ("position", pa.int32()),
 ]
@@ -136,7 +136,7 @@ def metadata_of(lines: FileDigest) -> dict[bytes, bytes]:
 
 
 class ComponentTables:
-    """Writes the three tables side by side, in flat order.
+    """Writes the tables side by side, in flat order.
 
     Args:
         paths: of the harvest.
@@ -147,7 +147,9 @@ class ComponentTables:
         self._index_columns: list[list[Any]] = [[] for _ in INDEX_SCHEMA]
         self._paths = paths
         self._positions = _TableWriter(paths.example_positions, POSITIONS_SCHEMA, 4)
-        self._highest = _TableWriter(paths.highest_ci_examples, HIGHEST_SCHEMA, 64)
+        self._highest_ci = _TableWriter(paths.highest_ci_examples, HIGHEST_SCHEMA, 64)
+        # Begun with the first component that has such a list.
+        self._highest_activation: _TableWriter | None = None
         self._flat_index = 0
 
     def __enter__(self) -> Self:
@@ -160,7 +162,7 @@ class ComponentTables:
         trace: TracebackType | None,
     ) -> None:
         with ExitStack() as stack:
-            for table in (self._positions, self._highest):
+            for table in self._example_tables:
                 stack.callback(table.file.close)
                 stack.callback(table.writer.close)
                 table.flush()
@@ -188,16 +190,23 @@ class ComponentTables:
         for column, value in zip(self._index_columns, values, strict=True):
             column.append(value)
         self._positions.add(self._places(component.examples))
-        highest = component.highest_ci
-        windows = (highest.token_ids, highest.ci_values, highest.component_acts)
-        matrices = [values.numpy() for values in windows]
-        self._highest.add([*self._places(highest), *matrices])
+        self._highest_ci.add(self._windows(component.highest_ci))
+        if component.highest_activation is not None:
+            if self._highest_activation is None:
+                path = self._paths.highest_activation_examples
+                self._highest_activation = _TableWriter(path, HIGHEST_SCHEMA, 64)
+            self._highest_activation.add(self._windows(component.highest_activation))
         self._flat_index += 1
 
     @property
     def digests(self) -> dict[Path, FileDigest]:
-        """The digests of the two tables of examples, once they are complete."""
-        return {table.file.path: table.file.digest for table in (self._positions, self._highest)}
+        """The digests of the tables of examples, once they are complete."""
+        return {table.file.path: table.file.digest for table in self._example_tables}
+
+    @property
+    def _example_tables(self) -> list[_TableWriter]:
+        tables = (self._positions, self._highest_ci, self._highest_activation)
+        return [table for table in tables if table is not None]
 
     def set_lines(self, lines: FileDigest) -> None:
         """Set size and digest of the `components.jsonl` that the tables belong to."""
@@ -208,6 +217,10 @@ class ComponentTables:
         rows, positions = examples.row.numpy(), examples.position.numpy()
         flat_index = np.full(n, self._flat_index, dtype=np.int32)
         return [flat_index, np.arange(n, dtype=np.int32), rows, positions]
+
+    def _windows(self, examples: ExampleTable) -> list[Any]:
+        windows = (examples.token_ids, examples.ci_values, examples.component_acts)
+        return [*self._places(examples), *(values.numpy() for values in windows)]
 
     def _write_index(self) -> None:
         arrays = [

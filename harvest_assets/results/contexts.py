@@ -45,6 +45,8 @@ class HarvestedComponent:
         informative_input_tokens: the tokens read that a firing is most informative about; see
             `pmi.informative_tokens`.
         informative_output_tokens: the same for the predicted tokens.
+        highest_activation: those of largest activation, largest first; None for all components of
+            a harvest that version 0.1 began.
     """
 
     layer: str
@@ -59,6 +61,7 @@ class HarvestedComponent:
     informativeness: float = 0.0
     informative_input_tokens: Sequence[int] = ()
     informative_output_tokens: Sequence[int] = ()
+    highest_activation: ExampleTable | None = None
 
     @property
     def key(self) -> str:
@@ -133,7 +136,8 @@ def _check_finite(component: HarvestedComponent) -> None:
     ]
     windows = [
         values
-        for table in (component.examples, component.highest_ci)
+        for table in (component.examples, component.highest_ci, component.highest_activation)
+        if table is not None
         for values in (table.ci_values, table.component_acts)
     ]
     if not math.isfinite(component.mean_ci):

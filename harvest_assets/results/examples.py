@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,34 +38,56 @@ class StoredExamples:
 
         Args:
             component_key: of the component.
-            order: `ci` gives the firings of highest CI, or the uniform sample by falling CI where
-                they are not stored or cannot be read.
+            order: `ci` gives the firings of highest CI, `activation` those of largest activation;
+                where they are not stored or cannot be read, the uniform sample in that order.
 
         Raises:
             HarvestError: the line of the component is damaged.
         """
-        if order == "ci" and (rows := self._rows(self._highest, component_key)):
+        if order != "sample" and (rows := self._rows(self._highest[order], component_key)):
             return [_highest(row) for row in rows]
         component = read_component(self._paths, component_key, self._index)
         if component is None:
             return None
         rows = self._rows(self._positions, component_key)
-        examples = _located(component.activation_examples, rows)
-        if order == "ci":
-            examples.sort(key=lambda e: -e.ci_values[len(e.ci_values) // 2])
-        return examples
+        return by_value(_located(component.activation_examples, rows), order)
+
+    @property
+    def has_highest_activation(self) -> bool:
+        """Whether the firings of largest activation are stored."""
+        return self._highest["activation"] is not None
 
     @cached_property
     def _positions(self) -> ComponentRows | None:
         return ComponentRows.open(self._paths.example_positions, POSITIONS_SCHEMA, self._index)
 
     @cached_property
-    def _highest(self) -> ComponentRows | None:
-        return ComponentRows.open(self._paths.highest_ci_examples, HIGHEST_SCHEMA, self._index)
+    def _highest(self) -> dict[ExampleOrder, ComponentRows | None]:
+        paths: dict[ExampleOrder, Path] = {
+            "ci": self._paths.highest_ci_examples,
+            "activation": self._paths.highest_activation_examples,
+        }
+        return {
+            order: ComponentRows.open(path, HIGHEST_SCHEMA, self._index)
+            for order, path in paths.items()
+        }
 
     def _rows(self, table: ComponentRows | None, component_key: str) -> list[dict[str, Any]] | None:
         flat_index = None if self._index is None else self._index.flat_index(component_key)
         return None if table is None or flat_index is None else table.of(flat_index)
+
+
+def by_value(examples: list[LocatedExample], order: ExampleOrder) -> list[LocatedExample]:
+    """Examples by falling CI or |activation| of their firing; `sample` keeps their order."""
+    if order == "sample":
+        return examples
+
+    def key(example: LocatedExample) -> tuple[float, float]:
+        middle = len(example.ci_values) // 2
+        ci, act = -example.ci_values[middle], -abs(example.component_acts[middle])
+        return (ci, act) if order == "ci" else (act, ci)
+
+    return sorted(examples, key=key)
 
 
 def _located(

@@ -226,7 +226,8 @@ def merged_components(
     def merged(block: slice) -> list[HarvestedComponent]:
         input_counts = total.input_counts(block).numpy()
         output_mass = total.output_mass(block).numpy()
-        sample, highest = total.sample(block), total.highest_ci(block)
+        sample, highest_ci = total.sample(block), total.highest_ci(block)
+        largest = total.highest_activation(block) if total.has_highest_activation else None
         components = []
         for flat in range(block.start, block.stop):
             layer, index = places[flat]
@@ -241,12 +242,15 @@ def merged_components(
                     mean_ci=round_significant(ci_sums[flat] / max(1, n_positions)),
                     ci_histogram=histogram[flat],
                     examples=sample.of_components(flat, flat + 1),
-                    highest_ci=highest.of_components(flat, flat + 1),
+                    highest_ci=highest_ci.of_components(flat, flat + 1),
                     input_token_pmi=read.pmi,
                     output_token_pmi=predicted.pmi,
                     informativeness=round_significant(float(np.log1p(firings[flat])) * nats),
                     informative_input_tokens=read.informative,
                     informative_output_tokens=predicted.informative,
+                    highest_activation=(
+                        None if largest is None else largest.of_components(flat, flat + 1)
+                    ),
                 )
             )
         return components

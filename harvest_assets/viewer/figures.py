@@ -26,6 +26,14 @@ def short(value: float) -> str:
     return f"{value:.2f}" if 0.01 <= abs(value) < 1000 else f"{value:.2g}"  # noqa: PLR2004
 
 
+def interval(low: float, high: float) -> str:
+    """An interval, with enough digits to tell its ends apart."""
+    if high <= low:
+        return short(low)
+    digits = min(12, max(0, 1 - math.floor(math.log10(high - low))))
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def count(value: float) -> str:
     """A count with commas; sums of probabilities with a decimal where they are small."""
     return f"{value:,.0f}" if float(value).is_integer() or value >= 100 else f"{value:,.1f}"  # noqa: PLR2004
@@ -49,6 +57,7 @@ def log_width(density: float) -> int:
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "short": short,
+    "interval": interval,
     "count": count,
     "size": decimal,
     "one_in": one_in,

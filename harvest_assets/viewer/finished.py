@@ -135,6 +135,11 @@ class FinishedHarvest(Harvest):
         """See `Harvest`."""
         return self._examples.of(self.frame["component_key"][place], order) or []
 
+    @property
+    def has_highest_activation(self) -> bool:
+        """See `Harvest`."""
+        return self._examples.has_highest_activation
+
 
 def _counts(paths: HarvestLayout) -> CorrelationStorage:
     return CorrelationStorage.load(paths.component_correlations)

@@ -159,7 +159,17 @@ class Harvest(ABC):
 
     @abstractmethod
     def examples(self, place: int, order: ExampleOrder) -> list[LocatedExample]:
-        """Examples of a component: the uniform sample, or those of highest CI."""
+        """Examples of a component: the uniform sample, or those of one of `example_orders`."""
+
+    @property
+    @abstractmethod
+    def has_highest_activation(self) -> bool:
+        """Whether the firings of largest activation were kept."""
+
+    @property
+    def example_orders(self) -> tuple[ExampleOrder, ...]:
+        """The lists of examples that there are."""
+        return ("sample", "ci", "activation") if self.has_highest_activation else ("sample", "ci")
 
     @cached_property
     def firing_counts(self) -> NDArray[np.int64]:

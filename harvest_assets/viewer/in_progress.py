@@ -100,8 +100,17 @@ class HarvestInProgress(Harvest):
 
     def examples(self, place: int, order: ExampleOrder) -> list[LocatedExample]:
         """See `Harvest`."""
-        read = self._sum.sample if order == "sample" else self._sum.highest_ci
+        read = {
+            "sample": self._sum.sample,
+            "ci": self._sum.highest_ci,
+            "activation": self._sum.highest_activation,
+        }[order]
         return read(slice(place, place + 1)).located()
+
+    @property
+    def has_highest_activation(self) -> bool:
+        """See `Harvest`."""
+        return self._sum.has_highest_activation
 
 
 def _frame(total: StateSum) -> pl.DataFrame:

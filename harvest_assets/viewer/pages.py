@@ -19,16 +19,15 @@ from harvest_assets.files.layout import harvest_root
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
+from harvest_assets.viewer.examples import EXAMPLES_PER_PAGE, ComponentExamples
 from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
-    EXAMPLES_PER_PAGE,
     Portrait,
     firing_rows,
     pair,
-    shown_examples,
     shown_tokens,
     token_rows,
 )
@@ -37,6 +36,7 @@ from harvest_assets.viewer.view_query import (
     ViewQuery,
     compare_path,
     component_path,
+    example_choices,
     join,
     page_of,
     run_path,
@@ -65,6 +65,7 @@ _templates.globals.update(
     run_path=run_path,
     component_path=component_path,
     compare_path=compare_path,
+    example_choices=example_choices,
 )
 
 
@@ -120,7 +121,7 @@ class Pages:
         """One component."""
         harvest, key = self._harvest(request), request.path_params["key"]
         place = _place(harvest, key)
-        query, view = TableQuery.of(request.query_params), ViewQuery.of(request.query_params)
+        query, view = TableQuery.of(request.query_params), _view(request, harvest)
         before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
         return self._html(
@@ -141,7 +142,7 @@ class Pages:
         run_a = params.get("run_a", self._first or "")
         run_b = params.get("run_b", run_a)
         one, other = self._open(run_a), self._open(run_b)
-        view = ViewQuery.of(params)
+        view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")
         a = _place(one, params.get("a", ""))
         b = other.places.get(wanted)
@@ -184,17 +185,17 @@ class Pages:
             raise HTTPException(
                 400, f"Select 1 to {_MAX_EXPORTED} components to export; {len(keys)} are selected."
             )
-        view = dataclasses.replace(ViewQuery.of(request.query_params), page=1)
+        view = dataclasses.replace(_view(request, harvest), page=1)
         components = []
         for key in keys:
             place = _place(harvest, key)
-            both = {
-                by: shown_examples(harvest, place, by, view.shade, 0, _EXPORTED_EXAMPLES)[0]
-                for by in ("sample", "ci")
-            }
             described = _component_of(harvest, place, view, _TOKENS)
+            lists = {
+                order: described["all_examples"].shown(order, 0, _EXPORTED_EXAMPLES)
+                for order in harvest.example_orders
+            }
             firing = firing_rows(harvest, place, view.fires_by, _FIRING)
-            components.append({**described, "both": both, "firing": firing})
+            components.append({**described, "lists": lists, "firing": firing})
         html = _templates.get_template("export.html").render(
             harvest=harvest,
             components=components,
@@ -264,12 +265,19 @@ def _place(harvest: Harvest, key: str) -> int:
     return place
 
 
+def _view(request: Request, *harvests: Harvest) -> ViewQuery:
+    """The choices in an address, of which some harvests lack one."""
+    view = ViewQuery.of(request.query_params)
+    is_there = view.examples in dict(example_choices(*harvests))
+    return view if is_there else dataclasses.replace(view, examples="sample")
+
+
 def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
     """The data that the parts of a component's page need."""
     start = (view.page - 1) * EXAMPLES_PER_PAGE
-    examples, n, scale = shown_examples(
-        harvest, place, view.examples, view.shade, start, EXAMPLES_PER_PAGE
-    )
+    examples = ComponentExamples(harvest, place, view.shade)
+    order = "sample" if view.examples == "intervals" else view.examples
+    n, by_interval = examples.count(order), view.examples == "intervals"
     portrait = Portrait.of(harvest, place)
     histogram = portrait.histogram
     return {
@@ -278,10 +286,11 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "chart": None if histogram is None else _svg(charts.ci_histogram, histogram),
         "reads": token_rows(harvest, place, "input", view.reads_by, k),
         "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
-        "examples": examples,
+        "all_examples": examples,
+        "examples": [] if by_interval else examples.shown(order, start, start + EXAMPLES_PER_PAGE),
+        "intervals": examples.intervals if by_interval else [],
         "n_examples": n,
-        "scale": scale,
-        "n_example_pages": max(1, -(-n // EXAMPLES_PER_PAGE)),
+        "n_example_pages": 1 if by_interval else max(1, -(-n // EXAMPLES_PER_PAGE)),
         "first_example": start + 1,
     }
 

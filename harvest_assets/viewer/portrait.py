@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +13,11 @@ from harvest_assets.analysis import correlation_scores, ranked, token_scores
 
 if TYPE_CHECKING:
     from harvest_assets.data.vocabulary import ShownToken
-    from harvest_assets.schemas import ExampleOrder, LocatedExample
     from harvest_assets.viewer.harvest import Harvest
 
-Shade = Literal["ci", "act"]
 # Metrics, and PMI from its lower end.
 TOKEN_SORTS = ("recall", "precision", "lift", "pmi", "bottom")
 FIRING_SORTS = ("jaccard", "precision", "recall", "pmi", "bottom")
-EXAMPLES_PER_PAGE = 20
-SHADES = 12
 
 
 @dataclass(frozen=True)
@@ -43,31 +38,6 @@ class FiringRow:
     scores: dict[str, float]
     reads: list[ShownToken]
     predicts: list[ShownToken]
-
-
-@dataclass(frozen=True)
-class ShownPlace:
-    """A token of an example with its values; `shade` is 0 (none) to `SHADES`."""
-
-    token: ShownToken
-    ci: float
-    act: float
-    shade: int
-    negative: bool
-    fires: bool
-
-
-@dataclass(frozen=True)
-class ShownExample:
-    """A window around one firing: left of it, the firing token, right of it."""
-
-    left: list[ShownPlace]
-    firing: ShownPlace
-    right: list[ShownPlace]
-    row: int | None
-    position: int | None
-    begins: bool  # the sequence begins in the window
-    ends: bool
 
 
 @dataclass(frozen=True)
@@ -202,52 +172,3 @@ def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:
         np.array([float(together)]), n_i, np.array([n_j]), float(harvest.n_tokens)
     )
     return {"together": together, **{name: float(value[0]) for name, value in scores.items()}}
-
-
-def shown_examples(
-    harvest: Harvest, place: int, by: ExampleOrder, shade: Shade, start: int, k: int
-) -> tuple[list[ShownExample], int, float]:
-    """A page of a component's examples.
-
-    Returns:
-        The examples, how many there are in all, and the value of the deepest shade.
-    """
-    found = harvest.examples(place, by)
-    scale = _scale(found, shade)
-    return [_shown(harvest, e, shade, scale) for e in found[start : start + k]], len(found), scale
-
-
-def _scale(found: list[LocatedExample], shade: Shade) -> float:
-    """The value of the deepest shade: CI 1, or the greatest activation of the examples."""
-    if shade == "ci" or not found:
-        return 1.0
-    return max(abs(act) for e in found for act in e.component_acts) or 1.0
-
-
-def _shown(harvest: Harvest, example: LocatedExample, shade: Shade, scale: float) -> ShownExample:
-    middle = len(example.token_ids) // 2
-    values = example.ci_values if shade == "ci" else example.component_acts
-    tokens = harvest.vocabulary.shown_context(example.token_ids, middle)
-    windows = zip(tokens, example.ci_values, example.component_acts, values, strict=True)
-    places = [
-        ShownPlace(
-            token,
-            ci,
-            act,
-            math.ceil(SHADES * min(1.0, abs(value) / scale)),
-            negative=value < 0,
-            fires=i == middle,
-        )
-        for i, (token, ci, act, value) in enumerate(windows)
-    ]
-    left = [p for p in places[:middle] if p.token.token_id != -1]
-    right = [p for p in places[middle + 1 :] if p.token.token_id != -1]
-    return ShownExample(
-        left=left,
-        firing=places[middle],
-        right=right,
-        row=example.row,
-        position=example.position,
-        begins=len(left) < middle,
-        ends=len(right) < middle,
-    )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
-from harvest_assets.schemas import ExampleOrder
-from harvest_assets.viewer.portrait import FIRING_SORTS, TOKEN_SORTS, Shade
+from harvest_assets.viewer.examples import ExampleChoice, Shade
+from harvest_assets.viewer.portrait import FIRING_SORTS, TOKEN_SORTS
+
+if TYPE_CHECKING:
+    from harvest_assets.viewer.harvest import Harvest
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "reads_by": TOKEN_SORTS,
     "predicts_by": ("pmi", "recall", "precision", "lift", "bottom"),
     "fires_by": FIRING_SORTS,
-    "examples": ("sample", "ci"),
+    "examples": ("sample", "ci", "activation", "intervals"),
     "shade": ("ci", "act"),
     "lines": ("aligned", "full"),
 }
@@ -28,7 +31,7 @@ class ViewQuery:
     reads_by: str = "recall"
     predicts_by: str = "pmi"
     fires_by: str = "jaccard"
-    examples: ExampleOrder = "sample"
+    examples: ExampleChoice = "sample"
     shade: Shade = "ci"
     lines: str = "aligned"
     page: int = 1
@@ -46,6 +49,19 @@ class ViewQuery:
         fields = {**dataclasses.asdict(self), **changes}
         defaults = dataclasses.asdict(ViewQuery())
         return urlencode({k: v for k, v in fields.items() if v != defaults[k]})
+
+
+def example_choices(*harvests: Harvest) -> list[tuple[ExampleChoice, str]]:
+    """The choices of examples that all harvests have, with their names on the page."""
+    names: dict[ExampleChoice, str] = {
+        "sample": "random",
+        "ci": "highest CI",
+        "activation": "largest activation",
+        "intervals": "by interval",
+    }
+    if not all("activation" in harvest.example_orders for harvest in harvests):
+        del names["activation"]
+    return list(names.items())
 
 
 def page_of(params: Mapping[str, str]) -> int:

@@ -5,7 +5,6 @@ Everything that touches the disk is the product's own; the model answers from a 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +183,6 @@ def same_sums(one: HarvesterState, other: HarvesterState) -> bool:
     exact = ("count_ij", "firing_counts", "input_token_counts", "input_token_totals")
     return all(torch.equal(getattr(one, n), getattr(other, n)) for n in exact) and all(
         torch.equal(a, b)
-        for a, b in itertools.chain(
-            zip(one.sample, other.sample, strict=True),
-            zip(one.highest, other.highest, strict=True),
-        )
+        for name, table in one.example_tables.items()
+        for a, b in zip(table, other.example_tables[name], strict=True)
     )

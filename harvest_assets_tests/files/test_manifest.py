@@ -143,6 +143,23 @@ def test_only_files_of_other_stamps_are_read(published: HarvestLayout, digested:
     assert digested == [published.component_index]
 
 
+def test_a_table_that_new_results_lack_is_removed(published: HarvestLayout):
+    class Newer(_Results):
+        plan_digest = "plan-b"
+
+        def write(self, directory: Path) -> None:
+            super().write(directory)
+            HarvestLayout(directory).highest_activation_examples.write_bytes(b"12345")
+
+    publish_files(published, Newer())
+    assert is_intact(published, "plan-b")
+    published.highest_activation_examples.write_bytes(b"12346")
+    assert not is_intact(published, "plan-b")
+    publish_files(published, _Results())
+    assert not published.highest_activation_examples.exists()
+    assert is_intact(published, "plan-a")
+
+
 @pytest.mark.parametrize("name", ["components", "component_index"])
 @pytest.mark.parametrize("has_stamps", [True, False])
 def test_damage_of_equal_size_is_found_whatever_the_times_of_the_manifest(

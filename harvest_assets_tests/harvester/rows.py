@@ -169,6 +169,9 @@ def assert_same(state, other, n_components):
     assert all_examples(state, n_components) == all_examples(other, n_components)
     for component in range(n_components):
         assert state.highest_ci_examples(component) == other.highest_ci_examples(component)
+        assert state.highest_activation_examples(component) == other.highest_activation_examples(
+            component
+        )
 
 
 def assert_identical(state, other, n_components):

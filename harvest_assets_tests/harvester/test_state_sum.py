@@ -54,7 +54,11 @@ def test_examples_of_a_block_are_those_of_all_rows():
     total = StateSum([harvest(SETUP, rows.part(6, 10), 6), harvest(SETUP, rows.part(0, 6))])
     whole = harvest(SETUP, rows)
     for block in blocks(N, 2):
-        for table, read in ((whole.sample, total.sample), (whole.highest, total.highest_ci)):
+        for table, read in (
+            (whole.sample, total.sample),
+            (whole.highest_ci, total.highest_ci),
+            (whole.highest_activation, total.highest_activation),
+        ):
             found = read(block).located()
             assert found == table.of_components(block.start, block.stop).located()
             for example in found:
@@ -78,7 +82,8 @@ def test_no_states_add_up_to_zero():
         total.output_mass(block),
     )
     assert not any(values.any() for values in counts)
-    assert total.sample(block).located() == total.highest_ci(block).located() == []
+    for read in (total.sample, total.highest_ci, total.highest_activation):
+        assert read(block).located() == []
     assert_same(total.state(), SETUP.harvester().state(), N)
 
 

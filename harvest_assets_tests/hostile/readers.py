@@ -423,7 +423,7 @@ class StateDescription(_OfHarvest):
 class StateTensors(_OfHarvest):
     """A tensor file of a state, described and sealed as it is."""
 
-    NAMES = ("statistics", "sample", "highest_ci")
+    NAMES = ("statistics", "sample", "highest_ci", "highest_activation")
 
     @property
     def file(self) -> Path:

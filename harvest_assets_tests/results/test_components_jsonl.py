@@ -72,6 +72,7 @@ def component(index: int, firings: int, **changes) -> HarvestedComponent:
         "ci_histogram": histogram,
         "examples": block(min(firings, 4), index),
         "highest_ci": block(min(firings, 2), index + 50),
+        "highest_activation": block(min(firings, 2), index + 90),
         "input_token_pmi": ComponentTokenPMI([(5, 1.5), (2, 0.25)], [(2, 0.25), (5, 1.5)]),
         "output_token_pmi": ComponentTokenPMI([(1, 0.5)], [(1, 0.5)]),
     }
@@ -150,6 +151,7 @@ def lists(score: float) -> ComponentTokenPMI:
     [
         lambda value: {"examples": block(1, ci=value)},
         lambda value: {"highest_ci": block(1, ci=value)},
+        lambda value: {"highest_activation": block(1, ci=value)},
         lambda value: {"mean_ci": value},
         lambda value: {"input_token_pmi": lists(value)},
         lambda value: {"output_token_pmi": lists(-value)},
@@ -183,6 +185,7 @@ def blocks(draw, width: int) -> ExampleTable:
 def harvests(draw) -> list[HarvestedComponent]:
     width = draw(st.sampled_from([1, 3, 5]))
     name = st.text('ab.é"\\ ', min_size=1, max_size=6)
+    newer = draw(st.booleans())
     return [
         component(
             index,
@@ -191,6 +194,7 @@ def harvests(draw) -> list[HarvestedComponent]:
             mean_ci=draw(st.floats(0, 2)),
             examples=draw(blocks(width)),
             highest_ci=draw(blocks(width)),
+            highest_activation=draw(blocks(width)) if newer else None,
             input_token_pmi=lists(draw(st.floats(-30, 30))),
         )
         for layer in draw(st.lists(name, min_size=1, max_size=3, unique=True))
@@ -230,9 +234,16 @@ def test_what_is_written_is_read(components: list[HarvestedComponent]):
             assert sample == examples_of(truth.examples)
             plain = [ActivationExample(e.token_ids, e.ci_values, e.component_acts) for e in sample]
             assert found.activation_examples == plain
-            # Without any, the sample is used.
-            if len(truth.highest_ci.row):
-                assert stored.of(truth.key, "ci") == examples_of(truth.highest_ci)
+            for order, table in (
+                ("ci", truth.highest_ci),
+                ("activation", truth.highest_activation),
+            ):
+                found_there = stored.of(truth.key, order)
+                if table is not None and len(table.row):
+                    assert found_there == examples_of(table)
+                else:  # the sample is sorted
+                    assert sorted(map(str, found_there)) == sorted(map(str, sample))
+            assert stored.has_highest_activation == (truth.highest_activation is not None)
         paths.component_index.unlink()
         assert [read_component(paths, c.key) for c in components] == by_index
 
@@ -371,6 +382,9 @@ def test_examples_are_decoded_and_marked(harvest: HarvestLayout):
     assert highest is not None
     kept = component(2, 9).highest_ci
     assert [e.example.token_ids for e in highest] == kept.token_ids.tolist()
+    largest = activation_examples("aaaaaaaa", "h.0:2", 9, "activation")
+    assert largest is not None
+    assert [e.example.token_ids for e in largest] == block(2, 92).token_ids.tolist()
     assert activation_examples("aaaaaaaa", "h.0:1", 3) is None
     with pytest.raises(HarvestError, match="random"):
         activation_examples("aaaaaaaa", "h.0:2", 3, "random")
@@ -380,6 +394,11 @@ def test_examples_are_decoded_and_marked(harvest: HarvestLayout):
     values = [e.example.ci_values[2] for e in by_ci]
     assert values == sorted(values, reverse=True)
     assert by_ci[0].row is None
+    largest = activation_examples("aaaaaaaa", "h.0:2", 9, "activation")
+    assert largest is not None
+    sizes = [abs(e.example.component_acts[2]) for e in largest]
+    expected = sorted(map(abs, truth.component_acts[:, 2].tolist()), reverse=True)
+    assert sizes == pytest.approx(expected)
 
 
 def test_what_is_not_harvested_is_none(out_dir: Path):

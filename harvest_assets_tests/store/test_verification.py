@@ -33,9 +33,9 @@ def test_a_sound_harvest_passes(harvest: SmallHarvest):
 
 def test_a_flipped_bit_anywhere_is_named(harvest: SmallHarvest):
     states = [p for p in harvest.paths.merged.rglob("*") if p.is_file()]
-    assert len(states) == 6
+    assert len(states) == 7
     tables = sorted(harvest.paths.activation_contexts.glob("*.parquet"))
-    assert len(tables) == 3
+    assert len(tables) == 4
     for file in (*harvest.paths.five_files, *tables, *states):
         good = file.read_bytes()
         for where in (0.3, 0.9):

@@ -14,6 +14,7 @@ import torch
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.loaders import (
+    activation_examples,
     load_activation_context_single,
     load_components_frame,
     load_correlations,
@@ -90,8 +91,11 @@ def test_a_finished_harvest_is_extended():
     parts = [tokens_harvested(old.stage("harvest", shard=shard)) for shard in ("00", "01")]
     assert sum(parts) == 20 * 8 * 16, "what was harvested before is not harvested again"
     assert old.stage("merge").success
+    assert not old.layout.highest_activation_examples.exists(), "not of all rows"
+    assert activation_examples("s-00000001", "model.layers.0.mlp.up_proj:0", 3, "activation")
     alone = harvest_of(1, "alone")
     alone.harvest(**SETTINGS, n_batches=60)
+    assert alone.layout.highest_activation_examples.exists()
     same_results(old.layout, alone.layout)
 
 

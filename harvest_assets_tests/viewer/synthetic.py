@@ -89,6 +89,7 @@ def _components(
             float(f"{random.uniform(0, 40):.7g}"),
             tokens[:5],
             tokens[5:],
+            _examples(min(20, count), vocabulary, np.random.default_rng(index)),
         )
 
 

@@ -142,15 +142,16 @@ def test_a_component_by_keyboard(page, paths, key: str):
     page.wait_for_url(f"**/component/{by_informativeness[1]}")
     page.keyboard.press("k")
     page.wait_for_url(f"**/component/{key}")
-    page.keyboard.press("e")
-    page.wait_for_url("**examples=ci**")
+    for choice in ("ci", "activation", "intervals"):
+        page.keyboard.press("e")
+        page.wait_for_url(f"**examples={choice}**")
     page.keyboard.press("s")
     page.wait_for_url("**shade=act**")
     page.keyboard.press("l")
     page.wait_for_url("**lines=full**")
     page.reload()
     assert page.locator('nav.switch a[aria-current="true"]').all_text_contents() == [
-        "highest CI",
+        "by interval",
         "activation",
         "full",
     ]
@@ -227,7 +228,7 @@ def test_an_export_is_self_contained(page, browser, key: str, tmp_path: Path):
     alone.goto(file.as_uri())
     assert alone.evaluate("window.pwned") is None
     assert alone.get_by_role("heading", name=key).count() == 1
-    assert alone.locator("[data-example]").count() == 45 + 20
+    assert alone.locator("[data-example]").count() == 45 + 20 + 20
     assert alone.evaluate("getComputedStyle(document.querySelector('.s12')).backgroundColor") != (
         "rgba(0, 0, 0, 0)"
     )
@@ -244,7 +245,9 @@ def test_contrast_names_and_narrow_screens(page, key: str, scheme: str, width: i
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     compare = f"/compare?run_a=hostile&a={key}&run_b=other&b={key}"
-    for where in (RUN, f"{RUN}/component/{key}", f"{RUN}/component/{key}?shade=act", compare):
+    component = f"{RUN}/component/{key}"
+    intervals = f"{component}?shade=act&examples=intervals"
+    for where in (RUN, component, intervals, compare):
         page.goto(where)
         assert page.evaluate(CONTRAST) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -103,7 +103,8 @@ def test_examples_are_those_of_a_harvest_of_the_same_rows(small: SmallHarvest):
     small.merge(keep="all")
     finished = FinishedHarvest(small.paths)
     for c in range(len(running.frame)):
-        for order in ("sample", "ci"):
+        assert running.example_orders == finished.example_orders == ("sample", "ci", "activation")
+        for order in running.example_orders:
             assert plain(running.examples(c, order)) == plain(finished.examples(c, order))
         assert running.informative_tokens(c) == finished.informative_tokens(c)
 

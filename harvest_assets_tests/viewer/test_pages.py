@@ -61,6 +61,8 @@ PAGES = [
     f"{RUN}?q=%3Cscript%3E&token=%22%3E%3Cimg+src%3Dx%3E&layer=%27",
     f"{RUN}/component/{KEY}",
     f"{RUN}/component/{KEY}?examples=ci&shade=act&lines=full&reads_by=bottom&fires_by=pmi",
+    f"{RUN}/component/{KEY}?examples=activation",
+    f"{RUN}/component/{KEY}?examples=intervals&shade=act&page=2",
     f"{RUN}/component/{KEY}?examples=%3Cscript%3E&page=99999999999999",
     f"{RUN}/component/h.0.mlp.c_fc:0",
     f"/compare?run_a=hostile&a={KEY}&run_b=other&b={KEY}",
@@ -83,7 +85,7 @@ def test_a_page_holds_nothing_that_tokens_brought(client, address: str):
     assert all(re.match(r"[/#?]", where) for where in page.addresses)
     for _, body in re.findall(r"<script([^>]*)>(.*?)</script>", answer.text, re.DOTALL):
         assert body == ""
-    assert len(answer.text) < 400_000  # a token of 10,000 characters is cut
+    assert len(answer.text) < 500_000  # a token of 10,000 characters is cut
 
 
 def test_headers_allow_nothing_foreign(client):
@@ -297,6 +299,77 @@ def test_another_runs_counterparts_share_tokens(client, paths: HarvestLayout):
     rows = theirs.frame.filter(pl.col("layer") == KEY.partition(":")[0]).to_dicts()
     best = max((row for row in rows if row["firing_count"]), key=shared)
     assert named == [best["component_key"]]
+
+
+def firing_values(harvest: FinishedHarvest, order: str, name: str) -> list[float]:
+    return [getattr(e, name)[10] for e in harvest.examples(harvest.places[KEY], order)]
+
+
+@pytest.mark.parametrize(("shade", "name"), [("ci", "ci_values"), ("act", "component_acts")])
+def test_groups_by_interval_are_of_the_uniform_sample(
+    client, paths: HarvestLayout, shade: str, name: str
+):
+    page = client.get(f"{RUN}/component/{KEY}?examples=intervals&shade={shade}").text
+    page = page[page.index('id="examples"') : page.index('id="reads"')]
+    assert "sampled uniformly from its firings" in page
+    values = firing_values(FinishedHarvest(paths), "sample", name)
+    counts, edges = np.histogram(values, bins=5)
+    groups = page.split("<h3>")[1:]
+    for group, count, low, high in zip(
+        groups, counts[::-1], edges[-2::-1], edges[:0:-1], strict=True
+    ):
+        assert f"{count} of {len(values)} sampled" in group
+        ends = re.match(r"\S+ (\S+) to (\S+) ", group)
+        assert [float(end) for end in ends.groups()] == pytest.approx([low, high], abs=0.01)
+        firing = re.findall(r'class="mid">.*?data-v="(\S+) (\S+) ', group, re.DOTALL)
+        inside = [v for v in values if low <= v < high or v == high == edges[-1]]
+        shown = [float(pair[shade == "act"]) for pair in firing]
+        assert shown == pytest.approx(inside[:4], rel=1e-3)
+
+
+@pytest.mark.parametrize(("shade", "name"), [("ci", "ci_values"), ("act", "component_acts")])
+def test_shades_reach_from_zero_to_the_largest_of_all_lists(
+    client, paths: HarvestLayout, shade: str, name: str
+):
+    harvest = FinishedHarvest(paths)
+    place = harvest.places[KEY]
+    assert harvest.example_orders == ("sample", "ci", "activation")
+    largest = max(
+        abs(value)
+        for order in harvest.example_orders
+        for example in harvest.examples(place, order)
+        for value in getattr(example, name)
+    )
+    for choice in (*harvest.example_orders, "intervals"):
+        page = client.get(f"{RUN}/component/{KEY}?examples={choice}&shade={shade}").text
+        legend = page[page.index('class="legend"') :].partition("</section>")[0]
+        assert f"the deepest red is {largest:.2f}" in legend
+        assert (f"-{largest:.2f}" in legend) == (shade == "act")
+        for mark, ci, act in re.findall(
+            r'class="t(?: hot [ns](\d+))?[^"]*" data-v="(\S+) (\S+) ', page
+        ):
+            value = abs(float(act if shade == "act" else ci))
+            assert 12 * value / largest == pytest.approx(int(mark or 0) - 0.5, abs=0.51)
+
+
+def test_a_harvest_without_the_list_does_not_offer_it(paths: HarvestLayout, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    for name in ("new", "older"):
+        shutil.copytree(paths.root, HarvestLayout.of(name).root)
+    HarvestLayout.of("older").highest_activation_examples.unlink()
+    client = TestClient(make_app(Library(), "older"), base_url="http://localhost")
+    pages = {name: client.get(f"/run/{name}/component/{KEY}") for name in ("new", "older")}
+    assert "examples=activation" in pages["new"].text
+    assert "examples=activation" not in pages["older"].text
+    fallen_back = client.get(f"/run/older/component/{KEY}?examples=activation")
+    assert fallen_back.text == pages["older"].text
+    compare = f"/compare?run_a=new&a={KEY}&run_b=%s&b={KEY}&examples=activation"
+    assert "largest activation" in client.get(compare % "new").text
+    both = client.get(compare % "older")
+    assert (both.status_code, "largest activation" in both.text) == (200, False)
+    for name, n_lists in (("new", 3), ("older", 2)):
+        export = client.get(f"/run/{name}/export.html?key={KEY}&examples=activation").text
+        assert export.count("<h2>Examples") == n_lists
 
 
 def test_a_harvest_without_index_is_read_once(paths: HarvestLayout, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +28,7 @@ class Totals:
     count_ij: torch.Tensor  # int32 or int64 [C, C], upper triangle; [0, 0] where not counted
     input_counts: torch.Tensor  # int32 or int64 [C, V]
     output_mass: torch.Tensor  # float64 [C, V]
-    sample: ReservoirSampler
-    highest: ReservoirSampler
+    samplers: Mapping[str, ReservoirSampler]  # by the field of the state
 
 
 def add_batch(batch: Batch, totals: Totals) -> torch.Tensor:
@@ -75,11 +74,12 @@ def _count_listed(
         part = slice(first, first + _LISTED_FIRINGS)
         position, component = found.position[part] + start, found.component[part]
         with record_function("input tokens"):
-            priority, highest = passes.count_firings(
+            priorities = passes.count_firings(
                 batch, position, component, totals.ci_histogram, totals.input_counts
             )
         with record_function("examples"):
-            for sampler, order in ((totals.sample, priority), (totals.highest, highest)):
-                chosen = sampler.candidates(component, order)
+            for name, sampler in totals.samplers.items():
+                priority = priorities[name]
+                chosen = sampler.candidates(component, priority, priorities["sample"])
                 if len(chosen):
-                    yield sampler, (component[chosen], position[chosen], order[chosen])
+                    yield sampler, (component[chosen], position[chosen], priority[chosen])

@@ -62,10 +62,12 @@ def check_kernels(device: torch.device) -> None:
 
 def _compare(found: HarvesterState, expected: HarvesterState) -> None:
     """Integers and examples must be equal, sums in floating point up to their rounding."""
-    for name in ("cooccurrence", "ci_histogram", "input_counts", "sample", "highest"):
-        pair = (getattr(found, name), getattr(expected, name))
-        columns = [pair] if isinstance(pair[0], torch.Tensor) else zip(*pair, strict=True)
-        if not all(torch.equal(one, other) for one, other in columns):
+    for name in ("cooccurrence", "ci_histogram", "input_counts"):
+        if not torch.equal(getattr(found, name), getattr(expected, name)):
+            raise ArithmeticError(f"{name} differs")
+    for name, table in found.example_tables.items():
+        pairs = zip(table, expected.example_tables[name], strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs):
             raise ArithmeticError(f"{name} differs")
     for name, tolerance in (("ci_sums", 1e-12), ("output_token_prob_mass", 1e-5)):
         if not torch.allclose(getattr(found, name), getattr(expected, name), tolerance, atol=0):

@@ -182,12 +182,14 @@ def count_firings(
     position: tl.tensor,
     component: tl.tensor,
     ci: tl.tensor,
+    acts: tl.tensor,
     tokens: tl.tensor,
     edges: tl.tensor,
     histogram: tl.tensor,
     input_counts: tl.tensor,
     priority: tl.tensor,
-    highest: tl.tensor,
+    highest_ci: tl.tensor,
+    highest_activation: tl.tensor,
     n_firings: tl.tensor,
     first_row: tl.tensor,
     seed_hash: tl.tensor,
@@ -200,7 +202,8 @@ def count_firings(
 
     histogram[c, number of edges <= ci[n, c]] += 1
     input_counts[c, tokens[n]] += 1
-    priority[i], highest[i]: see `firing_priorities` and `highest_first` in `priorities.py`
+    priority[i], highest_ci[i], highest_activation[i]: see `firing_priorities`, `highest_ci_first`
+    and `highest_activation_first` in `priorities.py`
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n_firings
@@ -223,10 +226,13 @@ def count_firings(
     row = n // length + first_row
     of_position = _mix(_mix(seed_hash + row * _ROW_STEP) + (n % length) * _POSITION_STEP)
     draw = _shift_right(_mix(of_position + (c + 1) * _COMPONENT_STEP), 1)
+    tl.store(priority + i, draw, mask=inside)
     bits = value.to(tl.int32, bitcast=True)
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
-    tl.store(priority + i, draw, mask=inside)
-    tl.store(highest + i, (-ordered << 31) + _shift_right(draw, 32), mask=inside)
+    act = tl.load(acts + n * n_components + c, mask=inside, other=0.0).to(tl.float32)
+    magnitude = (act.to(tl.int32, bitcast=True) & 0x7FFFFFFF).to(tl.int64)
+    tl.store(highest_ci + i, (-ordered << 31) + (0x7FFFFFFF - magnitude), mask=inside)
+    tl.store(highest_activation + i, (-magnitude << 32) + (0x7FFFFFFF - ordered), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n_windows"])

@@ -131,7 +131,7 @@ def count_firings(
     component: torch.Tensor,
     histogram: torch.Tensor,
     input_counts: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> dict[str, torch.Tensor]:
     """Add to the counts per firing and draw the priorities.
 
     Args:
@@ -142,20 +142,21 @@ def count_firings(
         input_counts: int32 or int64 [C, V], changed in place.
 
     Returns:
-        Priorities in the sample and in the selection of highest CI, int64 [m] each.
+        Priorities, int64 [m], by the field of the state that they select examples for.
     """
     m, (n_components, vocab) = len(position), input_counts.shape
-    priority, highest = (position.new_empty(m, dtype=torch.int64) for _ in range(2))
+    names = ("sample", "highest_ci", "highest_activation")
+    priorities = {name: position.new_empty(m, dtype=torch.int64) for name in names}
     kernels.count_firings[(triton.cdiv(m, _BLOCK_FIRINGS),)](
         position,
         component,
         batch.ci,
+        batch.component_acts,
         batch.tokens,
         _edges(position.device),
         histogram,
         input_counts,
-        priority,
-        highest,
+        *priorities.values(),
         m,
         batch.first_row,
         seed_hash(batch.settings.sample.seed),
@@ -164,7 +165,7 @@ def count_firings(
         vocab,
         _BLOCK_FIRINGS,
     )
-    return priority, highest
+    return priorities
 
 
 @cache

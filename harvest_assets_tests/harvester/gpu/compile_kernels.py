@@ -14,7 +14,7 @@ POINTERS = {
     "fp32": "ci threshold probs product edges acts window_ci window_acts",
     "bf16": "fired",
     "fp64": "ci_sums mass",
-    "i64": "tokens histogram priority highest",
+    "i64": "tokens histogram priority highest_ci highest_activation",
     "i32": "counts first_place position component count starts input_counts window_tokens",
 }
 TYPES = {name: f"*{kind}" for kind, names in POINTERS.items() for name in names.split()}

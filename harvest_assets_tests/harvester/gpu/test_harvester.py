@@ -43,7 +43,7 @@ def assert_equal(found: HarvesterState, expected: HarvesterState, tolerance: flo
     assert found.total_tokens_processed == expected.total_tokens_processed
     for name in ("cooccurrence", "ci_histogram", "input_counts", "input_token_totals"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
-    for name in ("sample", "highest"):
+    for name in ("sample", "highest_ci", "highest_activation"):
         for one, other in zip(getattr(found, name), getattr(expected, name), strict=True):
             assert torch.equal(one, other), name
     for name in ("ci_sums", "output_token_prob_mass", "output_token_prob_totals"):
@@ -88,8 +88,20 @@ def test_kernels_agree():
     choice.check_kernels(torch.device(DEVICE))
 
 
-@pytest.mark.parametrize("name", ["add_cofirings", "add_output_mass", "count_firings", "windows"])
-def test_kernels_that_disagree_are_noticed(monkeypatch: pytest.MonkeyPatch, name: str):
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("add_cofirings", None),
+        ("add_output_mass", None),
+        ("count_firings", "sample"),
+        ("count_firings", "highest_ci"),
+        ("count_firings", "highest_activation"),
+        ("windows", None),
+    ],
+)
+def test_kernels_that_disagree_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, name: str, field: str | None
+):
     right = getattr(passes, name)
 
     def wrong(first, *rest):
@@ -97,7 +109,7 @@ def test_kernels_that_disagree_are_noticed(monkeypatch: pytest.MonkeyPatch, name
         if name == "windows":
             return result._replace(ci_values=result.ci_values + 1)
         if name == "count_firings":
-            return result[0] ^ 1, result[1]
+            return {**result, field: result[field] ^ 1}
         first[0] += 1
         return result
 

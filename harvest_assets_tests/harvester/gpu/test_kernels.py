@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from harvest_assets.harvester.batch import Batch
-from harvest_assets.harvester.priorities import firing_priorities, highest_first, position_hashes
+from harvest_assets.harvester.priorities import (
+    firing_priorities,
+    highest_activation_first,
+    highest_ci_first,
+    position_hashes,
+)
 from harvest_assets.harvester.state import HarvesterSettings
 from harvest_assets.settings import SampleSettings
 from harvest_assets_tests.harvester.gpu import DEVICE
@@ -140,9 +145,7 @@ def test_counts_and_priorities(dtype: torch.dtype, seed: int):
     histogram = torch.ones(9, 64, dtype=torch.int64, device=DEVICE)
     inputs = torch.ones(9, 11, dtype=dtype, device=DEVICE)
     found = passes.find_firings(ci, THRESHOLD)
-    priority, highest = passes.count_firings(
-        batch, found.position, found.component, histogram, inputs
-    )
+    priorities = passes.count_firings(batch, found.position, found.component, histogram, inputs)
 
     expected_histogram, expected_inputs = np.ones((9, 64)), np.ones((9, 11))
     values, tokens = on_host(ci, batch.tokens.flatten())
@@ -155,9 +158,11 @@ def test_counts_and_priorities(dtype: torch.dtype, seed: int):
 
     hashes = position_hashes(seed, position // 20 + 5, position % 20)
     drawn = firing_priorities(hashes, component)
-    assert priority.tolist() == drawn.tolist()
-    strengths = ci.cpu()[position, component]
-    assert highest.tolist() == highest_first(strengths, drawn).tolist()
+    assert priorities["sample"].tolist() == drawn.tolist()
+    acts = batch.component_acts.flatten(0, 1).cpu()
+    given = (ci.cpu()[position, component], acts[position, component])
+    assert priorities["highest_ci"].tolist() == highest_ci_first(*given).tolist()
+    assert priorities["highest_activation"].tolist() == highest_activation_first(*given).tolist()
 
 
 @pytest.mark.parametrize(("side", "rows"), [(0, 1), (1, 60), (3, 6), (10, 6)])
