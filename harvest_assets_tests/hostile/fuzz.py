@@ -64,7 +64,7 @@ def main() -> int:
 
 def _in_a_process(target: str, inputs: int, seed: int, findings: Path) -> tuple[int, int]:
     """How many inputs were tried, and the exit status of the process that tried them."""
-    from harvest_assets_tests.hostile.readers import scratch_folder
+    from harvest_assets_tests.hostile.readers.reader import scratch_folder
 
     folder, log = scratch_folder(), findings / f"{target}.log"
     child = os.fork()

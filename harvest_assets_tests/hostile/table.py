@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 
 from harvest_assets_tests.hostile.attacks import ATTACKS, CRASHED, LET_IN, outcome
-from harvest_assets_tests.hostile.readers import scratch_folder
+from harvest_assets_tests.hostile.readers.reader import scratch_folder
 
 
 def rows(outcomes: dict[str, Counter[str]]) -> list[str]:

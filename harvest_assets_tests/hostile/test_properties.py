@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harvest_assets_tests.hostile.readers import READERS, Reader, scratch_folder
+from harvest_assets_tests.hostile.readers import READERS
+from harvest_assets_tests.hostile.readers.reader import Reader, scratch_folder
 
 SLOW = {"address": 40, "state-tensors": 40}
 EXAMPLES = 250
@@ -120,7 +121,8 @@ def test_no_byte_of_a_footer_ends_the_process(name: str):
 import shutil
 import subprocess
 import sys
-from harvest_assets_tests.hostile.readers import READERS, scratch_folder
+from harvest_assets_tests.hostile.readers import READERS
+from harvest_assets_tests.hostile.readers.reader import scratch_folder
 folder = scratch_folder()
 try:
     reader = READERS[{name!r}](folder)

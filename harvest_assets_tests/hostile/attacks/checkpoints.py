@@ -14,7 +14,8 @@ import torch
 
 from harvest_assets_tests.hostile.attacks.payloads import Calls, executes, saved
 from harvest_assets_tests.hostile.attacks.registry import attack, byte_attacks, refused
-from harvest_assets_tests.hostile.readers import archive_of, put
+from harvest_assets_tests.hostile.readers.reader import put
+from harvest_assets_tests.hostile.readers.run_files import archive_of
 
 
 def _wide(**tensors: torch.Tensor) -> bytes:

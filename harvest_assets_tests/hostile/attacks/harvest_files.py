@@ -13,7 +13,7 @@ from harvest_assets.files.lease import hold_lease, holder_of, is_held
 from harvest_assets.orchestration.progress import read_progress
 from harvest_assets_tests.hostile.attacks.payloads import JSON, with_values
 from harvest_assets_tests.hostile.attacks.registry import attack, byte_attacks, refused
-from harvest_assets_tests.hostile.readers import put
+from harvest_assets_tests.hostile.readers.reader import put
 
 for _reader in (
     "plan",

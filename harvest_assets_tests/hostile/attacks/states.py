@@ -15,7 +15,8 @@ from harvest_assets.files.records import FileDigest
 from harvest_assets_tests.files.sealed import change
 from harvest_assets_tests.hostile.attacks.payloads import with_values
 from harvest_assets_tests.hostile.attacks.registry import attack, byte_attacks, refused
-from harvest_assets_tests.hostile.readers import READERS, put
+from harvest_assets_tests.hostile.readers import READERS
+from harvest_assets_tests.hostile.readers.reader import put
 
 
 def _settings(**changes: Any) -> Callable[[bytes], bytes]:

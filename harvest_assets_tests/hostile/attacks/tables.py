@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from harvest_assets.results.component_tables import INDEX_SCHEMA
 from harvest_assets_tests.hostile.attacks.registry import attack, byte_attacks
-from harvest_assets_tests.hostile.readers import READERS, put
+from harvest_assets_tests.hostile.readers import READERS
+from harvest_assets_tests.hostile.readers.reader import put
 
 
 def _line(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
