@@ -22,7 +22,7 @@ def test_shards_stay_where_a_published_file_has_changed(out_dir: Path, keep: str
     paths, shards = harvest.paths, [harvest.paths.shard_current(name) for name in ("00", "01")]
     paths.merged_current.unlink()
     files = [*paths.five_files, *paths.activation_contexts.glob("*.parquet")]
-    assert len(files) == 8
+    assert len(files) == 9
     for file in files:
         good = file.read_bytes()
         file.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])

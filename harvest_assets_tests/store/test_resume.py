@@ -150,7 +150,7 @@ def test_damage_is_named_and_not_summed(tmp_path: Path, damage, where: float):
         harvest.shard(name)
     directory = StoredState.find(harvest.paths.shard_current("01")).directory
     files = [p for p in (*directory.rglob("*"), harvest.paths.shard_current("01")) if p.is_file()]
-    assert len(files) == 6
+    assert len(files) == 7
     for file in files:
         good = file.read_bytes()
         damage(file, where)
