@@ -20,7 +20,8 @@ $SPD_OUT_DIR/
     │   └── saved/                      the same of a shard that is not finished
     ├── merged/                         current.json and the state that shards were compacted into
     ├── interpretations/                labels.parquet, scores.parquet, edits.parquet;
-    │   └── entries/                    what was written since, one file each time
+    │   ├── entries/                    what was written since, one file each time
+    │   └── lists/                      lists of components, to be shared
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -115,7 +116,7 @@ class HarvestLayout:
         shards = self.root / "shards"
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
-        folders += [self.interpretations, self.interpretation_entries]
+        folders += [self.interpretations, self.interpretation_entries, self.interpretation_lists]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -234,6 +235,11 @@ class HarvestLayout:
     def interpretation_entries(self) -> Path:
         """The folder of what is not in the tables of `interpretations` yet."""
         return self.interpretations / "entries"
+
+    @property
+    def interpretation_lists(self) -> Path:
+        """The folder of lists of components."""
+        return self.interpretations / "lists"
 
     @property
     def interpretations_lease(self) -> Path:
