@@ -20,8 +20,7 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
-from harvest_assets.viewer.downloads import download
-from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
+from harvest_assets.viewer.export import as_csv, as_parquet, download, table_frame
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import interpreted

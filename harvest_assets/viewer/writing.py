@@ -20,7 +20,7 @@ from harvest_assets.files.unwritable import advice
 from harvest_assets.interpretations import lists
 from harvest_assets.interpretations.entries import Edit, EditedField, now, sha256_of_text
 from harvest_assets.interpretations.storage import Interpretations
-from harvest_assets.viewer.downloads import download
+from harvest_assets.viewer.export import download
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.library import Library
