@@ -95,9 +95,9 @@ def import_labels(
             click.echo(json.dumps({**counts, "unchanged": result.n_unchanged, **rest}))
             return
         kept = ", ".join(counted(n, kind.removesuffix("s")) for kind, n in counts.items())
-        click.echo(f"{paths.interpretations} has {kept} more from {file}.")
+        click.echo(f"Kept from {file} in {paths.interpretations}: {kept}.")
         if result.n_unchanged:
-            click.echo(f"{result.n_unchanged:,} others are there already.", err=True)
+            click.echo(f"There already: {result.n_unchanged:,}.", err=True)
         if result.unknown:
             n = counted(len(result.unknown), "component")
             click.echo(f"Left out: {n} not in the harvest, {_named(result.unknown)}.", err=True)

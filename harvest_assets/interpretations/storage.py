@@ -35,6 +35,8 @@ KINDS = ("labels", "scores", "edits")
 # More are folded at once: a table is read much faster.
 _MANY_FILES, _MANY_ENTRIES = 256, 2_000
 
+_MAX_PROBLEMS = 20
+
 
 @dataclass(frozen=True)
 class History:
@@ -148,7 +150,9 @@ class Interpretations:
                 f"{counted(other, 'entry', 'entries')} in {self._paths.interpretations} are about "
                 "another checkpoint of the run: history, and not what holds now."
             )
-        return replace(history, problems=tuple(problems))
+        more = len(problems) - _MAX_PROBLEMS
+        shown = [*problems[:_MAX_PROBLEMS], f"{more:,} more problems."] if more > 0 else problems
+        return replace(history, problems=tuple(shown))
 
     def labels(self) -> pl.DataFrame:
         """All `Label`s ever written, by rising time; warns of damaged files."""

@@ -37,6 +37,11 @@ def test_a_label_is_written_found_and_removed(browser, address, script: bool):  
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     page.goto(f"{RUN}/component/{KEY}?sort=density")
+    if script:
+        page.keyboard.press("i")
+        page.wait_for_function("document.activeElement.name === 'label'")
+    else:
+        page.get_by_text("Label this component").click()
     page.get_by_label("tags").fill("syntax")
     page.get_by_label("star", exact=True).check()
     write(page, "Ann", "plural nouns")
@@ -68,6 +73,7 @@ def test_two_browsers_at_once(browser, address, paths):  # noqa: F811
     one, two = (context.new_page() for context in contexts)
     for page in (one, two):
         page.goto(f"{RUN}/component/{KEY}")
+        page.get_by_text("Label this component").click()
     write(one, "Ann", "first")
     two.get_by_label("note").fill("from the other")
     two.get_by_label("your name").fill("Bob")

@@ -55,6 +55,7 @@ document.addEventListener("keydown", (event) => {
   const target = byShortcut(event.key);
   if (!target || document.querySelector("dialog[open]")) return;
   event.preventDefault();
+  target.closest("details")?.setAttribute("open", "");
   if (target.matches("input, select, textarea")) {
     target.focus();
     target.select?.();
