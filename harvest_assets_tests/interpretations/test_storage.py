@@ -311,6 +311,43 @@ def test_a_table_that_cannot_be_read_is_named_and_never_overwritten(
     assert stored.history().edits["value"].to_list() == ['"new"']
 
 
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    kind=st.sampled_from(["labels", "scores", "edits", "entries"]),
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=3
+    ),
+)
+def test_bytes_changed_anywhere_are_reported_or_read_as_they_were(
+    paths: HarvestLayout, kind: str, changes: list[tuple[float, int]]
+):
+    shutil.rmtree(paths.root)
+    paths.root.mkdir()
+    stored = Interpretations(paths)
+    entries = [
+        label(KEYS[0], "one"),
+        score(KEYS[0], "intruder", 0.5),
+        Edit(KEYS[0], "note", "n", "p"),
+    ]
+    stored.add(entries)
+    if kind != "entries":
+        stored.fold()
+    files = list(paths.interpretation_entries.iterdir())
+    path = files[0] if files else paths.interpretations / f"{kind}.parquet"
+    before, content = stored.history(), bytearray(path.read_bytes())
+    for place, mask in changes:
+        content[int(place * len(content))] ^= mask
+    path.write_bytes(content)
+    history = stored.history()
+    same = all(
+        getattr(history, it).equals(getattr(before, it)) for it in ("labels", "scores", "edits")
+    )
+    assert same or history.problems
+    history.current()
+
+
 def test_hidden_characters_are_written_out_and_long_texts_refused():
     assert label(KEYS[0], " two\twords\x1b[31m\u202e\n").label == r"two words\x1b[31m\u202e"
     assert Edit(KEYS[0], "note", "a\r\nb\x00", "Ann").value == "a\nb\\x00"
