@@ -217,16 +217,6 @@ class HarvestLayout:
         return self.root / "tokenizer"
 
     @property
-    def merged(self) -> Path:
-        """The folder of the state that finished shards were compacted into."""
-        return self.root / "merged"
-
-    @property
-    def merged_current(self) -> Path:
-        """The file that names the merged state's directory."""
-        return self.merged / "current.json"
-
-    @property
     def interpretations(self) -> Path:
         """The folder of labels, scores and notes."""
         return self.root / "interpretations"
@@ -245,6 +235,16 @@ class HarvestLayout:
     def interpretations_lease(self) -> Path:
         """The file that names the process that rewrites the tables of `interpretations`."""
         return self._lease("interpretations")
+
+    @property
+    def merged(self) -> Path:
+        """The folder of the state that finished shards were compacted into."""
+        return self.root / "merged"
+
+    @property
+    def merged_current(self) -> Path:
+        """The file that names the merged state's directory."""
+        return self.merged / "current.json"
 
     @property
     def harvest_lease(self) -> Path:
