@@ -31,7 +31,9 @@ def harvest_to_make(text: str, out_name: str | None) -> Registration:
 
 
 def harvest_to_read(text: str) -> HarvestLayout:
-    """The harvest that a command reads; see `store.lookup.find_harvest`.
+    """The harvest that a command reads, said where it was not named by its folder.
+
+    See `store.lookup.find_harvest`.
 
     Raises:
         HarvestNotFoundError: there is none, or the run has several.
@@ -39,7 +41,8 @@ def harvest_to_read(text: str) -> HarvestLayout:
     from harvest_assets.store.lookup import find_harvest
 
     paths = find_harvest(text)
-    say_which(paths)
+    if text.rstrip("/") != paths.root.name:
+        say_which(paths)
     return paths
 
 

@@ -20,6 +20,9 @@ $SPD_OUT_DIR/
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
     ├── merged/                         current.json and the state that shards were compacted into
+    ├── interpretations/                labels.parquet, scores.parquet, edits.parquet;
+    │   ├── entries/                    what was written since, one file each time
+    │   └── lists/                      lists of components, to be shared
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -126,6 +129,7 @@ class HarvestLayout:
         shards = self.root / "shards"
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
+        folders += [self.interpretations, self.interpretation_entries, self.interpretation_lists]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -234,6 +238,26 @@ class HarvestLayout:
     def tokenizer(self) -> Path:
         """The folder of a copy of the run's tokenizer, with which the results are read."""
         return self.root / "tokenizer"
+
+    @property
+    def interpretations(self) -> Path:
+        """The folder of labels, scores and notes."""
+        return self.root / "interpretations"
+
+    @property
+    def interpretation_entries(self) -> Path:
+        """The folder of what is not in the tables of `interpretations` yet."""
+        return self.interpretations / "entries"
+
+    @property
+    def interpretation_lists(self) -> Path:
+        """The folder of lists of components."""
+        return self.interpretations / "lists"
+
+    @property
+    def interpretations_lease(self) -> Path:
+        """The file that names the process that rewrites the tables of `interpretations`."""
+        return self._lease("interpretations")
 
     @property
     def merged(self) -> Path:

@@ -1,4 +1,4 @@
-"""Exports: the table as CSV or Parquet."""
+"""Exports: the table as CSV or Parquet, and files as browsers keep them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from harvest_assets.viewer.interpreted import interpreted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +25,8 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
     """The rows of a table, the tokens as texts.
 
     Columns: component_key, layer, component_idx, firing_count, density, mean_ci, telling, reads and
-    predicts (lists of texts, empty where not known).
+    predicts (lists of texts, empty where not known); where anything was written about components,
+    also the columns of `interpretations.current`.
     """
     import polars as pl
 
@@ -32,12 +37,17 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
     ]
     # The same name as in the Parquet tables.
     informativeness = rows["informativeness"].alias("telling")
-    return rows.select(*_COLUMNS).with_columns(informativeness, *texts)
+    written = interpreted(harvest)
+    more = written.frame[places].get_columns() if written.history else []
+    return rows.select(*_COLUMNS).with_columns(informativeness, *texts, *more)
 
 
 def as_csv(frame: pl.DataFrame) -> bytes:
     """A table as CSV with a header; tokens are quoted as in JSON and joined by spaces."""
     import polars as pl
+
+    if "tags" in frame.columns:
+        frame = frame.with_columns(pl.col("tags").list.join(", "))
 
     joined = [
         pl.Series(name, [_joined(texts) for texts in frame[name]], dtype=pl.String)
@@ -51,6 +61,13 @@ def as_parquet(frame: pl.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.write_parquet(file)
     return file.getvalue()
+
+
+def download(content: bytes, media: str, name: str) -> Response:
+    """A file; characters that no header takes are replaced in its name."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
+    headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
+    return Response(content, media_type=media, headers=headers)
 
 
 def _texts(harvest: Harvest, ids: Sequence[int] | None) -> list[str]:
