@@ -31,9 +31,7 @@ def harvest_to_make(text: str, out_name: str | None) -> Registration:
 
 
 def harvest_to_read(text: str) -> HarvestLayout:
-    """The harvest that a command reads, said where it was not named by its folder.
-
-    See `store.lookup.find_harvest`.
+    """The harvest that a command reads; see `store.lookup.find_harvest`.
 
     Raises:
         HarvestNotFoundError: there is none, or the run has several.
@@ -41,16 +39,16 @@ def harvest_to_read(text: str) -> HarvestLayout:
     from harvest_assets.store.lookup import find_harvest
 
     paths = find_harvest(text)
-    if text.rstrip("/") != paths.root.name:
-        say_which(paths)
+    say_which(paths)
     return paths
 
 
 def say_which(paths: HarvestLayout) -> None:
-    """Print on stderr which harvest is in a folder."""
+    """Print on stderr which harvest is in a folder, if its files name one."""
     from harvest_assets.store.registry import owner_of
 
-    _say(f"Harvest {owner_of(paths) or 'of an unknown run'}, in {paths.root.name}.")
+    if owner := owner_of(paths):
+        _say(f"Harvest {owner}, in {paths.root.name}.")
 
 
 def _say(line: str) -> None:
