@@ -62,7 +62,7 @@ def harvest_shard(
     started = time.monotonic()
     shard = shard_of(context.partition_key)
     if not harvest_plan.has_shard(shard):
-        return not_in_plan(harvest_plan, shard)
+        return not_in_plan(harvest_plan, context.partition_key)
     paths = registration(context.partition_key).layout
     checkpoint = run_checkpoint.restricted(harvest_plan.layers)
     work = Work.of(paths, harvest_plan)
