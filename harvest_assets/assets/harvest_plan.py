@@ -65,7 +65,7 @@ def harvest_plan(
         context.log.warning(changes[CHANGES])
     for warning in run_checkpoint.warnings(plan.ci_threshold, plan.context_length):
         context.log.warning(warning)
-    report_unplanned_shards(context.instance, context.partition_key, plan)
+    report_unplanned_shards(context.instance, plan, context.partition_key)
     values = plan.model_dump()
     settings = [(name, plain_text(str(v))) for name, v in values.items()]
     return dg.MaterializeResult(

@@ -15,13 +15,7 @@ from harvest_assets.orchestration.conditions import HARVEST
 from harvest_assets.orchestration.failures import RETRIES, one_owner
 from harvest_assets.orchestration.gpu_lease import lease_device
 from harvest_assets.orchestration.harvest_config import NO_CONFIG
-from harvest_assets.orchestration.partitions import (
-    registration,
-    run_of,
-    run_shards,
-    shard_of,
-    shard_work,
-)
+from harvest_assets.orchestration.partitions import registration, run_shards, shard_of, shard_work
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.orchestration.unplanned_shards import not_in_plan
 from harvest_assets.stages import Stage
@@ -68,7 +62,7 @@ def harvest_shard(
     started = time.monotonic()
     shard = shard_of(context.partition_key)
     if not harvest_plan.has_shard(shard):
-        return not_in_plan(run_of(context.partition_key), harvest_plan, shard)
+        return not_in_plan(harvest_plan, context.partition_key)
     paths = registration(context.partition_key).layout
     checkpoint = run_checkpoint.restricted(harvest_plan.layers)
     work = Work.of(paths, harvest_plan)

@@ -16,24 +16,29 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import SHARD_KEYS
 
 
-def not_in_plan(key: str, plan: HarvestPlan, shard: str) -> dg.AssetMaterialization:
+def not_in_plan(plan: HarvestPlan, partition: str) -> dg.AssetMaterialization:
     """The event that reports a shard beyond those of its plan.
 
     Args:
-        key: the partition key of the harvest.
         plan: of the harvest.
-        shard: `00` to `15`.
+        partition: of the shard.
     """
     title = f"not in the plan ({counted(plan.n_shards, 'shard')})"
     return dg.AssetMaterialization(
         asset_key=asset_key(Asset.HARVEST_SHARD),
-        partition=shard_partition(key, shard),
+        partition=partition,
         description=title,
         metadata={"share": title},
     )
 
 
-def report_unplanned_shards(instance: dg.DagsterInstance, key: str, plan: HarvestPlan) -> None:
-    """Report all shards that the plan does not need, so that nothing waits for them."""
+def report_unplanned_shards(instance: dg.DagsterInstance, plan: HarvestPlan, key: str) -> None:
+    """Report all shards that the plan does not need, so that nothing waits for them.
+
+    Args:
+        instance: where it is recorded.
+        plan: of the harvest.
+        key: the partition of the harvest.
+    """
     for shard in SHARD_KEYS[plan.n_shards :]:
-        instance.report_runless_asset_event(not_in_plan(key, plan, shard))
+        instance.report_runless_asset_event(not_in_plan(plan, shard_partition(key, shard)))
