@@ -39,7 +39,8 @@ def harvest_to_read(text: str) -> HarvestLayout:
     from harvest_assets.store.lookup import find_harvest
 
     paths = find_harvest(text)
-    say_which(paths)
+    if text.rstrip("/") != paths.root.name:  # the name of a folder says it
+        say_which(paths)
     return paths
 
 

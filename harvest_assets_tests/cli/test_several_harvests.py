@@ -62,7 +62,7 @@ def test_two_harvests_of_a_run_stand_side_by_side(run: Path, tmp_path: Path):
     for name in (*folders, f"{first.key}@dense", f"{run}@dense"):
         verified = invoke("verify", name)
         assert verified.exit_code == 0, verified.output
-        assert f"Harvest {first.key}{'@dense' if 'dense' in name else ''}, in" in verified.stderr
+        assert name in folders or f"Harvest {dense.key}, in {folders[1]}." in verified.stderr
         assert "does not name" not in verified.output
     for command in ("verify", "status", "pack"):
         for name in (first.key, str(run)):
