@@ -73,5 +73,5 @@ def test_files_do_not_depend_on_the_number_of_cores(
         files = [file for folder in folders for file in folder.iterdir()]
         found.append({file.name: file.read_bytes() for file in files})
         assert disagreements(harvest.paths, deep=True) == []
-    assert len(found[0]) == 8
+    assert len(found[0]) == 9
     assert found[1:] == found[:1] * 2

@@ -56,7 +56,7 @@ def test_what_is_pulled_is_what_was_pushed(hub: WritableHub, owner: Machine, rea
     pulled = reader.files(NAME)
     assert pulled.items() <= owner.files(NAME).items()
     assert pulled == {k: v for k, v in stored.items() if k not in ("README.md", "contents.json")}
-    assert len(pulled) == 5 + 3 + 2  # results, tables, manifest and plan
+    assert len(pulled) == 5 + 4 + 2  # results, tables, manifest and plan
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_what_is_pulled_is_what_was_pushed(wandb: WritableWandb, owner: Machine,
     pulled = reader.files(NAME)
     assert pulled.items() <= owner.files(NAME).items()
     assert pulled == {k: v for k, v in wandb.files().items() if k != "contents.json"}
-    assert len(pulled) == 5 + 3 + 2  # results, tables, manifest and plan
+    assert len(pulled) == 5 + 4 + 2  # results, tables, manifest and plan
 
 
 @pytest.mark.slow
