@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from harvest_assets.cli.common_options import with_common_options
 from harvest_assets.errors import HarvestError
 from harvest_assets.wandb_client.run_name import parse_run
 
@@ -40,7 +41,7 @@ class CommandOrRun(click.Group):
         name = _MODULES.get(cmd_name, cmd_name)
         command = getattr(import_module(f"harvest_assets.cli.{name}"), name)
         assert isinstance(command, click.Command)  # noqa: S101
-        return command
+        return with_common_options(command)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `help [COMMAND]` as `[COMMAND] --help`, and `RUN ...` as `harvest RUN ...`.

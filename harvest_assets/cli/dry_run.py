@@ -9,7 +9,8 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvest_assets.cli.where import Where
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
@@ -25,13 +26,16 @@ from harvest_assets.store.planning import make_plan
 from harvest_assets.store.preflight import available_memory, require_disk, require_memory_here
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
-from harvest_assets.system.gpus import count_gpus
+from harvest_assets.store.time_estimate import MeasuredSeconds, TimeEstimate, estimate_time
+from harvest_assets.system.gpus import count_gpus, first_device, require_device
 from harvest_assets.wandb_client.run_files import fetch_run
 
 if TYPE_CHECKING:
     import torch
 
-_SECONDS_TIMED = 0.5
+_SECONDS_TIMED = 1.5
+_GROUPS_TIMED = 9
+_SECONDS_SLOW = 20.0  # a group that takes longer is timed once
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class DryRun:
         device: where the model would run.
         n_devices: shards that work side by side, each on a device or its part of the cores.
         tokens_per_second: of all of them together, measured on a few rows.
+        time: of each stage of the harvest; None for a whole stream.
         needs: bytes of that device's memory, and of disk.
         memory_without_gpu: bytes that a shard needs on a machine without a GPU.
         free_memory: bytes that the device has free.
@@ -61,6 +66,7 @@ class DryRun:
     device: str
     n_devices: int
     tokens_per_second: float
+    time: TimeEstimate | None
     needs: ResourceEstimate
     memory_without_gpu: int
     free_memory: int
@@ -69,17 +75,7 @@ class DryRun:
     @property
     def n_batches(self) -> int | None:
         """Approximate number of batches harvested; None for a whole stream."""
-        if self.n_rows is None:
-            return self.plan.n_batches
-        return self.plan.batches_seen(self.n_rows)
-
-    @property
-    def seconds(self) -> float | None:
-        """Estimated duration of the shards."""
-        if self.n_batches is None:
-            return None
-        tokens = self.n_batches * self.plan.batch_size * self.plan.context_length
-        return tokens / self.tokens_per_second
+        return _batches(self.plan, self.n_rows)
 
 
 def dry_run(
@@ -96,9 +92,14 @@ def dry_run(
     Raises:
         HarvestError: what the harvest itself would refuse, or a dataset too small for a batch.
     """
+    if where == "here":
+        require_device()
     import torch
 
-    checkpoint = verify(fetch_run(registration.reference, step))
+    files = fetch_run(registration.reference, step)
+    started = time.perf_counter()
+    checkpoint = verify(files)
+    opening = time.perf_counter() - started
     plan = make_plan(checkpoint, HarvestSettings(**settings))
     checkpoint = checkpoint.restricted(plan.layers)
     spec = checkpoint.data_spec(plan.context_length)
@@ -111,17 +112,27 @@ def dry_run(
     needs = estimate_resources(plan, checkpoint, sample.n_rows, on_gpu=gpus > 0)
     if where == "here":
         _require_this_machine(registration.layout, plan, checkpoint, sample, needs)
-    device = torch.device("cuda" if gpus else "cpu")
+    device = torch.device(first_device())
     at_once = min(plan.n_shards, gpus) if gpus else 1
+    pace = _measure_pace(checkpoint, plan, sample, device)
+    speed = at_once * pace.tokens_per_second
+    n_batches = _batches(plan, sample.n_rows)
+    times = None
+    if n_batches is not None:
+        tokens = n_batches * plan.batch_size * plan.context_length
+        tokenizing = sample.seconds_for(plan.n_rows_wanted)
+        measured = MeasuredSeconds(opening, tokenizing, pace.opening, tokens / speed)
+        times = estimate_time(measured, needs, plan.n_shards)
     return DryRun(
         registration=registration,
         checkpoint=checkpoint,
         plan=plan,
         spec=spec,
         n_rows=sample.n_rows,
-        device=torch.cuda.get_device_name() if gpus else f"{os.cpu_count()} CPU cores",
+        device=torch.cuda.get_device_name(device) if gpus else f"{os.cpu_count()} CPU cores",
         n_devices=at_once,
-        tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
+        tokens_per_second=speed,
+        time=times,
         needs=needs,
         memory_without_gpu=estimate_resources(plan, checkpoint, sample.n_rows).memory(),
         free_memory=available_memory(device, leased=False),
@@ -146,10 +157,21 @@ def _require_this_machine(
     require_disk(paths.root, needs, len(shares))
 
 
-def _tokens_per_second(
+def _batches(plan: HarvestPlan, n_rows: int | None) -> int | None:
+    return plan.n_batches if n_rows is None else plan.batches_seen(n_rows)
+
+
+class _Pace(NamedTuple):
+    """Seconds until a shard has done its first rows, and its speed after that."""
+
+    opening: float
+    tokens_per_second: float
+
+
+def _measure_pace(
     checkpoint: Decomposition, plan: HarvestPlan, sample: DataSample, device: torch.device
-) -> float:
-    """Of one shard: rows through the model and the accumulator, after a warm-up.
+) -> _Pace:
+    """Of one shard: rows through the model and the accumulator, the median of a few groups.
 
     Small groups are slow on a GPU, and a whole one takes seconds on a CPU: it is timed where a
     quarter of it is fast.
@@ -160,17 +182,26 @@ def _tokens_per_second(
     from harvest_assets.harvester.stream import add_answer
     from harvest_assets.store.harvester_settings import harvester_settings
 
+    opened = time.perf_counter()
     model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
     harvester = Harvester.from_settings(harvester_settings(plan, checkpoint), device)
     rows = torch.from_numpy(sample.rows[: plan.rows_per_forward(checkpoint.tokens_per_forward)])
-    seconds, done = 0.0, 0
-    for share in (16, 4, 1):
-        turn = rows[: max(1, len(rows) // share)]
+    done = 0
+
+    def seconds_of(group: torch.Tensor) -> float:
+        nonlocal done
         started = time.perf_counter()
-        add_answer(harvester, turn, model(turn.to(device)), done)
+        add_answer(harvester, group, model(group.to(device)), done)
         harvester.first_bad_row()  # waits for the device
-        seconds = time.perf_counter() - started
-        done += len(turn)
-        if done > len(turn) and seconds > _SECONDS_TIMED:
-            break
-    return turn.numel() / seconds
+        done += len(group)
+        return time.perf_counter() - started
+
+    small, quarter = (rows[: max(1, len(rows) // share)] for share in (16, 4))
+    seconds_of(small)
+    opening = time.perf_counter() - opened
+    warm = seconds_of(quarter)
+    timed = rows if warm < _SECONDS_TIMED / 10 else quarter
+    seconds: list[float] = []
+    while warm < _SECONDS_SLOW and sum(seconds) < _SECONDS_TIMED and len(seconds) < _GROUPS_TIMED:
+        seconds.append(seconds_of(timed))
+    return _Pace(opening, timed.numel() / median(seconds or [warm]))

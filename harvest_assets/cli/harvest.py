@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
@@ -44,6 +44,7 @@ Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and
     default=False,
     help="As jobs of the cluster, or on this machine (the default).",
 )
+@json_option
 @debug_option
 def harvest(
     run: str,
@@ -62,10 +63,11 @@ def harvest(
 
         reference = parse_run(run)
         chosen = complete_settings(settings)
+        found = registration_for(reference, out_name)
         where = where_to_harvest(on_cluster)
         if dry_run:
             show_dry_run(reference, out_name, chosen, step, where)
             return
-        if without_finished([registration_for(reference, out_name)], chosen, step):
+        if without_finished([found], chosen, step):
             require_place(where)
             harvest_runs([register(reference, out_name)], chosen, step, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import Settings
 from harvest_assets.cli.where import Where, runner_at
 from harvest_assets.errors import HarvestError
@@ -29,11 +30,12 @@ def show_dry_run(
     from rich.console import Console
 
     from harvest_assets.cli.dry_run import dry_run
-    from harvest_assets.cli.dry_run_text import print_dry_run
+    from harvest_assets.cli.dry_run_text import dry_run_record, print_dry_run
     from harvest_assets.store.registry import registration_for
 
     with Console(stderr=True).status("opening the run and its data, computing a few rows"):
         result = dry_run(registration_for(reference, out_name), settings, step, where)
+    current().add("dry_runs", dry_run_record(result))
     print_dry_run(result, Console())
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.invocation import current
 
 
 @click.command(
@@ -26,18 +27,23 @@ FILE is never overwritten.
 )
 @click.argument("run")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@json_option
 @debug_option
 def pack(run: str, file: Path | None, *, debug: bool) -> None:
     """Write a finished harvest into one file."""
     with errors_reported(debug=debug):
+        from harvest_assets.store.lookup import find_harvest
+
+        paths = find_harvest(run)
+
         from rich.filesize import decimal
 
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import archive
-        from harvest_assets.store.lookup import find_harvest
 
-        paths = find_harvest(run)
         file = file or Path(paths.root.name + archive.SUFFIX)
         with transfer_bar() as watch:
             archive.pack(paths, file, watch)
-        click.echo(f"{file} holds {paths.root.name} ({decimal(file.stat().st_size)}).")
+        n_bytes = file.stat().st_size
+        current().result = {"harvest": paths.root.name, "file": str(file), "n_bytes": n_bytes}
+        click.echo(f"{file} holds {paths.root.name} ({decimal(n_bytes)}).")

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from harvest_assets.cli.harvest_results import print_result
+from harvest_assets.cli.invocation import current
 from harvest_assets.errors import counted
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.runners.protocol import HarvestProgress
@@ -84,8 +85,10 @@ class HarvestDisplay:
             done, total, unit = progress.texts_done, progress.texts, "rows of the dataset"
         pace = ""
         if speed:
-            left = timedelta(seconds=round((total - done) / speed))
-            pace = f"{speed:,.0f} tokens/s, {left} left"
+            left = timedelta(seconds=round((total - done) / speed + progress.merge_seconds))
+            pace = f"{speed:,.0f} tokens/s, {left} left with merging"
+        elif progress.stage is Stage.MERGE and progress.merge_seconds:
+            pace = f"about {timedelta(seconds=round(progress.merge_seconds))}"
         self._bar.update(
             self._task,
             description=what,
@@ -128,7 +131,9 @@ class HarvestDisplay:
                 seconds = progress.harvested[key]
                 print_result(self._registrations[key], seconds, several=several)
             elif several:
-                self._print(f"{key}: {progress.failed[key]}")
+                error = presentable(str(progress.failed[key]))
+                current().add("harvests", {"run": key, "error": error})
+                self._print(f"{key}: {error}")
         if len(self._reported) < len(self._registrations):
             self._bar.start()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.invocation import current
+from harvest_assets.errors import HarvestError
 
 
 @click.command(
@@ -29,24 +31,34 @@ The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_A
 @click.argument("run")
 @click.argument("address")
 @click.option("--private", is_flag=True, help="Make a dataset that is created private.")
+@json_option
 @debug_option
 def push(run: str, address: str, *, private: bool, debug: bool) -> None:
     """Share a finished harvest."""
     with errors_reported(debug=debug):
-        from harvest_assets.cli.transfer_bar import transfer_bar
-        from harvest_assets.sharing import hub, wandb_artifact
         from harvest_assets.sharing.address import HubDataset, parse_address
-        from harvest_assets.sharing.contents import contents_of
         from harvest_assets.store.lookup import find_harvest
 
         target = parse_address(address)
+        if private and not isinstance(target, HubDataset):
+            raise HarvestError("--private is for datasets on the hub; W&B decides by the project.")
         paths = find_harvest(run)
+
+        from harvest_assets.cli.transfer_bar import transfer_bar
+        from harvest_assets.sharing import hub, wandb_artifact
+        from harvest_assets.sharing.contents import contents_of
+
         with transfer_bar() as watch:
             contents = contents_of(paths, watch)
         if isinstance(target, HubDataset):
             sent = hub.push(paths, contents, target, private=private)
         else:
             sent = wandb_artifact.push(paths, contents, target)
+        current().result = {
+            "harvest": paths.root.name,
+            "address": str(target),
+            "was_there": not sent,
+        }
         if sent:
             click.echo(f"{target} holds {paths.root.name}.")
         else:

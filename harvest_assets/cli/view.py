@@ -28,7 +28,9 @@ def view(run: str | None, port: int, host: str, *, browser: bool, debug: bool) -
     """View the components of runs in a browser."""
     with errors_reported(debug=debug):
         from harvest_assets.store.lookup import find_harvest
-        from harvest_assets.viewer.serve import serve
 
         name = find_harvest(run).root.name if run else None
+
+        from harvest_assets.viewer.serve import serve
+
         serve(name, host, port, browser=browser, log=click.echo)

@@ -1,0 +1,111 @@
+"""The seconds that a harvest takes, stage by stage, estimated before it starts.
+
+What depends on the run is measured by the dry run: opening it, tokenizing, the model. The rest was
+measured on two quiet cores of an AMD EPYC and is scaled by the speed of this machine as it is now;
+`docs/performance.md` compares estimates with what harvests took.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+from harvest_assets.store.resource_estimate import ResourceEstimate
+
+_LOOPS = 1_000_000
+_LOOP_SECONDS = 0.083
+# Importing Dagster in the command and in its worker, opening the instance.
+_START_SECONDS = 3.0
+# Importing PyTorch and its libraries, and Dagster's own work around three steps.
+_PREPARE_SECONDS = 2.5
+_SHARD_SECONDS = 1.0
+# Eleven steps and checks of Dagster, and the end of the command.
+_MERGE_SECONDS = 3.0
+_RESULT_BYTES_PER_SECOND = 80e6
+_STATE_BYTES_PER_SECOND = 170e6
+# Of the estimate. A machine that others use as well is not the same from minute to minute.
+_LOW, _HIGH = 0.7, 1.6
+
+
+@dataclass(frozen=True)
+class MeasuredSeconds:
+    """What a dry run measures.
+
+    Args:
+        opening: the run's files, compared with their digests.
+        tokenizing: all rows of the dataset that are to be tokenized.
+        model: putting the model on its device, and its first rows.
+        harvesting: all rows, by the shards side by side.
+    """
+
+    opening: float
+    tokenizing: float
+    model: float
+    harvesting: float
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds of each stage.
+
+    Args:
+        start: of processes.
+        prepare: opening the run, its rows of tokens.
+        harvest: opening the model, and all rows.
+        merge: the sum of the shards, the results, their checks.
+    """
+
+    start: float
+    prepare: float
+    harvest: float
+    merge: float
+
+    @property
+    def total(self) -> float:
+        """From the command to its end."""
+        return self.start + self.prepare + self.harvest + self.merge
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Between which the total is expected."""
+        return _LOW * self.total, _HIGH * self.total
+
+
+def estimate_time(
+    measured: MeasuredSeconds, needs: ResourceEstimate, n_shards: int
+) -> TimeEstimate:
+    """The seconds that a harvest takes on this machine.
+
+    Args:
+        measured: what depends on the run.
+        needs: what the harvest writes.
+        n_shards: that share the work; several have processes of their own.
+    """
+    slowness = slowness_of_machine()
+    shards = _SHARD_SECONDS + (_START_SECONDS + _PREPARE_SECONDS if n_shards > 1 else 0.0)
+    return TimeEstimate(
+        start=slowness * _START_SECONDS,
+        prepare=slowness * _PREPARE_SECONDS + measured.opening + measured.tokenizing,
+        harvest=slowness * shards + measured.model + measured.harvesting,
+        merge=merge_seconds(needs, n_shards),
+    )
+
+
+def merge_seconds(needs: ResourceEstimate, n_shards: int) -> float:
+    """Seconds from the last shard to the end of the command."""
+    summed = needs.state * n_shards if n_shards > 1 else 0
+    quiet = (
+        _MERGE_SECONDS + needs.results / _RESULT_BYTES_PER_SECOND + summed / _STATE_BYTES_PER_SECOND
+    )
+    return slowness_of_machine() * quiet
+
+
+@lru_cache(maxsize=1)
+def slowness_of_machine() -> float:
+    """How many times longer than on the machine of the figures Python takes here; 0.1 s."""
+    started = time.perf_counter()
+    total = 0
+    for number in range(_LOOPS):
+        total += number * number
+    return (time.perf_counter() - started) / _LOOP_SECONDS
