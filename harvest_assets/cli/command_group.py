@@ -52,7 +52,8 @@ class CommandOrRun(click.Group):
         if args and args[0] == _HELP:
             args = [*args[1:2], "--help"]
         if args and not self._is_ours(ctx, args[0]):
-            self._check_spelling(ctx, args[0])
+            if not ctx.resilient_parsing:  # a shell completes a word that is not whole
+                self._check_spelling(ctx, args[0])
             args = ["harvest", *args]
         return super().parse_args(ctx, args)
 

@@ -12,8 +12,8 @@ from harvest_assets.cli import invocation
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_STATUSES = """\b
-Exit status: 0 done; 1 failed, with a sentence that begins "Error:"; 2 wrong usage, nothing was
-begun; 130, 143 or 129 interrupted by Ctrl-C, SIGTERM or a closed terminal.
+Exit status: 0 done; 1 failed or refused, with a sentence that begins "Error:"; 2 wrong usage,
+nothing was begun; 130, 143 or 129 interrupted by Ctrl-C, SIGTERM or a closed terminal.
 """
 _QUIET_HELP = "Print nothing but errors, and with --json the result."
 _VERBOSE_HELP = "Print what is logged too; of a harvest, the log of each stage."
@@ -40,6 +40,19 @@ or, where a run has several harvests, the folder of one of them:
 \b
   x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
 """
+
+
+def complete_harvest(
+    _context: click.Context, _argument: click.Parameter, incomplete: str
+) -> list[str]:
+    """The names of harvests that begin so, for the shell."""
+    from harvest_assets.files.layout import harvest_root
+
+    try:
+        names = [it.name for it in harvest_root().iterdir() if it.is_dir()]
+    except OSError:
+        return []
+    return sorted(name for name in names if name.startswith(incomplete) and name[0] != ".")
 
 
 def debug_option(command: F) -> F:

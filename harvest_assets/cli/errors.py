@@ -38,6 +38,8 @@ def errors_reported(*, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         last_words(str(interrupt) or _STOPPED)
         sys.exit(exit_status())
+    except BrokenPipeError:  # as in `| head`; click ends the command without a word
+        raise
     except (HarvestError, OSError) as error:
         if debug:
             click.echo(presentable_traceback(error), err=True, nl=False)

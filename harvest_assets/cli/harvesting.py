@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from harvest_assets.cli.invocation import current
@@ -95,12 +96,16 @@ def harvest_runs(
     Raises:
         HarvestError: some of them failed.
     """
+    from harvest_assets.cli.follow_logs import following_logs
     from harvest_assets.cli.progress import HarvestDisplay
     from harvest_assets.orchestration.instance import open_instance
 
     with open_instance() as instance:
         runner = runner_at(where, instance, rebuild=rebuild)
-        with HarvestDisplay(registrations) as display:
+        with HarvestDisplay(registrations) as display, ExitStack() as stack:
+            if current().verbose:
+                logs = [it.layout for it in registrations]
+                stack.enter_context(following_logs(logs, display.show_log))
             failed = runner.run(registrations, settings, step, display.show)
     if len(registrations) == 1 and failed:
         raise next(iter(failed.values()))

@@ -45,7 +45,8 @@ class Invocation:
             if self.quiet:
                 stack.enter_context(redirect_stderr(nowhere))
             if self.verbose:
-                logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+                logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+                logging.getLogger("harvest_assets").setLevel(logging.INFO)
             if self.device is not None:
                 stack.callback(_set_variable, _DEVICE, os.environ.get(_DEVICE))
                 os.environ[_DEVICE] = self.device

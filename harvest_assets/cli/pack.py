@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.invocation import current
 
@@ -25,7 +30,7 @@ FILE is never overwritten.
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @json_option
 @debug_option

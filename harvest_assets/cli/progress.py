@@ -101,6 +101,10 @@ class HarvestDisplay:
             self._print_line(what, ", ".join(part for part in (share, pace) if part))
         self._report_results(progress)
 
+    def show_log(self, line: str) -> None:
+        """Show a line of a log, above the bar."""
+        self._print(line)
+
     def _description(self, progress: HarvestProgress) -> str:
         """The current activity; empty if the result of the only run says it."""
         n = len(self._registrations)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.invocation import current
 from harvest_assets.errors import HarvestError
@@ -28,7 +33,7 @@ The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_A
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @click.argument("address")
 @click.option("--private", is_flag=True, help="Make a dataset that is created private.")
 @json_option

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.invocation import current
 from harvest_assets.cli.list_harvests import share_of
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("harvest", metavar="RUN")
+@click.argument("harvest", metavar="RUN", shell_complete=complete_harvest)
 @json_option
 @debug_option
 def status(harvest: str, *, debug: bool) -> None:

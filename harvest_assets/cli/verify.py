@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.invocation import current
 from harvest_assets.errors import HarvestError
@@ -19,7 +24,7 @@ states that are kept. Exit status 0 only if everything agrees.
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @json_option
 @debug_option
 def verify(run: str, *, debug: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, complete_harvest, debug_option
 from harvest_assets.cli.errors import errors_reported
 
 
@@ -19,7 +19,7 @@ nothing is requested from other machines. Every choice is part of the address, w
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_harvest)
 @click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any free port.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)

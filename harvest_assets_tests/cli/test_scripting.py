@@ -245,3 +245,44 @@ def test_a_variable_that_is_needed_at_the_end_is_checked_at_the_start(
     result = invoke("local/spd/s-aaaa1111")
     assert result.exit_code == 1
     assert variable in result.stderr
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path: Path):
+    script = f"{sys.executable} -m harvest_assets completion zsh | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "SPD_OUT_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() in {"0", "1"}  # 0: it had written all before the pipe was closed
+
+
+@pytest.mark.slow
+def test_a_harvest_prints_json_alone_or_its_log(tmp_path: Path):
+    run = write_world(tmp_path / "world")
+    env = {**os.environ, "SPD_OUT_DIR": str(tmp_path / "out"), "DAGSTER_HOME": str(tmp_path / "d")}
+
+    def harvest(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harvest_assets", str(run), *OPTIONS, *options]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    first = harvest("--json", "--device", "cpu")
+    assert first.returncode == 0, first.stderr
+    (found,) = json.loads(first.stdout)["harvests"]
+    assert found["seconds"] > 0
+    assert all((Path(found["path"]) / file).stat().st_size for file in found["files"])
+    assert "merging" in first.stderr
+    assert "Warning" not in first.stderr
+    logs = [log.read_text() for log in Path(found["path"]).glob("logs/*.log")]
+    assert len(logs) == 3
+    assert not [log for log in logs if "Warning" in log]
+    again = harvest("--pmi_token_top_k", "4", "--verbose")
+    assert again.returncode == 0, again.stderr
+    assert "dagster - DEBUG - merge" in again.stderr
+    assert "STEP_SUCCESS" in again.stderr
+    assert "dagster" not in again.stdout
+    silent = harvest("--pmi_token_top_k", "3", "--quiet")
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
