@@ -6,12 +6,12 @@ Files of a run on W&B are downloaded into the run cache, as the harvest itself w
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import perf_counter
+from typing import Any
 
+from harvest_assets.cli.pace import Pace, measure_pace
 from harvest_assets.cli.where import Where
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.protocol import Decomposition
@@ -26,16 +26,10 @@ from harvest_assets.store.planning import make_plan
 from harvest_assets.store.preflight import available_memory, require_disk, require_memory_here
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
+from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.store.time_estimate import MeasuredSeconds, TimeEstimate, estimate_time
 from harvest_assets.system.gpus import count_gpus, first_device, require_device
 from harvest_assets.wandb_client.run_files import fetch_run
-
-if TYPE_CHECKING:
-    import torch
-
-_SECONDS_TIMED = 1.5
-_GROUPS_TIMED = 9
-_SECONDS_SLOW = 20.0  # a group that takes longer is timed once
 
 
 @dataclass(frozen=True)
@@ -97,9 +91,9 @@ def dry_run(
     import torch
 
     files = fetch_run(registration.reference, step)
-    started = time.perf_counter()
+    started = perf_counter()
     checkpoint = verify(files)
-    opening = time.perf_counter() - started
+    opening = perf_counter() - started
     plan = make_plan(checkpoint, HarvestSettings(**settings))
     checkpoint = checkpoint.restricted(plan.layers)
     spec = checkpoint.data_spec(plan.context_length)
@@ -110,19 +104,18 @@ def dry_run(
         )
     gpus = count_gpus()
     needs = estimate_resources(plan, checkpoint, sample.n_rows, on_gpu=gpus > 0)
+    shares = _shares_left(registration.layout, plan, checkpoint, sample)
     if where == "here":
-        _require_this_machine(registration.layout, plan, checkpoint, sample, needs)
+        require_memory_here(plan, checkpoint, shares)
+        require_disk(registration.layout.root, needs, len(shares))
     device = torch.device(first_device())
     at_once = min(plan.n_shards, gpus) if gpus else 1
-    pace = _measure_pace(checkpoint, plan, sample, device)
+    pace = measure_pace(checkpoint, plan, sample, device)
     speed = at_once * pace.tokens_per_second
-    n_batches = _batches(plan, sample.n_rows)
-    times = None
-    if n_batches is not None:
-        tokens = n_batches * plan.batch_size * plan.context_length
-        tokenizing = sample.seconds_for(plan.n_rows_wanted)
-        measured = MeasuredSeconds(opening, tokenizing, pace.opening, tokens / speed)
-        times = estimate_time(measured, needs, plan.n_shards)
+    time = None
+    if _batches(plan, sample.n_rows) is not None:
+        tokenizing = _tokenizing_seconds(registration.layout, spec, plan, sample)
+        time = _time(plan, checkpoint, sample, sum(shares), pace, speed, opening + tokenizing)
     return DryRun(
         registration=registration,
         checkpoint=checkpoint,
@@ -132,7 +125,7 @@ def dry_run(
         device=torch.cuda.get_device_name(device) if gpus else f"{os.cpu_count()} CPU cores",
         n_devices=at_once,
         tokens_per_second=speed,
-        time=times,
+        time=time,
         needs=needs,
         memory_without_gpu=estimate_resources(plan, checkpoint, sample.n_rows).memory(),
         free_memory=available_memory(device, leased=False),
@@ -140,68 +133,51 @@ def dry_run(
     )
 
 
-def _require_this_machine(
-    paths: HarvestLayout,
-    plan: HarvestPlan,
-    checkpoint: Decomposition,
-    sample: DataSample,
-    needs: ResourceEstimate,
-) -> None:
+def _shares_left(
+    paths: HarvestLayout, plan: HarvestPlan, checkpoint: Decomposition, sample: DataSample
+) -> list[int]:
+    """Rows of each shard that is not harvested yet."""
     try:
         stored = HarvestPlan.open(paths.root)
     except HarvestError:
         stored = None
     streaming = checkpoint.data_spec(plan.context_length).streaming
-    shares = shares_left(paths, stored, plan, sample.n_rows, streaming=streaming)
-    require_memory_here(plan, checkpoint, shares)
-    require_disk(paths.root, needs, len(shares))
+    return shares_left(paths, stored, plan, sample.n_rows, streaming=streaming)
+
+
+def _time(
+    plan: HarvestPlan,
+    checkpoint: Decomposition,
+    sample: DataSample,
+    rows_left: int,
+    pace: Pace,
+    speed: float,
+    preparing: float,
+) -> TimeEstimate:
+    """The seconds of each stage, for the examples that components firing so often have."""
+    n_rows = plan.batch_size * (_batches(plan, sample.n_rows) or 0)
+    group = plan.rows_per_forward(checkpoint.tokens_per_forward)
+    n_groups = -(-min(rows_left, n_rows) // group)  # the last one is filled up
+    expected = pace.firing_rates * (n_rows * plan.context_length)
+    n_examples = int(expected.clip(max=plan.activation_examples_per_component).sum())
+    written = estimate_resources(plan, checkpoint, sample.n_rows, n_examples=n_examples)
+    harvesting = n_groups * group * plan.context_length / speed
+    return estimate_time(
+        MeasuredSeconds(preparing, pace.opening, harvesting), written, plan.n_shards
+    )
+
+
+def _tokenizing_seconds(
+    paths: HarvestLayout, spec: DataSpec, plan: HarvestPlan, sample: DataSample
+) -> float:
+    """Seconds to prepare the rows; 0 where the harvest has them already."""
+    try:
+        if SharedTokenRows.open(paths.root).are_of(spec, plan.n_rows_wanted):
+            return 0.0
+    except HarvestError:
+        pass
+    return sample.seconds_for(plan.n_rows_wanted)
 
 
 def _batches(plan: HarvestPlan, n_rows: int | None) -> int | None:
     return plan.n_batches if n_rows is None else plan.batches_seen(n_rows)
-
-
-class _Pace(NamedTuple):
-    """Seconds until a shard has done its first rows, and its speed after that."""
-
-    opening: float
-    tokens_per_second: float
-
-
-def _measure_pace(
-    checkpoint: Decomposition, plan: HarvestPlan, sample: DataSample, device: torch.device
-) -> _Pace:
-    """Of one shard: rows through the model and the accumulator, the median of a few groups.
-
-    Small groups are slow on a GPU, and a whole one takes seconds on a CPU: it is timed where a
-    quarter of it is fast.
-    """
-    import torch
-
-    from harvest_assets.harvester import Harvester
-    from harvest_assets.harvester.stream import add_answer
-    from harvest_assets.store.harvester_settings import harvester_settings
-
-    opened = time.perf_counter()
-    model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
-    harvester = Harvester.from_settings(harvester_settings(plan, checkpoint), device)
-    rows = torch.from_numpy(sample.rows[: plan.rows_per_forward(checkpoint.tokens_per_forward)])
-    done = 0
-
-    def seconds_of(group: torch.Tensor) -> float:
-        nonlocal done
-        started = time.perf_counter()
-        add_answer(harvester, group, model(group.to(device)), done)
-        harvester.first_bad_row()  # waits for the device
-        done += len(group)
-        return time.perf_counter() - started
-
-    small, quarter = (rows[: max(1, len(rows) // share)] for share in (16, 4))
-    seconds_of(small)
-    opening = time.perf_counter() - opened
-    warm = seconds_of(quarter)
-    timed = rows if warm < _SECONDS_TIMED / 10 else quarter
-    seconds: list[float] = []
-    while warm < _SECONDS_SLOW and sum(seconds) < _SECONDS_TIMED and len(seconds) < _GROUPS_TIMED:
-        seconds.append(seconds_of(timed))
-    return _Pace(opening, timed.numel() / median(seconds or [warm]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -73,6 +72,7 @@ def _times(result: DryRun) -> list[tuple[str, str]]:
     if times is None:
         return [("time", f"not known for a whole stream ({speed})")]
     low, high = times.range
+    busy = " since this machine is busy" if times.crowding > 1 else ""
     stages = [
         ("starting", times.start, "processes, libraries"),
         ("preparing", times.prepare, "the run is verified, its data tokenized"),
@@ -81,7 +81,7 @@ def _times(result: DryRun) -> list[tuple[str, str]]:
     ]
     widest = max(len(_clock(seconds)) for _, seconds, _ in stages)
     return [
-        ("time", f"about {_clock(times.total)}, between {_clock(low)} and {_clock(high)}:"),
+        ("time", f"about {_clock(times.total)}, between {_clock(low)} and {_clock(high)}{busy}:"),
         *(("", f"{what:<12}{_clock(it):>{widest}}  {why}") for what, it, why in stages),
     ]
 
@@ -115,7 +115,7 @@ def dry_run_record(result: DryRun) -> dict[str, Any]:
         "disk_bytes": needs.disk(plan.n_shards),
         "free_disk_bytes": result.free_disk,
         "tokens_per_second": result.tokens_per_second,
-        "seconds": None if times is None else {**asdict(times), "total": times.total},
+        "seconds": None if times is None else {**times.stages, "total": times.total},
         "seconds_between": None if times is None else times.range,
         "warnings": checkpoint.warnings(plan.ci_threshold, plan.context_length),
     }

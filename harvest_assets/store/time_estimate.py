@@ -7,24 +7,25 @@ measured on two quiet cores of an AMD EPYC and is scaled by the speed of this ma
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 
 from harvest_assets.store.resource_estimate import ResourceEstimate
 
-_LOOPS = 1_000_000
-_LOOP_SECONDS = 0.083
+_LOOPS = 2_000_000
+_LOOP_SECONDS = 0.166
 # Importing Dagster in the command and in its worker, opening the instance.
-_START_SECONDS = 3.0
+_START_SECONDS = 3.5
 # Importing PyTorch and its libraries, and Dagster's own work around three steps.
 _PREPARE_SECONDS = 2.5
 _SHARD_SECONDS = 1.0
 # Eleven steps and checks of Dagster, and the end of the command.
-_MERGE_SECONDS = 3.0
+_MERGE_SECONDS = 4.5
 _RESULT_BYTES_PER_SECOND = 80e6
 _STATE_BYTES_PER_SECOND = 170e6
-# Of the estimate. A machine that others use as well is not the same from minute to minute.
+# Of the estimate, where nothing else uses the machine.
 _LOW, _HIGH = 0.7, 1.6
 
 
@@ -33,14 +34,12 @@ class MeasuredSeconds:
     """What a dry run measures.
 
     Args:
-        opening: the run's files, compared with their digests.
-        tokenizing: all rows of the dataset that are to be tokenized.
+        preparing: opening the run's files, and tokenizing.
         model: putting the model on its device, and its first rows.
         harvesting: all rows, by the shards side by side.
     """
 
-    opening: float
-    tokenizing: float
+    preparing: float
     model: float
     harvesting: float
 
@@ -54,22 +53,34 @@ class TimeEstimate:
         prepare: opening the run, its rows of tokens.
         harvest: opening the model, and all rows.
         merge: the sum of the shards, the results, their checks.
+        crowding: how many times longer it may take because of what else runs on this machine.
     """
 
     start: float
     prepare: float
     harvest: float
     merge: float
+    crowding: float = 1.0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """By name, in order."""
+        return {
+            "start": self.start,
+            "prepare": self.prepare,
+            "harvest": self.harvest,
+            "merge": self.merge,
+        }
 
     @property
     def total(self) -> float:
         """From the command to its end."""
-        return self.start + self.prepare + self.harvest + self.merge
+        return sum(self.stages.values())
 
     @property
     def range(self) -> tuple[float, float]:
         """Between which the total is expected."""
-        return _LOW * self.total, _HIGH * self.total
+        return _LOW * self.total, _HIGH * self.crowding * self.total
 
 
 def estimate_time(
@@ -86,9 +97,10 @@ def estimate_time(
     shards = _SHARD_SECONDS + (_START_SECONDS + _PREPARE_SECONDS if n_shards > 1 else 0.0)
     return TimeEstimate(
         start=slowness * _START_SECONDS,
-        prepare=slowness * _PREPARE_SECONDS + measured.opening + measured.tokenizing,
+        prepare=slowness * _PREPARE_SECONDS + measured.preparing,
         harvest=slowness * shards + measured.model + measured.harvesting,
         merge=merge_seconds(needs, n_shards),
+        crowding=max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / slowness),
     )
 
 
@@ -103,7 +115,7 @@ def merge_seconds(needs: ResourceEstimate, n_shards: int) -> float:
 
 @lru_cache(maxsize=1)
 def slowness_of_machine() -> float:
-    """How many times longer than on the machine of the figures Python takes here; 0.1 s."""
+    """How many times longer than on the machine of the figures Python takes here, now."""
     started = time.perf_counter()
     total = 0
     for number in range(_LOOPS):
