@@ -55,10 +55,14 @@ def value_of(*arguments: object):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_the_common_options(name: str):
     command = cli.get_command(click.Context(cli), name)
-    options = {option for it in command.params for option in it.opts}
-    assert {"--quiet", "--verbose", "--debug"} <= options
-    assert ("--json" in options) is (name not in WITHOUT_JSON)
-    assert "130" in invoke(name, "--help").stdout
+    commands = command.commands.values() if isinstance(command, click.Group) else [command]
+    for each in commands:
+        options = [option for it in each.params for option in it.opts]
+        assert len(options) == len(set(options))
+        assert {"--quiet", "--verbose", "--debug"} <= set(options)
+        assert ("--json" in options) is (name not in WITHOUT_JSON)
+        assert each.epilog
+        assert "130" in each.epilog
 
 
 def test_what_reads_a_harvest_prints_one_json_value(tiny: TinyHarvest, tmp_path: Path):
