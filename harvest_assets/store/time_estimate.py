@@ -12,7 +12,12 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harvest_assets.store.resource_estimate import ResourceEstimate
+from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
+from harvest_assets.store.shared_rows import SharedTokenRows
 
 _LOOPS = 2_000_000
 _LOOP_SECONDS = 0.166
@@ -111,6 +116,17 @@ def merge_seconds(needs: ResourceEstimate, n_shards: int) -> float:
         _MERGE_SECONDS + needs.results / _RESULT_BYTES_PER_SECOND + summed / _STATE_BYTES_PER_SECOND
     )
     return slowness_of_machine() * quiet
+
+
+def merge_seconds_of(paths: HarvestLayout) -> float:
+    """As `merge_seconds`, of a harvest that is prepared; 0 while it is not."""
+    try:
+        plan = HarvestPlan.open(paths.root)
+        checkpoint = open_decomposition(paths.root).restricted(plan.layers)
+        n_rows = SharedTokenRows.open(paths.root).n_rows
+    except HarvestError:
+        return 0.0
+    return merge_seconds(estimate_resources(plan, checkpoint, n_rows), plan.n_shards)
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from harvest_assets.cli.main import cli
 from harvest_assets.cli.spd_harvest import spd_harvest_command
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.store.time_estimate import merge_seconds_of
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
 from harvest_assets_tests.tiny_run import N_CTX, write_world
 
@@ -290,3 +291,7 @@ def test_a_harvest_prints_json_alone_or_its_log(tmp_path: Path):
     assert "dagster" not in again.stdout
     silent = harvest("--pmi_token_top_k", "3", "--quiet")
     assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
+
+
+def test_a_prepared_harvest_has_time_for_merging(tiny: TinyHarvest):
+    assert merge_seconds_of(tiny.layout) > 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store import time_estimate
 from harvest_assets.store.resource_estimate import ResourceEstimate
 from harvest_assets.store.time_estimate import MeasuredSeconds, estimate_time, merge_seconds
@@ -55,3 +57,7 @@ def test_the_speed_of_the_machine_is_measured_within_a_second():
     began = time.process_time()
     assert time_estimate.slowness_of_machine() > 0
     assert time.process_time() - began < 1
+
+
+def test_a_harvest_that_is_not_prepared_has_no_time_for_merging(tmp_path: Path):
+    assert time_estimate.merge_seconds_of(HarvestLayout(tmp_path)) == 0
