@@ -6,6 +6,7 @@ deployment changes a default with `HARVEST_<OPTION>` in the environment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
@@ -26,12 +27,13 @@ from harvest_assets.errors import HarvestError
 
 MAX_SHARDS = 16
 MAX_COUNT = (1 << 31) - 1  # of components, tokens or examples; more would overflow
+_DEVICE = re.compile(r"(cpu|cuda(:\d+)?)?", re.ASCII)
 _MAX_BATCHES = (1 << 63) - 1
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Patterns = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, Field(min_length=1)], ...],
     Field(min_length=1),
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     AfterValidator(lambda patterns: tuple(sorted(set(patterns)))),  # any order means the same
@@ -50,6 +52,7 @@ _EXPECTED = {
     "bool_parsing": "1 or 0, yes or no",
     "bool_type": "true or false",
     "string_type": "a text",
+    "string_too_short": "at least {min_length} character long",
     "tuple_type": "a list",
     "literal_error": "one of {expected}",
     "value_error": "{error}",
@@ -250,6 +253,25 @@ class PreflightSettings(EnvironmentModel):
             "or `warn` and try, for runs whose components are mostly dead and need less."
         ),
     )
+
+
+class ComputeSettings(EnvironmentModel):
+    """What harvests compute on; no part of a plan, since the result does not depend on it."""
+
+    device: str = Field(
+        default="",
+        description=(
+            "What harvests compute on: `cpu`, `cuda` (a free GPU) or `cuda:1` (that one); blank: a "
+            "free GPU, or the CPU where there is none."
+        ),
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, text: str) -> str:
+        if not _DEVICE.fullmatch(text):
+            raise ValueError("cpu, cuda or cuda:N")
+        return text
 
 
 class Option(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner
 
-from harvest_assets.cli.harvest import harvest
+from harvest_assets.cli.main import cli
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.wandb.settings import WatchSettings
@@ -51,7 +51,7 @@ def test_names_and_defaults_are_those_that_users_know():
 
 
 def test_the_options_are_the_settings():
-    shown = CliRunner().invoke(harvest, ["--help"]).output
+    shown = CliRunner().invoke(cli, ["harvest", "--help"]).output
     shown = " ".join(shown.split())
     for name, default in DEFAULTS.items():
         option = f"--{name.replace('_', '-')}"

@@ -11,6 +11,7 @@ from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.settings import (
+    ComputeSettings,
     EnvironmentModel,
     HarvestDefaults,
     PreflightSettings,
@@ -20,6 +21,7 @@ from harvest_assets.settings import (
 PAGE = Path(__file__).parents[1] / "docs" / "variables.md"
 _HEADINGS: dict[type[EnvironmentModel], str] = {
     HarvestDefaults: "Defaults of the options",
+    ComputeSettings: "Device",
     StorageSettings: "Storage",
     PreflightSettings: "Memory and disk",
     WatchSettings: "Watching W&B",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import debug_option
+from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvesting import harvest_runs
+from harvest_assets.cli.invocation import current
+from harvest_assets.cli.options import device_option
 from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
-from harvest_assets.cli.where import where_to_harvest
+from harvest_assets.cli.where import require_place, where_to_harvest
 from harvest_assets.errors import counted
 
 
@@ -19,6 +21,8 @@ from harvest_assets.errors import counted
     help="Also runs whose plan or checkpoint has changed since they were harvested.",
 )
 @click.option("--dry-run", is_flag=True, help="Only list the status of each run.")
+@device_option
+@json_option
 @debug_option
 def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
     """Harvest all registered runs whose harvest is missing.
@@ -36,12 +40,19 @@ def backfill(*, include_changed: bool, dry_run: bool, debug: bool) -> None:
         with open_instance() as instance:
             warn_of_failing_sensors(instance)
             graph = defs.resolve_asset_graph()
-            if dry_run:
-                for it in harvests_of(instance, graph):
-                    click.echo(f"{it.key}: {it.status.value}")
+            found = harvests_of(instance, graph) if dry_run else ()
+            for it in found:
+                click.echo(f"{it.key}: {it.status.value}")
             keys = unharvested(instance, graph, include_changed=include_changed)
+            current().result = (
+                {"runs": {it.key: it.status.value for it in found}, "would_harvest": keys}
+                if dry_run
+                else {"harvests": []}
+            )
             runs = counted(len(keys), "run") if keys else "No registered run"
             click.echo(f"{runs} {'would' if dry_run else 'will'} be harvested.")
             if keys and not dry_run:
                 owners = [registration_of(key) for key in keys]
-                harvest_runs(owners, {}, None, where_to_harvest(None), rebuild=False)
+                where = where_to_harvest(None)
+                require_place(where)
+                harvest_runs(owners, {}, None, where, rebuild=False)

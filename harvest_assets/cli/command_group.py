@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from harvest_assets.cli.common_options import with_common_options
 from harvest_assets.errors import HarvestError
 
 _HELP = "help"
@@ -39,7 +40,7 @@ class CommandOrRun(click.Group):
         name = _MODULES.get(cmd_name, cmd_name)
         command = getattr(import_module(f"harvest_assets.cli.{name}"), name)
         assert isinstance(command, click.Command)  # noqa: S101
-        return command
+        return with_common_options(command)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `help [COMMAND]` as `[COMMAND] --help`, and `RUN ...` as `harvest RUN ...`.
@@ -50,7 +51,8 @@ class CommandOrRun(click.Group):
         if args and args[0] == _HELP:
             args = [*args[1:2], "--help"]
         if args and not self._is_ours(ctx, args[0]):
-            self._check_spelling(ctx, args[0])
+            if not ctx.resilient_parsing:  # a shell completes a word that is not whole
+                self._check_spelling(ctx, args[0])
             args = ["harvest", *args]
         return super().parse_args(ctx, args)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import debug_option
+from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvesting import harvest_runs, without_finished
-from harvest_assets.cli.options import complete_settings
+from harvest_assets.cli.options import complete_settings, device_option
+from harvest_assets.cli.where import require_place
 
 
 @click.command()
+@device_option
+@json_option
 @debug_option
 def demo(*, debug: bool) -> None:
     """Harvest the built-in run and print its ten most informative components.
@@ -21,15 +24,18 @@ def demo(*, debug: bool) -> None:
     read from this Python. The results stay in $SPD_OUT_DIR like those of any other run.
     """
     with errors_reported(debug=debug):
+        from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
+
+        settings = complete_settings(SETTINGS)
+        require_place("here")
+
         from rich.console import Console
 
         from harvest_assets.cli.component_text import print_informative_components
-        from harvest_assets.demo.built_in import SETTINGS, lay_out_demo
         from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run
 
         registration = register(parse_run(str(lay_out_demo())), None)
-        settings = complete_settings(SETTINGS)
         if without_finished([registration], settings, None):
             harvest_runs([registration], settings, None, "here")
         click.echo("\nThe ten components most informative about the tokens around them:\n")

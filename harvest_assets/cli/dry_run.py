@@ -6,11 +6,12 @@ Files of a run on W&B are downloaded into the run cache, as the harvest itself w
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import Any
 
+from harvest_assets.cli.pace import Pace, measure_pace
 from harvest_assets.cli.where import Where
 from harvest_assets.data.data import DataSample, DataSpec, sample_data
 from harvest_assets.decompositions.protocol import Decomposition
@@ -25,13 +26,10 @@ from harvest_assets.store.planning import make_plan
 from harvest_assets.store.preflight import available_memory, require_disk, require_memory_here
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
-from harvest_assets.system.gpus import count_gpus
+from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.store.time_estimate import MeasuredSeconds, TimeEstimate, estimate_time
+from harvest_assets.system.gpus import count_gpus, first_device, require_device
 from harvest_assets.wandb_client.run_files import fetch_run
-
-if TYPE_CHECKING:
-    import torch
-
-_SECONDS_TIMED = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class DryRun:
         device: where the model would run.
         n_devices: shards that work side by side, each on a device or its part of the cores.
         tokens_per_second: of all of them together, measured on a few rows.
+        time: of each stage of the harvest; None for a whole stream.
         needs: bytes of that device's memory, and of disk.
         memory_without_gpu: bytes that a shard needs on a machine without a GPU.
         free_memory: bytes that the device has free.
@@ -61,6 +60,7 @@ class DryRun:
     device: str
     n_devices: int
     tokens_per_second: float
+    time: TimeEstimate | None
     needs: ResourceEstimate
     memory_without_gpu: int
     free_memory: int
@@ -69,17 +69,7 @@ class DryRun:
     @property
     def n_batches(self) -> int | None:
         """Approximate number of batches harvested; None for a whole stream."""
-        if self.n_rows is None:
-            return self.plan.n_batches
-        return self.plan.batches_seen(self.n_rows)
-
-    @property
-    def seconds(self) -> float | None:
-        """Estimated duration of the shards."""
-        if self.n_batches is None:
-            return None
-        tokens = self.n_batches * self.plan.batch_size * self.plan.context_length
-        return tokens / self.tokens_per_second
+        return _batches(self.plan, self.n_rows)
 
 
 def dry_run(
@@ -96,9 +86,14 @@ def dry_run(
     Raises:
         HarvestError: what the harvest itself would refuse, or a dataset too small for a batch.
     """
+    if where == "here":
+        require_device()
     import torch
 
-    checkpoint = verify(fetch_run(registration.reference, step))
+    files = fetch_run(registration.reference, step)
+    started = perf_counter()
+    checkpoint = verify(files)
+    opening = perf_counter() - started
     plan = make_plan(checkpoint, HarvestSettings(**settings))
     checkpoint = checkpoint.restricted(plan.layers)
     spec = checkpoint.data_spec(plan.context_length)
@@ -109,19 +104,28 @@ def dry_run(
         )
     gpus = count_gpus()
     needs = estimate_resources(plan, checkpoint, sample.n_rows, on_gpu=gpus > 0)
+    shares = _shares_left(registration.layout, plan, checkpoint, sample)
     if where == "here":
-        _require_this_machine(registration.layout, plan, checkpoint, sample, needs)
-    device = torch.device("cuda" if gpus else "cpu")
+        require_memory_here(plan, checkpoint, shares)
+        require_disk(registration.layout.root, needs, len(shares))
+    device = torch.device(first_device())
     at_once = min(plan.n_shards, gpus) if gpus else 1
+    pace = measure_pace(checkpoint, plan, sample, device)
+    speed = at_once * pace.tokens_per_second
+    time = None
+    if _batches(plan, sample.n_rows) is not None:
+        tokenizing = _tokenizing_seconds(registration.layout, spec, plan, sample)
+        time = _time(plan, checkpoint, sample, sum(shares), pace, speed, opening + tokenizing)
     return DryRun(
         registration=registration,
         checkpoint=checkpoint,
         plan=plan,
         spec=spec,
         n_rows=sample.n_rows,
-        device=torch.cuda.get_device_name() if gpus else f"{os.cpu_count()} CPU cores",
+        device=torch.cuda.get_device_name(device) if gpus else f"{os.cpu_count()} CPU cores",
         n_devices=at_once,
-        tokens_per_second=at_once * _tokens_per_second(checkpoint, plan, sample, device),
+        tokens_per_second=speed,
+        time=time,
         needs=needs,
         memory_without_gpu=estimate_resources(plan, checkpoint, sample.n_rows).memory(),
         free_memory=available_memory(device, leased=False),
@@ -129,48 +133,51 @@ def dry_run(
     )
 
 
-def _require_this_machine(
-    paths: HarvestLayout,
-    plan: HarvestPlan,
-    checkpoint: Decomposition,
-    sample: DataSample,
-    needs: ResourceEstimate,
-) -> None:
+def _shares_left(
+    paths: HarvestLayout, plan: HarvestPlan, checkpoint: Decomposition, sample: DataSample
+) -> list[int]:
+    """Rows of each shard that is not harvested yet."""
     try:
         stored = HarvestPlan.open(paths.root)
     except HarvestError:
         stored = None
     streaming = checkpoint.data_spec(plan.context_length).streaming
-    shares = shares_left(paths, stored, plan, sample.n_rows, streaming=streaming)
-    require_memory_here(plan, checkpoint, shares)
-    require_disk(paths.root, needs, len(shares))
+    return shares_left(paths, stored, plan, sample.n_rows, streaming=streaming)
 
 
-def _tokens_per_second(
-    checkpoint: Decomposition, plan: HarvestPlan, sample: DataSample, device: torch.device
+def _time(
+    plan: HarvestPlan,
+    checkpoint: Decomposition,
+    sample: DataSample,
+    rows_left: int,
+    pace: Pace,
+    speed: float,
+    preparing: float,
+) -> TimeEstimate:
+    """The seconds of each stage, for the examples that components firing so often have."""
+    n_rows = plan.batch_size * (_batches(plan, sample.n_rows) or 0)
+    group = plan.rows_per_forward(checkpoint.tokens_per_forward)
+    n_groups = -(-min(rows_left, n_rows) // group)  # the last one is filled up
+    expected = pace.firing_rates * (n_rows * plan.context_length)
+    n_examples = int(expected.clip(max=plan.activation_examples_per_component).sum())
+    written = estimate_resources(plan, checkpoint, sample.n_rows, n_examples=n_examples)
+    harvesting = n_groups * group * plan.context_length / speed
+    return estimate_time(
+        MeasuredSeconds(preparing, pace.opening, harvesting), written, plan.n_shards
+    )
+
+
+def _tokenizing_seconds(
+    paths: HarvestLayout, spec: DataSpec, plan: HarvestPlan, sample: DataSample
 ) -> float:
-    """Of one shard: rows through the model and the accumulator, after a warm-up.
+    """Seconds to prepare the rows; 0 where the harvest has them already."""
+    try:
+        if SharedTokenRows.open(paths.root).are_of(spec, plan.n_rows_wanted):
+            return 0.0
+    except HarvestError:
+        pass
+    return sample.seconds_for(plan.n_rows_wanted)
 
-    Small groups are slow on a GPU, and a whole one takes seconds on a CPU: it is timed where a
-    quarter of it is fast.
-    """
-    import torch
 
-    from harvest_assets.harvester import Harvester
-    from harvest_assets.harvester.stream import add_answer
-    from harvest_assets.store.harvester_settings import harvester_settings
-
-    model = checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16)
-    harvester = Harvester.from_settings(harvester_settings(plan, checkpoint), device)
-    rows = torch.from_numpy(sample.rows[: plan.rows_per_forward(checkpoint.tokens_per_forward)])
-    seconds, done = 0.0, 0
-    for share in (16, 4, 1):
-        turn = rows[: max(1, len(rows) // share)]
-        started = time.perf_counter()
-        add_answer(harvester, turn, model(turn.to(device)), done)
-        harvester.first_bad_row()  # waits for the device
-        seconds = time.perf_counter() - started
-        done += len(turn)
-        if done > len(turn) and seconds > _SECONDS_TIMED:
-            break
-    return turn.numel() / seconds
+def _batches(plan: HarvestPlan, n_rows: int | None) -> int | None:
+    return plan.n_batches if n_rows is None else plan.batches_seen(n_rows)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
 
 from harvest_assets.cli.dry_run import DryRun
 from harvest_assets.store.preflight import memory_parts
+
+_SHOWN_AS_SECONDS = 120
 
 
 def print_dry_run(result: DryRun, console: Console) -> None:
@@ -42,7 +45,7 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         *without_gpu,
         ("disk", f"about {decimal(needs.results)} of results, {peak} at the peak"),
         ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
-        ("time", _duration(result)),
+        *_times(result),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
         *(("warning", it) for it in checkpoint.warnings(plan.ci_threshold, plan.context_length)),
     ]
@@ -62,8 +65,58 @@ def _batches(result: DryRun) -> str:
     return f"{n:,} of {plan.batch_size:,} rows, {tokens:,} tokens{short}"
 
 
-def _duration(result: DryRun) -> str:
+def _times(result: DryRun) -> list[tuple[str, str]]:
+    """The seconds of each stage, below their sum."""
     speed = f"{result.tokens_per_second:,.0f} tokens/s, measured on a few rows"
-    if result.seconds is None:
-        return f"not known for a whole stream ({speed})"
-    return f"about {timedelta(seconds=max(1, round(result.seconds)))} ({speed})"
+    times = result.time
+    if times is None:
+        return [("time", f"not known for a whole stream ({speed})")]
+    low, high = times.range
+    busy = " since this machine is busy" if times.crowding > 1 else ""
+    stages = [
+        ("starting", times.start, "processes, libraries"),
+        ("preparing", times.prepare, "the run is verified, its data tokenized"),
+        ("harvesting", times.harvest, speed),
+        ("merging", times.merge, "results are written and checked"),
+    ]
+    widest = max(len(_clock(seconds)) for _, seconds, _ in stages)
+    return [
+        ("time", f"about {_clock(times.total)}, between {_clock(low)} and {_clock(high)}{busy}:"),
+        *(("", f"{what:<12}{_clock(it):>{widest}}  {why}") for what, it, why in stages),
+    ]
+
+
+def _clock(seconds: float) -> str:
+    """Seconds below two minutes, else hours, minutes and seconds."""
+    if seconds < _SHOWN_AS_SECONDS:
+        return f"{max(1, round(seconds))} s"
+    return str(timedelta(seconds=round(seconds)))
+
+
+def dry_run_record(result: DryRun) -> dict[str, Any]:
+    """The result as JSON."""
+    checkpoint, plan, needs, times = result.checkpoint, result.plan, result.needs, result.time
+    return {
+        "key": result.registration.key,
+        "run": plan.run,
+        "path": str(result.registration.layout.root),
+        "step": checkpoint.step,
+        "model": checkpoint.model_name(),
+        "layers": dict(checkpoint.layers),
+        "vocab_size": checkpoint.vocab_size,
+        "settings": plan.flat(),
+        "dataset": result.spec.dataset_name,
+        "rows_available": result.n_rows,
+        "n_batches": result.n_batches,
+        "device": result.device,
+        "side_by_side": result.n_devices,
+        "memory_bytes": needs.memory(),
+        "free_memory_bytes": result.free_memory,
+        "result_bytes": needs.results,
+        "disk_bytes": needs.disk(plan.n_shards),
+        "free_disk_bytes": result.free_disk,
+        "tokens_per_second": result.tokens_per_second,
+        "seconds": None if times is None else {**times.stages, "total": times.total},
+        "seconds_between": None if times is None else times.range,
+        "warnings": checkpoint.warnings(plan.ci_threshold, plan.context_length),
+    }

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import click
 
+from harvest_assets.cli import invocation
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.sanitize import presentable, presentable_traceback
 from harvest_assets.files.unwritable import advice
@@ -24,19 +25,27 @@ _STOPPED = (
 def errors_reported(*, debug: bool) -> Iterator[None]:
     """Exit with a sentence on stderr after bad input, an error of the system, or a signal.
 
+    Output goes where the options of the command say, and the JSON result is printed at the end.
+
     Args:
         debug: print the traceback of an error too.
     """
+    invoked = invocation.current()
     try:
-        with interrupted_by_signals():
+        with invoked.arranged(), interrupted_by_signals():
             yield
+        invoked.print_result()
     except KeyboardInterrupt as interrupt:
         last_words(str(interrupt) or _STOPPED)
         sys.exit(exit_status())
+    except BrokenPipeError:  # as in `| head`; click ends the command without a word
+        raise
     except (HarvestError, OSError) as error:
         if debug:
             click.echo(presentable_traceback(error), err=True, nl=False)
-        click.echo(f"Error: {presentable(_sentence(error))}", err=True)
+        sentence = presentable(_sentence(error))
+        invoked.print_result(sentence)
+        click.echo(f"Error: {sentence}", err=True)
         sys.exit(_EXIT_BAD_INPUT)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
@@ -48,6 +48,7 @@ Every option has a default that a deployment can set: HARVEST_N_BATCHES=2000 and
     default=False,
     help="As jobs of the cluster, or on this machine (the default).",
 )
+@json_option
 @debug_option
 def harvest(
     run: str,

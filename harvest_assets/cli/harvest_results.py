@@ -7,6 +7,7 @@ import shlex
 import click
 from rich.console import Console
 
+from harvest_assets.cli.invocation import current
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import counted
 from harvest_assets.files.layout import HarvestLayout
@@ -24,7 +25,20 @@ def print_result(registration: Registration, seconds: float | None, *, several: 
         several: leave out the list of its files.
     """
     paths = registration.layout
-    shards = counted(HarvestPlan.open(paths.root).n_shards, "shard")
+    n_shards = HarvestPlan.open(paths.root).n_shards
+    warnings = harvest_warnings(paths)
+    record = {
+        "key": registration.key,
+        "run": registration.reference.name.key,
+        "harvest": paths.root.name,
+        "path": str(paths.root),
+        "seconds": seconds,
+        "n_shards": n_shards,
+        "files": {str(it.relative_to(paths.root)): it.stat().st_size for it in paths.five_files},
+        "warnings": warnings,
+    }
+    current().add("harvests", record)
+    shards = counted(n_shards, "shard")
     how = f"already harvested ({shards})"
     if seconds is not None:
         how = f"harvested ({seconds:,.1f} s, {shards})"
@@ -32,7 +46,7 @@ def print_result(registration: Registration, seconds: float | None, *, several: 
     Console(soft_wrap=True, highlight=False, markup=False).print(
         f"{registration.key} is {how}:{where}"
     )
-    for warning in harvest_warnings(paths):
+    for warning in warnings:
         click.echo(presentable(f"Warning: {warning}"), err=True)
 
 

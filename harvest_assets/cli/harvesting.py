@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
 
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import Settings
 from harvest_assets.cli.where import Where, runner_at
 from harvest_assets.errors import HarvestError
@@ -26,10 +28,11 @@ def show_dry_run(
     from rich.console import Console
 
     from harvest_assets.cli.dry_run import dry_run
-    from harvest_assets.cli.dry_run_text import print_dry_run
+    from harvest_assets.cli.dry_run_text import dry_run_record, print_dry_run
 
     with Console(stderr=True).status("opening the run and its data, computing a few rows"):
         result = dry_run(registration, settings, step, where)
+    current().add("dry_runs", dry_run_record(result))
     print_dry_run(result, Console())
 
 
@@ -101,12 +104,16 @@ def harvest_runs(
     Raises:
         HarvestError: some of them failed.
     """
+    from harvest_assets.cli.follow_logs import following_logs
     from harvest_assets.cli.progress import HarvestDisplay
     from harvest_assets.orchestration.instance import open_instance
 
     with open_instance() as instance:
         runner = runner_at(where, instance, rebuild=rebuild)
-        with HarvestDisplay(registrations) as display:
+        with HarvestDisplay(registrations) as display, ExitStack() as stack:
+            if current().verbose:
+                logs = [it.layout for it in registrations]
+                stack.enter_context(following_logs(logs, display.show_log))
             failed = runner.run(registrations, settings, step, display.show)
     if len(registrations) == 1 and failed:
         raise next(iter(failed.values()))

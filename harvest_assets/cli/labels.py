@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.invocation import current
 from harvest_assets.errors import counted
 
 _FORMATS = ("csv", "autointerp", "delphi", "neuronpedia")
@@ -35,19 +42,22 @@ FILE is never overwritten.
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--format", "name", type=click.Choice(_FORMATS), help="By default from the name of FILE."
 )
+@json_option
 @debug_option
 def export_labels(run: str, file: Path, name: str | None, *, debug: bool) -> None:
     """Write labels, scores and notes into a file."""
     with errors_reported(debug=debug):
-        from harvest_assets.interpretations.exchange.transfer import export_file
-        from harvest_assets.store.lookup import find_harvest
+        paths = harvest_to_read(run)
 
-        n, history = export_file(find_harvest(run), file, name)
+        from harvest_assets.interpretations.exchange.transfer import export_file
+
+        n, history = export_file(paths, file, name)
+        current().result = {"harvest": paths.root.name, "file": str(file), "components": n}
         for problem in history.problems:
             click.echo(f"warning: {problem}", err=True)
         click.echo(f"{file} holds what was written about {counted(n, 'component')}.")
@@ -65,7 +75,7 @@ stays in the history; a person's label comes before all others.
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--format", "name", type=click.Choice(_FORMATS), help="By default from the content of FILE."
@@ -74,26 +84,27 @@ stays in the history; a person's label comes before all others.
 @json_option
 @debug_option
 def import_labels(
-    run: str, file: Path, name: str | None, person: str | None, *, as_json: bool, debug: bool
+    run: str, file: Path, name: str | None, person: str | None, *, debug: bool
 ) -> None:
     """Keep the labels, scores and notes in a file."""
     with errors_reported(debug=debug):
-        import json
+        paths = harvest_to_read(run)
 
         from harvest_assets.interpretations.exchange.transfer import import_file
-        from harvest_assets.store.lookup import find_harvest
 
-        paths = find_harvest(run)
         result = import_file(paths, file, name, person)
         counts = {
             "labels": len(result.kept.labels),
             "scores": len(result.kept.scores),
             "edits": len(result.kept.edits),
         }
-        if as_json:
-            rest = {"unknown_keys": result.unknown, "ignored": result.ignored}
-            click.echo(json.dumps({**counts, "unchanged": result.n_unchanged, **rest}))
-            return
+        current().result = {
+            "harvest": paths.root.name,
+            **counts,
+            "unchanged": result.n_unchanged,
+            "unknown_keys": result.unknown,
+            "ignored": result.ignored,
+        }
         kept = ", ".join(counted(n, kind.removesuffix("s")) for kind, n in counts.items())
         click.echo(f"Kept from {file} in {paths.interpretations}: {kept}.")
         if result.n_unchanged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.invocation import current
 
 _WIDTH_OF_FILES = 400
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("list")
 @json_option
 @debug_option
-def list_harvests(*, as_json: bool, debug: bool) -> None:
+def list_harvests(*, debug: bool) -> None:
     """List the harvests in $SPD_OUT_DIR/harvest: run, condition, progress, size.
 
     `harvest-assets status HARVEST` shows one of them in detail.
@@ -30,9 +30,8 @@ def list_harvests(*, as_json: bool, debug: bool) -> None:
         from harvest_assets.store.summary import summaries
 
         found = summaries()
-        if as_json:
-            click.echo(json.dumps([asdict(it) for it in found], indent=2))
-        elif found:
+        current().result = [asdict(it) for it in found]
+        if found:
             _print_table(found)
         else:
             click.echo(f"There are no harvests in {harvest_root()}; harvest-assets demo makes one.")

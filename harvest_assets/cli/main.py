@@ -9,7 +9,7 @@ import click
 
 from harvest_assets import __version__
 from harvest_assets.cli.command_group import CommandOrRun
-from harvest_assets.cli.common_options import HELP_SETTINGS
+from harvest_assets.cli.common_options import EXIT_STATUSES, HELP_SETTINGS
 
 
 @click.group(
@@ -31,8 +31,10 @@ from harvest_assets.cli.common_options import HELP_SETTINGS
         "push",
         "pull",
         "clean",
+        "completion",
     ),
     context_settings=HELP_SETTINGS,
+    epilog=EXIT_STATUSES,
 )
 @click.version_option(__version__, prog_name="harvest_assets")
 def cli() -> None:
@@ -54,6 +56,7 @@ def cli() -> None:
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`
       harvest-assets clean               delete files that are no longer needed
+      harvest-assets completion SHELL    what bash, zsh or fish needs to complete all this
 
     Results go to $SPD_OUT_DIR/harvest/<run_id>/ (SPD_OUT_DIR is ~/spd_out unless set).
     """

@@ -7,8 +7,16 @@ from typing import Any, TypeVar
 
 import click
 
+from harvest_assets.cli.invocation import current
 from harvest_assets.errors import HarvestError
-from harvest_assets.settings import HarvestSettings, deployment_options
+from harvest_assets.files.layout import is_folder_name
+from harvest_assets.settings import (
+    ComputeSettings,
+    HarvestSettings,
+    PreflightSettings,
+    StorageSettings,
+    deployment_options,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, float | tuple[str, ...] | None]
@@ -31,7 +39,9 @@ def out_name_option(command: F) -> F:
 def received_name_option(command: F) -> F:
     """Add --out-name for a harvest that is received."""
     return click.option(
-        "--out-name", help="Folder below harvest/; omitted: the one that the harvest had."
+        "--out-name",
+        callback=_checked_name,
+        help="Folder below harvest/; omitted: the one that the harvest had.",
     )(command)
 
 
@@ -46,12 +56,41 @@ def some_layers_option(command: F) -> F:
     )(command)
 
 
+def _checked_name(
+    _context: click.Context, _option: click.Parameter, name: str | None
+) -> str | None:
+    if name is not None and not is_folder_name(name):
+        raise click.BadParameter(f"{name[:200]!r} is not the plain name of a folder.")
+    return name
+
+
+def device_option(command: F) -> F:
+    """Add --device."""
+    return click.option(
+        "--device",
+        expose_value=False,
+        callback=_checked_device,
+        metavar="cpu|cuda|cuda:N",
+        help="What to compute on; omitted: HARVEST_DEVICE, else a free GPU, else the CPU.",
+    )(command)
+
+
+def _checked_device(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        try:
+            current().device = ComputeSettings(device=name).device
+        except HarvestError as error:
+            raise click.BadParameter(str(error)) from None
+
+
 def harvest_options(command: F) -> F:
-    """Add the options of every harvest: the settings, --step and --out-name."""
+    """Add the options of every harvest: the settings, --step, --out-name and --device."""
     step_option = click.option(
-        "--step", type=int, help="Training step of the checkpoint; omitted: the newest."
+        "--step",
+        type=click.IntRange(min=0),
+        help="Training step of the checkpoint; omitted: the newest.",
     )
-    return _settings_options(step_option(out_name_option(command)))
+    return _settings_options(step_option(out_name_option(device_option(command))))
 
 
 def _settings_options(command: F) -> F:
@@ -81,6 +120,8 @@ def complete_settings(given: Mapping[str, float | tuple[str, ...] | None]) -> Se
     Raises:
         HarvestError: a value, or a variable of the environment, is not valid.
     """
+    for model in (ComputeSettings, PreflightSettings, StorageSettings):
+        model.from_environment()
     chosen = {name: value for name, value in given.items() if value not in (None, ())}
     return HarvestSettings.over_defaults(chosen).model_dump()
 

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import some_layers_option
 
 
@@ -27,21 +33,25 @@ FILE is never overwritten.
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @some_layers_option
+@json_option
 @debug_option
 def pack(run: str, file: Path | None, layers: tuple[str, ...], *, debug: bool) -> None:
     """Write a finished harvest into one file."""
     with errors_reported(debug=debug):
+        paths = harvest_to_read(run)
+
         from rich.filesize import decimal
 
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import archive
         from harvest_assets.sharing.some_layers import some_layers
 
-        paths = harvest_to_read(run)
         file = file or Path(f"{paths.root.name}{'-layers' if layers else ''}{archive.SUFFIX}")
         with transfer_bar() as watch, some_layers(paths, layers, watch) as part:
             archive.pack(part, file, watch)
-        click.echo(f"{file} holds {paths.root.name} ({decimal(file.stat().st_size)}).")
+        n_bytes = file.stat().st_size
+        current().result = {"harvest": paths.root.name, "file": str(file), "n_bytes": n_bytes}
+        click.echo(f"{file} holds {paths.root.name} ({decimal(n_bytes)}).")

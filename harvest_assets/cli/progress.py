@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from harvest_assets.cli.harvest_results import print_result
+from harvest_assets.cli.invocation import current
 from harvest_assets.errors import counted
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.runners.protocol import HarvestProgress
@@ -84,8 +85,10 @@ class HarvestDisplay:
             done, total, unit = progress.texts_done, progress.texts, "rows of the dataset"
         pace = ""
         if speed:
-            left = timedelta(seconds=round((total - done) / speed))
-            pace = f"{speed:,.0f} tokens/s, {left} left"
+            left = timedelta(seconds=round((total - done) / speed + progress.merge_seconds))
+            pace = f"{speed:,.0f} tokens/s, {left} left with merging"
+        elif progress.stage is Stage.MERGE and progress.merge_seconds:
+            pace = f"about {timedelta(seconds=round(progress.merge_seconds))}"
         self._bar.update(
             self._task,
             description=what,
@@ -97,6 +100,10 @@ class HarvestDisplay:
             share = f"{done:,} of {total:,} {unit}" if total else ""
             self._print_line(what, ", ".join(part for part in (share, pace) if part))
         self._report_results(progress)
+
+    def show_log(self, line: str) -> None:
+        """Show a line of a log, above the bar."""
+        self._print(line)
 
     def _description(self, progress: HarvestProgress) -> str:
         """The current activity; empty if the result of the only run says it."""
@@ -128,7 +135,9 @@ class HarvestDisplay:
                 seconds = progress.harvested[key]
                 print_result(self._registrations[key], seconds, several=several)
             elif several:
-                self._print(f"{key}: {progress.failed[key]}")
+                error = presentable(str(progress.failed[key]))
+                current().add("harvests", {"key": key, "error": error})
+                self._print(f"{key}: {error}")
         if len(self._reported) < len(self._registrations):
             self._bar.start()
 

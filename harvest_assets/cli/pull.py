@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import debug_option
+from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.options import either_spelling, received_name_option, some_layers_option
 from harvest_assets.cli.received import print_received
@@ -14,6 +14,7 @@ from harvest_assets.cli.received import print_received
 @click.argument("address")
 @received_name_option
 @some_layers_option
+@json_option
 @debug_option
 def pull(address: str, out_name: str | None, layers: tuple[str, ...], *, debug: bool) -> None:
     """Download a harvest that others shared into $SPD_OUT_DIR/harvest.
@@ -30,11 +31,13 @@ def pull(address: str, out_name: str | None, layers: tuple[str, ...], *, debug: 
     downloaded, and only those layers are kept.
     """
     with errors_reported(debug=debug):
-        from harvest_assets.cli.transfer_bar import transfer_bar
-        from harvest_assets.sharing import hub, wandb_artifact
         from harvest_assets.sharing.address import HubDataset, parse_address
 
         source = parse_address(address)
+
+        from harvest_assets.cli.transfer_bar import transfer_bar
+        from harvest_assets.sharing import hub, wandb_artifact
+
         with transfer_bar() as watch:
             if isinstance(source, HubDataset):
                 received = hub.pull(source, out_name, watch, layers)

@@ -6,10 +6,17 @@ from contextlib import ExitStack
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import some_layers_option
+from harvest_assets.errors import HarvestError
 
 
 @click.command(
@@ -31,22 +38,27 @@ The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_A
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete_harvest)
 @click.argument("address")
 @click.option("--private", is_flag=True, help="Make a dataset that is created private.")
 @some_layers_option
+@json_option
 @debug_option
 def push(run: str, address: str, layers: tuple[str, ...], *, private: bool, debug: bool) -> None:
     """Share a finished harvest."""
     with errors_reported(debug=debug), ExitStack() as stack:
+        from harvest_assets.sharing.address import HubDataset, parse_address
+
+        target = parse_address(address)
+        if private and not isinstance(target, HubDataset):
+            raise HarvestError("--private is for datasets on the hub; W&B decides by the project.")
+        paths = harvest_to_read(run)
+
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import hub, wandb_artifact
-        from harvest_assets.sharing.address import HubDataset, parse_address
         from harvest_assets.sharing.contents import contents_of
         from harvest_assets.sharing.some_layers import some_layers
 
-        target = parse_address(address)
-        paths = harvest_to_read(run)
         with transfer_bar() as watch:
             part = stack.enter_context(some_layers(paths, layers, watch))
             contents = contents_of(part, watch)
@@ -54,6 +66,11 @@ def push(run: str, address: str, layers: tuple[str, ...], *, private: bool, debu
             sent = hub.push(part, contents, target, private=private)
         else:
             sent = wandb_artifact.push(part, contents, target)
+        current().result = {
+            "harvest": paths.root.name,
+            "address": str(target),
+            "was_there": not sent,
+        }
         if sent:
             click.echo(f"{target} holds {paths.root.name}.")
         else:

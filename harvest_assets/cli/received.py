@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harvest_assets.cli.harvest_choice import say_which
+from harvest_assets.cli.invocation import current
 
 if TYPE_CHECKING:
     from harvest_assets.sharing.receive import Received
@@ -17,6 +18,11 @@ def print_received(received: Received) -> None:
     """Print where the harvest is and how to view it."""
     say_which(received.paths)
     root = received.paths.root
+    current().result = {
+        "harvest": root.name,
+        "path": str(root),
+        "was_there": received.was_there,
+    }
     if received.was_there:
         click.echo(f"{root} is there already, with equal files.")
     else:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harvest_assets.cli.common_options import RUN_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_make
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import out_name_option, require_one_run
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.sanitize import presentable
@@ -17,6 +18,7 @@ from harvest_assets.files.sanitize import presentable
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from harvest_assets.store.registry import Registration
     from harvest_assets.wandb_client.run_name import RunReference
 
 
@@ -33,27 +35,49 @@ them. Prints the commands that harvest them step by step.
 @click.option(
     "--since", default="", help="With --project: only runs created on or after this date."
 )
+@json_option
 @debug_option
 def register(
     runs: tuple[str, ...], out_name: str | None, project: str | None, since: str, *, debug: bool
 ) -> None:
     """Add runs as partitions."""
     with errors_reported(debug=debug):
+        registrations = _checked(runs, out_name, project, since)
+
         from harvest_assets.orchestration.instance import add_run, dagster_home, open_instance
         from harvest_assets.store.registry import store_registration
 
-        require_one_run(runs, out_name, "register")
-        if not runs and not project:
-            raise HarvestError("Name the runs to be registered, or a --project.")
-        registrations = [harvest_to_make(run, out_name) for run in runs]
+        current().result = {"registered": [], "skipped": []}
         with open_instance() as instance:
             for registration in registrations:
                 _check_can_be_opened(registration.reference)
                 store_registration(registration)
                 add_run(instance, registration.key)
+                current().add("registered", {"key": registration.key})
                 click.echo(_materialize_lines(registration.key, str(dagster_home())))
             if project:
                 _register_project(instance, project, since)
+
+
+def _checked(
+    runs: tuple[str, ...], out_name: str | None, project: str | None, since: str
+) -> list[Registration]:
+    """The harvests, where all arguments are valid.
+
+    Raises:
+        HarvestError: they are not.
+    """
+    from harvest_assets.orchestration.wandb.settings import check_project, parse_since
+
+    require_one_run(runs, out_name, "register")
+    if project:
+        check_project(project)
+        parse_since(since, "--since")
+    elif since:
+        raise HarvestError("--since chooses among the runs of a --project; give one.")
+    elif not runs:
+        raise HarvestError("Name the runs to be registered, or a --project.")
+    return [harvest_to_make(run, out_name) for run in runs]
 
 
 def _check_can_be_opened(reference: RunReference) -> None:
@@ -84,9 +108,11 @@ def _register_project(instance: DagsterInstance, project: str, since: str) -> No
         if reason is None:
             add_run(instance, key)
             n_added += 1
+            current().add("registered", {"key": key})
             click.echo(f"{key} is registered.")
         else:
             n_skipped += 1
+            current().add("skipped", {"run": key, "reason": presentable(reason)})
             click.echo(f"Skipped: {presentable(reason)}")
     click.echo(
         f"{counted(n_added, 'run')} of {project} registered, {n_skipped} skipped. Registered runs "

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import HELP_SETTINGS, RUN_HELP, debug_option
+from harvest_assets.cli.common_options import (
+    HELP_SETTINGS,
+    RUN_HELP,
+    debug_option,
+    json_option,
+    with_common_options,
+)
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
@@ -17,6 +23,7 @@ from harvest_assets.cli.options import (
 from harvest_assets.cli.where import PLACES, require_place, where_to_harvest
 
 
+@with_common_options
 @click.command(
     context_settings={"token_normalize_func": either_spelling, **HELP_SETTINGS},
     help=f"""Harvest runs: on the cluster's SLURM, where there is one, else on this machine.
@@ -49,6 +56,7 @@ the cluster are cancelled, and save their work: the same command continues from 
     is_flag=True,
     help="Print the model, data, memory, disk space and time of the harvests; write nothing.",
 )
+@json_option
 @debug_option
 def spd_harvest_command(
     runs: tuple[str, ...],
@@ -66,9 +74,9 @@ def spd_harvest_command(
 
         require_one_run(runs, out_name, "harvest")
         chosen = complete_settings(settings)
+        named = [harvest_to_make(run, out_name) for run in dict.fromkeys(runs)]
         where = where_to_harvest(on_cluster)
         click.echo(f"Harvesting {PLACES[where]}.", err=True)
-        named = [harvest_to_make(run, out_name) for run in dict.fromkeys(runs)]
         if dry_run:
             for registration in named:
                 show_dry_run(registration, chosen, step, where)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option, json_option
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.list_harvests import share_of
 from harvest_assets.errors import counted
 
@@ -23,21 +28,22 @@ if TYPE_CHECKING:
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("harvest", metavar="RUN")
+@click.argument("harvest", metavar="RUN", shell_complete=complete_harvest)
 @json_option
 @debug_option
-def status(harvest: str, *, as_json: bool, debug: bool) -> None:
+def status(harvest: str, *, debug: bool) -> None:
     """Show one harvest."""
     with errors_reported(debug=debug):
         from harvest_assets.store.lookup import find_harvest
+
+        paths = find_harvest(harvest)
+
         from harvest_assets.store.summary import summarize
 
-        found = summarize(find_harvest(harvest))
+        found = summarize(paths)
         jobs = _jobs_of(found)
-        if as_json:
-            click.echo(json.dumps(asdict(found) | {"jobs": jobs}, indent=2))
-        else:
-            _print(found, jobs)
+        current().result = asdict(found) | {"jobs": jobs}
+        _print(found, jobs)
 
 
 def _print(found: HarvestSummary, jobs: dict[str, str]) -> None:

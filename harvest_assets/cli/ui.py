@@ -8,6 +8,7 @@ import click
 
 from harvest_assets.cli.common_options import debug_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.invocation import current
 from harvest_assets.cli.sensor_warnings import warn_of_failing_sensors
 
 
@@ -43,4 +44,6 @@ def ui(port: int, host: str, *, debug: bool) -> None:
             warn_of_failing_sensors(instance)
             make_room_for_shards(instance)
             click.echo(f"{url} (Ctrl-C stops it)")
-            sys.exit(run_dagster_dev(host, port))
+            invoked = current()
+            level = "error" if invoked.quiet else "debug" if invoked.verbose else "info"
+            sys.exit(run_dagster_dev(host, port, level))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harvest_assets.cli.common_options import debug_option
+from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.options import either_spelling, received_name_option, some_layers_option
 from harvest_assets.cli.received import print_received
@@ -16,6 +16,7 @@ from harvest_assets.cli.received import print_received
 @click.argument("file", type=click.Path(path_type=Path))
 @received_name_option
 @some_layers_option
+@json_option
 @debug_option
 def unpack(file: Path, out_name: str | None, layers: tuple[str, ...], *, debug: bool) -> None:
     """Unpack a harvest that `harvest-assets pack` wrote into $SPD_OUT_DIR/harvest.

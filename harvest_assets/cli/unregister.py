@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_HELP, debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.invocation import current
 
 
 @click.command(
@@ -18,16 +19,21 @@ harvesting it adds it again.
 """,
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@json_option
 @debug_option
 def unregister(runs: tuple[str, ...], *, debug: bool) -> None:
     """Remove partitions."""
     with errors_reported(debug=debug):
-        from harvest_assets.orchestration.instance import open_instance, remove_run
         from harvest_assets.store.lookup import harvest_named
 
         keys = [harvest_named(run).key for run in runs]
+
+        from harvest_assets.orchestration.instance import open_instance, remove_run
+
         with open_instance() as instance:
             for key in keys:
                 kept = remove_run(instance, key)
+                path = None if kept is None else str(kept)
+                current().add("unregistered", {"key": key, "path": path})
                 where = f"; its files stay in {kept}" if kept else ""
                 click.echo(f"{key} is no longer registered{where}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, debug_option
+from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, complete_harvest, debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 
@@ -21,7 +21,7 @@ Labels and notes that you write are kept with the harvest; with another --host i
 {RUN_OR_HARVEST_HELP}
 """,
 )
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_harvest)
 @click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any free port.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
@@ -29,7 +29,8 @@ Labels and notes that you write are kept with the harvest; with another --host i
 def view(run: str | None, port: int, host: str, *, browser: bool, debug: bool) -> None:
     """View the components of runs in a browser."""
     with errors_reported(debug=debug):
+        name = harvest_to_read(run).root.name if run else None
+
         from harvest_assets.viewer.serve import serve
 
-        name = harvest_to_read(run).root.name if run else None
         serve(name, host, port, browser=browser, log=click.echo)

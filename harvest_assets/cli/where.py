@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from harvest_assets.cli.invocation import current
 from harvest_assets.errors import HarvestError
-from harvest_assets.stages import Stage
+from harvest_assets.system.gpus import require_device
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -39,12 +40,23 @@ def require_place(where: Where) -> None:
     """Check, before anything is written, that a place can be used.
 
     Raises:
-        HarvestError: there is no SLURM, its settings are not valid, or none of its nodes can run
-            what they request.
+        HarvestError: there is no SLURM, its settings are not valid, none of its nodes can run what
+            they request, or the device that was asked for is not there.
     """
     from harvest_assets.orchestration.slurm.nodes import require_fitting_node
-    from harvest_assets.orchestration.slurm.settings import SlurmSettings, slurm_is_here
+    from harvest_assets.orchestration.slurm.settings import (
+        SlurmSettings,
+        needs_gpu,
+        slurm_is_here,
+    )
 
+    if where == "here":
+        require_device()
+    if where == "daemon" and current().device:
+        raise HarvestError(
+            "--device does not reach the Dagster daemon; set HARVEST_DEVICE where the daemon is "
+            "started, or use --local."
+        )
     if where != "slurm":
         return
     settings = SlurmSettings.from_environment()
@@ -53,7 +65,7 @@ def require_place(where: Where) -> None:
             "No SLURM is set up on this machine (sbatch and its configuration); use --local."
         )
     for stage in settings.submitted_stages:
-        require_fitting_node(settings, gpu=stage is Stage.HARVEST)
+        require_fitting_node(settings, gpu=needs_gpu(stage))
 
 
 def runner_at(where: Where, instance: DagsterInstance, *, rebuild: bool) -> Runner:

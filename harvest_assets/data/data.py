@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -175,11 +176,13 @@ class DataSample:
         rows: int64 [n, n_ctx] of the first group of at most 1,000 dataset rows.
         group_size: dataset rows they were made of.
         n_dataset_rows: dataset rows there are; None for a stream.
+        seconds: that reading and tokenizing them took, without opening the dataset.
     """
 
     rows: NDArray[np.int64]
     group_size: int
     n_dataset_rows: int | None
+    seconds: float
 
     @property
     def n_rows(self) -> int | None:
@@ -187,6 +190,16 @@ class DataSample:
         if self.n_dataset_rows is None:
             return None
         return round(len(self.rows) * self.n_dataset_rows / max(1, self.group_size))
+
+    def seconds_for(self, n_rows: int | None) -> float:
+        """Seconds to prepare the rows of a harvest: of a stream those wanted, else all.
+
+        Args:
+            n_rows: rows wanted at most; None for all.
+        """
+        if self.n_dataset_rows is not None:
+            return self.seconds * self.n_dataset_rows / max(1, self.group_size)
+        return self.seconds * (n_rows or 0) / max(1, len(self.rows))
 
 
 def sample_data(spec: DataSpec) -> DataSample:
@@ -202,10 +215,12 @@ def sample_data(spec: DataSpec) -> DataSample:
         streaming=spec.streaming,
         is_tokenized=spec.is_tokenized,
     )
+    started = time.perf_counter()
     groups = list(islice(_groups(spec, dataset, lambda _done, _total: None), 1))
     block = next(_blocks(spec, groups), np.empty((0, spec.n_ctx)))
     n_dataset_rows = None if spec.streaming else len(dataset)
-    return DataSample(block.astype(np.int64), sum(map(len, groups)), n_dataset_rows)
+    seconds = time.perf_counter() - started
+    return DataSample(block.astype(np.int64), sum(map(len, groups)), n_dataset_rows, seconds)
 
 
 def _groups(spec: DataSpec, dataset: Any, report: Progress) -> Iterator[list[Any]]:

@@ -25,12 +25,13 @@ _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_TO_END = 20.0
 
 
-def run_dagster_dev(host: str, port: int) -> int:
+def run_dagster_dev(host: str, port: int, log_level: str = "info") -> int:
     """Serve the Dagster UI with its daemon until a signal ends it.
 
     Args:
         host: to listen on.
         port: a free one.
+        log_level: of Dagster's own log: debug, info, warning, error or critical.
 
     Returns:
         The exit status: 0 after Ctrl-C, 143 after SIGTERM. After SIGHUP the process ends with 129.
@@ -53,7 +54,8 @@ def run_dagster_dev(host: str, port: int) -> int:
     watch = _PortWatch(host, port)
     watch.start()
     with suppress(SystemExit, KeyboardInterrupt):
-        run_dagster(["dev", "-m", "harvest_assets.definitions", "-p", str(port), "-h", host])
+        place = ["-p", str(port), "-h", host, "--log-level", log_level]
+        run_dagster(["dev", "-m", "harvest_assets.definitions", *place])
     psutil.wait_procs(children, timeout=_SECONDS_TO_END)  # code servers end a little later
     if watch.problem:
         raise HarvestError(watch.problem)

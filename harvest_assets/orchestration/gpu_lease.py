@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvest_assets.system.gpus import count_gpus
+from harvest_assets.system.gpus import require_device
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +26,15 @@ _POLL_SECONDS = 1.0
 _BUSY = (errno.EAGAIN, errno.EACCES)
 
 
-def visible_gpus() -> list[str]:
-    """UUIDs of the GPUs that this process sees, in the order of their numbers."""
+def visible_gpus() -> dict[int, str]:
+    """UUIDs of the GPUs that this process may use, by their numbers.
+
+    Raises:
+        HarvestError: the GPU that was asked for is not there.
+    """
     import torch
 
-    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count_gpus())]
+    return {gpu: str(torch.cuda.get_device_properties(gpu).uuid) for gpu in require_device()}
 
 
 @contextmanager
@@ -48,7 +52,8 @@ def lease_device(log: Callable[[str], None]) -> Iterator[torch.device]:
     if not gpus:
         yield torch.device("cpu")
         return
-    with lease_one(gpus, log) as number:
+    with lease_one(list(gpus.values()), log) as index:
+        number = list(gpus)[index]
         torch.cuda.set_device(number)
         yield torch.device("cuda", number)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,11 +37,13 @@ def keep_telemetry_off() -> None:
 
 
 def run_dagster(arguments: Sequence[str]) -> None:
-    """Run the `dagster` command in this process, without telemetry.
+    """Run the `dagster` command in this process, without telemetry or advice.
 
     Args:
         arguments: of the command, such as `dev`.
     """
     keep_telemetry_off()
+    # What Dagster would rather have people type.
+    warnings.filterwarnings("ignore", category=dg.SupersessionWarning)
     sys.argv = ["dagster", *arguments]
     runpy.run_module("dagster", run_name="__main__", alter_sys=True)

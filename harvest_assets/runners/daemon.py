@@ -23,6 +23,7 @@ from harvest_assets.runners.staged import check_files
 from harvest_assets.stages import Asset
 from harvest_assets.store.registry import Registration
 from harvest_assets.store.shards import SHARD_KEYS
+from harvest_assets.store.time_estimate import merge_seconds_of
 
 _POLL_SECONDS = 1.0
 _OVER = (
@@ -159,6 +160,7 @@ class _Backfill:
             for key in working:
                 self._failed[key] = HarvestError(reasons.get(key, other))
         shards = self._shards(working, started)
+        layouts = [self._registrations[key].layout for key in working] if shards else []
         watch(
             HarvestProgress(
                 harvested=dict(self._harvested),
@@ -168,6 +170,7 @@ class _Backfill:
                 tokens_per_second=sum(
                     it.tokens_per_second for it in shards if it.rows_done < it.rows
                 ),
+                merge_seconds=sum(map(merge_seconds_of, layouts)),
                 changes=plan_changes(self._instance, list(self._registrations), started),
             )
         )

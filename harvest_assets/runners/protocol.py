@@ -24,6 +24,7 @@ class HarvestProgress:
         tokens_done: tokens harvested by the shards at work, or before them.
         tokens: tokens of these shards; 0 while unknown.
         tokens_per_second: of these shards together.
+        merge_seconds: that merging takes after them, about; 0 while unknown.
         changes: what new plans change and what is harvested again, by run.
     """
 
@@ -35,6 +36,7 @@ class HarvestProgress:
     tokens_done: int = 0
     tokens: int = 0
     tokens_per_second: float = 0.0
+    merge_seconds: float = 0.0
     changes: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -31,6 +31,7 @@ from harvest_assets.store.registry import Registration
 from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.store.time_estimate import merge_seconds
 from harvest_assets.wandb_client.run_files import is_here
 
 
@@ -136,14 +137,22 @@ class StagedRunner(ABC):
             watch(HarvestProgress(Stage.PREPARE, changes=changes))
             plan = HarvestPlan.open(root)
             rows = SharedTokenRows.open(root)
-            self._harvest_shards(registration, plan, watch)
+            merging = self._harvest_shards(registration, plan, watch)
             tokens = plan.batches_seen(rows.n_rows) * plan.batch_size * plan.context_length
-            watch(HarvestProgress(Stage.MERGE, tokens_done=tokens, tokens=tokens))
+            watch(
+                HarvestProgress(
+                    Stage.MERGE, tokens_done=tokens, tokens=tokens, merge_seconds=merging
+                )
+            )
             self.execute(registration, [StageRun(Stage.MERGE, key)], _nothing)
             check_files(registration)
 
-    def _harvest_shards(self, registration: Registration, plan: HarvestPlan, watch: Watch) -> None:
-        """Harvest the shares that neither the merged state nor an earlier attempt covers."""
+    def _harvest_shards(self, registration: Registration, plan: HarvestPlan, watch: Watch) -> float:
+        """Harvest the shares that neither the merged state nor an earlier attempt covers.
+
+        Returns:
+            The seconds that merging takes, about.
+        """
         paths = registration.layout
         work = Work.of(paths, plan)
         damage = work.merged.damage() if work.merged else []
@@ -158,7 +167,9 @@ class StagedRunner(ABC):
             name: len(state.rows) for name, state in ShardResults(paths).saved_so_far(work).items()
         }
         checkpoint = open_decomposition(paths.root).restricted(plan.layers)
-        require_disk(paths.root, estimate_resources(plan, checkpoint, work.n_rows), len(names))
+        needs = estimate_resources(plan, checkpoint, work.n_rows)
+        merging = merge_seconds(needs, len(shares))
+        require_disk(paths.root, needs, len(names))
         for name in names:
             paths.shard_progress(name).unlink(missing_ok=True)
 
@@ -171,12 +182,17 @@ class StagedRunner(ABC):
             tokens = work.n_rows * plan.context_length
             watch(
                 HarvestProgress(
-                    Stage.HARVEST, tokens_done=done, tokens=tokens, tokens_per_second=speed
+                    Stage.HARVEST,
+                    tokens_done=done,
+                    tokens=tokens,
+                    tokens_per_second=speed,
+                    merge_seconds=merging,
                 )
             )
 
         shards = [StageRun(Stage.HARVEST, f"{registration.key}|{name}") for name in names]
         self.execute(registration, shards, poll)
+        return merging
 
 
 def check_files(registration: Registration) -> None:

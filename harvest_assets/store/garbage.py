@@ -7,7 +7,6 @@ shard left, token rows that no harvest names, and what killed processes left.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,8 +27,6 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 _PREPARING_SECONDS = 3600.0
 _OLD_DOWNLOAD = ".*.download-*"  # as version 0.1 named what it was downloading
 _DOWNLOADING_SECONDS = 24 * 3600.0
-_AGE = re.compile(r"(\d+)([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @dataclass(frozen=True)
@@ -47,20 +44,6 @@ class Removable:
     why: str
     n_bytes: int
     lease: Path | None = None
-
-
-def parse_age(text: str) -> float:
-    """Seconds in `30d`, `12h`, `90m`, `45s` or `2w`.
-
-    Raises:
-        HarvestError: the text is not an age.
-    """
-    match = _AGE.fullmatch(text.strip())
-    if match is None:
-        raise HarvestError(
-            f"{text!r} is not a valid age; expected 30d, 12h, 90m or 2w, for example."
-        )
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def removable(older_than: float = 0.0) -> list[Removable]:

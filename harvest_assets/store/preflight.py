@@ -16,7 +16,7 @@ from harvest_assets.files.free_space import require_free
 from harvest_assets.settings import PreflightSettings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
-from harvest_assets.system.gpus import count_gpus, shards_at_once
+from harvest_assets.system.gpus import first_device, shards_at_once
 
 if TYPE_CHECKING:
     import torch
@@ -139,8 +139,8 @@ def require_memory_here(
         return
     import torch
 
-    on_gpus = count_gpus() > 0
+    device = torch.device(first_device())
+    on_gpus = device.type == "cuda"
     needs = estimate_resources(plan, checkpoint, max(n_rows_of), on_gpu=on_gpus)
     at_once = 1 if on_gpus else min(len(n_rows_of), shards_at_once())
-    device = torch.device("cuda" if on_gpus else "cpu")
     require_memory(device, plan, needs, n_shards=at_once, leased=False)

@@ -51,7 +51,12 @@ class ResourceEstimate:
 
 
 def estimate_resources(
-    plan: HarvestPlan, checkpoint: Decomposition, n_rows: int | None, *, on_gpu: bool = False
+    plan: HarvestPlan,
+    checkpoint: Decomposition,
+    n_rows: int | None,
+    *,
+    on_gpu: bool = False,
+    n_examples: int | None = None,
 ) -> ResourceEstimate:
     """What a harvest needs.
 
@@ -61,11 +66,12 @@ def estimate_resources(
         n_rows: rows that the dataset yields; None while that is not known.
         on_gpu: whether the memory is a GPU's. A state leaves it block by block, so that nothing is
             packed there and no window has a second copy.
+        n_examples: of all components together; None: as many as trained runs have at most.
     """
     c, v = checkpoint.n_components, checkpoint.vocab_size
     pairs = c * c if plan.cooccurrence else 0
     window = 2 * plan.activation_context_tokens_per_side + 1
-    examples = c * _examples_per_component(plan, n_rows)
+    examples = c * _examples_per_component(plan, n_rows) if n_examples is None else n_examples
     example_bytes = examples * (12 * window + 28)
     # Probabilities, CI and activations; before the first there are logits, and before the second
     # what the model needs for it.

@@ -213,7 +213,7 @@ def test_help_teaches(home: dict[str, str], arguments: list[str]):
 def test_spd_harvest_says_where(home: dict[str, str], tmp_path: Path):
     script = Path(sys.executable).with_name("spd-harvest")
     result = subprocess.run(
-        [script, "no-such-run"],
+        [script, "local/spd/aaaaaaaa"],
         env=home,
         cwd=tmp_path,
         capture_output=True,
@@ -222,4 +222,4 @@ def test_spd_harvest_says_where(home: dict[str, str], tmp_path: Path):
         check=False,
     )
     assert "on this machine" in result.stderr
-    refused(result, "no-such-run")
+    refused(result, "local/spd/aaaaaaaa")

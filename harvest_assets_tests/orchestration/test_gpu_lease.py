@@ -68,12 +68,15 @@ def test_a_gpu_is_known_under_whatever_number_it_is_seen(tmp_path: Path):
 
 def test_the_device_is_the_leased_gpu_else_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpus, "_LOCKS", tmp_path)
-    monkeypatch.setattr(gpus, "visible_gpus", list)
+    monkeypatch.setattr(gpus, "visible_gpus", dict)
     with gpus.lease_device(print) as device:
         assert device == torch.device("cpu")
     taken: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(gpus, "visible_gpus", lambda: GPUS)
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: dict(enumerate(GPUS)))
     with gpus.lease_device(print) as one, gpus.lease_device(print) as other:
         assert (one, other) == (torch.device("cuda", 0), torch.device("cuda", 1))
     assert taken == [0, 1]
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: {3: GPUS[1]})  # HARVEST_DEVICE=cuda:3
+    with gpus.lease_device(print) as chosen:
+        assert chosen == torch.device("cuda", 3)

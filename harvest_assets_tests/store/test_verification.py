@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from harvest_assets.cli.ages import parse_age
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import host_name
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import record
-from harvest_assets.store.garbage import free, parse_age, removable
+from harvest_assets.store.garbage import free, removable
 from harvest_assets.store.verification import problems_of
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
 

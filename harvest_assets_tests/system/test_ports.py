@@ -34,7 +34,7 @@ def taken() -> Iterator[int]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where Dagster's files would be; Dagster itself is not started."""
 
-    def start(host: str, port: int) -> int:
+    def start(host: str, port: int, _log_level: str) -> int:
         pytest.fail(f"Dagster was started on {host}:{port}")
 
     monkeypatch.setattr(dagster_dev, "run_dagster_dev", start)

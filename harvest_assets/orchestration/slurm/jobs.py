@@ -23,7 +23,7 @@ from harvest_assets.orchestration.partitions import (
 )
 from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.nodes import require_fitting_node
-from harvest_assets.orchestration.slurm.settings import SlurmSettings
+from harvest_assets.orchestration.slurm.settings import SlurmSettings, needs_gpu
 from harvest_assets.stages import Asset, Stage
 from harvest_assets.store.registry import Registration, registration_of
 
@@ -108,7 +108,7 @@ def submit(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: SlurmSett
 
     _lift_pool(instance)
     owner = _owner(run)
-    gpu = stage_of(run) in (Stage.HARVEST, None)
+    gpu = needs_gpu(stage_of(run))
     require_fitting_node(settings, gpu=gpu)
     parameters = settings.parameters(
         name=job_name(run, owner), comment=_comment(run, owner), gpu=gpu

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from harvest_assets.settings import EnvironmentModel
+from harvest_assets.settings import ComputeSettings, EnvironmentModel
 from harvest_assets.stages import Stage
 from harvest_assets.system.gpus import count_gpus
 
@@ -36,6 +36,12 @@ def slurm_is_here() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return True
     return ping.returncode == 0 or "configuration source" not in ping.stderr
+
+
+def needs_gpu(stage: Stage | None) -> bool:
+    """Whether the job of a stage needs a GPU; None is a run of several stages."""
+    harvests = stage in (Stage.HARVEST, None)
+    return harvests and ComputeSettings.from_environment().device != "cpu"
 
 
 class SlurmSettings(EnvironmentModel, env_prefix="HARVEST_SLURM_"):
