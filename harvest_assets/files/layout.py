@@ -19,6 +19,8 @@ $SPD_OUT_DIR/
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
     ├── merged/                         current.json and the state that shards were compacted into
+    ├── interpretations/                labels.parquet, scores.parquet, edits.parquet;
+    │   └── entries/                    what was written since, one file each time
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -113,6 +115,7 @@ class HarvestLayout:
         shards = self.root / "shards"
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
+        folders += [self.interpretations, self.interpretation_entries]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -221,6 +224,21 @@ class HarvestLayout:
     def merged_current(self) -> Path:
         """The file that names the merged state's directory."""
         return self.merged / "current.json"
+
+    @property
+    def interpretations(self) -> Path:
+        """The folder of labels, scores and notes."""
+        return self.root / "interpretations"
+
+    @property
+    def interpretation_entries(self) -> Path:
+        """The folder of what is not in the tables of `interpretations` yet."""
+        return self.interpretations / "entries"
+
+    @property
+    def interpretations_lease(self) -> Path:
+        """The file that names the process that rewrites the tables of `interpretations`."""
+        return self._lease("interpretations")
 
     @property
     def harvest_lease(self) -> Path:

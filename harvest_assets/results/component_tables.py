@@ -285,6 +285,23 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         return file.read(columns=columns, use_threads=False)
 
 
+def read_table(path: Path) -> pa.Table:
+    """A table of any columns, whoever wrote it; its texts are valid UTF-8.
+
+    Raises:
+        FileNotFoundError: there is none.
+        HarvestError: the file is damaged.
+    """
+    try:
+        table = _read(path)
+        table.validate(full=True)
+        return table
+    except FileNotFoundError:
+        raise
+    except _DAMAGED as error:
+        raise HarvestError(f"{path} is damaged: {reason_of(error)}.") from error
+
+
 def _check_claims(file: pq.ParquetFile, size: int) -> None:
     """Check that a file does not claim to hold more than its bytes can.
 

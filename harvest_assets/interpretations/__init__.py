@@ -1,0 +1,1 @@
+"""What people and language models found out about components: labels, scores, notes."""

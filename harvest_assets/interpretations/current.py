@@ -1,0 +1,77 @@
+"""What holds now, from the history: the newest value of each field, a person's label first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+_ORDER = ("written_at", "entry_id")
+_LABEL = ("label", "label_source", "label_author", "confidence", "reason")
+_EDITED: dict[str, Any] = {"note": pl.String, "starred": pl.Boolean, "tags": pl.List(pl.String)}
+
+
+def current(labels: pl.DataFrame, scores: pl.DataFrame, edits: pl.DataFrame) -> pl.DataFrame:
+    """One row for each component that has entries, sorted by key.
+
+    Args:
+        labels: the whole history, as the other two.
+        scores: of the components or their labels.
+        edits: by people.
+
+    Returns:
+        The columns component_key, label, label_source, label_author, confidence, reason, note,
+        starred (never null), tags (never null), and `score_<method>` for each method.
+    """
+    keys = pl.concat([frame["component_key"] for frame in (labels, scores, edits)])
+    frame = pl.DataFrame({"component_key": keys.unique().sort()})
+    for part in (_labels(labels, edits), *_edited(edits), _scores(scores)):
+        frame = frame.join(part, on="component_key", how="left", maintain_order="left")
+    return frame.with_columns(
+        pl.col("starred").fill_null(value=False),
+        pl.col("tags").fill_null([]),
+    )
+
+
+def _newest(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """The newest row for each value of some columns."""
+    return frame.sort(_ORDER).unique(list(columns), keep="last", maintain_order=True)
+
+
+def _labels(labels: pl.DataFrame, edits: pl.DataFrame) -> pl.DataFrame:
+    written = edits.filter(pl.col("field") == "label").select(
+        "entry_id",
+        "component_key",
+        "written_at",
+        label=pl.col("value").str.json_decode(pl.String),
+        label_source=pl.lit("person"),
+        label_author="author",
+        confidence=pl.lit(None, pl.Float64),
+        reason=pl.lit(""),
+    )
+    renamed = labels.rename({"source": "label_source", "author": "label_author"})
+    both = pl.concat([renamed.select(written.columns), written])
+    by_person = pl.col("label_source") == "person"
+    # An empty label of a person takes that person's label back.
+    first = _newest(both.filter(by_person), "component_key").filter(pl.col("label") != "")
+    second = _newest(both.filter(~by_person), "component_key")
+    chosen = pl.concat([second, first]).unique("component_key", keep="last", maintain_order=True)
+    return chosen.select("component_key", *_LABEL)
+
+
+def _edited(edits: pl.DataFrame) -> list[pl.DataFrame]:
+    return [
+        _newest(edits.filter(pl.col("field") == field), "component_key").select(
+            "component_key",
+            pl.col("value").str.json_decode(kind).alias(field),
+        )
+        for field, kind in _EDITED.items()
+    ]
+
+
+def _scores(scores: pl.DataFrame) -> pl.DataFrame:
+    if scores.is_empty():
+        return scores.select("component_key")
+    newest = _newest(scores, "component_key", "method").sort("method")
+    wide = newest.pivot(on="method", index="component_key", values="score")
+    return wide.rename(lambda name: name if name == "component_key" else f"score_{name}")

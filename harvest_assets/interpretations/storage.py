@@ -1,0 +1,210 @@
+"""Labels, scores and notes of a harvest, in the folder `interpretations` beside its results.
+
+1. To add entries is to write one new immutable file: nobody waits, and nothing is overwritten.
+2. To fold, a process holds a lease, rewrites the three tables with all entries, and then removes
+   the files.
+3. A reader reads the files first and the tables second. An entry whose file disappears in between
+   is in the tables; one that is in both has the same id in both and counts once. So a process that
+   is killed at any point loses and duplicates nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.atomic import file_version, sweep
+from harvest_assets.files.lease import check_held, hold_lease
+from harvest_assets.interpretations import entry_files
+from harvest_assets.interpretations.entries import Entry
+from harvest_assets.interpretations.entry_files import Entries
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+    from harvest_assets.files.layout import HarvestLayout
+
+KINDS = ("labels", "scores", "edits")
+# So many files are folded by the one who adds the next.
+_MANY_FILES = 256
+
+
+@dataclass(frozen=True)
+class History:
+    """All that was written.
+
+    Args:
+        labels: columns as the fields of `Label`, with `entry_id`; by rising time.
+        scores: those of `Score`.
+        edits: those of `Edit`; `value` is JSON.
+        problems: a sentence for each file that could not be read.
+    """
+
+    labels: pl.DataFrame
+    scores: pl.DataFrame
+    edits: pl.DataFrame
+    problems: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return not (self.labels.is_empty() and self.scores.is_empty() and self.edits.is_empty())
+
+    def current(self) -> pl.DataFrame:
+        """What holds now; see `current.current` for its columns."""
+        from harvest_assets.interpretations.current import current
+
+        return current(self.labels, self.scores, self.edits)
+
+
+class Interpretations:
+    """The labels, scores and notes of one harvest.
+
+    Args:
+        paths: of the harvest.
+    """
+
+    def __init__(self, paths: HarvestLayout) -> None:
+        self._paths = paths
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Keep entries, all or none; they are on the disk when this returns.
+
+        Raises:
+            HarvestError: there is no such harvest, a folder of it is a link, or there are too many
+                entries for one file.
+            OSError: the folder cannot be written.
+        """
+        given = Entries.of(entries)
+        if given == Entries():
+            return
+        if not self._paths.root.is_dir():
+            raise HarvestError(f"{self._paths.root} is not a harvest; nothing was kept.")
+        self._paths.check_links()
+        entry_files.write(self._folder, given)
+        if len(entry_files.files_in(self._folder)[0]) > _MANY_FILES:
+            with suppress(HarvestError):  # it is being done, or its problem is reported to readers
+                self.fold()
+
+    def fold(self) -> None:
+        """Move the entries of all readable files into the tables.
+
+        Raises:
+            LeaseHeldError: another process is doing so.
+            HarvestError: a table is damaged or of another version; nothing was changed.
+        """
+        if not entry_files.files_in(self._folder)[0]:
+            return
+        lease = self._paths.interpretations_lease
+        with hold_lease(lease, f"the tables of {self._paths.interpretations}"):
+            for folder in (self._paths.interpretations, self._folder):
+                sweep(folder)
+            read, rows, _ = self._files()
+            stored = {kind: self._stored(kind) for kind in KINDS}
+            for kind in KINDS:
+                if rows[kind]:
+                    table = _joined(kind, stored[kind], rows[kind])
+                    check_held(lease)
+                    self._write(kind, table)
+            for path in read:
+                path.unlink(missing_ok=True)
+
+    def history(self) -> History:
+        """All that was written, and what could not be read."""
+        import polars as pl
+
+        _, rows, problems = self._files()
+        frames = {}
+        for kind in KINDS:
+            try:
+                stored = self._stored(kind)
+            except HarvestError as error:
+                problems.append(str(error))
+                stored = None
+            frame = cast("pl.DataFrame", pl.from_arrow(_joined(kind, stored, rows[kind])))
+            frames[kind] = frame.sort("written_at", "entry_id")
+        return History(frames["labels"], frames["scores"], frames["edits"], tuple(problems))
+
+    def labels(self) -> pl.DataFrame:
+        """All `Label`s ever written, by rising time; warns of damaged files."""
+        return self._warned().labels
+
+    def scores(self) -> pl.DataFrame:
+        """All `Score`s ever written, by rising time; warns of damaged files."""
+        return self._warned().scores
+
+    def edits(self) -> pl.DataFrame:
+        """All `Edit`s ever written, by rising time, `value` as JSON; warns of damaged files."""
+        return self._warned().edits
+
+    def current(self) -> pl.DataFrame:
+        """What holds now, one row a component with entries; warns of damaged files.
+
+        Columns: component_key, label, label_source, label_author, confidence, reason, note,
+        starred, tags, and `score_<method>` for each method.
+        """
+        return self._warned().current()
+
+    def version(self) -> tuple[Any, ...]:
+        """Equal as long as nothing is written: a key for caches."""
+        files = [self._table(kind) for kind in KINDS]
+        names = tuple(path.name for path in entry_files.files_in(self._folder)[0])
+        return names, tuple(file_version(path) if path.exists() else None for path in files)
+
+    def _warned(self) -> History:
+        history = self.history()
+        for problem in history.problems:
+            warnings.warn(problem, stacklevel=3)
+        return history
+
+    @property
+    def _folder(self) -> Path:
+        return self._paths.interpretation_entries
+
+    def _table(self, kind: str) -> Path:
+        return self._paths.interpretations / f"{kind}.parquet"
+
+    def _stored(self, kind: str) -> pa.Table | None:
+        from harvest_assets.interpretations import tables
+
+        return tables.read(self._table(kind), kind)
+
+    def _write(self, kind: str, table: pa.Table) -> None:
+        from harvest_assets.interpretations import tables
+
+        tables.write(self._table(kind), table)
+
+    def _files(self) -> tuple[list[Path], dict[str, list[dict[str, Any]]], list[str]]:
+        """The files that can be read, the rows in them, and what is wrong with the others."""
+        rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        paths, problems = entry_files.files_in(self._folder)
+        read = []
+        for path in paths:
+            try:
+                entries = entry_files.read(path)
+            except FileNotFoundError:
+                continue
+            except (HarvestError, OSError) as error:
+                problems.append(f"{reason_of(error)}.")
+                continue
+            read.append(path)
+            for kind, more in entries.rows(path.stem).items():
+                rows[kind] += more
+        return read, rows, problems
+
+
+def _joined(kind: str, stored: pa.Table | None, rows: list[dict[str, Any]]) -> pa.Table:
+    """A table with more rows, without those that it has already."""
+    import pyarrow as pa
+
+    from harvest_assets.interpretations import tables
+
+    if stored is None:
+        return tables.of_rows(kind, rows)
+    known = set(stored["entry_id"].to_pylist()) if rows else ()
+    new = [row for row in rows if row["entry_id"] not in known]
+    return pa.concat_tables([stored, tables.of_rows(kind, new)])

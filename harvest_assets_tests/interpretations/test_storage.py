@@ -1,0 +1,312 @@
+"""Nothing that was added is lost or doubled, whatever happens; and what holds now."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import hold_lease
+from harvest_assets.interpretations.entries import Edit, Label, Score
+from harvest_assets.interpretations.storage import Interpretations
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+KEYS = ("h.0.mlp:1", "h.0.mlp:2", "h.1.attn:3")
+
+
+@pytest.fixture
+def paths(tmp_path: Path):
+    root = tmp_path / "s-1"
+    root.mkdir()
+    return HarvestLayout(root)
+
+
+def at(minute: int) -> datetime:
+    return START + timedelta(minutes=minute)
+
+
+def label(key: str, text: str, minute: int = 0, source: str = "model", **more) -> Label:
+    values = {"confidence": 0.5, "reason": "seen", "author": "m", **more}
+    return Label(key, text, source=source, written_at=at(minute), **values)
+
+
+def score(key: str, method: str, value: float, minute: int = 0) -> Score:
+    return Score(key, method, value, 0.1, 0.9, 0.2, 10, 1, "m", written_at=at(minute))
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
+    lambda text: text.split()
+)
+keys = st.sampled_from(KEYS)
+edited = st.one_of(
+    st.tuples(st.just("label"), texts | st.just("")),
+    st.tuples(st.just("note"), texts),
+    st.tuples(st.just("starred"), st.booleans()),
+    st.tuples(st.just("tags"), st.lists(texts, max_size=3).map(tuple)),
+)
+unordered = st.one_of(
+    st.tuples(st.just("label"), keys, texts, st.sampled_from(["model", "person", "import"])),
+    st.tuples(st.just("score"), keys, st.sampled_from(["intruder", "fuzzing"]), st.floats(0, 1)),
+    st.tuples(st.just("edit"), keys, edited, st.none()),
+)
+batches = st.lists(st.one_of(st.just("fold"), st.lists(unordered, max_size=3)), max_size=8)
+
+
+def made(what, minute: int):
+    kind, key, one, other = what
+    if kind == "label":
+        return label(key, one, minute, other)
+    if kind == "score":
+        return score(key, one, other, minute)
+    return Edit(key, one[0], one[1], "p", at(minute))
+
+
+def by_loops(entries: list) -> dict[str, dict]:
+    """What holds now, from entries by rising time."""
+    rows: dict[str, dict] = {}
+    for entry in entries:
+        row = rows.setdefault(
+            entry.component_key, {"person": "", "other": None, "starred": False, "tags": []}
+        )
+        if isinstance(entry, Label):
+            row["person" if entry.source == "person" else "other"] = entry.label
+        elif isinstance(entry, Score):
+            row[f"score_{entry.method}"] = entry.score
+        elif entry.field == "label":
+            row["person"] = entry.value
+        else:
+            row[entry.field] = list(entry.value) if entry.field == "tags" else entry.value
+    return rows
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(batches=batches, data=st.data())
+def test_any_order_of_adding_and_folding(paths: HarvestLayout, batches, data):
+    shutil.rmtree(paths.root)
+    paths.root.mkdir()
+    stored = Interpretations(paths)
+    n = sum(len(batch) for batch in batches if batch != "fold")
+    minutes = data.draw(st.permutations(range(n)))
+    entries = []
+    for batch in batches:
+        if batch == "fold":
+            stored.fold()
+            continue
+        new = [made(what, minutes[len(entries) + i]) for i, what in enumerate(batch)]
+        stored.add(new)
+        entries += new
+    entries.sort(key=lambda entry: entry.written_at)
+    history = stored.history()
+    assert history.problems == ()
+    assert history.labels["label"].to_list() == [e.label for e in entries if isinstance(e, Label)]
+    assert history.scores["score"].to_list() == [e.score for e in entries if isinstance(e, Score)]
+    values = [json.loads(json.dumps(e.value)) for e in entries if isinstance(e, Edit)]
+    assert [json.loads(value) for value in history.edits["value"]] == values
+    found = {row["component_key"]: row for row in stored.current().to_dicts()}
+    expected = by_loops(entries)
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        assert found[key]["label"] == (row.pop("person") or row["other"])
+        row.pop("other")
+        for name, value in row.items():
+            assert found[key][name] == value
+
+
+def test_a_label_of_a_person_comes_first_until_it_is_taken_back(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([Edit(KEYS[0], "label", "mine", "Ann", at(0)), label(KEYS[0], "newer", 1)])
+    row = stored.current().row(0, named=True)
+    assert (row["label"], row["label_source"], row["label_author"]) == ("mine", "person", "Ann")
+    assert row["confidence"] is None
+    stored.add([Edit(KEYS[0], "label", "", "Ann", at(2))])
+    row = stored.current().row(0, named=True)
+    assert (row["label"], row["label_source"], row["confidence"]) == ("newer", "model", 0.5)
+
+
+def _killed_at(nth: int, work) -> bool:
+    """Run in a process of its own that is killed before its nth change to the disk."""
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def count_changes(event: str, args: tuple) -> None:
+            nonlocal count
+            writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wxa")
+            if writes or event in ("os.rename", "os.remove", "os.link", "os.mkdir", "os.utime"):
+                count += 1
+                if count == nth:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count_changes)
+        work()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_killed_before_each_change_while_adding_and_folding(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    expected: list[str] = []
+
+    def add_and_fold() -> None:
+        stored.add([label(KEYS[0], f"new {nth}", nth), score(KEYS[0], "intruder", 0.5, nth)])
+        stored.fold()
+
+    nth, killed = 1, True
+    while killed:
+        assert nth < 60
+        killed = _killed_at(nth, add_and_fold)
+        history = stored.history()
+        labels = history.labels["label"].to_list()
+        assert history.problems == ()
+        assert labels in (expected, [*expected, f"new {nth}"])
+        assert len(history.scores) == len(labels)  # both kinds of an addition, or neither
+        expected = labels
+        nth += 1
+    assert nth > 15
+    assert len(labels) > 5
+    left = [path for path in paths.root.rglob("*") if path.is_file()]
+    assert {path.name for path in left} == {"labels.parquet", "scores.parquet"}
+
+
+def _add_some(root: Path, name: str, n: int) -> None:
+    stored = Interpretations(HarvestLayout(root))
+    for i in range(n):
+        stored.add([label(KEYS[0], f"{name} {i}"), Edit(KEYS[1], "note", f"{name} {i}", name)])
+
+
+def _fold_until(root: Path, end: Path) -> None:
+    stored = Interpretations(HarvestLayout(root))
+    while not end.exists():
+        try:
+            stored.fold()
+        except HarvestError:  # another has the lease
+            time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_many_processes_add_while_others_fold(paths: HarvestLayout, tmp_path: Path):
+    context, end = multiprocessing.get_context("spawn"), tmp_path / "end"
+    adding = [context.Process(target=_add_some, args=(paths.root, f"p{i}", 25)) for i in range(4)]
+    folding = [context.Process(target=_fold_until, args=(paths.root, end)) for _ in range(2)]
+    for process in adding + folding:
+        process.start()
+    stored, seen = Interpretations(paths), 0
+    while any(process.is_alive() for process in adding):
+        history = stored.history()
+        assert history.problems == ()
+        assert len(history.labels) >= seen  # a reader never sees less than before
+        seen = len(history.labels)
+    end.touch()
+    for process in adding + folding:
+        process.join()
+        assert process.exitcode == 0
+    expected = sorted(f"p{i} {j}" for i in range(4) for j in range(25))
+    assert sorted(stored.labels()["label"]) == expected
+    assert sorted(json.loads(value) for value in stored.edits()["value"]) == expected
+
+
+def test_fold_leaves_the_work_to_the_owner_of_the_lease(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[0], "kept")])
+    with (
+        hold_lease(paths.interpretations_lease, "it"),
+        pytest.raises(HarvestError, match="process"),
+    ):
+        stored.fold()
+    assert stored.labels()["label"].to_list() == ["kept"]
+
+
+def test_damaged_and_foreign_files_are_named_and_harm_nothing(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[0], "kept")])
+    folder = paths.interpretation_entries
+    (good,) = folder.iterdir()
+    damaged = folder / f"{good.stem[:-1]}{'0' if good.stem[-1] != '0' else '1'}.json"
+    damaged.write_bytes(good.read_bytes().replace(b"kept", b"lost"))
+    (folder / "notes of mine.txt").write_text("hello")
+    with pytest.warns(UserWarning, match="") as warned:
+        assert stored.labels()["label"].to_list() == ["kept"]
+    said = [str(warning.message) for warning in warned]
+    assert len(said) == 2
+    assert any(str(damaged) in text for text in said)
+    assert any("notes of mine.txt" in text for text in said)
+    stored.fold()
+    assert {path.name for path in folder.iterdir()} == {damaged.name, "notes of mine.txt"}
+    assert stored.history().labels["label"].to_list() == ["kept"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "version", "columns", "value"])
+def test_a_table_that_cannot_be_read_is_named_and_never_overwritten(
+    paths: HarvestLayout, harm: str
+):
+    stored = Interpretations(paths)
+    stored.add([Edit(KEYS[0], "note", "old", "Ann"), label(KEYS[0], "old")])
+    stored.fold()
+    path = paths.interpretations / "edits.parquet"
+    table = pq.read_table(path)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif harm == "version":
+        pq.write_table(table.replace_schema_metadata({"interpretations_version": "2"}), path)
+    elif harm == "columns":
+        pq.write_table(table.drop_columns("author"), path)
+    else:
+        wrong = table.set_column(3, "value", [["true"]])
+        pq.write_table(wrong, path)
+    before = path.read_bytes()
+    stored.add([Edit(KEYS[0], "note", "new", "Ann"), label(KEYS[1], "new")])
+    history = stored.history()
+    assert [str(path) in problem for problem in history.problems] == [True]
+    assert sorted(history.labels["label"]) == ["new", "old"]
+    assert history.edits["value"].to_list() == ['"new"']
+    with pytest.raises(HarvestError, match=r"edits\.parquet"):
+        stored.fold()
+    assert path.read_bytes() == before
+    assert stored.history().edits["value"].to_list() == ['"new"']
+
+
+def test_hidden_characters_are_written_out_and_long_texts_refused():
+    assert label(KEYS[0], " two\twords\x1b[31m\u202e\n").label == r"two words\x1b[31m\u202e"
+    assert Edit(KEYS[0], "note", "a\r\nb\x00", "Ann").value == "a\nb\\x00"
+    assert Edit(KEYS[0], "tags", ("x", " x ", ""), "Ann").value == ("x",)
+    for wrong in (
+        lambda: label(KEYS[0], "x" * 301),
+        lambda: Edit(KEYS[0], "note", "x" * 10_001, "Ann"),
+        lambda: Edit(KEYS[0], "tags", tuple(map(str, range(21))), "Ann"),
+        lambda: Edit(KEYS[0], "tags", ("x" * 51,), "Ann"),
+        lambda: Edit(KEYS[0], "starred", "yes", "Ann"),
+        lambda: label("", "x"),
+        lambda: label(KEYS[0], "x", confidence=1.5),
+        lambda: score(KEYS[0], "Intruder!", 0.5),
+        lambda: score(KEYS[0], "intruder", float("nan")),
+    ):
+        with pytest.raises(HarvestError):
+            wrong()
+
+
+def test_nothing_is_written_through_a_link_or_without_a_harvest(
+    paths: HarvestLayout, tmp_path: Path
+):
+    paths.interpretations.symlink_to(tmp_path)
+    with pytest.raises(HarvestError, match="link"):
+        Interpretations(paths).add([label(KEYS[0], "x")])
+    missing = HarvestLayout(tmp_path / "s-2")
+    with pytest.raises(HarvestError, match="s-2"):
+        Interpretations(missing).add([label(KEYS[0], "x")])
+    assert not missing.root.exists()
