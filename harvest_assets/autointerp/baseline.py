@@ -1,8 +1,8 @@
 """Intruder trials without a language model: how far do the tokens alone go?
 
 Both solvers make a vector of each context and name the one that is least like the others, by the
-cosine with the sum of the other four. Tokens count less the farther they are from the firing, by
-1 / (1 + distance). If several are equally unlike, one of them is drawn.
+cosine with the sum of the other four. Tokens count less the farther they are from a marked one, by
+1 / (1 + distance) squared. If several are equally unlike, one of them is drawn.
 
 1. `intruder_tokens`: each token is a dimension of its own, weighted by its rarity in the harvest,
    log(positions / occurrences).
@@ -88,8 +88,10 @@ def embedding_solver(embeddings: Floats, seed: int) -> Solver:
 
 
 def _nearness(context: Context) -> Floats:
-    distance = np.abs(np.arange(len(context.token_ids)) - context.firing)
-    return 1.0 / (1.0 + distance)
+    places, marked = np.arange(len(context.token_ids)), np.array(context.marked)
+    distance = np.abs(places[:, None] - marked).min(axis=1)
+    weights: Floats = 1.0 / (1.0 + distance) ** 2
+    return weights
 
 
 def _at_length_one(vectors: Floats) -> Floats:

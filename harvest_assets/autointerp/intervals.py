@@ -42,7 +42,7 @@ def balanced_accuracy(true_hits: int, n_true: int, false_hits: int, n_false: int
         n_false: false contexts, at least one.
     """
     a, b = share(true_hits, n_true), share(false_hits, n_false)
-    score = (a.score + b.score) / 2
+    score = (true_hits * n_false + false_hits * n_true) / (2 * n_true * n_false)
     below = math.hypot(a.score - a.low, b.score - b.low) / 2
     above = math.hypot(a.high - a.score, b.high - b.score) / 2
     return Estimate(score, max(0.0, score - below), min(1.0, score + above))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ from harvest_assets.results.examples import StoredExamples
 from harvest_assets.schemas import LocatedExample
 
 _DEFAULT_THRESHOLD = 1e-6  # of writers that did not record it
-_EXAMPLES_IN_MEMORY = 128  # components
+_EXAMPLES = 100  # of a component: any first ones of the sample are a uniform sample themselves
+_COMPONENTS_IN_MEMORY = 512
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class Material:
         )
         self.ci_threshold = _ci_threshold(paths)
         self._stored = StoredExamples(paths, ComponentIndex.open(paths))
-        self.examples = lru_cache(maxsize=_EXAMPLES_IN_MEMORY)(self._examples)
+        self._all_examples = lru_cache(maxsize=2)(self._read_examples)
+        self.examples = lru_cache(maxsize=_COMPONENTS_IN_MEMORY)(self._examples)
+        self.places = lru_cache(maxsize=2)(self._places)
 
     def choose(self, choice: ComponentChoice) -> list[Component]:
         """The components that are asked for, in flat order.
@@ -93,6 +97,14 @@ class Material:
         return sorted(chosen, key=lambda it: it.flat_index)
 
     def _examples(self, key: str) -> tuple[LocatedExample, ...]:
+        """The first examples of a component's sample; called as `examples`."""
+        return self._all_examples(key)[:_EXAMPLES]
+
+    def _places(self, key: str) -> frozenset[tuple[int | None, int | None]]:
+        """Row and position of all firings of a component's sample; called as `places`."""
+        return frozenset((it.row, it.position) for it in self._all_examples(key))
+
+    def _read_examples(self, key: str) -> tuple[LocatedExample, ...]:
         return tuple(self._stored.of(key, "sample") or ())
 
     def firings_shared_with(self, component: Component) -> NDArray[np.float64]:
@@ -103,8 +115,9 @@ class Material:
         counts = self._correlations.count_ij
         if counts is None:
             return np.zeros(len(self._counts))
-        together: NDArray[np.float64] = counts[component.flat_index].numpy().astype(np.float64)
-        return together / np.maximum(self._counts, 1)
+        together = counts[component.flat_index].numpy()
+        shares: NDArray[np.float64] = together / np.maximum(self._counts, 1)
+        return shares
 
     def nearest_in_density(self, component: Component, k: int) -> list[Component]:
         """The k other components whose density differs least, as a ratio; nearest first."""
@@ -121,7 +134,7 @@ class Material:
         """The other components in n groups of rising density and equal size."""
         others = [it for it in self._by_density if it != component]
         cuts = [len(others) * i // n for i in range(n + 1)]
-        return [others[a:b] or others for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [others[a:b] or others for a, b in pairwise(cuts)]
 
 
 def _ratio(a: float, b: float) -> float:

@@ -23,10 +23,16 @@ class ComponentChoice(CheckedModel):
         description="Only layers whose names match this pattern, or one of several; omitted: all.",
     )
     min_density: float = Field(
-        default=0.0, ge=0, le=1, description="Only components with at least so many firings per token."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Only components that fire at least so often per token.",
     )
     max_density: float = Field(
-        default=1.0, ge=0, le=1, description="Only components with at most so many firings per token."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Only components that fire at most so often per token.",
     )
     components: CountOrZero = Field(
         default=100, description="An even random sample of at most so many; 0: all."
@@ -35,7 +41,7 @@ class ComponentChoice(CheckedModel):
         default=0,
         ge=0,
         le=(1 << 63) - 1,
-        description="Of the sample of components and of the trials; the same seed, the same trials.",
+        description="Of the sample of components and of the trials: equal seeds, equal trials.",
     )
 
 
@@ -46,7 +52,9 @@ class ModelSettings(CheckedModel):
         default=None,
         description="Address of an OpenAI-compatible API, such as http://localhost:8000/v1.",
     )
-    model: str | None = Field(default=None, description="Name of the model at the endpoint.")
+    model: str | None = Field(
+        default=None, max_length=300, description="Name of the model at the endpoint."
+    )
     key_variable: str = Field(
         default="OPENAI_API_KEY",
         description="The environment variable that holds the key, where the endpoint wants one.",
@@ -61,7 +69,7 @@ class ModelSettings(CheckedModel):
         description="Times a call is repeated, later each time, after a time-out, a 429 or a 5xx.",
     )
     reasks: int = Field(
-        default=1,
+        default=0,
         ge=0,
         le=5,
         description="Times the model is shown what is wrong with an unusable answer.",

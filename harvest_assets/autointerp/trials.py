@@ -1,8 +1,8 @@
 """The trials of a component: contexts, and which of them are the true ones.
 
-A trial is a function of (seed, component, method, number) and of the harvest's result files; drawing
-it again gives the same trial. Trials are drawn from the uniform sample of each component's firings,
-whose position in the context is known.
+A trial is a function of (seed, component, method, number) and of the harvest's result files:
+drawing it again gives the same trial. Trials are drawn from the uniform sample of each component's
+firings, whose position in the context is known.
 
 1. **Intruder.** Four contexts of the component and one of another, in random order. The other is
    one of the components nearest in density (as a ratio), so that the odd one is not simply the rare
@@ -19,7 +19,7 @@ avoided: where co-firings were counted, a tenth is the limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,12 +66,12 @@ class Context:
     Args:
         token_ids: of the tokens.
         firing: index of the token whose firing was sampled.
-        marked: indices of the tokens that are marked.
+        marked: indices of the tokens that are marked, rising.
     """
 
     token_ids: tuple[int, ...]
     firing: int
-    marked: frozenset[int]
+    marked: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,15 @@ def _trimmed(token_ids: Sequence[int], middle: int, marked: set[int]) -> Context
     return Context(
         tuple(token_ids[i] for i in kept),
         kept.index(middle),
-        frozenset(place for place, i in enumerate(kept) if i in marked),
+        tuple(place for place, i in enumerate(kept) if i in marked),
     )
 
 
 def _falsely_marked(context: Context, draws: Draws) -> Context:
     """The context with as many other tokens marked, or all others where they are fewer."""
     others = [i for i in range(len(context.token_ids)) if i not in context.marked]
-    marked = frozenset(draws.sample(others, len(context.marked)))
-    return Context(context.token_ids, context.firing, marked)
+    marked = sorted(draws.sample(others, len(context.marked)))
+    return Context(context.token_ids, context.firing, tuple(marked))
 
 
 def _spread(
@@ -194,7 +194,8 @@ def _spread(
 ) -> list[LocatedExample]:
     """Examples in random order; those of rows that came before only after all others."""
     rows: set[int] = set()
-    first, later = [], []
+    first: list[LocatedExample] = []
+    later: list[LocatedExample] = []
     for example in draws.shuffled(examples):
         (later if example.row in rows else first).append(example)
         if example.row is not None:
@@ -219,13 +220,17 @@ def _seldom_together(
     return by_share[: max(at_least, seldom)]
 
 
+def _is_among(places: Set[tuple[int | None, int | None]], example: LocatedExample) -> bool:
+    return example.row is not None and (example.row, example.position) in places
+
+
 def _foreign(
     material: Material, component: Component, others: Sequence[Component], draws: Draws
 ) -> LocatedExample | None:
     """An example of one of the others, where the component is not known to fire."""
-    own = {(e.row, e.position) for e in material.examples(component.key) if e.row is not None}
+    own = material.places(component.key)
     for other in draws.shuffled(others):
-        foreign = [e for e in material.examples(other.key) if (e.row, e.position) not in own]
+        foreign = [e for e in material.examples(other.key) if not _is_among(own, e)]
         if foreign:
             return draws.choice(foreign)
     return None
