@@ -41,8 +41,7 @@ class ChatModel:
     """
 
     def __init__(self, settings: ModelSettings) -> None:
-        if settings.endpoint is None or settings.model is None:
-            raise HarvestError("No model was named; give its endpoint and its name.")
+        settings.require_model()
         try:
             from openai import AsyncOpenAI
             from pydantic_ai import Agent
@@ -55,7 +54,7 @@ class ChatModel:
                 "pip install 'harvest_assets[autointerp]'."
             ) from error
         self._settings = settings
-        self.name = settings.model
+        self.name = str(settings.model)
         self._client = AsyncOpenAI(
             base_url=settings.endpoint,
             api_key=os.environ.get(settings.key_variable) or _NO_KEY,
@@ -64,10 +63,10 @@ class ChatModel:
         )
         provider = (
             OpenAIProvider(openai_client=self._client)
-            if urlsplit(settings.endpoint).hostname == _OPENAI
+            if urlsplit(str(settings.endpoint)).hostname == _OPENAI
             else OpenAICompatibleProvider("endpoint", openai_client=self._client)
         )
-        chat = OpenAIChatModel(settings.model, provider=provider)
+        chat = OpenAIChatModel(self.name, provider=provider)
         self._agent: Agent[None, Any] = Agent(
             chat,
             output_type=str,

@@ -119,6 +119,15 @@ class ModelSettings(CheckedModel):
             raise HarvestError("max_cost needs both prices: give price_in and price_out.")
         return self
 
+    def require_model(self) -> None:
+        """Check that there is a model to call.
+
+        Raises:
+            HarvestError: its name or its endpoint is missing.
+        """
+        if self.endpoint is None or self.model is None:
+            raise HarvestError("No model was named; give its --endpoint and its --model.")
+
     def cost(self, input_tokens: float, output_tokens: float) -> float | None:
         """What so many tokens cost; None where a price is not known."""
         if self.price_in is None or self.price_out is None:

@@ -29,6 +29,7 @@ from harvest_assets.autointerp.answers import (
 )
 from harvest_assets.autointerp.asking import Asker, Estimate, Model, Tally, estimate
 from harvest_assets.autointerp.material import Component, Material
+from harvest_assets.autointerp.model import ChatModel
 from harvest_assets.autointerp.prompts import label_prompt, trial_prompt
 from harvest_assets.autointerp.replies import kind_of
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
@@ -221,6 +222,23 @@ def run(
                 report.skipped = task.skipped.copy()
                 keep_report(task.paths, task.choice, report, settings)
     return report
+
+
+def run_all(
+    paths: HarvestLayout,
+    choice: ComponentChoice,
+    settings: ModelSettings,
+    methods: Sequence[Method | None],
+    watch: Watch = lambda _: None,
+) -> list[Report]:
+    """Labels or scores by several methods, one after the other, by the model of the settings.
+
+    The limits hold for each. The arguments and errors are those of `Task` and `run`.
+    """
+    settings.require_model()
+    return [
+        run(Task(paths, choice, method), settings, ChatModel(settings), watch) for method in methods
+    ]
 
 
 def run_imported(task: Task, settings: ModelSettings, path: Path, watch: Watch) -> Report:

@@ -19,7 +19,8 @@ avoided: where co-firings were counted, a tenth is the limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -220,7 +221,7 @@ def _seldom_together(
     return by_share[: max(at_least, seldom)]
 
 
-def _is_among(places: Set[tuple[int | None, int | None]], example: LocatedExample) -> bool:
+def _is_among(places: AbstractSet[tuple[int | None, int | None]], example: LocatedExample) -> bool:
     return example.row is not None and (example.row, example.position) in places
 
 

@@ -24,6 +24,8 @@ from harvest_assets.cli.common_options import HELP_SETTINGS
         "list",
         "status",
         "view",
+        "label",
+        "score",
         "verify",
         "pack",
         "unpack",
@@ -47,6 +49,8 @@ def cli() -> None:
       harvest-assets ui                  watch, start and inspect harvests in a browser
       harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
+      harvest-assets label RUN           ask a language model what its components mean
+      harvest-assets score RUN           score its components and labels, --method baseline offline
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.settings import HarvestSettings, deployment_options
+from harvest_assets.settings import HarvestSettings, Option, deployment_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, float | tuple[str, ...] | None]
@@ -43,7 +43,12 @@ def harvest_options(command: F) -> F:
 
 def _settings_options(command: F) -> F:
     """Add an option for every setting of a harvest, with its default in the help."""
-    for setting in reversed(list(deployment_options())):
+    return add_options(command, deployment_options())
+
+
+def add_options(command: F, settings: Iterable[Option]) -> F:
+    """Add an option for each setting, with its default in the help."""
+    for setting in reversed(list(settings)):
         option, kind = f"--{setting.name.replace('_', '-')}", setting.kind
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"
