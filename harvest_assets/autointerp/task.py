@@ -35,7 +35,7 @@ from harvest_assets.autointerp.replies import kind_of
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.autointerp.trials import LABEL_EXAMPLES, Method, draw_trials, firings_marked
 from harvest_assets.autointerp.work import LabelWork, TrialWork, Work
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
@@ -200,7 +200,8 @@ def run(
         retry_unusable: ask again where an answer was of no use.
 
     Raises:
-        HarvestError: the endpoint refuses all questions, or answers none of the first.
+        HarvestError: the endpoint refuses all questions.
+        TransientError: it answered none of them; what was stored before stays.
         LeaseHeldError: another process labels or scores components of this harvest.
     """
     name = str(settings.model)
@@ -221,6 +222,8 @@ def run(
             finally:
                 report.skipped = task.skipped.copy()
                 keep_report(task.paths, task.choice, report, settings)
+    if report.tally.unanswered and not report.tally.asked:
+        raise TransientError(f"No question was answered: {next(iter(report.tally.problems))}")
     return report
 
 
