@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from harvest_assets.data.recorded_tokenizer import OpenedTokenizer, RecordedTokenizer
     from harvest_assets.data.vocabulary import Vocabulary
+    from harvest_assets.interpretations.storage import History
     from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 
 P = ParamSpec("P")
@@ -143,6 +144,9 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     `pmi.informative_tokens`).
     A harvest of another writer has only component_key, layer, component_idx and mean_ci, and only
     the components that fired.
+    Where anything was written about components (`load_interpretations`), also what holds now:
+    label, label_source, label_author, confidence, reason, note, starred, tags, and
+    `score_<method>` for each method of scoring.
 
     The arguments and errors are those of `load_activation_contexts_summary`.
     """
@@ -156,8 +160,8 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
         return None
     if ComponentIndex.open(paths) is not None:
         # Not by Polars' own reader, which panics on damaged files.
-        return cast("pl.DataFrame", pl.from_arrow(read_index(paths)))
-    return pl.DataFrame(
+        return _interpreted(paths, cast("pl.DataFrame", pl.from_arrow(read_index(paths))))
+    frame = pl.DataFrame(
         [
             (key, entry.layer, entry.component_idx, float(entry.mean_ci))
             for key, entry in read_summary(paths).items()
@@ -170,6 +174,17 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
         },
         orient="row",
     )
+    return _interpreted(paths, frame)
+
+
+@_none_if_not_found
+def load_interpretations(run_id: str) -> History | None:
+    """All labels, scores and edits that were ever written, and `current()`: what holds now.
+
+    The arguments and errors are those of `load_activation_contexts_summary`. A file that cannot be
+    read is left out with a warning.
+    """
+    return _history(_harvest(run_id))
 
 
 @_none_if_not_found
@@ -227,6 +242,24 @@ def load_vocabulary_of(run_id: str) -> Vocabulary:
     The errors are those of `load_tokenizer_of`.
     """
     return _vocabulary(_harvest(run_id))
+
+
+def _history(paths: HarvestLayout) -> History:
+    from harvest_assets.interpretations.storage import Interpretations
+
+    history = Interpretations(paths).history()
+    for problem in history.problems:
+        warnings.warn(problem, stacklevel=4)
+    return history
+
+
+def _interpreted(paths: HarvestLayout, frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame of components with what was written about them, if anything was."""
+    if not paths.interpretations.is_dir() or not (history := _history(paths)):
+        return frame
+    from harvest_assets.interpretations.current import joined
+
+    return joined(frame, history.current())
 
 
 def _decoded(example: LocatedExample, vocabulary: Vocabulary) -> DecodedExample:

@@ -26,6 +26,7 @@ from harvest_assets.cli.common_options import HELP_SETTINGS
         "view",
         "label",
         "score",
+        "labels",
         "verify",
         "pack",
         "unpack",
@@ -51,6 +52,7 @@ def cli() -> None:
       harvest-assets view RUN            view its components in a browser
       harvest-assets label RUN           ask a language model what its components mean
       harvest-assets score RUN           score its components and labels, --method baseline offline
+      harvest-assets labels export RUN F labels, scores and notes as a file; `labels import RUN F`
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`

@@ -20,7 +20,8 @@ $SPD_OUT_DIR/
     │   └── saved/                      the same of a shard that is not finished
     ├── merged/                         current.json and the state that shards were compacted into
     ├── interpretations/                labels.parquet, scores.parquet, edits.parquet;
-    │   └── entries/                    what was written since, one file each time
+    │   ├── entries/                    what was written since, one file each time
+    │   └── lists/                      lists of components, to be shared
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -115,7 +116,7 @@ class HarvestLayout:
         shards = self.root / "shards"
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
-        folders += [self.interpretations, self.interpretation_entries]
+        folders += [self.interpretations, self.interpretation_entries, self.interpretation_lists]
         folders += [self.answers, self.autointerp_reports]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
@@ -250,6 +251,11 @@ class HarvestLayout:
     def autointerp_lease(self) -> Path:
         """The file that names the process that labels or scores."""
         return self._lease("autointerp")
+
+    @property
+    def interpretation_lists(self) -> Path:
+        """The folder of lists of components."""
+        return self.interpretations / "lists"
 
     @property
     def interpretations_lease(self) -> Path:

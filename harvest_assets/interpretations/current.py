@@ -27,6 +27,16 @@ def current(labels: pl.DataFrame, scores: pl.DataFrame, edits: pl.DataFrame) -> 
     frame = pl.DataFrame({"component_key": keys.unique().sort()})
     for part in (_labels(labels, edits), *_edited(edits), _scores(scores)):
         frame = frame.join(part, on="component_key", how="left", maintain_order="left")
+    return _without_nulls(frame)
+
+
+def joined(components: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
+    """A frame of components with the columns of `current`; its rows and their order stay."""
+    frame = components.join(now, on="component_key", how="left", maintain_order="left")
+    return _without_nulls(frame)
+
+
+def _without_nulls(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(
         pl.col("starred").fill_null(value=False),
         pl.col("tags").fill_null([]),

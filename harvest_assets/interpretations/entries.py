@@ -165,6 +165,8 @@ class Edit:
         if self.field == "tags" and isinstance(self.value, (tuple, list)):
             tags = dict.fromkeys(_line(tag, "A tag", MAX_TAG) for tag in self.value)
             _set(self, "value", tuple(tag for tag in tags if tag))
+            if any("," in tag for tag in tags):
+                raise HarvestError(f"A tag of {self.component_key} has a comma, which ends a tag.")
             if len(self.value) > MAX_TAGS:
                 raise HarvestError(
                     f"{len(self.value)} tags are given; at most {MAX_TAGS} are kept."

@@ -61,7 +61,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 _MAY_BE_NULL = {"confidence", "prompt_sha256", "label_sha256", "low", "high", "chance", "n_trials"}
 # A character may take two in JSON.
 _MAX_CHARACTERS = 2 * MAX_NOTE + 2
-_CONTROL = r"[\x00-\x09\x0b-\x1f\x7f]"
+_CONTROL = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}]"  # as `plain_text` writes out
 _NOT_A_METHOD = r"[^a-z0-9_]|^[^a-z]|^.{41}"
 
 

@@ -16,7 +16,8 @@ from starlette.staticfiles import StaticFiles
 from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.pages import STATIC, Pages
-from harvest_assets.viewer.security import OwnOriginOnly
+from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
+from harvest_assets.viewer.writing import Writing
 
 # Pages computed at once: more would not be faster, and each takes about 15 MB.
 _PAGES_AT_ONCE = 8
@@ -34,16 +35,21 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     Args:
         library: the harvests.
         first: the folder that the start page leads to; None: the start page lists all.
-        host: the address it listens on; requests under other names are refused.
+        host: the address it listens on; requests under other names are refused, and unless it is a
+            loopback address nothing can be written.
     """
-    pages = Pages(library, first)
+    writing = Writing(library)
+    pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
     run = "/run/{run}"
     return Starlette(
         routes=[
             Route("/", pages.start),
             Route("/harvests", pages.harvests),
             Route(run, pages.overview),
-            Route(f"{run}/component/{{key:path}}", pages.component),
+            Route(f"{run}/component/{{key:path}}", pages.component, methods=["GET"]),
+            Route(f"{run}/component/{{key:path}}", writing.edit, methods=["POST"]),
+            Route(f"{run}/lists", writing.keep_list, methods=["POST"]),
+            Route(f"{run}/list.json", writing.download_list),
             *(Route(f"{run}/table.{kind}", pages.table) for kind in ("csv", "parquet")),
             Route(f"{run}/export.html", pages.export),
             Route(f"{run}/version", pages.version),

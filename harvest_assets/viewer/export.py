@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harvest_assets.viewer.interpreted import interpreted
+
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
@@ -21,7 +23,8 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
     """The rows of a table, the tokens as texts.
 
     Columns: component_key, layer, component_idx, firing_count, density, mean_ci, telling, reads and
-    predicts (lists of texts, empty where not known).
+    predicts (lists of texts, empty where not known); where anything was written about components,
+    also the columns of `interpretations.current`.
     """
     import polars as pl
 
@@ -32,12 +35,17 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
     ]
     # The same name as in the Parquet tables.
     informativeness = rows["informativeness"].alias("telling")
-    return rows.select(*_COLUMNS).with_columns(informativeness, *texts)
+    written = interpreted(harvest)
+    more = written.frame[places].get_columns() if written.history else []
+    return rows.select(*_COLUMNS).with_columns(informativeness, *texts, *more)
 
 
 def as_csv(frame: pl.DataFrame) -> bytes:
     """A table as CSV with a header; tokens are quoted as in JSON and joined by spaces."""
     import polars as pl
+
+    if "tags" in frame.columns:
+        frame = frame.with_columns(pl.col("tags").list.join(", "))
 
     joined = [
         pl.Series(name, [_joined(texts) for texts in frame[name]], dtype=pl.String)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
     from harvest_assets.files.layout import HarvestLayout
     from harvest_assets.schemas import ExampleOrder, LocatedExample
+    from harvest_assets.viewer.interpreted import Interpreted
 
 _INFORMATIVE = ("reads", "predicts")
 
@@ -95,6 +96,8 @@ class Harvest(ABC):
         self.version = ""
         # Places in the order of a table, by its query: kept for the links to next and previous.
         self.orders: dict[Any, NDArray[np.int64]] = {}
+        # What was written about its components, as it was last read; see `interpreted`.
+        self.interpreted: Interpreted | None = None
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -15,13 +15,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.layout import harvest_root
+from harvest_assets.files.layout import HarvestLayout, harvest_root
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.interpretations import lists
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
+from harvest_assets.viewer.downloads import download
 from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest
+from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
     EXAMPLES_PER_PAGE,
@@ -41,6 +44,7 @@ from harvest_assets.viewer.view_query import (
     page_of,
     run_path,
 )
+from harvest_assets.viewer.writing import meaning, person_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,11 +78,13 @@ class Pages:
     Args:
         library: the harvests.
         first: the folder that the start page leads to; None: the start page lists all.
+        form_token: shows that a form is of our pages; None: they have no forms.
     """
 
-    def __init__(self, library: Library, first: str | None) -> None:
+    def __init__(self, library: Library, first: str | None, form_token: str | None = None) -> None:
         self._library = library
         self._first = first
+        self._form_token = form_token
 
     def start(self, request: Request) -> Response:
         """The run that the command named, or all harvests."""
@@ -113,6 +119,9 @@ class Pages:
             rows=[self._row(harvest, int(place)) for place in shown],
             layers=harvest.layers.to_dicts(),
             settings=_settings(harvest),
+            form_token=self._form_token,
+            written=interpreted(harvest),
+            lists=_lists(harvest),
             **self._charts(harvest, path, query),
         )
 
@@ -132,6 +141,9 @@ class Pages:
             after=None if after is None else keys[after],
             firing=firing_rows(harvest, place, view.fires_by, _FIRING),
             runs=self._library.names(),
+            form_token=self._form_token,
+            person=person_of(request),
+            meaning=meaning(harvest, place),
             **_component_of(harvest, place, view, _TOKENS),
         )
 
@@ -174,7 +186,7 @@ class Pages:
             "csv": (as_csv, "text/csv; charset=utf-8"),
             "parquet": (as_parquet, "application/vnd.apache.parquet"),
         }[kind]
-        return _download(content(frame), media, f"{harvest.name}.{kind}")
+        return download(content(frame), media, f"{harvest.name}.{kind}")
 
     def export(self, request: Request) -> Response:
         """Components as one self-contained HTML file."""
@@ -194,14 +206,15 @@ class Pages:
             }
             described = _component_of(harvest, place, view, _TOKENS)
             firing = firing_rows(harvest, place, view.fires_by, _FIRING)
-            components.append({**described, "both": both, "firing": firing})
+            written = meaning(harvest, place)
+            components.append({**described, "both": both, "firing": firing, "meaning": written})
         html = _templates.get_template("export.html").render(
             harvest=harvest,
             components=components,
             css=Markup((STATIC / "viewer.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         )
         name = keys[0].replace("/", "_").replace(":", "-") if len(keys) == 1 else "components"
-        return _download(html.encode(), "text/html; charset=utf-8", f"{harvest.name}-{name}.html")
+        return download(html.encode(), "text/html; charset=utf-8", f"{harvest.name}-{name}.html")
 
     def version(self, request: Request) -> Response:
         """A text that changes whenever the pages of the run do."""
@@ -229,7 +242,8 @@ class Pages:
         names = ("component_key", "layer", "firing_count", "density", "mean_ci", "informativeness")
         row = harvest.frame.select(names).row(place, named=True)
         reads, predicts = shown_tokens(harvest, place)
-        return {**row, "reads": reads[:3], "predicts": predicts[:3]}
+        written = interpreted(harvest).of(place)
+        return {**row, "reads": reads[:3], "predicts": predicts[:3], "written": written}
 
     def _charts(self, harvest: Harvest, path: str, query: TableQuery) -> dict[str, Any]:
         density = harvest.frame["density"].to_numpy()
@@ -249,12 +263,6 @@ class Pages:
 def _svg(draw: Callable[..., str], *data: Any) -> Markup:
     """A chart; `charts` has escaped its text."""
     return Markup(draw(*data))  # noqa: S704
-
-
-def _download(content: bytes, media: str, name: str) -> Response:
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
-    headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
-    return Response(content, media_type=media, headers=headers)
 
 
 def _place(harvest: Harvest, key: str) -> int:
@@ -284,6 +292,18 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "n_example_pages": max(1, -(-n // EXAMPLES_PER_PAGE)),
         "first_example": start + 1,
     }
+
+
+def _lists(harvest: Harvest) -> dict[str, str]:
+    """The titles of the lists of a harvest by name; what is wrong with one instead of its title."""
+    paths = HarvestLayout.of(harvest.name)
+    titles = {}
+    for name in lists.names(paths):
+        try:
+            titles[name] = lists.open_list(paths, name).title
+        except HarvestError as error:
+            titles[name] = presentable(str(error))
+    return titles
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:

@@ -2,7 +2,9 @@
 
 A browser on this machine also shows pages of strangers, which may send requests to any address.
 They can neither read an answer (other origin) nor use a domain of theirs that resolves to this
-machine (the Host would be theirs).
+machine (the Host would be theirs). Something is written only where the server listens on a loopback
+address, for a request that names such an address and comes from a page of this server: the browser
+says so (Origin), and the form has a token that only our pages know.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    # With `no-referrer` browsers would not say that a form is ours.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
@@ -42,7 +45,8 @@ class OwnOriginOnly:
     def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
         self._names = {"localhost", host.lower()}
-        if not _is_loopback(host):
+        self._writable = is_loopback(host)
+        if not is_loopback(host):
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,13 +77,25 @@ class OwnOriginOnly:
             return "This server does not answer pages of other origins."
         if headers.get("sec-fetch-site") == "cross-site" and not _is_followed_link(headers):
             return "This server does not answer pages of other sites."
-        return None if method in ("GET", "HEAD") else "This server is read-only."
+        return None if method in ("GET", "HEAD") else self._refusal_to_write(method, headers)
+
+    def _refusal_to_write(self, method: str, headers: Headers) -> str | None:
+        if method != "POST" or not self._writable or not is_loopback(_name_of(headers["host"])):
+            return "This server is read-only."
+        if "origin" not in headers or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return "This server accepts forms of its own pages only."
+        return None
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host is ours: one of our names, or any IP address, which cannot be rebound."""
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        name = name.strip("[]").lower()
+        name = _name_of(host)
         return name in self._names or _is_address(name)
+
+
+def _name_of(host: str) -> str:
+    """A Host without its port."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.strip("[]").lower()
 
 
 def _is_followed_link(headers: Headers) -> bool:
@@ -97,5 +113,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or address can be reached from this machine only."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -12,16 +12,19 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.viewer.interpreted import interpreted, listed_keys
+
 if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.viewer.harvest import Harvest
 
 PAGE_SIZE = 50
-SORTS = ("informativeness", "density", "mean_ci", "layer", "reads", "predicts")
+SORTS = ("informativeness", "density", "mean_ci", "layer", "reads", "predicts", "label")
+_SCORE = "score_"  # begins the columns of scores
 _OLD_SORTS = {"telling": "informativeness"}  # in addresses that people have kept
 # Texts and layers are in rising order, numbers in falling.
-_RISING = ("layer", "reads", "predicts")
+_RISING = ("layer", "reads", "predicts", "label")
 _MAX_ORDERS = 64
 _MAX_ID = (1 << 31) - 1  # a tokenizer may have ids that no harvest can store
 
@@ -37,7 +40,13 @@ class TableQuery:
         min: lowest density.
         max: highest density.
         dead: include components that never fired.
-        sort: one of `SORTS`; empty means the most informative first, where that is known.
+        label: words, each part of its label, note, tags or the reason of the label.
+        tag: one of its tags.
+        labelled: only those with a label.
+        starred: only those with a star.
+        listed: name of a list, see `interpretations.lists`.
+        sort: one of `SORTS` or the column of a score; empty means the most informative first, where
+            that is known.
         reverse: reverses the order.
     """
 
@@ -47,6 +56,11 @@ class TableQuery:
     min: float | None = None
     max: float | None = None
     dead: bool = False
+    label: str = ""
+    tag: str = ""
+    labelled: bool = False
+    starred: bool = False
+    listed: str = ""
     sort: str = ""
     reverse: bool = False
 
@@ -62,7 +76,12 @@ class TableQuery:
             min=_density(params.get("min", "")),
             max=_density(params.get("max", "")),
             dead=params.get("dead") == "1",
-            sort=sort if sort in SORTS else "",
+            label=params.get("label", "").strip(),
+            tag=params.get("tag", ""),
+            labelled=params.get("labelled") == "1",
+            starred=params.get("starred") == "1",
+            listed=params.get("listed", ""),
+            sort=sort if sort in SORTS or sort.startswith(_SCORE) else "",
             reverse=params.get("reverse") == "1",
         )
 
@@ -74,23 +93,30 @@ class TableQuery:
 
     def sorted_by(self, harvest: Harvest) -> str:
         """The column that the rows are sorted by."""
-        if self.sort in ("informativeness", "") and not harvest.has_informativeness:
-            return "density"
-        return self.sort or "informativeness"
+        default = "informativeness" if harvest.has_informativeness else "density"
+        if self.sort.startswith(_SCORE) and self.sort not in interpreted(harvest).frame.columns:
+            return default
+        return default if self.sort in ("informativeness", "") else self.sort
 
     @property
     def filters(self) -> bool:
         """Whether it may leave out components that fired."""
-        return bool(self.q or self.token or self.layer) or (self.min, self.max) != (None, None)
+        words = (self.q, self.token, self.layer, self.label, self.tag, self.listed)
+        return any((*words, self.labelled, self.starred)) or (self.min, self.max) != (None, None)
 
 
 def order(harvest: Harvest, query: TableQuery) -> NDArray[np.int64]:
     """The places in `harvest.frame` of the components that match a query, in its order."""
-    if query not in harvest.orders:
+    listed = listed_keys(harvest, query.listed) if query.listed else None
+    key = (query, interpreted(harvest).version, listed)
+    if key not in harvest.orders:
         while len(harvest.orders) >= _MAX_ORDERS:
             harvest.orders.pop(next(iter(harvest.orders)), None)
-        harvest.orders[query] = _sorted(harvest, query, _filtered(harvest, query))
-    return harvest.orders[query]
+        rows = _filtered(harvest, query)
+        if listed is not None:
+            rows = rows.filter(rows["component_key"].is_in(listed))
+        harvest.orders[key] = _sorted(harvest, query, rows)
+    return harvest.orders[key]
 
 
 def neighbours(harvest: Harvest, query: TableQuery, place: int) -> tuple[int | None, int | None]:
@@ -108,8 +134,8 @@ def neighbours(harvest: Harvest, query: TableQuery, place: int) -> tuple[int | N
 def _filtered(harvest: Harvest, query: TableQuery) -> pl.DataFrame:
     import polars as pl
 
-    rows = harvest.frame.with_row_index("place")
-    tests = []
+    rows = harvest.frame.hstack(interpreted(harvest).frame).with_row_index("place")
+    tests = [_was_written(query)]
     if not query.dead:
         tests.append(pl.col("firing_count") > 0)
     tests += [_has_word(word) for word in query.q.lower().split()]
@@ -129,6 +155,26 @@ def _filtered(harvest: Harvest, query: TableQuery) -> pl.DataFrame:
             )
         )
     return rows.filter(*tests)
+
+
+def _was_written(query: TableQuery) -> pl.Expr:
+    """Whether what was written about a component matches."""
+    import polars as pl
+
+    tests = [pl.lit(True)]  # noqa: FBT003
+    if query.labelled:
+        tests.append(pl.col("label").is_not_null())
+    if query.starred:
+        tests.append(pl.col("starred"))
+    if query.tag:
+        tests.append(pl.col("tags").list.contains(query.tag))
+    text = pl.concat_str(
+        ["label", "reason", "note", pl.col("tags").list.join("\n")],
+        separator="\n",
+        ignore_nulls=True,
+    ).str.to_lowercase()
+    tests += [text.str.contains(word, literal=True) for word in query.label.lower().split()]
+    return pl.all_horizontal(tests)
 
 
 def _sorted(harvest: Harvest, query: TableQuery, rows: pl.DataFrame) -> NDArray[np.int64]:

@@ -50,12 +50,13 @@ def score(key: str, method: str, value: float, minute: int = 0) -> Score:
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
     lambda text: text.split()
 )
+tags = st.text(st.sampled_from("abcé"), min_size=1)
 keys = st.sampled_from(KEYS)
 edited = st.one_of(
     st.tuples(st.just("label"), texts | st.just("")),
     st.tuples(st.just("note"), texts),
     st.tuples(st.just("starred"), st.booleans()),
-    st.tuples(st.just("tags"), st.lists(texts, max_size=3).map(tuple)),
+    st.tuples(st.just("tags"), st.lists(tags, max_size=3, unique=True).map(tuple)),
 )
 unordered = st.one_of(
     st.tuples(st.just("label"), keys, texts, st.sampled_from(["model", "person", "import"])),
@@ -240,7 +241,7 @@ def test_damaged_and_foreign_files_are_named_and_harm_nothing(paths: HarvestLayo
     damaged = folder / f"{good.stem[:-1]}{'0' if good.stem[-1] != '0' else '1'}.json"
     damaged.write_bytes(good.read_bytes().replace(b"kept", b"lost"))
     (folder / "notes of mine.txt").write_text("hello")
-    with pytest.warns(UserWarning, match="") as warned:
+    with pytest.warns(UserWarning, match="notes of mine") as warned:
         assert stored.labels()["label"].to_list() == ["kept"]
     said = [str(warning.message) for warning in warned]
     assert len(said) == 2
@@ -290,6 +291,7 @@ def test_hidden_characters_are_written_out_and_long_texts_refused():
         lambda: Edit(KEYS[0], "note", "x" * 10_001, "Ann"),
         lambda: Edit(KEYS[0], "tags", tuple(map(str, range(21))), "Ann"),
         lambda: Edit(KEYS[0], "tags", ("x" * 51,), "Ann"),
+        lambda: Edit(KEYS[0], "tags", ("a,b",), "Ann"),
         lambda: Edit(KEYS[0], "starred", "yes", "Ann"),
         lambda: label("", "x"),
         lambda: label(KEYS[0], "x", confidence=1.5),

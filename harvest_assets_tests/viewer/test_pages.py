@@ -77,7 +77,7 @@ def test_a_page_holds_nothing_that_tokens_brought(client, address: str):
     page = Elements(answer.text)
     ours = "html head meta title link script style body a header button main div dl dt dd span svg"
     ours += " text line rect h1 h2 h3 section table thead tbody tr th td small p ul ol li bdi i b"
-    ours += " abbr form label input select option caption nav dialog article"
+    ours += " abbr form label input select option caption nav dialog article textarea"
     assert page.tags <= set(ours.split())
     assert not {name for name in page.attributes if name.startswith("on") or name == "style"}
     assert all(re.match(r"[/#?]", where) for where in page.addresses)

@@ -55,7 +55,7 @@ document.addEventListener("keydown", (event) => {
   const target = byShortcut(event.key);
   if (!target || document.querySelector("dialog[open]")) return;
   event.preventDefault();
-  if (target.matches("input, select")) {
+  if (target.matches("input, select, textarea")) {
     target.focus();
     target.select?.();
   } else target.click();
@@ -125,12 +125,17 @@ function updateButtons() {
 document.addEventListener("change", updateButtons);
 updateButtons();
 
+const unsaved = () =>
+  [...document.querySelectorAll(".writes :is(input, textarea)")].some(
+    (field) => field.value !== field.defaultValue || field.checked !== field.defaultChecked,
+  );
+
 // A harvest in progress: poll whether more of it has been saved.
 async function watch() {
   const main = document.querySelector("main[data-watch]");
   if (main && !document.hidden) {
     const version = await (await fetch(main.dataset.watch)).text();
-    const busy = selected().length || document.activeElement?.matches("input, select");
+    const busy = selected().length || document.activeElement?.matches("input, select, textarea") || unsaved();
     if (version !== main.dataset.version && !busy) await swap(location.href, { push: false });
   }
 }

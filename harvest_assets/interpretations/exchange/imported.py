@@ -1,0 +1,50 @@
+"""What was read from a file of another program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harvest_assets.interpretations.entries import MAX_LABEL, MAX_REASON, Entry, Label, Source
+
+_MARK = "..."
+
+
+@dataclass
+class Imported:
+    """The entries in a file.
+
+    Args:
+        author: for entries whose file does not name one.
+        entries: as far as they have been read.
+        ignored: names of columns or tables that mean nothing here.
+    """
+
+    author: str
+    entries: list[Entry] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def add_label(
+        self,
+        key: str,
+        text: str,
+        *,
+        confidence: float | None = None,
+        reason: str = "",
+        source: Source = "import",
+        author: str = "",
+    ) -> None:
+        """Add a label. One that is too long is cut; its whole text begins the reason.
+
+        Raises:
+            HarvestError: it is not valid.
+        """
+        text = text.strip()
+        if len(text) > MAX_LABEL:
+            reason = f"{text}\n\n{reason}"
+            text = _cut(" ".join(text.split()), MAX_LABEL)
+        reason = _cut(reason.strip(), MAX_REASON)
+        self.entries.append(Label(key, text, confidence, reason, source, author or self.author))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - len(_MARK)] + _MARK
