@@ -7,7 +7,7 @@ import numpy as np
 from harvest_assets.autointerp.baseline import Solver, embedding_solver, token_solver
 from harvest_assets.autointerp.material import Component, Material
 from harvest_assets.autointerp.settings import ComponentChoice
-from harvest_assets.autointerp.task import Report, Watch, in_groups, keep_report, working
+from harvest_assets.autointerp.task import TOO_FEW, Report, Watch, in_groups, keep_report, working
 from harvest_assets.autointerp.trials import Method, draw_trials
 from harvest_assets.autointerp.work import AUTHOR, score_entry
 from harvest_assets.decompositions.protocol import HasTokenEmbeddings
@@ -58,7 +58,7 @@ def run_baseline(
                 report.stored += bool(fresh)
                 report.already += bool(scores) and not fresh
                 if not scores:
-                    report.skipped["with too few examples"] += 1
+                    report.skipped[TOO_FEW] = report.skipped.get(TOO_FEW, 0) + 1
             interpretations.add(new)
             watch(report)
         keep_report(paths, choice, report, None)

@@ -45,6 +45,7 @@ from harvest_assets.loaders import recorded_tokenizer
 from harvest_assets.results.components_jsonl import read_component
 
 LABELS = "labels"
+TOO_FEW = "with too few examples"
 _GROUP = 32  # components that are drawn, asked and stored together
 _PMI_TOKENS = 10
 
@@ -72,7 +73,7 @@ class Report:
     already: int = 0
     unfinished: int = 0
     failed: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     scores: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -81,7 +82,7 @@ class Report:
     def done(self) -> int:
         """Components that are finished with, one way or another."""
         parts = (self.stored, self.already, self.unfinished, self.failed)
-        return sum(parts) + self.skipped.total()
+        return sum(parts) + sum(self.skipped.values())
 
     def note_score(self, method: str, value: float | None) -> None:
         """Add a value to a distribution."""
@@ -135,7 +136,7 @@ class Task:
             return None
         trials = draw_trials(self.material, component, self.method, self.choice.seed)
         if not trials:
-            self.skipped["with too few examples"] += 1
+            self.skipped[TOO_FEW] += 1
             return None
         prompts = [trial_prompt(trial, self._vocabulary, label) for trial in trials]
         questions = [
@@ -148,7 +149,7 @@ class Task:
         data = read_component(self.paths, component.key)
         examples = self.material.examples(component.key)[:LABEL_EXAMPLES]
         if data is None or not examples:
-            self.skipped["with too few examples"] += 1
+            self.skipped[TOO_FEW] += 1
             return None
         prompt = label_prompt(
             [firings_marked(example, self.material.ci_threshold) for example in examples],
@@ -220,7 +221,7 @@ def run(
                     if asker.tally.stopped:
                         break
             finally:
-                report.skipped = task.skipped.copy()
+                report.skipped = dict(task.skipped)
                 keep_report(task.paths, task.choice, report, settings)
     if report.tally.unanswered and not report.tally.asked:
         raise TransientError(f"No question was answered: {next(iter(report.tally.problems))}")
@@ -268,7 +269,7 @@ def run_imported(task: Task, settings: ModelSettings, path: Path, watch: Watch) 
         for group in task.groups():
             stored.take(group, report)
             watch(report)
-        report.skipped = task.skipped.copy()
+        report.skipped = dict(task.skipped)
         keep_report(task.paths, task.choice, report, settings)
     return report
 

@@ -109,7 +109,7 @@ def _row(report: Report) -> tuple[Any, ...]:
         report.already,
         report.unfinished,
         report.failed,
-        report.skipped.total(),
+        sum(report.skipped.values()),
     )
 
 

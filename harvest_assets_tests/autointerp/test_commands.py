@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.interpretations.entries import Label
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets_tests.autointerp.one_token_each import KEYS
 from harvest_assets_tests.loopback_model import LoopbackModel, Scripted
@@ -27,6 +28,17 @@ def printed(*arguments: str) -> dict[str, object]:
     value = json.loads(result.stdout)
     assert isinstance(value, dict)
     return value
+
+
+def test_what_cannot_be_tried_is_counted(paths: HarvestLayout):
+    Interpretations(paths).add([Label(KEYS[3], "three", None, "", "person", "me")])
+    prompted = ("score", paths.root.name, "--method", "detection")
+    with LoopbackModel(lambda *_: Scripted(json.dumps({"verdicts": [True] * 10}))) as server:
+        report = printed(*prompted, "--endpoint", server.endpoint, "--model", "m")
+    assert list(report["skipped"].values()) == [len(KEYS) - 1]
+    assert report["scores"] == {"detection": [0.5]}
+    (kept,) = paths.autointerp_reports.glob("*.json")
+    assert json.loads(kept.read_bytes())["report"]["skipped"] == report["skipped"]
 
 
 def test_a_dry_run_sends_and_writes_nothing(paths: HarvestLayout):
