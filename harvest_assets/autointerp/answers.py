@@ -103,6 +103,9 @@ class AnswerBook:
     Args:
         folder: of the files.
         model: name of the model.
+
+    Attributes:
+        damaged_lines: lines that are no answers, such as the last one of a process that was killed.
     """
 
     def __init__(self, folder: Path, model: str) -> None:
@@ -112,7 +115,8 @@ class AnswerBook:
         self._answers: dict[str, Answer] = {}
         self.damaged_lines = 0
         for path in sorted(folder.glob("*.jsonl")):
-            self._read(path)
+            if path.is_file():
+                self._read(path)
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +175,7 @@ class AnswerBook:
             try:
                 answer = as_record(parse_json(line), Answer)
             except ValueError:
-                self.damaged_lines += 1  # the last one of a process that was killed, or worse
+                self.damaged_lines += 1
                 continue
             if answer.model == self.model:
                 self._take(answer)

@@ -69,7 +69,7 @@ def _scores(
     material: Material, component: Component, solvers: list[Solver], seed: int
 ) -> list[Score]:
     trials = draw_trials(material, component, Method.INTRUDER, seed)
-    drawn = sha256_of_text(repr(trials))
+    drawn = sha256_of_text(repr(trials))  # there are no prompts
     scores = []
     for solver in solvers if trials else ():
         verdicts = [solver.solve(trial) for trial in trials]

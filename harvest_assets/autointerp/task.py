@@ -35,7 +35,7 @@ from harvest_assets.autointerp.replies import kind_of
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.autointerp.trials import LABEL_EXAMPLES, Method, draw_trials, firings_marked
 from harvest_assets.autointerp.work import LabelWork, TrialWork, Work
-from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.errors import HarvestError, TransientError, counted
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
@@ -46,7 +46,7 @@ from harvest_assets.results.components_jsonl import read_component
 
 LABELS = "labels"
 TOO_FEW = "with too few examples"
-_GROUP = 32  # components that are drawn, asked and stored together
+_GROUP = 64  # components that are drawn, asked and stored together
 _PMI_TOKENS = 10
 
 
@@ -209,7 +209,7 @@ def run(
     with working(task.paths), AnswerBook(task.paths.answers, name) as book:
         if retry_unusable:
             book.forget_unusable()
-        report = Report(task.what, len(task.components))
+        report = _begun(task, book)
         with Asker(model, settings, book, lambda _: watch(report)) as asker:
             report.tally = asker.tally
             stored = _Stored(task, book)
@@ -222,6 +222,7 @@ def run(
                         break
             finally:
                 report.skipped = dict(task.skipped)
+                report.unfinished += report.components - report.done  # those never come to
                 keep_report(task.paths, task.choice, report, settings)
     if report.tally.unanswered and not report.tally.asked:
         raise TransientError(f"No question was answered: {next(iter(report.tally.problems))}")
@@ -260,7 +261,7 @@ def run_imported(task: Task, settings: ModelSettings, path: Path, watch: Watch) 
     """
     name = str(settings.model)
     with working(task.paths), AnswerBook(task.paths.answers, name) as book:
-        report = Report(task.what, len(task.components))
+        report = _begun(task, book)
         n, unknown = import_answers(path, task.questions(), book)
         report.tally.asked = n
         if unknown:
@@ -271,6 +272,14 @@ def run_imported(task: Task, settings: ModelSettings, path: Path, watch: Watch) 
             watch(report)
         report.skipped = dict(task.skipped)
         keep_report(task.paths, task.choice, report, settings)
+    return report
+
+
+def _begun(task: Task, book: AnswerBook) -> Report:
+    report = Report(task.what, len(task.components))
+    if book.damaged_lines:
+        damaged = counted(book.damaged_lines, "line")
+        report.notes.append(f"{damaged} of the files in {task.paths.answers} could not be read.")
     return report
 
 

@@ -187,7 +187,7 @@ def test_limits_are_kept(paths: HarvestLayout):
         report = score(paths, server, max_calls=25)
         assert len(server.requests) == 25
         assert "25 calls" in report.tally.stopped
-        assert report.stored == 2
+        assert (report.stored, report.unfinished) == (2, len(KEYS) - 2)
         # 100 tokens in and 10 out are 0.00012 a call.
         prices = {"price_in": 1.0, "price_out": 2.0}
         before = len(server.requests)
