@@ -58,8 +58,9 @@ def export_labels(run: str, file: Path, name: str | None, *, debug: bool) -> Non
     help=f"""Keep the labels, scores and notes in FILE with a run's harvest: all, or none.
 
 {_FORMATS_HELP}
-Components that the harvest does not have are reported and left out. What was kept before stays in
-the history; a person's label comes before all others.
+Components that the harvest does not have are reported and left out. What holds already is not
+written again, so a CSV file that was exported can be edited and imported. What was kept before
+stays in the history; a person's label comes before all others.
 
 {RUN_OR_HARVEST_HELP}
 """,
@@ -69,9 +70,12 @@ the history; a person's label comes before all others.
 @click.option(
     "--format", "name", type=click.Choice(_FORMATS), help="By default from the content of FILE."
 )
+@click.option("--person", help="Whose labels these are.  [default: an import, by no person]")
 @json_option
 @debug_option
-def import_labels(run: str, file: Path, name: str | None, *, as_json: bool, debug: bool) -> None:
+def import_labels(
+    run: str, file: Path, name: str | None, person: str | None, *, as_json: bool, debug: bool
+) -> None:
     """Keep the labels, scores and notes in a file."""
     with errors_reported(debug=debug):
         import json
@@ -80,18 +84,20 @@ def import_labels(run: str, file: Path, name: str | None, *, as_json: bool, debu
         from harvest_assets.store.lookup import find_harvest
 
         paths = find_harvest(run)
-        result = import_file(paths, file, name)
+        result = import_file(paths, file, name, person)
         counts = {
             "labels": len(result.kept.labels),
             "scores": len(result.kept.scores),
             "edits": len(result.kept.edits),
         }
         if as_json:
-            unknown, ignored = list(result.unknown), list(result.ignored)
-            click.echo(json.dumps({**counts, "unknown_keys": unknown, "ignored": ignored}))
+            rest = {"unknown_keys": result.unknown, "ignored": result.ignored}
+            click.echo(json.dumps({**counts, "unchanged": result.n_unchanged, **rest}))
             return
         kept = ", ".join(counted(n, kind.removesuffix("s")) for kind, n in counts.items())
         click.echo(f"{paths.interpretations} has {kept} more from {file}.")
+        if result.n_unchanged:
+            click.echo(f"{result.n_unchanged:,} others are there already.", err=True)
         if result.unknown:
             n = counted(len(result.unknown), "component")
             click.echo(f"Left out: {n} not in the harvest, {_named(result.unknown)}.", err=True)

@@ -15,6 +15,7 @@ Without RUN the first page lists all harvests.
 
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
 nothing is requested from other machines. Every choice is part of the address, which can be shared.
+Labels and notes that you write are kept with the harvest; with another --host it is read-only.
 
 {RUN_OR_HARVEST_HELP}
 """,

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,51 +26,73 @@ _MAX_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Entries:
-    """Entries of each kind, in the order in which they were given."""
+    """Entries of each kind, in the order in which they were given.
+
+    Args:
+        labels: of components.
+        scores: of components or of their labels.
+        edits: by people.
+        checkpoint: digest of the checkpoint whose components they are about; None if not known.
+    """
 
     labels: tuple[Label, ...] = ()
     scores: tuple[Score, ...] = ()
     edits: tuple[Edit, ...] = ()
+    checkpoint: str | None = None
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> Entries:
+    def of(cls, entries: Iterable[Entry], checkpoint: str | None = None) -> Entries:
         """Entries of any kinds, sorted into theirs."""
         given = list(entries)
         return cls(
             tuple(entry for entry in given if isinstance(entry, Label)),
             tuple(entry for entry in given if isinstance(entry, Score)),
             tuple(entry for entry in given if isinstance(entry, Edit)),
+            checkpoint,
         )
+
+    def __len__(self) -> int:
+        return len(self.labels) + len(self.scores) + len(self.edits)
 
     def rows(self, file: str) -> dict[str, list[dict[str, Any]]]:
         """The rows that they become in each table; `file` is the name of their file."""
-        kinds: dict[str, Sequence[Entry]] = {
-            "labels": self.labels,
-            "scores": self.scores,
-            "edits": self.edits,
-        }
+        rows: Mapping[str, Sequence[Entry]]
+        rows = {"labels": self.labels, "scores": self.scores, "edits": self.edits}
         return {
             kind: [
-                {"entry_id": f"{file}:{place:06d}", **_fields(entry)}
+                {
+                    "entry_id": f"{file}:{place:06d}",
+                    "checkpoint": self.checkpoint,
+                    **_row(entry),
+                }
                 for place, entry in enumerate(entries)
             ]
-            for kind, entries in kinds.items()
+            for kind, entries in rows.items()
         }
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
-    # Not `asdict`, which copies each value.
-    fields = {it.name: getattr(entry, it.name) for it in dataclasses.fields(entry)}
+def _row(entry: Entry) -> dict[str, Any]:
+    fields = _fields(entry)
     if isinstance(entry, Edit):
         fields["value"] = json.dumps(entry.value, ensure_ascii=False)
     return fields
 
 
+def _fields(entry: Entry) -> dict[str, Any]:
+    # Not `asdict`, which copies each value.
+    return {it.name: getattr(entry, it.name) for it in dataclasses.fields(entry)}
+
+
 def _json(entries: Entries) -> dict[str, Any]:
-    content = dataclasses.asdict(entries)
-    for row in (row for rows in content.values() for row in rows):
-        row["written_at"] = row["written_at"].isoformat()
-    return content
+    def fields(entry: Entry) -> dict[str, Any]:
+        return {**_fields(entry), "written_at": entry.written_at.isoformat()}
+
+    return {
+        "labels": [fields(entry) for entry in entries.labels],
+        "scores": [fields(entry) for entry in entries.scores],
+        "edits": [fields(entry) for entry in entries.edits],
+        "checkpoint": entries.checkpoint,
+    }
 
 
 _RECORD = Record(Entries, "a file of entries", max_bytes=_MAX_BYTES, fields_of=_json)

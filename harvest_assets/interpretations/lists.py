@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import write_json
-from harvest_assets.files.sanitize import plain_text
+from harvest_assets.files.sanitize import plain_text, presentable
 from harvest_assets.files.untrusted import as_record, read_json
 
 if TYPE_CHECKING:
@@ -75,6 +75,17 @@ def names(paths: HarvestLayout) -> list[str]:
         for file in files
         if file.name.endswith(_SUFFIX) and not file.name.startswith(".")
     )
+
+
+def list_titles(paths: HarvestLayout) -> dict[str, str]:
+    """The titles of all lists by name; what is wrong with a damaged one instead of its title."""
+    titles = {}
+    for name in names(paths):
+        try:
+            titles[name] = open_list(paths, name).title
+        except HarvestError as error:
+            titles[name] = presentable(str(error))
+    return titles
 
 
 def keep(paths: HarvestLayout, listed: ComponentList) -> str:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.errors import HarvestError, counted, reason_of
 from harvest_assets.files.atomic import file_version, sweep
 from harvest_assets.files.lease import check_held, hold_lease
+from harvest_assets.files.untrusted import read_json, text_of
 from harvest_assets.interpretations import entry_files
 from harvest_assets.interpretations.entries import Entry
 from harvest_assets.interpretations.entry_files import Entries
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from harvest_assets.files.layout import HarvestLayout
 
 KINDS = ("labels", "scores", "edits")
-# So many files are folded by the one who adds the next.
-_MANY_FILES = 256
+# More are folded at once: a table is read much faster.
+_MANY_FILES, _MANY_ENTRIES = 256, 2_000
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,39 @@ class History:
     """All that was written.
 
     Args:
-        labels: columns as the fields of `Label`, with `entry_id`; by rising time.
+        labels: columns as the fields of `Label`, with `entry_id` and `checkpoint`, the digest of
+            the checkpoint whose components they are about; by rising time.
         scores: those of `Score`.
         edits: those of `Edit`; `value` is JSON.
-        problems: a sentence for each file that could not be read.
+        checkpoint: the one that the harvest is of; None if not known.
+        problems: a sentence for each file that could not be read, and for what does not hold
+            because it is of another checkpoint of the run.
     """
 
     labels: pl.DataFrame
     scores: pl.DataFrame
     edits: pl.DataFrame
+    checkpoint: str | None
     problems: tuple[str, ...]
 
-    def __bool__(self) -> bool:
-        return not (self.labels.is_empty() and self.scores.is_empty() and self.edits.is_empty())
+    def __len__(self) -> int:
+        return len(self.labels) + len(self.scores) + len(self.edits)
 
     def current(self) -> pl.DataFrame:
         """What holds now; see `current.current` for its columns."""
         from harvest_assets.interpretations.current import current
 
-        return current(self.labels, self.scores, self.edits)
+        return current(*self.of_this_checkpoint())
+
+    def of_this_checkpoint(self) -> list[pl.DataFrame]:
+        """Labels, scores and edits without those that are about another checkpoint."""
+        import polars as pl
+
+        frames = [self.labels, self.scores, self.edits]
+        if self.checkpoint is None:
+            return frames
+        ours = pl.col("checkpoint").fill_null(self.checkpoint) == self.checkpoint
+        return [frame.filter(ours) for frame in frames]
 
 
 class Interpretations:
@@ -79,14 +94,14 @@ class Interpretations:
                 entries for one file.
             OSError: the folder cannot be written.
         """
-        given = Entries.of(entries)
-        if given == Entries():
+        given = Entries.of(entries, _checkpoint_of(self._paths))
+        if not given:
             return
         if not self._paths.root.is_dir():
             raise HarvestError(f"{self._paths.root} is not a harvest; nothing was kept.")
         self._paths.check_links()
         entry_files.write(self._folder, given)
-        if len(entry_files.files_in(self._folder)[0]) > _MANY_FILES:
+        if len(given) > _MANY_ENTRIES or len(self._entry_files()) > _MANY_FILES:
             with suppress(HarvestError):  # it is being done, or its problem is reported to readers
                 self.fold()
 
@@ -97,7 +112,7 @@ class Interpretations:
             LeaseHeldError: another process is doing so.
             HarvestError: a table is damaged or of another version; nothing was changed.
         """
-        if not entry_files.files_in(self._folder)[0]:
+        if not self._entry_files():
             return
         lease = self._paths.interpretations_lease
         with hold_lease(lease, f"the tables of {self._paths.interpretations}"):
@@ -127,7 +142,13 @@ class Interpretations:
                 stored = None
             frame = cast("pl.DataFrame", pl.from_arrow(_joined(kind, stored, rows[kind])))
             frames[kind] = frame.sort("written_at", "entry_id")
-        return History(frames["labels"], frames["scores"], frames["edits"], tuple(problems))
+        history = History(**frames, checkpoint=_checkpoint_of(self._paths), problems=())
+        if other := len(history) - sum(map(len, history.of_this_checkpoint())):
+            problems.append(
+                f"{counted(other, 'entry', 'entries')} in {self._paths.interpretations} are about "
+                "another checkpoint of the run: history, and not what holds now."
+            )
+        return replace(history, problems=tuple(problems))
 
     def labels(self) -> pl.DataFrame:
         """All `Label`s ever written, by rising time; warns of damaged files."""
@@ -152,7 +173,7 @@ class Interpretations:
     def version(self) -> tuple[Any, ...]:
         """Equal as long as nothing is written: a key for caches."""
         files = [self._table(kind) for kind in KINDS]
-        names = tuple(path.name for path in entry_files.files_in(self._folder)[0])
+        names = tuple(path.name for path in self._entry_files())
         return names, tuple(file_version(path) if path.exists() else None for path in files)
 
     def _warned(self) -> History:
@@ -160,6 +181,9 @@ class Interpretations:
         for problem in history.problems:
             warnings.warn(problem, stacklevel=3)
         return history
+
+    def _entry_files(self) -> list[Path]:
+        return entry_files.files_in(self._folder)[0]
 
     @property
     def _folder(self) -> Path:
@@ -195,6 +219,16 @@ class Interpretations:
             for kind, more in entries.rows(path.stem).items():
                 rows[kind] += more
         return read, rows, problems
+
+
+def _checkpoint_of(paths: HarvestLayout) -> str | None:
+    """The digest of the checkpoint that the results or, before there are any, the plan is of."""
+    for file in (paths.config, paths.plan):
+        try:
+            return text_of(read_json(file)["checkpoint_sha256"])
+        except (OSError, ValueError, TypeError, LookupError):  # older writers do not say
+            continue
+    return None
 
 
 def _joined(kind: str, stored: pa.Table | None, rows: list[dict[str, Any]]) -> pa.Table:

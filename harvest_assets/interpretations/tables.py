@@ -18,7 +18,7 @@ from harvest_assets.results.component_tables import read_table
 _VERSION = 1
 _VERSION_KEY = b"interpretations_version"
 _TIME = pa.timestamp("us", tz="UTC")
-_FIRST = [("entry_id", pa.string()), ("component_key", pa.string())]
+_FIRST = [("entry_id", pa.string()), ("component_key", pa.string()), ("checkpoint", pa.string())]
 SCHEMAS: dict[str, pa.Schema] = {
     "labels": pa.schema(
         [
@@ -59,6 +59,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 _MAY_BE_NULL = {"confidence", "prompt_sha256", "label_sha256", "low", "high", "chance", "n_trials"}
+_MAY_BE_NULL |= {"checkpoint"}
 # A character may take two in JSON.
 _MAX_CHARACTERS = 2 * MAX_NOTE + 2
 _CONTROL = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}]"  # as `plain_text` writes out
@@ -124,5 +125,5 @@ def _any_matches(column: pa.ChunkedArray, pattern: str) -> bool:
 
 def _check_edits(table: pa.Table) -> None:
     """Check the values, whose types depend on the fields."""
-    for row in table.drop_columns("entry_id").to_pylist():
+    for row in table.drop_columns(["entry_id", "checkpoint"]).to_pylist():
         Edit(**{**row, "value": parse_json(row["value"].encode())})

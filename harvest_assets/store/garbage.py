@@ -103,7 +103,9 @@ def _of_harvests() -> Iterator[Removable]:
             paths.check_links()
         except HarvestError:
             continue  # what a link points to is not ours
-        for place in (folder, paths.activation_contexts, paths.correlations, folder / "leases"):
+        places = [folder, paths.activation_contexts, paths.correlations, folder / "leases"]
+        places += [paths.interpretations, paths.interpretation_entries, paths.interpretation_lists]
+        for place in places:
             yield from _temporary(place)
         compacted = _is_compacted(paths)
         for shard in SHARD_KEYS:

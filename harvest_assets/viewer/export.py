@@ -1,4 +1,4 @@
-"""Exports: the table as CSV or Parquet."""
+"""Exports: the table as CSV or Parquet, and files as browsers keep them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from starlette.responses import Response
 
 from harvest_assets.viewer.interpreted import interpreted
 
@@ -59,6 +61,13 @@ def as_parquet(frame: pl.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.write_parquet(file)
     return file.getvalue()
+
+
+def download(content: bytes, media: str, name: str) -> Response:
+    """A file; characters that no header takes are replaced in its name."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
+    headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
+    return Response(content, media_type=media, headers=headers)
 
 
 def _texts(harvest: Harvest, ids: Sequence[int] | None) -> list[str]:

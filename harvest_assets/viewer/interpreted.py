@@ -66,7 +66,8 @@ class Interpreted:
         """The newest score of a component by each method; `outdated` if not of this label."""
         import polars as pl
 
-        mine = self.history.scores.filter(pl.col("component_key") == key)
+        _, scores, _ = self.history.of_this_checkpoint()
+        mine = scores.filter(pl.col("component_key") == key)
         newest = mine.unique("method", keep="last", maintain_order=True).sort("method").to_dicts()
         digest = None if label is None else sha256_of_text(label)
         return [{**row, "outdated": row["label_sha256"] not in (None, digest)} for row in newest]

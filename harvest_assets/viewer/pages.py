@@ -17,11 +17,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout, harvest_root
 from harvest_assets.files.sanitize import presentable
-from harvest_assets.interpretations import lists
+from harvest_assets.interpretations.lists import list_titles
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
-from harvest_assets.viewer.downloads import download
-from harvest_assets.viewer.export import as_csv, as_parquet, table_frame
+from harvest_assets.viewer.export import as_csv, as_parquet, download, table_frame
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import interpreted
@@ -121,7 +120,7 @@ class Pages:
             settings=_settings(harvest),
             form_token=self._form_token,
             written=interpreted(harvest),
-            lists=_lists(harvest),
+            lists=list_titles(HarvestLayout.of(harvest.name)),
             **self._charts(harvest, path, query),
         )
 
@@ -143,7 +142,6 @@ class Pages:
             runs=self._library.names(),
             form_token=self._form_token,
             person=person_of(request),
-            meaning=meaning(harvest, place),
             **_component_of(harvest, place, view, _TOKENS),
         )
 
@@ -206,8 +204,7 @@ class Pages:
             }
             described = _component_of(harvest, place, view, _TOKENS)
             firing = firing_rows(harvest, place, view.fires_by, _FIRING)
-            written = meaning(harvest, place)
-            components.append({**described, "both": both, "firing": firing, "meaning": written})
+            components.append({**described, "both": both, "firing": firing})
         html = _templates.get_template("export.html").render(
             harvest=harvest,
             components=components,
@@ -282,6 +279,7 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
     histogram = portrait.histogram
     return {
         "portrait": portrait,
+        "meaning": meaning(harvest, place),
         "view": view,
         "chart": None if histogram is None else _svg(charts.ci_histogram, histogram),
         "reads": token_rows(harvest, place, "input", view.reads_by, k),
@@ -292,18 +290,6 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "n_example_pages": max(1, -(-n // EXAMPLES_PER_PAGE)),
         "first_example": start + 1,
     }
-
-
-def _lists(harvest: Harvest) -> dict[str, str]:
-    """The titles of the lists of a harvest by name; what is wrong with one instead of its title."""
-    paths = HarvestLayout.of(harvest.name)
-    titles = {}
-    for name in lists.names(paths):
-        try:
-            titles[name] = lists.open_list(paths, name).title
-        except HarvestError as error:
-            titles[name] = presentable(str(error))
-    return titles
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
@@ -13,12 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.unwritable import advice
 from harvest_assets.interpretations import lists
 from harvest_assets.interpretations.entries import Edit, EditedField, now, sha256_of_text
 from harvest_assets.interpretations.storage import Interpretations
-from harvest_assets.viewer.downloads import download
+from harvest_assets.viewer.export import download
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.library import Library
@@ -65,10 +67,8 @@ class Writing:
         person = form.get("person", "").strip()
         if not person:
             raise HTTPException(400, "Give your name, so that others know whose label it is.")
-        try:
+        with _reported():
             Interpretations(HarvestLayout.of(harvest.name)).add(_edits(key, person, form))
-        except HarvestError as error:
-            raise HTTPException(400, str(error)) from error
         path = join(component_path(harvest.name, key), request.url.query)
         answer = RedirectResponse(f"{path}#meaning", 303)
         answer.set_cookie(
@@ -78,11 +78,9 @@ class Writing:
 
     def _keep_list(self, request: Request, form: Mapping[str, str]) -> Response:
         harvest = self._library.get(request.path_params["run"])
-        try:
+        with _reported():
             listed = _listed(harvest, request, form.get("title", ""))
-        except HarvestError as error:
-            raise HTTPException(400, str(error)) from error
-        name = lists.keep(HarvestLayout.of(harvest.name), listed)
+            name = lists.keep(HarvestLayout.of(harvest.name), listed)
         return RedirectResponse(f"{run_path(harvest.name)}?listed={quote(name)}#table", 303)
 
     async def _form(self, request: Request) -> dict[str, str]:
@@ -108,6 +106,17 @@ class Writing:
                 403, "This form is of an earlier start of the server; load its page again."
             )
         return form
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Report what could not be kept, and why, with the status that fits."""
+    try:
+        yield
+    except HarvestError as error:
+        raise HTTPException(400, str(error)) from error
+    except OSError as error:
+        raise HTTPException(500, f"Nothing was kept: {reason_of(error)}.{advice(error)}") from error
 
 
 def person_of(request: Request) -> str:

@@ -139,6 +139,35 @@ def test_a_label_of_a_person_comes_first_until_it_is_taken_back(paths: HarvestLa
     assert (row["label"], row["label_source"], row["confidence"]) == ("newer", "model", 0.5)
 
 
+def test_what_is_about_another_checkpoint_stays_history(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[2], "before anything was recorded")])
+
+    def harvest_checkpoint(digest: str) -> None:
+        paths.activation_contexts.mkdir(exist_ok=True)
+        paths.config.write_text(json.dumps({"checkpoint_sha256": digest}))
+
+    harvest_checkpoint("a" * 64)
+    stored.add([label(KEYS[0], "of a"), score(KEYS[0], "intruder", 0.5)])
+    assert stored.history().problems == ()
+    harvest_checkpoint("b" * 64)
+    stored.add([label(KEYS[1], "of b")])
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="2 entries .* another checkpoint"):
+            assert stored.current()["component_key"].to_list() == [KEYS[1], KEYS[2]]
+        assert len(stored.history().labels) == 3
+        stored.fold()
+    harvest_checkpoint("a" * 64)
+    assert stored.history().current()["component_key"].to_list() == [KEYS[0], KEYS[2]]
+
+
+def test_a_large_addition_is_folded_at_once(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[0], f"{i}") for i in range(2_500)])
+    assert not list(paths.interpretation_entries.iterdir())
+    assert len(stored.labels()) == 2_500
+
+
 def _killed_at(nth: int, work) -> bool:
     """Run in a process of its own that is killed before its nth change to the disk."""
     pid = os.fork()
@@ -203,7 +232,7 @@ def _fold_until(root: Path, end: Path) -> None:
 @pytest.mark.slow
 def test_many_processes_add_while_others_fold(paths: HarvestLayout, tmp_path: Path):
     context, end = multiprocessing.get_context("spawn"), tmp_path / "end"
-    adding = [context.Process(target=_add_some, args=(paths.root, f"p{i}", 25)) for i in range(4)]
+    adding = [context.Process(target=_add_some, args=(paths.root, f"p{i}", 15)) for i in range(4)]
     folding = [context.Process(target=_fold_until, args=(paths.root, end)) for _ in range(2)]
     for process in adding + folding:
         process.start()
@@ -217,7 +246,7 @@ def test_many_processes_add_while_others_fold(paths: HarvestLayout, tmp_path: Pa
     for process in adding + folding:
         process.join()
         assert process.exitcode == 0
-    expected = sorted(f"p{i} {j}" for i in range(4) for j in range(25))
+    expected = sorted(f"p{i} {j}" for i in range(4) for j in range(15))
     assert sorted(stored.labels()["label"]) == expected
     assert sorted(json.loads(value) for value in stored.edits()["value"]) == expected
 
@@ -241,7 +270,7 @@ def test_damaged_and_foreign_files_are_named_and_harm_nothing(paths: HarvestLayo
     damaged = folder / f"{good.stem[:-1]}{'0' if good.stem[-1] != '0' else '1'}.json"
     damaged.write_bytes(good.read_bytes().replace(b"kept", b"lost"))
     (folder / "notes of mine.txt").write_text("hello")
-    with pytest.warns(UserWarning, match="notes of mine") as warned:
+    with pytest.warns(UserWarning, match=r"digest|notes of mine") as warned:
         assert stored.labels()["label"].to_list() == ["kept"]
     said = [str(warning.message) for warning in warned]
     assert len(said) == 2
@@ -268,7 +297,7 @@ def test_a_table_that_cannot_be_read_is_named_and_never_overwritten(
     elif harm == "columns":
         pq.write_table(table.drop_columns("author"), path)
     else:
-        wrong = table.set_column(3, "value", [["true"]])
+        wrong = table.set_column(table.column_names.index("value"), "value", [["true"]])
         pq.write_table(wrong, path)
     before = path.read_bytes()
     stored.add([Edit(KEYS[0], "note", "new", "Ann"), label(KEYS[1], "new")])

@@ -164,6 +164,21 @@ def test_what_cannot_be_kept_is_refused_whole(client, stored, changed, status: i
     assert not stored.history()
 
 
+def test_a_folder_that_cannot_be_written_is_reported(client, paths, stored, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(paths.interpretation_entries))
+
+    fields = form_of(client) | {"starred": "1", "title": "t"}
+    monkeypatch.setattr("harvest_assets.interpretations.entry_files.write", refuse)
+    monkeypatch.setattr("harvest_assets.interpretations.lists.write_json", refuse)
+    for address in (PAGE, f"{RUN}/lists"):
+        answer = client.post(address, data=fields, headers=OWN)
+        assert answer.status_code == 500
+        assert "Nothing was kept" in answer.text
+        assert "SPD_OUT_DIR" in answer.text
+    assert not stored.history()
+
+
 def test_hostile_texts_are_text(client, stored: Interpretations):
     texts = [text for text in TEXTS if text.split() and len(text) <= 40 and "," not in text][:20]
     for text in texts:

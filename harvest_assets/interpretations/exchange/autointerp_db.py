@@ -118,9 +118,8 @@ def write(path: Path, history: History, run: str) -> int:
 
     now = history.current()
     labelled = now.filter(pl.col("label").is_not_null())
-    newest = history.scores.unique(
-        ["component_key", "method"], keep="last", maintain_order=True
-    ).to_dicts()
+    _, scores, _ = history.of_this_checkpoint()
+    newest = scores.unique(["component_key", "method"], keep="last", maintain_order=True).to_dicts()
     with atomic_path(path) as temporary, closing(sqlite3.connect(temporary)) as database:
         database.executescript(_SCHEMA)
         database.executemany(

@@ -63,7 +63,7 @@ def _read_row(row: Mapping[str, str], imported: Imported) -> None:
             label,
             confidence=_number("confidence", row.get("confidence", "")),
             reason=row.get("reason", ""),
-            source=row.get("label_source") or "import",  # type: ignore[arg-type]
+            source=row.get("label_source") or None,  # type: ignore[arg-type]
             author=author,
         )
     if note := row.get("note"):

@@ -14,12 +14,14 @@ class Imported:
     """The entries in a file.
 
     Args:
-        author: for entries whose file does not name one.
+        author: for entries whose file does not name one: a person, or the file.
+        source: of labels for which the file does not say.
         entries: as far as they have been read.
         ignored: names of columns or tables that mean nothing here.
     """
 
     author: str
+    source: Source = "import"
     entries: list[Entry] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -30,7 +32,7 @@ class Imported:
         *,
         confidence: float | None = None,
         reason: str = "",
-        source: Source = "import",
+        source: Source | None = None,
         author: str = "",
     ) -> None:
         """Add a label. One that is too long is cut; its whole text begins the reason.
@@ -43,7 +45,9 @@ class Imported:
             reason = f"{text}\n\n{reason}"
             text = _cut(" ".join(text.split()), MAX_LABEL)
         reason = _cut(reason.strip(), MAX_REASON)
-        self.entries.append(Label(key, text, confidence, reason, source, author or self.author))
+        self.entries.append(
+            Label(key, text, confidence, reason, source or self.source, author or self.author)
+        )
 
 
 def _cut(text: str, limit: int) -> str:

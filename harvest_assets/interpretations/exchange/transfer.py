@@ -15,6 +15,7 @@ from harvest_assets.interpretations.exchange import (
     delphi,
     neuronpedia,
 )
+from harvest_assets.interpretations.exchange.changes import changed
 from harvest_assets.interpretations.exchange.imported import Imported
 from harvest_assets.interpretations.storage import History, Interpretations
 from harvest_assets.results.component_tables import ComponentIndex, read_index
@@ -54,37 +55,45 @@ class Result:
 
     Args:
         kept: the entries.
+        n_unchanged: entries in the file that hold already; they were not written again.
         unknown: keys in the file that are not in the harvest, sorted; their entries were left out.
         ignored: names of columns or files that mean nothing here.
     """
 
     kept: Entries
+    n_unchanged: int
     unknown: tuple[str, ...]
     ignored: tuple[str, ...]
 
 
-def import_file(paths: HarvestLayout, file: Path, name: str | None = None) -> Result:
-    """Keep the labels, scores and notes in a file: all, or after an error none.
+def import_file(
+    paths: HarvestLayout, file: Path, name: str | None = None, person: str | None = None
+) -> Result:
+    """Keep what is new of the labels, scores and notes in a file: all, or after an error none.
 
     Args:
         paths: of the harvest.
         file: a file, or a folder for delphi.
         name: one of `FORMATS`; None: found from the content.
+        person: whose labels and notes these are, unless the file says; None: an import's.
 
     Raises:
         HarvestError: the file is missing or not valid, or the harvest has no results.
         OSError: the harvest's folder cannot be written.
     """
     known = _component_keys(paths)
-    imported = Imported(author=file.name)
+    imported = Imported(person, "person") if person else Imported(file.name)
     try:
         FORMATS[name or _format_by_content(file)].read(file, imported)
     except OSError as error:
         raise HarvestError(f"{file} cannot be read: {reason_of(error)}.") from error
-    ours = [entry for entry in imported.entries if entry.component_key in known]
-    Interpretations(paths).add(ours)
     unknown = {entry.component_key for entry in imported.entries} - known
-    return Result(Entries.of(ours), tuple(sorted(unknown)), tuple(imported.ignored))
+    imported.entries = [it for it in imported.entries if it.component_key not in unknown]
+    stored = Interpretations(paths)
+    news = changed(imported, stored.history().current().to_dicts())
+    stored.add(news)
+    n_unchanged = len(imported.entries) - len(news)
+    return Result(Entries.of(news), n_unchanged, tuple(sorted(unknown)), tuple(imported.ignored))
 
 
 def export_file(paths: HarvestLayout, file: Path, name: str | None = None) -> tuple[int, History]:

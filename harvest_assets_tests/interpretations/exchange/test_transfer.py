@@ -227,6 +227,42 @@ def test_what_is_exported_comes_back(paths: HarvestLayout, tmp_path: Path):
         assert [row["component_key"] for row in csv.DictReader(file)] == [ONE, TWO]
 
 
+def test_a_table_that_was_exported_edited_and_imported_changes_what_was_edited(
+    paths: HarvestLayout, tmp_path: Path
+):
+    stored = Interpretations(paths)
+    stored.add(
+        [
+            Label(ONE, "nouns", 0.75, "so", "model", "m-1"),
+            Label(TWO, "verbs", 0.75, "so", "model", "m-1"),
+            Edit(ONE, "tags", ("a", "b"), "Ann"),
+            Score(ONE, "intruder", 1 / 3, 0.1, 0.9, 0.2, 10, 1, "m-1"),
+        ]
+    )
+    before = stored.history()
+    export_file(paths, tmp_path / "table.csv")
+    text = (tmp_path / "table.csv").read_text()
+    result = import_file(paths, tmp_path / "table.csv")
+    assert (len(result.kept), result.n_unchanged) == (0, 4)
+    assert len(stored.history()) == len(before)
+    (tmp_path / "table.csv").write_text(text.replace("verbs", "modal verbs"))
+    assert import_file(paths, tmp_path / "table.csv").n_unchanged == 3
+    row = now()[TWO]
+    # The model did not say so.
+    assert (row["label"], row["label_author"], row["label_source"]) == (
+        "modal verbs",
+        "table.csv",
+        "import",
+    )
+    assert now()[ONE]["label_author"] == "m-1"
+    assert stored.scores()["low"].to_list() == [0.1]
+    mine = tmp_path / "mine.csv"
+    mine.write_text(f"component_key,label\n{ONE},nouns\n{TWO},auxiliaries\n")
+    assert import_file(paths, mine, person="Ann").n_unchanged == 0
+    assert [now()[key]["label_author"] for key in (ONE, TWO)] == ["Ann", "Ann"]
+    assert import_file(paths, mine, person="Ann").n_unchanged == 2
+
+
 def test_the_frame_of_components_has_the_columns_only_where_something_was_written(
     paths: HarvestLayout,
 ):
