@@ -307,7 +307,7 @@ class _Stored:
                 if isinstance(entry, Score):
                     report.note_score(entry.method, entry.score)
                 else:
-                    report.note_score(LABELS, entry.confidence)
+                    report.note_score("confidence", entry.confidence)
                 if _identity(entry) in self._known:
                     report.already += 1
                 else:
