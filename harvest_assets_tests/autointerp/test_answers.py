@@ -21,10 +21,13 @@ from harvest_assets.autointerp.trials import Method
 from harvest_assets.autointerp.work import TrialWork
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.lease import LeaseHeldError, hold_lease
 from harvest_assets.interpretations.entries import Label
 from harvest_assets.interpretations.storage import Interpretations
-from harvest_assets_tests.autointerp.one_token_each import KEYS
+from harvest_assets_tests.autointerp.one_token_each import KEYS, write_one_token_each
+from harvest_assets_tests.autointerp.test_prompts import INJECTIONS
 from harvest_assets_tests.loopback_model import LoopbackModel, Request, Scripted
+from harvest_assets_tests.viewer.hostile import TEXTS
 
 SECRET = "sk-plantedPlantedPlanted"  # noqa: S105
 N_INTRUDER = 10 * len(KEYS)
@@ -213,6 +216,43 @@ def test_the_estimate_counts_what_would_be_asked(paths: HarvestLayout):
         score(paths, server, max_calls=30)
         assert estimated(task, settings).calls == N_INTRUDER - 30
         assert estimated(task, ModelSettings(model="another")).calls == N_INTRUDER
+
+
+def test_hostile_contexts_change_nothing(out_dir: Path):
+    paths = write_one_token_each(out_dir / "harvest" / "s-bbbbbbbb", [*TEXTS, *INJECTIONS])
+    answers = right_answers(paths, Method.INTRUDER)
+    with LoopbackModel(lambda request, _: Scripted(answers[request.question])) as server:
+        report = score(paths, server)
+    assert report.scores == {"intruder": [1.0] * len(KEYS)}
+    assert {question.count("\n") for question in server.questions} == {4}
+
+
+def test_damaged_answers_are_asked_again(paths: HarvestLayout):
+    answers = right_answers(paths, Method.INTRUDER)
+    with LoopbackModel(lambda request, _: Scripted(answers[request.question])) as server:
+        score(paths, server)
+        (file,) = paths.answers.glob("*.jsonl")
+        lines = file.read_bytes().splitlines(keepends=True)
+        lines[0] = lines[0][:-20]  # torn, and so is the line that it is joined to
+        lines[5] = b'{"prompt_sha256": 3}\n'
+        lines[9] = b"\xff\n"
+        file.write_bytes(b"".join(lines))
+        os.mkfifo(paths.answers / "pipe.jsonl")
+        asked = len(server.requests)
+        report = score(paths, server)
+        assert len(server.requests) - asked == 4
+        assert any(str(paths.answers) in note for note in report.notes)
+    assert report.unfinished == 0
+
+
+def test_a_second_process_asks_nothing(paths: HarvestLayout):
+    with (
+        LoopbackModel(lambda *_: Scripted(GOOD)) as server,
+        hold_lease(paths.autointerp_lease, "the test"),
+    ):
+        with pytest.raises(LeaseHeldError):
+            score(paths, server)
+        assert not server.requests
 
 
 def test_labels_are_stored_and_asked_once(paths: HarvestLayout):

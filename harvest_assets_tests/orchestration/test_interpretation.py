@@ -14,14 +14,20 @@ from harvest_assets.orchestration.instance import add_run
 from harvest_assets_tests.autointerp.conftest import finished, paths  # noqa: F401 - fixtures
 from harvest_assets_tests.autointerp.one_token_each import KEYS
 from harvest_assets_tests.loopback_model import LoopbackModel, Request, Scripted
+from harvest_assets_tests.tiny_harvest import TinyHarvest
 
 SECRET = "sk-plantedPlantedPlanted"  # noqa: S105
 
 
 def materialized(
-    instance: dg.DagsterInstance, layout: HarvestLayout, name: str, **config: object
+    instance: dg.DagsterInstance,
+    layout: HarvestLayout,
+    name: str,
+    *,
+    key: str | None = None,
+    **config: object,
 ) -> dg.ExecuteInProcessResult:
-    key = f"local/tests/{layout.root.name}"
+    key = key or f"local/tests/{layout.root.name}"
     add_run(instance, key)
     return dg.materialize(
         list(defs.assets),
@@ -75,6 +81,19 @@ def test_scores_labels_and_their_scores(
     assert sorted(current["component_key"]) == sorted(KEYS)
     events = [str(record) for record in instance.all_logs(results["label_scores"].run_id)]
     assert not any(SECRET in text for text in [*events, str(shown)])
+
+
+@pytest.mark.slow
+def test_a_real_harvest_is_scored_by_the_models_embeddings_too(tiny: TinyHarvest):
+    tiny.harvest()
+    before = {path: path.read_bytes() for path in tiny.layout.five_files}
+    found = metadata_of(
+        materialized(tiny.instance, tiny.layout, "component_scores", key=tiny.key),
+        "component_scores",
+    )
+    assert {"mean intruder_tokens", "mean intruder_embeddings"} < set(found)
+    assert "notes" not in found
+    assert {path: path.read_bytes() for path in tiny.layout.five_files} == before
 
 
 def test_without_an_endpoint_labels_are_refused(
