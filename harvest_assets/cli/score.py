@@ -28,8 +28,8 @@ _BASELINE = "baseline"
 \b
   intruder    does a language model find the one context that is another component's?
   baseline    the same trials by token statistics and by the model's own embeddings: no calls
-  detection   does the label tell where the component fires?
-  fuzzing     does the label tell which tokens it fires on?
+  detection   does the label say where the component fires?
+  fuzzing     does the label say which tokens it fires on?
 
 Scores are kept beside the results, with 95 % intervals. What is answered is never asked again:
 after an interruption the same command continues.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
-from harvest_assets.orchestration.asset_metadata import table
+from harvest_assets.orchestration.asset_metadata import how_to_view, paths_of, table
+from harvest_assets.orchestration.partitions import registration
 from harvest_assets.settings import CheckedModel, Option, options_of
 from harvest_assets.viewer import charts
 
@@ -131,4 +132,6 @@ def interpreted(
     for report in reports:
         for problem, n in report.tally.problems.items():
             context.log.warning("%d times: %s", n, problem)
-    return dg.MaterializeResult(metadata=report_metadata(reports, choice, settings))
+    owner = registration(context.partition_key)
+    where = {**how_to_view(owner), **paths_of(path=owner.layout.interpretations)}
+    return dg.MaterializeResult(metadata=report_metadata(reports, choice, settings) | where)

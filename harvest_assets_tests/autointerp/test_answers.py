@@ -91,6 +91,7 @@ def random_answer(request: Request, _: int) -> Scripted:
     return Scripted(json.dumps({"verdicts": [draw.random() < 0.5 for _ in range(n - 1)]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(Method))
 def test_a_random_model_scores_at_chance(paths: HarvestLayout, method: Method):
     label_all(paths)
@@ -218,6 +219,7 @@ def test_the_estimate_counts_what_would_be_asked(paths: HarvestLayout):
         assert estimated(task, ModelSettings(model="another")).calls == N_INTRUDER
 
 
+@pytest.mark.slow
 def test_hostile_contexts_change_nothing(out_dir: Path):
     paths = write_one_token_each(out_dir / "harvest" / "s-bbbbbbbb", [*TEXTS, *INJECTIONS])
     answers = right_answers(paths, Method.INTRUDER)

@@ -24,7 +24,7 @@ def all_trials(material: Material) -> list[Trial]:
     ]
 
 
-def test_components_that_fire_on_one_token_are_told_apart(paths: HarvestLayout):
+def test_components_that_fire_on_one_token_score_one(paths: HarvestLayout):
     report = run_baseline(paths, ComponentChoice())
     assert report.scores == {"intruder_tokens": [1.0] * len(KEYS)}
     assert any("run_checkpoint.json" in note for note in report.notes)  # no embeddings without it

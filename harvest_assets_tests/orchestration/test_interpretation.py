@@ -11,6 +11,10 @@ from harvest_assets.definitions import defs
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.orchestration.instance import add_run
+from harvest_assets.orchestration.jobs import asset_key
+from harvest_assets.orchestration.slurm.jobs import becomes_a_job
+from harvest_assets.orchestration.slurm.settings import SlurmSettings
+from harvest_assets.stages import ON_REQUEST, Asset
 from harvest_assets_tests.autointerp.conftest import finished, paths  # noqa: F401 - fixtures
 from harvest_assets_tests.autointerp.one_token_each import KEYS
 from harvest_assets_tests.loopback_model import LoopbackModel, Request, Scripted
@@ -81,6 +85,12 @@ def test_scores_labels_and_their_scores(
     assert sorted(current["component_key"]) == sorted(KEYS)
     events = [str(record) for record in instance.all_logs(results["label_scores"].run_id)]
     assert not any(SECRET in text for text in [*events, str(shown)])
+
+
+@pytest.mark.parametrize("asset", ON_REQUEST)
+def test_on_a_cluster_they_run_beside_the_daemon(asset: Asset):
+    run = dg.DagsterRun(job_name="__ASSET_JOB", asset_selection=frozenset({asset_key(asset)}))
+    assert not becomes_a_job(run, SlurmSettings(stages="all"))
 
 
 @pytest.mark.slow
