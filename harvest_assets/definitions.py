@@ -8,6 +8,7 @@ harvest_shard   [run x shard]   one state of statistics each; the GPU work
 component_correlations, token_stats  [run]   merged counts
 activation_contexts  [run]      components.jsonl, summary.json, config.json
 merged_state    [run]           one state of all rows, which a longer harvest continues
+component_scores, component_labels, label_scores  [run]   what components mean; on request
 ```
 
 Importing this module loads no model code, because the webserver and the daemon stay in memory.
@@ -19,8 +20,11 @@ import dagster as dg
 
 from harvest_assets.assets.activation_contexts import activation_contexts
 from harvest_assets.assets.component_correlations import component_correlations
+from harvest_assets.assets.component_labels import component_labels
+from harvest_assets.assets.component_scores import component_scores
 from harvest_assets.assets.harvest_plan import harvest_plan
 from harvest_assets.assets.harvest_shard import harvest_shard
+from harvest_assets.assets.label_scores import label_scores
 from harvest_assets.assets.merged_state import merged_state
 from harvest_assets.assets.run_checkpoint import run_checkpoint
 from harvest_assets.assets.token_rows import token_rows
@@ -52,6 +56,9 @@ defs = dg.Definitions(
         token_stats,
         activation_contexts,
         merged_state,
+        component_scores,
+        component_labels,
+        label_scores,
     ],
     asset_checks=[
         counts_are_consistent,

@@ -279,14 +279,14 @@ class Option(NamedTuple):
 
     Args:
         name: of the field.
-        kind: int, float, bool, or tuple for several texts.
+        kind: int, float, bool, str, or tuple for several texts.
         optional: whether None is a value.
         default: the deployment's.
         description: for help texts.
     """
 
     name: str
-    kind: type[int | float | tuple[str, ...]]
+    kind: type[float | str | tuple[str, ...]]
     optional: bool
     default: Any
     description: str
@@ -302,9 +302,13 @@ def deployment_options() -> Iterator[Option]:
         defaults = HarvestSettings.over_defaults({})
     except HarvestError:
         defaults = HarvestSettings()
-    fields = HarvestSettings.model_fields
-    for name in sorted(fields, key=lambda name: name in SampleSettings.model_fields):
-        field = fields[name]
+    options = options_of(defaults)
+    yield from sorted(options, key=lambda option: option.name in SampleSettings.model_fields)
+
+
+def options_of(defaults: CheckedModel) -> Iterator[Option]:
+    """The fields of a model of settings, in order, with the values of an instance as defaults."""
+    for name, field in type(defaults).model_fields.items():
         kind, *none = get_args(field.annotation) or (field.annotation,)
         yield Option(
             name,

@@ -19,6 +19,9 @@ class Asset(StrEnum):
     TOKEN_STATS = "token_stats"  # noqa: S105
     ACTIVATION_CONTEXTS = "activation_contexts"
     MERGED_STATE = "merged_state"
+    COMPONENT_SCORES = "component_scores"
+    COMPONENT_LABELS = "component_labels"
+    LABEL_SCORES = "label_scores"
 
 
 class Stage(StrEnum):
@@ -33,6 +36,9 @@ class Stage(StrEnum):
         """The assets of this stage, in order."""
         return _ASSETS[self]
 
+
+# Made only when somebody asks for them: no stage, and so no harvest, includes them.
+ON_REQUEST = (Asset.COMPONENT_SCORES, Asset.COMPONENT_LABELS, Asset.LABEL_SCORES)
 
 _ASSETS = {
     Stage.PREPARE: (Asset.RUN_CHECKPOINT, Asset.HARVEST_PLAN, Asset.TOKEN_ROWS),

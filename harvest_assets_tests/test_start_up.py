@@ -12,7 +12,7 @@ import pytest
 from harvest_assets_tests.viewer.hostile import TEXTS
 from harvest_assets_tests.viewer.synthetic import write_harvest
 
-HEAVY = ("torch", "transformers", "datasets", "wandb")
+HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pydantic_ai")
 
 
 def loaded_after(program: str, out: Path | None = None) -> set[str]:
@@ -69,7 +69,7 @@ def test_the_viewer_starts_and_opens_a_harvest_without_model_code(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["harvest"], ["demo"], ["register"], ["view"], ["clean"]], ids=str
+    "arguments", [[], ["harvest"], ["demo"], ["register"], ["view"], ["score"], ["clean"]], ids=str
 )
 def test_help_appears_at_once(arguments: list[str], tmp_path: Path):
     loaded = loaded_by_command(*arguments, "--help", out=tmp_path)

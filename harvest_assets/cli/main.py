@@ -24,6 +24,8 @@ from harvest_assets.cli.common_options import EXIT_STATUSES, HELP_SETTINGS
         "list",
         "status",
         "view",
+        "label",
+        "score",
         "labels",
         "verify",
         "pack",
@@ -51,6 +53,8 @@ def cli() -> None:
       harvest-assets ui                  watch, start and inspect harvests in a browser
       harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
+      harvest-assets label RUN           ask a language model what its components mean
+      harvest-assets score RUN           score its components and labels, --method baseline offline
       harvest-assets labels export RUN F labels, scores and notes as a file; `labels import RUN F`
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere

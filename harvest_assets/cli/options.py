@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -13,6 +13,7 @@ from harvest_assets.files.layout import is_folder_name
 from harvest_assets.settings import (
     ComputeSettings,
     HarvestSettings,
+    Option,
     PreflightSettings,
     StorageSettings,
     deployment_options,
@@ -95,7 +96,12 @@ def harvest_options(command: F) -> F:
 
 def _settings_options(command: F) -> F:
     """Add an option for every setting of a harvest, with its default in the help."""
-    for setting in reversed(list(deployment_options())):
+    return add_options(command, deployment_options())
+
+
+def add_options(command: F, settings: Iterable[Option]) -> F:
+    """Add an option for each setting, with its default in the help."""
+    for setting in reversed(list(settings)):
         option, kind = f"--{setting.name.replace('_', '-')}", setting.kind
         if kind is bool:
             option = f"{option}/--no-{option.removeprefix('--')}"

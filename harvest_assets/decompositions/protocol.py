@@ -234,3 +234,15 @@ class Decomposition(Protocol):
         Raises:
             HarvestError: they do not.
         """
+
+
+@runtime_checkable
+class HasTokenEmbeddings(Protocol):
+    """A decomposition that also gives the embeddings of tokens; a kind may lack them."""
+
+    def token_embeddings(self) -> torch.Tensor:
+        """The embedding of each token, [vocab, width].
+
+        Raises:
+            HarvestError: the files are not the ones that were verified, or have no such matrix.
+        """

@@ -130,6 +130,7 @@ class HarvestLayout:
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
         folders += [self.interpretations, self.interpretation_entries, self.interpretation_lists]
+        folders += [self.answers, self.autointerp_reports]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -248,6 +249,21 @@ class HarvestLayout:
     def interpretation_entries(self) -> Path:
         """The folder of what is not in the tables of `interpretations` yet."""
         return self.interpretations / "entries"
+
+    @property
+    def answers(self) -> Path:
+        """The folder of what language models answered about components."""
+        return self.interpretations / "answers"
+
+    @property
+    def autointerp_reports(self) -> Path:
+        """The folder of what labelling and scoring were asked to do and did."""
+        return self.interpretations / "reports"
+
+    @property
+    def autointerp_lease(self) -> Path:
+        """The file that names the process that labels or scores."""
+        return self._lease("autointerp")
 
     @property
     def interpretation_lists(self) -> Path:

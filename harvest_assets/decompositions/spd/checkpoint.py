@@ -22,6 +22,8 @@ TARGET = "target_model."
 _COMPONENTS = "_components."
 _CI_FUNCTIONS = "_ci_fns."
 _GLOBAL_CI_FUNCTION = "_global_ci_fn."
+# Of GPT-2 and the simple families, Llama and most others, GPT-NeoX.
+_EMBEDDINGS = ("wte.weight", "embed_tokens.weight", "embed_in.weight")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,19 @@ class Checkpoint:
     def target_weights(self) -> dict[str, torch.Tensor]:
         """The target model's own weights, by their names in the target."""
         return self._below(TARGET)
+
+    def token_embeddings(self) -> torch.Tensor:
+        """The target's embedding matrix, [vocab, width].
+
+        Raises:
+            HarvestError: no weight has a name that embeddings have.
+        """
+        for name, weight in self.target_weights().items():
+            if name.endswith(_EMBEDDINGS) and weight.ndim == 2:  # noqa: PLR2004
+                return weight
+        raise HarvestError(
+            f"{self.path} has no embedding matrix under a known name ({', '.join(_EMBEDDINGS)})."
+        )
 
     def component_matrices(
         self, layer: str, *, d_in: int, n_components: int, d_out: int

@@ -191,6 +191,14 @@ class RunCheckpoint:
         names = [name for name, _ in self.layers]
         return open_model(self.config(), path, device, only=names, ci_noise=ci_noise, bf16=bf16)
 
+    def token_embeddings(self) -> torch.Tensor:
+        """The target's embedding matrix, [vocab, width]; see `HasTokenEmbeddings`."""
+        from harvest_assets.decompositions.spd.checkpoint import Checkpoint
+
+        path = Path(self.checkpoint_path)
+        check_unchanged((Path(self.config_path), path), self.sha256, self.file_stamps)
+        return Checkpoint.open(path).token_embeddings()
+
     def write(self, directory: Path) -> None:
         """Write `run_checkpoint.json` into a directory."""
         _RECORD.write(HarvestLayout(directory).run_checkpoint, self)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import warnings
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_parts_are_found_by_the_layers_path(path: Path):
     # `h.0.a-b` and `h.0.a` share a beginning, but not their keys.
     v, _ = opened.component_matrices("h.0.a-b", d_in=2, n_components=1, d_out=3)
     assert v.sum() == 0
+
+
+@pytest.mark.parametrize("name", ["transformer.wte", "model.embed_tokens", "gpt_neox.embed_in"])
+def test_the_embeddings_of_tokens_are_found_by_name(tmp_path: Path, name: str):
+    matrix = torch.arange(10.0).reshape(5, 2)
+    file = tmp_path / "model_1.pth"
+    torch.save({**STATE, f"target_model.{name}.weight": matrix}, file)
+    assert torch.equal(Checkpoint.open(file).token_embeddings(), matrix)
+
+
+def test_a_checkpoint_without_embeddings_is_named(path: Path):
+    with pytest.raises(HarvestError, match=re.escape(str(path))):
+        Checkpoint.open(path).token_embeddings()
 
 
 OLD = {

@@ -1,0 +1,45 @@
+"""How interpretable components are by themselves, without a label."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS
+from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
+from harvest_assets.orchestration.interpretation import CONFIG, ON_REQUEST_TAGS, interpreted
+from harvest_assets.orchestration.jobs import asset_key
+from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.stages import Asset
+
+if TYPE_CHECKING:
+    from harvest_assets.autointerp.task import Report, Watch
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    tags=ON_REQUEST_TAGS,
+    partitions_def=runs,
+    kinds={"parquet"},
+    code_version="1",
+    retry_policy=RETRIES,
+    config_schema=CONFIG,
+    deps=[asset_key(Asset.ACTIVATION_CONTEXTS)],
+)
+@refuses_bad_input
+def component_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    """Intruder scores: by token statistics and embeddings; with an endpoint, by a model too."""
+    paths = registration(context.partition_key).layout
+
+    def work(choice: ComponentChoice, settings: ModelSettings, watch: "Watch") -> "list[Report]":
+        from harvest_assets.autointerp.baseline_task import run_baseline
+        from harvest_assets.autointerp.task import run_all
+        from harvest_assets.autointerp.trials import Method
+
+        reports = [run_baseline(paths, choice, watch)]
+        if settings.endpoint is not None:
+            reports += run_all(paths, choice, settings, [Method.INTRUDER], watch)
+        return reports
+
+    return interpreted(context, work)

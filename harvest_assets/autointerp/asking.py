@@ -1,0 +1,250 @@
+"""Asking a model all open questions: several at once, within limits, each answer stored at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+from harvest_assets.autointerp.answers import Answer, AnswerBook, Question
+from harvest_assets.autointerp.model import NoAnswerError
+from harvest_assets.autointerp.settings import ModelSettings
+from harvest_assets.errors import counted
+
+_ROUGHLY = 2  # a prompt is taken to have at most this many times its estimated tokens
+# So many questions in a row without an answer, and the endpoint is taken to be down.
+_MAX_UNANSWERED = 10
+_OUTPUT_TOKENS = {"intruder": 60, "verdicts": 50, "label": 80}  # usual, for estimates
+
+
+class Model(Protocol):
+    """What can be asked."""
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer, usable or not.
+
+        Raises:
+            HarvestError: no question will be answered.
+            NoAnswerError: this one was not.
+        """
+
+    async def close(self) -> None:
+        """Release what is held."""
+
+
+@dataclass
+class Tally:
+    """What was asked and what it took.
+
+    Args:
+        asked: questions with an answer, usable or not.
+        calls: of the model, for these.
+        unusable: answers of no use.
+        unanswered: questions without an answer; they are asked again next time.
+        input_tokens: as reported by the endpoint.
+        output_tokens: likewise.
+        stopped: why not all were asked; empty if all were.
+        problems: what was wrong with answers or calls, with how often.
+    """
+
+    asked: int = 0
+    calls: int = 0
+    unusable: int = 0
+    unanswered: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    stopped: str = ""
+    problems: dict[str, int] = field(default_factory=dict)
+
+    def count(self, problem: str) -> None:
+        """Count a problem by its text."""
+        if problem in self.problems or len(self.problems) < _MAX_UNANSWERED:
+            self.problems[problem] = self.problems.get(problem, 0) + 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What asking would take.
+
+    Args:
+        calls: one for each question.
+        input_tokens: roughly.
+        output_tokens: roughly; models that think first take more.
+        cost: in the unit of the prices; None where these are not known.
+    """
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+def estimate(questions: Iterable[Question], settings: ModelSettings) -> Estimate:
+    """What asking the questions would take; nothing is sent."""
+    calls = input_tokens = output_tokens = 0
+    for question in questions:
+        calls += 1
+        input_tokens += question.prompt.n_tokens
+        output_tokens += _OUTPUT_TOKENS[question.kind]
+    return Estimate(calls, input_tokens, output_tokens, settings.cost(input_tokens, output_tokens))
+
+
+class _Budget:
+    """The limits of calls and cost; what is being asked counts with the most it may take."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        self.calls = 0
+        self.cost = 0.0
+
+    def reserve(self, question: Question) -> None:
+        """Count the most that a question may take."""
+        calls, cost = self._most(question)
+        self.calls += calls
+        self.cost += cost
+
+    def settle(self, question: Question, answer: Answer | None) -> None:
+        """Count what a question took instead, where the endpoint says."""
+        calls, cost = self._most(question)
+        if answer is not None:
+            self.calls += answer.calls - calls
+        if answer is not None and answer.output_tokens:
+            used = self._settings.cost(answer.input_tokens, answer.output_tokens)
+            self.cost += (used or 0.0) - cost
+
+    def _most(self, question: Question) -> tuple[int, float]:
+        """The most calls and cost of one question."""
+        calls = 1 + self._settings.reasks
+        longest = _ROUGHLY * question.prompt.n_tokens + (calls - 1) * self._settings.max_tokens
+        cost = self._settings.cost(longest * calls, self._settings.max_tokens * calls)
+        return calls, cost or 0.0
+
+    def exceeded_by(self, question: Question) -> str:
+        """The limit that another question might exceed; empty if none."""
+        calls, cost = self._most(question)
+        limit = self._settings.max_calls
+        if limit is not None and self.calls + calls > limit:
+            return f"the limit of {counted(limit, 'call')}"
+        most = self._settings.max_cost
+        if most is not None and self.cost + cost > most:
+            return f"the limit of cost, {most:g}"
+        return ""
+
+
+class Asker:
+    """Asks the questions that have no answer yet.
+
+    Args:
+        model: that is asked.
+        settings: concurrency and limits.
+        book: where answers are stored.
+        watch: is called after each question with the tally.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: ModelSettings,
+        book: AnswerBook,
+        watch: Callable[[Tally], None] = lambda _: None,
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._book = book
+        self._watch = watch
+        self.tally = Tally()
+        self._budget = _Budget(settings)
+        self._in_a_row = 0
+        self._asked: set[str] = set()
+        self._in_flight = 0
+        self._settled = asyncio.Condition()
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._runner:
+            self._runner.run(self._model.close())
+
+    def ask(self, questions: Iterable[Question]) -> None:
+        """Ask all that have no answer, until a limit is reached or the endpoint fails.
+
+        Raises:
+            HarvestError: the endpoint refuses all questions.
+        """
+        open_ = (it for it in questions if self._book.get(it) is None)
+        try:
+            self._runner.run(self._ask_all(open_))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _ask_all(self, questions: Iterator[Question]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._settings.concurrency):
+                group.create_task(self._work(questions))
+
+    async def _work(self, questions: Iterator[Question]) -> None:
+        """One of the workers, which share the questions."""
+        for question in questions:
+            if question.prompt.sha256 in self._asked:  # of equal prompts, one is asked
+                continue
+            if not await self._reserved(question):
+                return
+            await self._ask_one(question)
+
+    async def _reserved(self, question: Question) -> bool:
+        """Whether the question may be asked; waits while those in flight decide about that."""
+
+        def decided() -> bool:
+            return not self._in_flight or not self._budget.exceeded_by(question)
+
+        async with self._settled:
+            await self._settled.wait_for(decided)
+            self.tally.stopped = self.tally.stopped or self._budget.exceeded_by(question)
+            if self.tally.stopped:
+                return False
+            self._asked.add(question.prompt.sha256)
+            self._in_flight += 1
+            self._budget.reserve(question)
+            return True
+
+    async def _ask_one(self, question: Question) -> None:
+        answer = None
+        try:
+            answer = await self._model.ask(question)
+        except NoAnswerError as error:
+            self._missed(str(error))
+        else:
+            self._book.add([answer])
+            self._count(answer)
+        async with self._settled:
+            self._in_flight -= 1
+            self._budget.settle(question, answer)
+            self._settled.notify_all()
+        self._watch(self.tally)
+
+    def _missed(self, problem: str) -> None:
+        self.tally.unanswered += 1
+        self.tally.count(problem)
+        self._in_a_row += 1
+        if self._in_a_row >= _MAX_UNANSWERED:
+            self.tally.stopped = f"{self._in_a_row} questions in a row without an answer: {problem}"
+
+    def _count(self, answer: Answer) -> None:
+        self._in_a_row = 0
+        self.tally.asked += 1
+        self.tally.calls += answer.calls
+        self.tally.input_tokens += answer.input_tokens
+        self.tally.output_tokens += answer.output_tokens
+        if answer.problem:
+            self.tally.unusable += 1
+            self.tally.count(answer.problem)

@@ -1,0 +1,140 @@
+"""The one place that calls a language model, through `pydantic-ai` and the OpenAI client below it.
+
+The client repeats a call after a time-out, a 429 or a 5xx, later each time, as the server asks. An
+unusable answer is shown to the model with what is wrong with it, as often as `reasks` allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from harvest_assets.autointerp.answers import Answer, Question, judged
+from harvest_assets.autointerp.settings import ModelSettings
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.sanitize import presentable
+
+_OPENAI = "api.openai.com"
+_NO_KEY = "none"  # the client wants one, local servers do not
+_REFUSED = {
+    401: "the key in {variable} is not accepted",
+    403: "access with the key in {variable} is denied",
+    404: "the model, or the address, is not there",
+}
+_SECONDS_BETWEEN_RETRIES = 60.0  # at most, of the client
+
+
+class NoAnswerError(HarvestError):
+    """A question that was not answered, for a reason outside of the question."""
+
+
+class ChatModel:
+    """A model behind an OpenAI-compatible endpoint.
+
+    Args:
+        settings: with an endpoint and a model.
+
+    Raises:
+        HarvestError: one of them is missing, or the libraries are not installed.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        settings.require_model()
+        try:
+            from openai import AsyncOpenAI
+            from pydantic_ai import Agent
+            from pydantic_ai.models.openai import OpenAIChatModel
+            from pydantic_ai.providers.openai import OpenAIProvider
+            from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+        except ImportError as error:
+            raise HarvestError(
+                "Calling a model needs further libraries; install them with "
+                "pip install 'harvest_assets[autointerp]'."
+            ) from error
+        self._settings = settings
+        self.name = str(settings.model)
+        self._client = AsyncOpenAI(
+            base_url=settings.endpoint,
+            api_key=os.environ.get(settings.key_variable) or _NO_KEY,
+            timeout=settings.timeout_seconds,
+            max_retries=settings.retries,
+        )
+        provider = (
+            OpenAIProvider(openai_client=self._client)
+            if urlsplit(str(settings.endpoint)).hostname == _OPENAI
+            else OpenAICompatibleProvider("endpoint", openai_client=self._client)
+        )
+        chat = OpenAIChatModel(self.name, provider=provider)
+        self._agent: Agent[None, Any] = Agent(
+            chat,
+            output_type=str,
+            model_settings={"max_tokens": settings.max_tokens},
+            retries=settings.reasks,
+        )
+        # A server that sends a byte now and then never runs into the client's own time-out.
+        tries = (settings.retries + 1) * (settings.reasks + 1)
+        self._seconds = tries * (settings.timeout_seconds + _SECONDS_BETWEEN_RETRIES)
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer to a question, usable or not.
+
+        Raises:
+            HarvestError: the endpoint refuses all questions, because of the key or the model.
+            NoAnswerError: it did not answer this one, also after the retries.
+        """
+        from pydantic_ai import ModelRetry, TextOutput
+        from pydantic_ai.exceptions import (
+            AgentRunError,
+            ModelHTTPError,
+            UnexpectedModelBehavior,
+        )
+        from pydantic_ai.usage import RunUsage
+
+        last, usage = "", RunUsage()
+
+        def checked(text: str) -> str:
+            nonlocal last
+            last = text
+            try:
+                question.read(text)
+            except ValueError as error:
+                raise ModelRetry(f"Your answer is not valid: {error}.") from None
+            return text
+
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._agent.run(
+                    question.prompt.question,
+                    instructions=question.prompt.instructions,
+                    output_type=TextOutput(checked),
+                    usage=usage,
+                )
+        except ModelHTTPError as error:
+            raise self._no_answer(error.status_code, error) from None
+        except UnexpectedModelBehavior:
+            pass  # `last` says what is wrong with it
+        except (AgentRunError, TimeoutError) as error:
+            raise self._no_answer(None, error) from None
+        return judged(
+            question,
+            self.name,
+            last,
+            calls=max(1, usage.requests),
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _no_answer(self, status: int | None, error: BaseException) -> HarvestError:
+        """The error to raise, without what the server echoes of the request."""
+        where = f"{self._settings.endpoint} (model {self.name})"
+        if status in _REFUSED:
+            why = _REFUSED[status].format(variable=self._settings.key_variable)
+            return HarvestError(presentable(f"{where} answers {status}: {why}."))
+        said = f"status {status}" if status is not None else reason_of(error)
+        return NoAnswerError(presentable(f"{where} did not answer: {said}."))
