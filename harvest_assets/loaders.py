@@ -152,7 +152,7 @@ def load_components_frame(run_id: str) -> pl.DataFrame | None:
     """
     import polars as pl
 
-    from harvest_assets.results.component_tables import ComponentIndex, read_index
+    from harvest_assets.results.component_index import ComponentIndex, read_index
     from harvest_assets.results.components_jsonl import read_summary
 
     paths = _harvest(run_id)
@@ -206,7 +206,7 @@ def activation_examples(
         HarvestError: the order is unknown, a file is damaged, or the tokenizer is missing or is
             not the one the harvest was made with.
     """
-    from harvest_assets.results.component_tables import ComponentIndex
+    from harvest_assets.results.component_index import ComponentIndex
     from harvest_assets.results.examples import StoredExamples
 
     if order not in get_args(ExampleOrder):

@@ -17,7 +17,7 @@ from harvest_assets.autointerp.settings import ComponentChoice
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.untrusted import read_json
-from harvest_assets.results.component_tables import ComponentIndex
+from harvest_assets.results.component_index import ComponentIndex
 from harvest_assets.results.count_tensors import CorrelationStorage
 from harvest_assets.results.examples import StoredExamples
 from harvest_assets.schemas import LocatedExample

@@ -13,7 +13,7 @@ from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import atomic_path
 from harvest_assets.files.untrusted import parse_json
 from harvest_assets.interpretations.entries import MAX_NOTE, Edit
-from harvest_assets.results.component_tables import read_table
+from harvest_assets.results.parquet import read_table
 
 _VERSION = 1
 _VERSION_KEY = b"interpretations_version"

@@ -120,7 +120,7 @@ def shard_metadata(state: HarvesterState, seconds: float) -> dict[str, Any]:
 def top_components(owner: Registration) -> dict[str, Any]:
     """The most informative components of a harvest that has just been written, as a table."""
     from harvest_assets.loaders import recorded_tokenizer
-    from harvest_assets.results.component_tables import read_index
+    from harvest_assets.results.component_index import read_index
 
     try:
         vocabulary = recorded_tokenizer(owner.layout).open().vocabulary

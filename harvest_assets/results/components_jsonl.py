@@ -18,7 +18,7 @@ import orjson
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.untrusted import read_bytes, text_of
-from harvest_assets.results.component_tables import ComponentIndex
+from harvest_assets.results.component_index import ComponentIndex
 from harvest_assets.schemas import (
     ActivationExample,
     ComponentData,

@@ -11,12 +11,8 @@ import numpy as np
 import orjson
 
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.results.component_tables import (
-    HIGHEST_SCHEMA,
-    POSITIONS_SCHEMA,
-    ComponentIndex,
-    ComponentRows,
-)
+from harvest_assets.results.component_index import ComponentIndex, ComponentRows
+from harvest_assets.results.component_tables import HIGHEST_SCHEMA, POSITIONS_SCHEMA
 from harvest_assets.results.components_jsonl import read_component
 from harvest_assets.schemas import ActivationExample, ExampleOrder, LocatedExample
 

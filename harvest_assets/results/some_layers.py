@@ -23,10 +23,12 @@ from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import read
 from harvest_assets.files.records import FileDigest
-from harvest_assets.results.component_tables import WRITTEN, metadata_of, read_index, row_groups
+from harvest_assets.results.component_index import read_index
+from harvest_assets.results.component_tables import WRITTEN, metadata_of
 from harvest_assets.results.components_jsonl import line_at, read_summary
 from harvest_assets.results.contexts import write_summary_and_config
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.parquet import row_groups
 from harvest_assets.schemas import ComponentSummary
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.files.untrusted import read_json
-from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import line_at, parse_component, read_summary
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.store.plan import HarvestPlan

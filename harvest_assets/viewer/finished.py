@@ -12,7 +12,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.loaders import recorded_tokenizer
-from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import read_summary, scan_lines
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.examples import StoredExamples

@@ -28,7 +28,7 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
-from harvest_assets.results.component_tables import ComponentIndex
+from harvest_assets.results.component_index import ComponentIndex
 from harvest_assets.results.components_jsonl import read_component
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.examples import StoredExamples

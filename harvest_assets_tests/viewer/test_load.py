@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.results.component_tables import read_index
+from harvest_assets.results.component_index import read_index
 from harvest_assets_tests.viewer.synthetic import write_harvest
 from harvest_assets_tests.viewer.test_browser import started
 

@@ -18,7 +18,7 @@ from harvest_assets.interpretations.exchange import (
 from harvest_assets.interpretations.exchange.changes import changed
 from harvest_assets.interpretations.exchange.imported import Imported
 from harvest_assets.interpretations.storage import History, Interpretations
-from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import read_summary
 from harvest_assets.store.registry import owner_of
 

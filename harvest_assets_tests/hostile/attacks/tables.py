@@ -162,7 +162,7 @@ def _(folder: Path) -> bool:
 
 @attack("lines and tables", "examples of another file, of no rank, of no column")
 def _(folder: Path) -> bool:
-    from harvest_assets.results.component_tables import ComponentIndex
+    from harvest_assets.results.component_index import ComponentIndex
     from harvest_assets.results.examples import StoredExamples
 
     (folder / "files").mkdir()

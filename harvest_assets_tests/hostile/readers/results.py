@@ -9,7 +9,7 @@ import torch
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.loaders import tokenizer_name
-from harvest_assets.results.component_tables import ComponentIndex, read_index
+from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import (
     parse_component,
     read_component,
