@@ -72,7 +72,7 @@ def _times(result: DryRun) -> list[tuple[str, str]]:
     if times is None:
         return [("time", f"not known for a whole stream ({speed})")]
     low, high = times.range
-    busy = " since this machine is busy" if times.crowding > 1 else ""
+    busy = "; this machine is busy" if times.crowding > 1 else ""
     stages = [
         ("starting", times.start, "processes, libraries"),
         ("preparing", times.prepare, "the run is verified, its data tokenized"),

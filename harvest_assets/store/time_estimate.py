@@ -58,7 +58,8 @@ class TimeEstimate:
         prepare: opening the run, its rows of tokens.
         harvest: opening the model, and all rows.
         merge: the sum of the shards, the results, their checks.
-        crowding: how many times longer it may take because of what else runs on this machine.
+        crowding: how many times longer the stages around the harvest, which was measured as it is
+            now, may take because of what else runs on this machine.
     """
 
     start: float
@@ -85,7 +86,8 @@ class TimeEstimate:
     @property
     def range(self) -> tuple[float, float]:
         """Between which the total is expected."""
-        return _LOW * self.total, _HIGH * self.crowding * self.total
+        around = self.total - self.harvest
+        return _LOW * self.total, _HIGH * (self.harvest + self.crowding * around)
 
 
 def estimate_time(
