@@ -299,7 +299,7 @@ def test_killed_it_goes_on_without_asking_twice(
     answers = right_answers(paths, Method.INTRUDER)
 
     def script(request: Request, _: int) -> Scripted:
-        return Scripted(answers[request.question], seconds=0.02)
+        return Scripted(answers[request.question], seconds=0.1)
 
     with LoopbackModel(script) as server:
         command = [sys.executable, "-c", PROGRAM, "score", paths.root.name, "--method", "intruder"]
