@@ -28,6 +28,7 @@ from harvest_assets.files.untrusted import as_record, parse_json
 
 _MAX_LINE = 1 << 20
 _MAX_PROBLEM = 300
+_MAX_TOKENS = 1 << 40  # an endpoint may claim any number
 _MAX_TEXT = 4_000  # characters kept of an unusable answer
 Count = Annotated[int, Field(ge=0)]
 
@@ -93,8 +94,16 @@ def judged(
     except ValueError as error:
         kept, problem = presentable(text, _MAX_TEXT), presentable(str(error), _MAX_PROBLEM)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    sha256 = question.prompt.sha256
-    return Answer(sha256, model, kept, problem, calls, input_tokens, output_tokens, when)
+    return Answer(
+        question.prompt.sha256,
+        model,
+        kept,
+        problem,
+        calls,
+        min(input_tokens, _MAX_TOKENS),
+        min(output_tokens, _MAX_TOKENS),
+        when,
+    )
 
 
 class AnswerBook:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
+
+from anyio.from_thread import start_blocking_portal
 
 from harvest_assets.autointerp.answers import Answer, AnswerBook, Question
 from harvest_assets.autointerp.model import NoAnswerError
@@ -160,10 +163,12 @@ class Asker:
         self._asked: set[str] = set()
         self._in_flight = 0
         self._settled = asyncio.Condition()
-        self._runner = asyncio.Runner()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._runner.__enter__()
+        # In a thread of its own: a signal interrupts the main thread, which then cancels the calls.
+        # Raised inside the event loop, it could leave a lock taken for ever.
+        self._portal = self._stack.enter_context(start_blocking_portal())
         return self
 
     def __exit__(
@@ -172,8 +177,9 @@ class Asker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._runner:
-            self._runner.run(self._model.close())
+        if error is None:
+            self._portal.call(self._model.close)
+        self._stack.__exit__(kind, error, trace)
 
     def ask(self, questions: Iterable[Question]) -> None:
         """Ask all that have no answer, until a limit is reached or the endpoint fails.
@@ -183,9 +189,12 @@ class Asker:
         """
         open_ = (it for it in questions if self._book.get(it) is None)
         try:
-            self._runner.run(self._ask_all(open_))
+            self._portal.call(self._ask_all, open_)
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        except KeyboardInterrupt:
+            self.tally.stopped = "interrupted"  # no worker begins another question
+            raise
 
     async def _ask_all(self, questions: Iterator[Question]) -> None:
         async with asyncio.TaskGroup() as group:

@@ -23,7 +23,16 @@ _REFUSED = {
     403: "access with the key in {variable} is denied",
     404: "the model, or the address, is not there",
 }
+# What the libraries raise for responses that are not in the protocol, depending on what is odd.
+_OF_ODD_RESPONSES = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _SECONDS_BETWEEN_RETRIES = 60.0  # at most, of the client
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise HarvestError(f"{variable} holds characters that a key cannot have.")
+    return key or _NO_KEY
 
 
 class NoAnswerError(HarvestError):
@@ -57,7 +66,7 @@ class ChatModel:
         self.name = str(settings.model)
         self._client = AsyncOpenAI(
             base_url=settings.endpoint,
-            api_key=os.environ.get(settings.key_variable) or _NO_KEY,
+            api_key=_key(settings.key_variable),
             timeout=settings.timeout_seconds,
             max_retries=settings.retries,
         )
@@ -113,9 +122,10 @@ class ChatModel:
                 )
         except ModelHTTPError as error:
             raise self._no_answer(error.status_code, error) from None
-        except UnexpectedModelBehavior:
-            pass  # `last` says what is wrong with it
-        except (AgentRunError, TimeoutError) as error:
+        except UnexpectedModelBehavior as error:
+            if not last and not usage.output_tokens:  # not the model's doing
+                raise self._no_answer(None, error) from None
+        except (AgentRunError, TimeoutError, *_OF_ODD_RESPONSES) as error:
             raise self._no_answer(None, error) from None
         return judged(
             question,

@@ -12,7 +12,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.settings import CheckedModel, CountOrZero, Patterns
 
 # Values of variables with such names are kept out of everything that is shown or stored.
-_KEY_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(KEY|TOKEN|SECRET|PASSWORD)")
+_KEY_VARIABLE = re.compile(r"(?!HARVEST_)[A-Za-z_][A-Za-z0-9_]*(KEY|TOKEN|SECRET|PASSWORD)")
 
 
 class ComponentChoice(CheckedModel):
@@ -109,7 +109,8 @@ class ModelSettings(CheckedModel):
         if not _KEY_VARIABLE.fullmatch(name):
             raise HarvestError(  # without the value, which may be a key
                 "key_variable is not valid; it must be the name of a variable that ends in KEY, "
-                "TOKEN, SECRET or PASSWORD, so that its value is kept out of logs and files."
+                "TOKEN, SECRET or PASSWORD, so that its value is kept out of logs and files, and "
+                "does not begin with HARVEST_, which jobs of a cluster are given."
             )
         return name
 

@@ -116,11 +116,14 @@ def test_one_bad_answer_costs_one_trial(paths: HarvestLayout, monkeypatch: pytes
         Scripted("busy", status=429),
         Scripted(f"broken, {SECRET}", status=500),
         Scripted(raw=b"<html>not JSON"),
+        Scripted(raw=b"null"),
+        Scripted(raw=b"[" * 100_000),
+        Scripted(raw=b'{"id": "1", "object": "chat.completion", "created": 1, "choices": []}'),
         Scripted(GOOD, seconds=1.5),
     ]
     for n, question in enumerate(answers):
-        if n % 10 == 3:  # one trial of each component
-            faults[question] = kinds[n // 10 % len(kinds)]
+        if n % 5 == 3:  # two trials of each component
+            faults[question] = kinds[n // 5 % len(kinds)]
 
     def script(request: Request, earlier: int) -> Scripted:
         fault = faults.get(request.question)
@@ -135,9 +138,6 @@ def test_one_bad_answer_costs_one_trial(paths: HarvestLayout, monkeypatch: pytes
         assert tally.asked + tally.unanswered == N_INTRUDER
         assert report.stored + report.unfinished == len(KEYS)
         assert set(report.scores["intruder"]) == {1.0}
-        failed = Interpretations(paths).scores()["n_failed"].to_list()
-        assert sum(failed) == tally.unusable
-        assert max(failed) == 1
         # Once the server is well again, only what had no answer is asked.
         asked = len(server.requests)
         server.script = lambda request, _: Scripted(answers[request.question])
@@ -145,6 +145,10 @@ def test_one_bad_answer_costs_one_trial(paths: HarvestLayout, monkeypatch: pytes
         assert len(server.requests) - asked == tally.unanswered
         assert again.unfinished == 0
         assert again.stored + again.already == len(KEYS)
+    failed = Interpretations(paths).scores()["n_failed"].to_list()
+    assert len(failed) == len(KEYS)
+    assert sum(failed) == tally.unusable
+    assert max(failed) <= 2
     assert all(
         request.headers["authorization"] == f"Bearer {SECRET}" for request in server.requests
     )
@@ -295,7 +299,7 @@ def test_killed_it_goes_on_without_asking_twice(
     answers = right_answers(paths, Method.INTRUDER)
 
     def script(request: Request, _: int) -> Scripted:
-        return Scripted(answers[request.question], seconds=0.02)
+        return Scripted(answers[request.question], seconds=0.1)
 
     with LoopbackModel(script) as server:
         command = [sys.executable, "-c", PROGRAM, "score", paths.root.name, "--method", "intruder"]

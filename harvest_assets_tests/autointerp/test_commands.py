@@ -99,6 +99,7 @@ def test_answers_that_are_damaged_are_refused_whole(paths: HarvestLayout, tmp_pa
         (["--endpoint", "localhost:8000", "--model", "m"], "endpoint"),
         (["--endpoint", "http://me:secret12@h/v1", "--model", "m"], "endpoint"),
         (["--endpoint", "http://h/v1", "--model", "m", "--key-variable", "sk-secret12"], "key"),
+        (["--endpoint", "http://h/v1", "--model", "m", "--key-variable", "HARVEST_KEY"], "key"),
         (["--endpoint", "http://h/v1", "--model", "m", "--max-cost", "1"], "price"),
         (["--min-density", "2", "--dry-run"], "min_density"),
         (["--layers", "no.such", "--dry-run"], "layers"),
