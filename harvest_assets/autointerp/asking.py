@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,6 +18,7 @@ from harvest_assets.autointerp.settings import ModelSettings
 from harvest_assets.errors import counted
 
 _ROUGHLY = 2  # a prompt is taken to have at most this many times its estimated tokens
+_SECONDS_BETWEEN_SIGNALS = 0.2
 # So many questions in a row without an answer, and the endpoint is taken to be down.
 _MAX_UNANSWERED = 10
 _OUTPUT_TOKENS = {"intruder": 60, "verdicts": 50, "label": 80}  # usual, for estimates
@@ -189,7 +191,10 @@ class Asker:
         """
         open_ = (it for it in questions if self._book.get(it) is None)
         try:
-            self._portal.call(self._ask_all, open_)
+            asked = self._portal.start_task_soon(self._ask_all, open_)
+            while not wait([asked], _SECONDS_BETWEEN_SIGNALS).done:
+                pass  # a signal is handled here
+            asked.result()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except KeyboardInterrupt:
