@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from harvest_assets.errors import HarvestError
 
 MAX_SHARDS = 16
+DEFAULT_CI_THRESHOLD = 1e-6  # of SPD; another kind of decomposition may replace it
 MAX_COUNT = (1 << 31) - 1  # of components, tokens or examples; more would overflow
 _MAX_BATCHES = (1 << 63) - 1
 
@@ -130,7 +131,7 @@ class SampleSettings(CheckedModel):
     """Which firings are kept as examples; all that the harvester needs to know."""
 
     ci_threshold: float = Field(
-        default=1e-6,
+        default=DEFAULT_CI_THRESHOLD,
         ge=0,
         allow_inf_nan=False,
         description="A component fires where its causal importance is strictly above.",

@@ -137,6 +137,10 @@ class Decomposition(Protocol):
         """Tokens of a row unless the harvest asks for another length."""
 
     @property
+    def default_ci_threshold(self) -> float:
+        """What replaces the default of `ci_threshold`; a harvest may ask for another value."""
+
+    @property
     def tokens_per_forward(self) -> int:
         """Tokens that the model computes together, about: a function of its shape alone.
 
