@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.words import Words, words_of
 from harvest_assets.wandb_client.run_name import parse_run
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ class Harvest(ABC):
             return parse_run(name).name.key
         except HarvestError:
             return name
+
+    @cached_property
+    def words(self) -> Words:
+        """What pages call the values of a component."""
+        return words_of(self.config)
 
     @property
     def has_informativeness(self) -> bool:

@@ -184,7 +184,7 @@ class Pages:
             raise HTTPException(
                 400, f"Select 1 to {_MAX_EXPORTED} components to export; {len(keys)} are selected."
             )
-        view = dataclasses.replace(ViewQuery.of(request.query_params), page=1)
+        view = _view_of(harvest, ViewQuery.of({**request.query_params, "page": "1"}))
         components = []
         for key in keys:
             place = _place(harvest, key)
@@ -241,7 +241,11 @@ class Pages:
         return {
             "density_chart": _svg(charts.density_histogram, density, address),
             "ci_chart": _svg(
-                charts.ci_against_density, density, harvest.frame["mean_ci"].to_numpy(), address
+                charts.ci_against_density,
+                density,
+                harvest.frame["mean_ci"].to_numpy(),
+                address,
+                harvest.words,
             ),
         }
 
@@ -264,9 +268,15 @@ def _place(harvest: Harvest, key: str) -> int:
     return place
 
 
+def _view_of(harvest: Harvest, view: ViewQuery) -> ViewQuery:
+    """The view of one harvest: a value without bounds is shaded on the scale of the examples."""
+    return view if harvest.words.second else dataclasses.replace(view, shade="act")
+
+
 def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
     """The data that the parts of a component's page need."""
     start = (view.page - 1) * EXAMPLES_PER_PAGE
+    view = _view_of(harvest, view)
     examples, n, scale = shown_examples(
         harvest, place, view.examples, view.shade, start, EXAMPLES_PER_PAGE
     )
@@ -275,7 +285,7 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
     return {
         "portrait": portrait,
         "view": view,
-        "chart": None if histogram is None else _svg(charts.ci_histogram, histogram),
+        "chart": None if histogram is None else _svg(charts.ci_histogram, histogram, harvest.words),
         "reads": token_rows(harvest, place, "input", view.reads_by, k),
         "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
         "examples": examples,
@@ -287,7 +297,12 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in harvest.config.items() if value is not None]
+    """Names and values; structures are for programs that read `config.json`."""
+    return [
+        (name, value)
+        for name, value in harvest.config.items()
+        if value is not None and name != "dictionaries"
+    ]
 
 
 def _differing(one: Harvest, other: Harvest) -> list[tuple[str, Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -106,7 +107,7 @@ def resolved(folder: Path, name: str) -> str:
     Raises:
         HarvestError: it is spelled as a path and does not exist.
     """
-    path = folder / Path(name).expanduser()
+    path = Path(os.path.normpath(folder / Path(name).expanduser()))
     if path.exists():
         return str(path)
     if name.startswith((".", "/", "~")):

@@ -20,6 +20,7 @@ from harvest_assets.decompositions.dictionaries.hub import fetch_folder
 from harvest_assets.decompositions.dictionaries.target import TargetFiles, find_target
 from harvest_assets.decompositions.protocol import matching_layers
 from harvest_assets.decompositions.verified_files import are_unchanged, check_unchanged, digest_of
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Record
 from harvest_assets.files.stamps import Stamp, stamps_of
@@ -160,11 +161,7 @@ class DictionarySet:
         target = find_target(config.target, folder)
         opened = [_open(entry, folder) for entry in config.dictionaries]
         dictionaries = tuple(dictionary for dictionary, _ in opened)
-        paths = _distinct(
-            files.config,
-            *map(Path, (*target.configs, *target.weights)),
-            *(path for dictionary in dictionaries for path in dictionary.files),
-        )
+        paths = _all_files(files.config, target, dictionaries)
         stamps, sha256 = stamps_of(paths), digest_of(paths)
         model = _model(config, target, opened, torch.device("cpu"))
         name = config.tokenizer_name(folder)
@@ -349,9 +346,20 @@ def _model(
     return DictionaryModel(target, encoders, config.target.output_attr, device, n_weights)
 
 
-def _distinct(*paths: Path) -> tuple[Path, ...]:
-    """The paths in their order, the config last: an error names it; each once."""
-    return (*dict.fromkeys(paths[1:]), paths[0])
+def _all_files(
+    config: Path, target: TargetFiles, dictionaries: Sequence[Dictionary]
+) -> tuple[Path, ...]:
+    """The files that determine the model, each once; the config last, for errors name it.
+
+    Raises:
+        HarvestError: one does not exist.
+    """
+    of_target = map(Path, (*target.configs, *target.weights))
+    paths = dict.fromkeys((*of_target, *(path for it in dictionaries for path in it.files)))
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise HarvestError(f"{config} needs {missing}, which does not exist.")
+    return (*paths, config)
 
 
 def _with_kind(value: DictionarySet) -> dict[str, Any]:
