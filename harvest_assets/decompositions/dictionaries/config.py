@@ -41,6 +41,7 @@ class DictionaryConfig(_Section):
     side: Side
     path: str = pydantic.Field(min_length=1)
     layer: int | None = pydantic.Field(default=None, ge=0, lt=10_000)
+    center: bool | None = None
     name: Annotated[str, pydantic.Field(pattern=rf"^{_LAYER_NAME}$")] | None = None
 
     @property

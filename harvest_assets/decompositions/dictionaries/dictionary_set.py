@@ -51,6 +51,7 @@ class Dictionary:
         architecture: as its files call it.
         activation: which pre-activations become activations, in words.
         reads_rows: whether that depends on the other tokens of the row.
+        center: whether the mean of each vector is subtracted first.
         d_in: width of what it reads.
         n_latents: its latents.
     """
@@ -65,6 +66,7 @@ class Dictionary:
     architecture: str
     activation: str
     reads_rows: bool
+    center: bool
     d_in: int
     n_latents: int
 
@@ -260,7 +262,10 @@ class DictionarySet:
             "firing_strength": self.firing_strength,
             "target": self.model_name(),
             "dictionaries": [
-                {name: getattr(it, name) for name in (*shown, "activation", "d_in", "n_latents")}
+                {
+                    name: getattr(it, name)
+                    for name in (*shown, "activation", "center", "d_in", "n_latents")
+                }
                 for it in self.dictionaries
             ],
         }
@@ -315,6 +320,11 @@ def _open(entry: DictionaryConfig, folder: Path) -> tuple[Dictionary, Encoder]:
         place = fetch_folder(entry.path, [name.format(layer=entry.layer) for name in names])
     found = format_of(place, entry.layer)
     encoder = found.open(place, entry.layer)
+    if encoder.trained_centered and entry.center is None:
+        raise HarvestError(
+            f"{place}: training saw activations without their mean (center_writing_weights). Give "
+            f"the dictionary {entry.path} center: true to subtract it here, or false."
+        )
     dictionary = Dictionary(
         name=entry.layer_name,
         hook=entry.hook,
@@ -326,6 +336,7 @@ def _open(entry: DictionaryConfig, folder: Path) -> tuple[Dictionary, Encoder]:
         architecture=encoder.architecture,
         activation=encoder.rule,
         reads_rows=encoder.reads_rows,
+        center=bool(entry.center),
         d_in=encoder.d_in,
         n_latents=encoder.n_latents,
     )
@@ -342,7 +353,9 @@ def _model(
     from harvest_assets.decompositions.dictionaries.target import open_target
 
     target, n_weights = open_target(config.target, files, device)
-    encoders = [HookedEncoder(it.hook, it.side, encoder.to(device)) for it, encoder in opened]
+    encoders = [
+        HookedEncoder(it.hook, it.side, encoder.to(device), it.center) for it, encoder in opened
+    ]
     return DictionaryModel(target, encoders, config.target.output_attr, device, n_weights)
 
 

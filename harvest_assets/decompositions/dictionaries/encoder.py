@@ -37,6 +37,8 @@ class Encoder(nn.Module):
         offset: float32 [d_in]; None: nothing is subtracted.
         scale: float32 [n], not negative; None: 1.
         normalize: of the input; None: it is taken as it is.
+        trained_centered: whether training saw vectors without their mean, because its program
+            had removed it from the model's weights.
     """
 
     weight: torch.Tensor
@@ -54,6 +56,7 @@ class Encoder(nn.Module):
         offset: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
         normalize: Normalize | None = None,
+        trained_centered: bool = False,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -66,6 +69,7 @@ class Encoder(nn.Module):
         self.activation = activation
         self.architecture = architecture
         self.normalize = normalize
+        self.trained_centered = trained_centered
 
     @property
     def d_in(self) -> int:

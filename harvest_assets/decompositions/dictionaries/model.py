@@ -39,11 +39,18 @@ class HookedEncoder:
         hook: path of the module in the target.
         side: whether it reads what enters the module or what leaves it.
         encoder: on the device.
+        center: whether the mean of each vector is subtracted first.
     """
 
     hook: str
     side: Side
     encoder: Encoder
+    center: bool = False
+
+    def encode(self, passed: Any, shape: tuple[int, ...]) -> torch.Tensor:
+        """Activations [B, S, n] from what passes the hook, for tokens of a shape [B, S]."""
+        x = _vectors(passed, self, shape)
+        return self.encoder(x - x.mean(-1, keepdim=True) if self.center else x)  # type: ignore[no-any-return]
 
 
 class DictionaryModel:
@@ -153,7 +160,7 @@ def _hook(it: HookedEncoder, columns: torch.Tensor, runs: list[int], i: int) -> 
     def encode(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         runs[i] += 1
         passed = args[0] if args else next(iter(kwargs.values()), None)
-        columns.copy_(it.encoder(_vectors(passed, it, tuple(columns.shape[:2]))))
+        columns.copy_(it.encode(passed, tuple(columns.shape[:2])))
 
     return encode
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
@@ -183,6 +183,36 @@ def test_what_cannot_be_harvested_is_refused_by_name(name: str, folder: Path):
     with pytest.raises(HarvestError) as caught:
         verified(folder)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("in_metadata", [False, True])
+def test_centred_training_must_be_answered(in_metadata: bool, folder: Path):
+    given = {
+        "hook_name": "blocks.0.hook_resid_pre",
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+    }
+    config = {"metadata": given} if in_metadata else given
+    write_sae(folder / "centred", {"architecture": "standard", **config}, seed=2)
+    entry = {"hook": "h.1", "side": "input", "path": "centred"}
+    change(folder, dictionaries=[entry])
+    with pytest.raises(HarvestError, match="center"):
+        verified(folder)
+    found = []
+    for center in (False, True):
+        change(folder, dictionaries=[{**entry, "center": center}])
+        found.append(verified(folder).open_model("cpu")(torch.from_numpy(tokens())))
+    plain, centred = (it.firing_strengths for it in found)
+    # Whatever is added to all of a centred vector's places changes nothing: in the formula, W_enc
+    # then has columns that sum to zero.
+    path = folder / "centred" / "sae_weights.safetensors"
+    weights = load_file(path)
+    w_enc = weights["W_enc"] - weights["W_enc"].mean(0)
+    bias = weights["b_dec"] @ (w_enc - weights["W_enc"])
+    save_file(weights | {"W_enc": w_enc, "b_enc": weights["b_enc"] + bias}, path)
+    change(folder, dictionaries=[{**entry, "center": False}])
+    expected = verified(folder).open_model("cpu")(torch.from_numpy(tokens())).firing_strengths
+    torch.testing.assert_close(centred, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain, centred, atol=1e-2)
 
 
 def test_a_repository_that_cannot_be_reached_is_named(folder: Path):

@@ -46,7 +46,9 @@ _TRANSCODERS = (
 )
 _BATCHED = ("batchtopk", "matryoshka_batchtopk")
 _ARCHITECTURES = ("standard", "gated", "jumprelu", "topk", *_BATCHED, *_TRANSCODERS)
-_OLDER_NAMES = {"activation_fn_str": "activation_fn"}
+_OLDER_NAMES = {"activation_fn_str": "activation_fn", "hook_point": "hook_name"}
+# Hooks of TransformerLens whose vectors lose their mean where it centres weights.
+_CENTERED_HOOKS = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "_mlp_out", "_attn_out")
 
 
 class _Config(FormatConfig):
@@ -58,7 +60,14 @@ class _Config(FormatConfig):
     rescale_acts_by_decoder_norm: bool = False
     k: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     activation_fn: str = "relu"
-    dtype: str = "float32"
+    hook_name: str = ""
+    model_from_pretrained_kwargs: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    @property
+    def is_centered(self) -> bool:
+        """Whether training saw vectors without their mean."""
+        centers = self.model_from_pretrained_kwargs.get("center_writing_weights") is True
+        return centers and self.hook_name.endswith(_CENTERED_HOOKS)
 
 
 def open_sae_lens(folder: Path, layer: int | None) -> Encoder:
@@ -88,12 +97,19 @@ def open_sae_lens(folder: Path, layer: int | None) -> Encoder:
         offset=offset,
         scale=scale,
         normalize=_NORMALIZATIONS[config.normalize_activations],
+        trained_centered=config.is_centered,
     )
 
 
 def _current(raw: dict[str, Any]) -> dict[str, Any]:
     """The config as version 6 writes it."""
+    metadata = raw.get("metadata")
     config = {_OLDER_NAMES.get(key, key): value for key, value in raw.items()}
+    for key in ("hook_name", "model_from_pretrained_kwargs"):
+        if isinstance(metadata, dict) and metadata.get(key) is not None:
+            config[key] = metadata[key]
+        if config.get(key) is None:
+            config.pop(key, None)
     kwargs = config.get("activation_fn_kwargs")
     if config.get("activation_fn") == "topk" and isinstance(kwargs, dict) and "k" in kwargs:
         config |= {"architecture": "topk", "k": kwargs["k"], "activation_fn": "relu"}
