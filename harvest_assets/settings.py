@@ -134,7 +134,10 @@ class SampleSettings(CheckedModel):
         default=DEFAULT_CI_THRESHOLD,
         ge=0,
         allow_inf_nan=False,
-        description="A component fires where its causal importance is strictly above.",
+        description=(
+            "A component fires where its causal importance is strictly above; of dictionaries, "
+            "whose activation counts, the default is the threshold in dictionaries.yaml."
+        ),
     )
     activation_examples_per_component: CountOrZero = Field(
         default=1000,

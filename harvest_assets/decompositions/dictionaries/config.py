@@ -52,6 +52,7 @@ class DictionaryConfig(_Section):
 
 class _Data(DataConfig):
     task_name: Literal["lm"] = "lm"
+    special_tokens: bool = True
 
 
 class DictionariesConfig(_Section):
@@ -86,6 +87,7 @@ class DictionariesConfig(_Section):
             self.tokenizer_name(folder),
             self.seed,
             context_length,
+            special_tokens=self.data.special_tokens,
         )
 
     def tokenizer_name(self, folder: Path) -> str:

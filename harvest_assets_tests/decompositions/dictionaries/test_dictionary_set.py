@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from harvest_assets.decompositions.dictionaries.config import load_config
 from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
 from harvest_assets.decompositions.registry import check_config, open_decomposition, verify
 from harvest_assets.errors import HarvestError
@@ -213,6 +215,47 @@ def test_centred_training_must_be_answered(in_metadata: bool, folder: Path):
     expected = verified(folder).open_model("cpu")(torch.from_numpy(tokens())).firing_strengths
     torch.testing.assert_close(centred, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(plain, centred, atol=1e-2)
+
+
+def test_a_dictionary_of_the_hub_is_read_from_its_cache(folder: Path):
+    """In the layout of the hub's cache; nothing is downloaded in tests."""
+    repository = Path(constants.HF_HUB_CACHE) / "models--someone--saes"
+    commit = "0" * 40
+    place = repository / "snapshots" / commit / "layer.0"
+    shutil.copytree(folder / "sae_relu", place)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    try:
+        local = verified(folder).dictionaries[0]
+        change(folder, dictionaries=[{**ONE, "path": "someone/saes/layer.0"}])
+        (found,) = verified(folder).dictionaries
+    finally:
+        shutil.rmtree(repository)
+    assert found.folder == str(place)
+    same = ("hook", "format", "architecture", "d_in", "n_latents")
+    assert [getattr(found, name) for name in same] == [getattr(local, name) for name in same]
+
+
+def test_rows_are_those_of_an_spd_run_on_the_same_data(folder: Path):
+    run = folder.parent / "tiny_run"
+    config = yaml.safe_load((run / "final_config.yaml").read_text())
+    config["task_config"]["dataset_name"] = str(folder.parent / "dataset")
+    config["tokenizer_name"] = str(folder.parent / "tokenizer")
+    config["pretrained_model_name"] = str(folder.parent / "target/checkpoints/model_step_1.pt")
+    (run / "final_config.yaml").write_text(yaml.safe_dump(config))
+    assert verified(folder).data_spec(None) == verified(run).data_spec(None)
+
+
+def test_the_example_of_the_docs_is_valid(tmp_path: Path):
+    page = Path(__file__).parents[3] / "docs" / "dictionaries.md"
+    example = page.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "dictionaries.yaml"
+    path.write_text(example)
+    check_config(path)
+    assert [it.layer_name for it in load_config(path).dictionaries] == [
+        "transformer.h.8.input",
+        "transformer.h.6.mlp.output",
+    ]
 
 
 def test_a_repository_that_cannot_be_reached_is_named(folder: Path):
