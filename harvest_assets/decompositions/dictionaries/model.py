@@ -159,7 +159,7 @@ _Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 def _hook(it: HookedEncoder, columns: torch.Tensor, runs: list[int], i: int) -> _Hook:
     def encode(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         runs[i] += 1
-        passed = args[0] if args else next(iter(kwargs.values()), None)
+        passed = args[0] if args else kwargs.get("hidden_states")
         columns.copy_(it.encode(passed, tuple(columns.shape[:2])))
 
     return encode

@@ -12,7 +12,7 @@ import torch
 import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from harvest_assets.decompositions.dictionaries.config import load_config
 from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
@@ -136,6 +136,36 @@ def test_a_model_of_transformers_with_its_own_weights(layout: str, folder: Path)
     encoder = DictionarySet.verify(fetch_run(parse_run(str(folder)))).dictionaries[0].open()
     residual = encoder(expected.hidden_states[1])
     torch.testing.assert_close(found.firing_strengths[..., :10], residual, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_that_is_called_by_keywords(folder: Path):
+    """A Llama of transformers passes `hidden_states` to its attention by name."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(**sizes, vocab_size=VOCAB, intermediate_size=40)
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder / "llama")
+    write_sae(folder / "sae", {"architecture": "standard"}, seed=9)
+    hooks = (("model.layers.1.self_attn", "input"), ("model.layers.1.self_attn", "output"))
+    change(
+        folder,
+        target={
+            "class": "transformers.AutoModelForCausalLM",
+            "name": "llama",
+            "output_attr": "logits",
+        },
+        dictionaries=[{"path": "sae", "hook": hook, "side": side} for hook, side in hooks],
+    )
+    found = verified(folder).open_model("cpu")(torch.from_numpy(tokens()))
+    seen = []
+    layer = model.model.layers[1]
+    for module in (layer.input_layernorm, layer.self_attn.o_proj):  # what surrounds the attention
+        module.register_forward_hook(lambda _module, _args, output: seen.append(output))
+    with torch.no_grad():
+        model(torch.from_numpy(tokens()))
+    encoder = DictionarySet.verify(fetch_run(parse_run(str(folder)))).dictionaries[0].open()
+    expected = torch.cat([encoder(vectors) for vectors in seen], -1)
+    torch.testing.assert_close(found.firing_strengths, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_own_weights_of_a_trained_target(folder: Path):

@@ -18,8 +18,10 @@ from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.loaders import activation_examples, load_components_frame
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
+from harvest_assets.viewer.in_progress import HarvestInProgress
 from harvest_assets.viewer.library import Library
 from harvest_assets.wandb_client.run_name import parse_run
 from harvest_assets_tests import oracle
@@ -135,6 +137,11 @@ def test_readers_and_pages_show_activations(harvested: TinyHarvest):
             shown = page.text.partition("<main")[2]
             assert "ausal importance" not in shown, path
             assert " CI" not in shown, path
+
+
+def test_a_harvest_in_progress_has_the_same_words(harvested: TinyHarvest):
+    plan = HarvestPlan.open(harvested.layout.root)
+    assert HarvestInProgress(harvested.layout, plan).words.long == "activation"
 
 
 def test_one_layer_and_another_threshold(folder: Path, out_dir: Path):  # noqa: ARG001
