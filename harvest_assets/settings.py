@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from harvest_assets.errors import HarvestError
 
 MAX_SHARDS = 16
+DEFAULT_CI_THRESHOLD = 1e-6  # of SPD; another kind of decomposition may replace it
 MAX_COUNT = (1 << 31) - 1  # of components, tokens or examples; more would overflow
 _DEVICE = re.compile(r"(cpu|cuda(:\d+)?)?", re.ASCII)
 _MAX_BATCHES = (1 << 63) - 1
@@ -133,10 +134,13 @@ class SampleSettings(CheckedModel):
     """Which firings are kept as examples; all that the harvester needs to know."""
 
     ci_threshold: float = Field(
-        default=1e-6,
+        default=DEFAULT_CI_THRESHOLD,
         ge=0,
         allow_inf_nan=False,
-        description="A component fires where its causal importance is strictly above.",
+        description=(
+            "A component fires where its causal importance is strictly above; of dictionaries, "
+            "whose activation counts, the default is the threshold in dictionaries.yaml."
+        ),
     )
     activation_examples_per_component: CountOrZero = Field(
         default=1000,

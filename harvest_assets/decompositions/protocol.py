@@ -10,7 +10,7 @@ of tokens it computes
 | kind | firing strength | second value |
 |---|---|---|
 | SPD (`spd/`) | causal importance | component activation |
-| sparse autoencoder, transcoder | activation of the latent | none |
+| sparse autoencoder, transcoder (`dictionaries/`) | activation of the latent | none |
 
 Everything else is the same for all kinds: the sum over positions, the files, the pages. Result
 files and `Harvester.process_batch` call the two values by SPD's names, `ci` and `component_acts`;
@@ -29,8 +29,9 @@ To add a kind:
 6. Test the model against formulas, and a whole harvest as `test_protocol.py` does.
 
 The files of a run are found by `wandb_client/run_files.py`: its `final_config.yaml` and one file of
-weights. They may come from anybody, so nothing in them is executed, and whatever is wrong with them
-raises `HarvestError`. Importing a kind's module must load neither torch, transformers nor datasets.
+weights, or a `dictionaries.yaml` that names all others. They may come from anybody, so nothing in
+them is executed, and whatever is wrong with them raises `HarvestError`. Importing a kind's module
+must load neither torch, transformers nor datasets.
 
 A model is a pure function: a group of rows gives the same values to the last bit whenever it is
 computed. It fills the columns of all layers in one call, so a CI function or a dictionary that
@@ -135,6 +136,10 @@ class Decomposition(Protocol):
     @property
     def default_context_length(self) -> int:
         """Tokens of a row unless the harvest asks for another length."""
+
+    @property
+    def default_ci_threshold(self) -> float:
+        """What replaces the default of `ci_threshold`; a harvest may ask for another value."""
 
     @property
     def tokens_per_forward(self) -> int:

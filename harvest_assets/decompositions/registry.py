@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from harvest_assets.wandb_client.run_files import RunFiles
 
 # SPD comes last: it takes every config that no other kind recognises, and reports its faults.
-KINDS: tuple[type[Decomposition], ...] = (RunCheckpoint,)
+KINDS: tuple[type[Decomposition], ...] = (DictionarySet, RunCheckpoint)
 
 
 def check_config(config: Path) -> None:

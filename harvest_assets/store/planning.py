@@ -8,7 +8,7 @@ from typing import Any
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.settings import HarvestSettings
+from harvest_assets.settings import DEFAULT_CI_THRESHOLD, HarvestSettings
 from harvest_assets.store.plan import HarvestPlan, default_n_shards
 
 
@@ -53,10 +53,14 @@ def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan
         )
     checkpoint.restricted(config.layers)  # each pattern matches a layer
     options = checkpoint.options()
+    threshold = config.ci_threshold
+    if threshold == DEFAULT_CI_THRESHOLD:
+        threshold = checkpoint.default_ci_threshold
     resolved = {
         "run": checkpoint.run,
         "checkpoint_sha256": checkpoint.sha256,
         "context_length": context_length,
+        "ci_threshold": threshold,
         "n_shards": default_n_shards() if config.n_shards is None else config.n_shards,
         "ci_noise": config.ci_noise and "ci_noise" in options,
         "bf16": config.bf16 and "bf16" in options,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.errors import counted
+from harvest_assets.viewer.words import SPD, Words
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
 _MAX_TICKS = 7
@@ -137,6 +138,7 @@ def ci_against_density(
     density: NDArray[np.float64],
     mean_ci: NDArray[np.float64],
     address: Callable[[float, float], str] | None = None,
+    words: Words = SPD,
 ) -> str:
     """The number of components by density and mean CI, both logarithmic, as shaded cells.
 
@@ -144,18 +146,20 @@ def ci_against_density(
         density: firings per token of each component.
         mean_ci: over all positions, of each component.
         address: the link of a cell, by its lowest and highest density.
+        words: what the values are called.
     """
     shown = (density > 0) & (mean_ci > 0)
     x, y = np.log10(density[shown]), np.log10(mean_ci[shown])
-    canvas = _Canvas(560, 240, "Mean causal importance against firing density")
+    canvas = _Canvas(560, 240, f"Mean {words.long} against firing density")
     low_x = min(-1, math.floor(x.min())) if len(x) else -6
     low_y = min(-1, math.floor(y.min())) if len(y) else -6
     canvas.x_axis(list(_decades(low_x, 0)), "density")
-    canvas.y_axis(list(_decades(low_y, 0)))
-    canvas.text(canvas.left + 6, _TOP + 10, "mean CI", "start")
+    high_y = max(0, math.ceil(y.max())) if len(y) else 0
+    canvas.y_axis(list(_decades(low_y, high_y)))
+    canvas.text(canvas.left + 6, _TOP + 10, f"mean {words.short}", "start")
     n_x, n_y = _CELLS
     cell_x = np.clip(((x - low_x) / -low_x * n_x).astype(np.int64), 0, n_x - 1)
-    cell_y = np.clip(((y - low_y) / -low_y * n_y).astype(np.int64), 0, n_y - 1)
+    cell_y = np.clip(((y - low_y) / (high_y - low_y) * n_y).astype(np.int64), 0, n_y - 1)
     counts = np.bincount(cell_x * n_y + cell_y, minlength=n_x * n_y)
     highest = math.log1p(int(counts.max(initial=1)))
     for cell in np.flatnonzero(counts).tolist():
@@ -163,30 +167,30 @@ def ci_against_density(
         count = int(counts[cell])
         level = math.ceil(_HEAT_LEVELS * math.log1p(count) / highest)
         start, stop = (10 ** (low_x - low_x * (column + end) / n_x) for end in (0, 1))
-        mean = 10 ** (low_y - low_y * (row + 0.5) / n_y)
+        mean = 10 ** (low_y + (high_y - low_y) * (row + 0.5) / n_y)
         components = counted(count, "component")
-        title = f"{components}: density about {_percent(start)}, mean CI {mean:.1g}"
+        title = f"{components}: density about {_percent(start)}, mean {words.short} {mean:.1g}"
         box = (column / n_x, row / n_y, (column + 1) / n_x, (row + 1) / n_y)
         shape = canvas.rect(f"heat heat{level}", box, title)
         canvas.parts.append(linked(shape, address and address(start, stop)))
     return canvas.svg()
 
 
-def ci_histogram(counts: NDArray[np.int64], label: str = "Histogram of causal importance") -> str:
+def ci_histogram(counts: NDArray[np.int64], words: Words = SPD) -> str:
     """The 64 bins of one component's causal importances, see `harvester.histogram`."""
-    canvas = _Canvas(560, 170, label)
+    canvas = _Canvas(560, 170, f"Histogram of {words.long}")
     edges = np.logspace(-6, 0, len(counts) - 1)  # of `harvester.histogram`, which loads torch
     total, highest = int(counts.sum()), max(1, int(counts.max()))
     n = len(counts)
     ticks = [((1 + k * 62 / 6) / n, _power(k - 6)) for k in range(6)]
-    canvas.x_axis([*ticks, ((n - 1) / n, "1")], "causal importance where it fires")
+    canvas.x_axis([*ticks, ((n - 1) / n, "1")], f"{words.long} where it fires")
     canvas.y_axis([(1.0, f"{highest / max(1, total):.0%}")])
     for b, count in enumerate(counts.tolist()):
         if count:
             start = "0" if b == 0 else f"{edges[b - 1]:.2g}"
             stop = "more" if b == n - 1 else f"{edges[b]:.2g}"
             firings = counted(count, "firing")
-            title = f"CI {start} to {stop}: {firings} ({_percent(count / total)})"
+            title = f"{words.short} {start} to {stop}: {firings} ({_percent(count / total)})"
             box = (b / n, 0, (b + 0.92) / n, count / highest)
             canvas.parts.append(canvas.rect("bar", box, title))
     return canvas.svg()

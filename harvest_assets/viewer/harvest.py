@@ -15,6 +15,7 @@ from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store.registry import owner_of
+from harvest_assets.viewer.words import Words, words_of
 from harvest_assets.wandb_client.run_name import parse_run
 
 if TYPE_CHECKING:
@@ -128,6 +129,11 @@ class Harvest(ABC):
             return parse_run(name).name.key
         except HarvestError:
             return name
+
+    @cached_property
+    def words(self) -> Words:
+        """What pages call the values of a component."""
+        return words_of(self.config)
 
     @property
     def has_informativeness(self) -> bool:

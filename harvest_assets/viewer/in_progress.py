@@ -54,7 +54,7 @@ class HarvestInProgress(Harvest):
         vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer, paths)
         super().__init__(
             paths.root.name,
-            plan.model_dump() | checkpoint.tokenizer.as_config(),
+            plan.model_dump() | checkpoint.tokenizer.as_config() | {"kind": checkpoint.kind},
             _frame(self._sum),
             n_tokens,
             vocabulary,

@@ -203,6 +203,7 @@ class Pages:
             lists = {
                 order: described["all_examples"].shown(order, 0, _EXPORTED_EXAMPLES)
                 for order in harvest.example_orders
+                if order in dict(example_choices(harvest))
             }
             firing = firing_rows(harvest, place, view.fires_by, _FIRING)
             components.append({**described, "lists": lists, "firing": firing})
@@ -253,7 +254,11 @@ class Pages:
         return {
             "density_chart": _svg(charts.density_histogram, density, address),
             "ci_chart": _svg(
-                charts.ci_against_density, density, harvest.frame["mean_ci"].to_numpy(), address
+                charts.ci_against_density,
+                density,
+                harvest.frame["mean_ci"].to_numpy(),
+                address,
+                harvest.words,
             ),
         }
 
@@ -273,8 +278,10 @@ def _place(harvest: Harvest, key: str) -> int:
 def _view(request: Request, *harvests: Harvest) -> ViewQuery:
     """The choices in an address, of which some harvests lack one."""
     view = ViewQuery.of(request.query_params)
-    is_there = view.examples in dict(example_choices(*harvests))
-    return view if is_there else dataclasses.replace(view, examples="sample")
+    if view.examples not in dict(example_choices(*harvests)):
+        view = dataclasses.replace(view, examples="sample")
+    has_second = all(harvest.words.second for harvest in harvests)
+    return view if has_second else dataclasses.replace(view, shade="ci")
 
 
 def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
@@ -289,7 +296,7 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "portrait": portrait,
         "meaning": meaning(harvest, place),
         "view": view,
-        "chart": None if histogram is None else _svg(charts.ci_histogram, histogram),
+        "chart": None if histogram is None else _svg(charts.ci_histogram, histogram, harvest.words),
         "reads": token_rows(harvest, place, "input", view.reads_by, k),
         "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
         "all_examples": examples,
@@ -302,7 +309,12 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in harvest.config.items() if value is not None]
+    """Names and values; structures are for programs that read `config.json`."""
+    return [
+        (name, value)
+        for name, value in harvest.config.items()
+        if value is not None and name != "dictionaries"
+    ]
 
 
 def _differing(one: Harvest, other: Harvest) -> list[tuple[str, Any, Any]]:

@@ -55,11 +55,11 @@ def example_choices(*harvests: Harvest) -> list[tuple[ExampleChoice, str]]:
     """The choices of examples that all harvests have, with their names on the page."""
     names: dict[ExampleChoice, str] = {
         "sample": "random",
-        "ci": "highest CI",
-        "activation": "largest activation",
+        "ci": f"highest {harvests[0].words.short}",
+        "activation": f"largest {harvests[0].words.second}",
         "intervals": "by interval",
     }
-    if not all("activation" in harvest.example_orders for harvest in harvests):
+    if not all("activation" in it.example_orders and it.words.second for it in harvests):
         del names["activation"]
     return list(names.items())
 

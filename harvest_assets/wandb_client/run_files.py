@@ -12,7 +12,7 @@ from pathlib import Path
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.wandb_client.files import download_files, list_files
-from harvest_assets.wandb_client.run_name import RunName, RunReference
+from harvest_assets.wandb_client.run_name import DICTIONARIES, RunName, RunReference
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class RunFiles:
 
     Args:
         name: what the run is called.
-        config: its `final_config.yaml`, or one of the other `CONFIGS`.
-        checkpoint: the state dict.
+        config: its `final_config.yaml`, or one of the other `CONFIGS`, or `dictionaries.yaml`.
+        checkpoint: the state dict; of dictionaries, which name their files, the config again.
         step: the number in the checkpoint's name, None if it has none.
     """
 
@@ -138,10 +138,19 @@ def _fetch_named(name: RunName, step: int | None) -> RunFiles:
 
 def _files_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
     names = _file_names(folder)
+    if DICTIONARIES in names:
+        return _dictionaries_in(name, folder, step)
     config, checkpoint = config_of(names), _checkpoint_in(folder, step)
     if config is None or checkpoint is None:
         raise _incomplete(str(folder), [*names, *_folder_names(folder)], step)
     return RunFiles(name, folder / config, folder / checkpoint, checkpoint_step(checkpoint))
+
+
+def _dictionaries_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
+    config = folder / DICTIONARIES
+    if step is not None:
+        raise HarvestError(f"{config} has no training steps: leave out the step {step}.")
+    return RunFiles(name, config, config, None)
 
 
 def _checkpoint_in(folder: Path, step: int | None) -> str | None:

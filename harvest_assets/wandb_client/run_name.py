@@ -13,6 +13,7 @@ from harvest_assets.errors import HarvestError
 
 LOCAL_ENTITY = "local"
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
+DICTIONARIES = "dictionaries.yaml"  # makes a folder a run
 
 _RUN_ID = re.compile(r"(?:[A-Za-z0-9]-)?[a-z0-9]{8}")
 _PREFIX = re.compile(r"(?:\s*wandb:)*")
@@ -160,6 +161,8 @@ def _existing_path(text: str) -> Path | None:
     """The run directory or checkpoint file, absolute, if there is one at this path."""
     try:
         path = Path(text).expanduser().absolute()
+        if path.name == DICTIONARIES and path.is_file():
+            path = path.parent
         is_run = path.is_dir() or (path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
     except (OSError, RuntimeError, ValueError):
         return None

@@ -97,6 +97,7 @@ class TinyDictionary:
     tokenizer_name: str
     max_context_length: int | None = 32
     default_context_length: int = N_CTX
+    default_ci_threshold: float = 1e-6
     tokenizer_vocab_size: int = VOCAB
 
     @classmethod

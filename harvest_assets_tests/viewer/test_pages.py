@@ -432,6 +432,12 @@ def test_what_the_original_harvester_wrote(reference_runs, out_dir, monkeypatch)
         assert client.get(where).status_code == 200
 
 
+def test_values_above_one_have_a_place_in_the_chart():
+    svg = charts.ci_against_density(np.array([0.5, 0.1]), np.array([20.0, 0.01]))
+    assert "10²" in svg
+    assert "mean CI 2e+01" in svg or "mean CI 3e+01" in svg
+
+
 def test_the_bins_of_a_chart_are_the_harvesters():
     counts = np.arange(64)
     svg = charts.ci_histogram(counts)

@@ -30,6 +30,7 @@ from harvest_assets.decompositions.spd.identity_layers import insert_identities
 from harvest_assets.decompositions.spd.noise import noisy, row_noise
 from harvest_assets.decompositions.spd.run_config import RunConfig
 from harvest_assets.decompositions.spd.sigmoids import LOWER_LEAKY
+from harvest_assets.decompositions.spd.target_outputs import context_limit, logits_of
 from harvest_assets.decompositions.spd.target_weights import load_target_weights
 from harvest_assets.decompositions.spd.targets import build_target
 from harvest_assets.errors import HarvestError
@@ -172,7 +173,7 @@ class DecomposedModel:
                 noise = row_noise(tokens, self._n_components, self.device)
             with self._caught_inputs(answers, noise):
                 output = self._target(tokens.to(self.device))
-            logits = _logits(output, self._output_attr, tuple(tokens.shape))
+            logits = logits_of(output, self._output_attr, tuple(tokens.shape))
             probs = logits.float().softmax(dim=-1)
             del output, logits
             if self._global_ci is not None:
@@ -350,32 +351,7 @@ def _by_position(
     return given.reshape(*shape, *width)
 
 
-def _logits(output: Any, attribute: str | None, shape: tuple[int, ...]) -> torch.Tensor:
-    """Logits [B, S, vocab] out of the target's output: itself, by index, or by attribute."""
-    logits: Any = output
-    if attribute is not None:
-        try:
-            is_index = attribute.startswith("idx_")
-            logits = output[int(attribute[4:])] if is_index else getattr(output, attribute)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            logits = None
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape[:-1]) != shape:
-        spelled = "null" if attribute is None else repr(attribute)
-        raise HarvestError(
-            f"pretrained_model_output_attr {spelled} does not take logits [batch, pos, vocab] "
-            f"from the target's output, which is a {type(output).__name__}; it must be null, "
-            "idx_<n> or the name of an attribute (output_extract: null, n or the name)."
-        )
-    return logits
-
-
 def _max_context_length(target: nn.Module, global_ci: GlobalCIFunction | None) -> int | None:
     """Tokens that both the target and the CI function read at once."""
-    config = getattr(target, "config", None)
-    limits = [global_ci.max_context_length if global_ci else None]
-    for owner, name in ((target, "max_context_length"), (config, "max_position_embeddings")):
-        value = getattr(owner, name, None)
-        if isinstance(value, int):
-            limits.append(value)
-            break
+    limits = (context_limit(target), global_ci.max_context_length if global_ci else None)
     return min((limit for limit in limits if limit is not None), default=None)

@@ -14,6 +14,7 @@ from harvest_assets.decompositions.verified_files import are_unchanged, check_un
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Older, Record
 from harvest_assets.files.stamps import Stamp, stamps_of
+from harvest_assets.settings import DEFAULT_CI_THRESHOLD
 from harvest_assets.wandb_client.run_files import RunFiles
 
 if TYPE_CHECKING:
@@ -129,6 +130,11 @@ class RunCheckpoint:
     def n_components(self) -> int:
         """Components of all layers."""
         return sum(c for _, c in self.layers)
+
+    @property
+    def default_ci_threshold(self) -> float:
+        """See `Decomposition`."""
+        return DEFAULT_CI_THRESHOLD
 
     def is_of(self, files: RunFiles) -> bool:
         """See `Decomposition`."""

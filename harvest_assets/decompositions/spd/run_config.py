@@ -55,6 +55,43 @@ class DataConfig(_Section):
     streaming: bool = False
     dataset_seed: int | None = pydantic.Field(default=None, ge=0, lt=1 << 63)
 
+    def spec(
+        self,
+        dataset_name: str,
+        tokenizer_name: str,
+        seed: int,
+        context_length: int | None,
+        *,
+        special_tokens: bool = True,
+    ) -> DataSpec:
+        """The rows that these settings describe.
+
+        Args:
+            dataset_name: where the dataset is.
+            tokenizer_name: of text.
+            seed: of the run, where the data have none of their own.
+            context_length: tokens of a row; None: as in training.
+            special_tokens: whether text gets the special tokens that the tokenizer adds by itself.
+
+        Raises:
+            HarvestError: `context_length` is below 1.
+        """
+        if context_length is not None and context_length < 1:
+            raise HarvestError(f"context_length is {context_length}; a row has at least one token.")
+        return DataSpec(
+            dataset_name=dataset_name,
+            train_data_split=self.train_data_split,
+            column_name=self.column_name,
+            is_tokenized=self.is_tokenized,
+            streaming=self.streaming,
+            buffer_size=self.buffer_size,
+            shuffle_each_epoch=self.shuffle_each_epoch,
+            seed=seed if self.dataset_seed is None else self.dataset_seed,
+            tokenizer_name=tokenizer_name,
+            n_ctx=self.max_seq_len if context_length is None else context_length,
+            special_tokens=special_tokens,
+        )
+
 
 class RunConfig(_Section):
     """What a harvest needs to know of the run."""
@@ -139,20 +176,11 @@ class RunConfig(_Section):
         Raises:
             HarvestError: `context_length` is below 1.
         """
-        task = self.task_config
-        if context_length is not None and context_length < 1:
-            raise HarvestError(f"context_length is {context_length}; a row has at least one token.")
-        return DataSpec(
-            dataset_name=task.dataset_name,
-            train_data_split=task.train_data_split,
-            column_name=task.column_name,
-            is_tokenized=task.is_tokenized,
-            streaming=task.streaming,
-            buffer_size=task.buffer_size,
-            shuffle_each_epoch=task.shuffle_each_epoch,
-            seed=self.seed if task.dataset_seed is None else task.dataset_seed,
-            tokenizer_name=self.tokenizer_name,
-            n_ctx=task.max_seq_len if context_length is None else context_length,
+        return self.task_config.spec(
+            self.task_config.dataset_name,
+            self.tokenizer_name,
+            self.seed,
+            context_length,
             special_tokens=self.special_tokens,
         )
 

@@ -85,7 +85,8 @@ function help() {
 function showTip(token) {
   const [ci, act, id] = token.dataset.v.split(" ");
   if (id === "-1") return hideTip();
-  tip.textContent = `CI ${ci}   activation ${act}   token ${id}`;
+  const both = document.getElementById("main").hasAttribute("data-two-values");
+  tip.textContent = `${both ? `CI ${ci}   ` : ""}activation ${act}   token ${id}`;
   tip.hidden = false;
   const box = token.getBoundingClientRect();
   const left = Math.min(Math.max(4, box.left), innerWidth - tip.offsetWidth - 4);

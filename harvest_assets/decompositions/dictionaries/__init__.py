@@ -1,0 +1,1 @@
+"""Sparse autoencoders and transcoders over the modules of one target model."""
