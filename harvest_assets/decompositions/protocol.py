@@ -20,7 +20,8 @@ To add a kind:
 
 1. Write a class with the members of `Decomposition`, in a folder of its own. An instance describes
    one run: paths, sizes and digests, no tensors. `spd/run_checkpoint.py` is an example.
-2. `recognises` decides by a key or value of the run's config that only this kind has.
+2. `recognises` decides by a key or value of the run's config that only this kind has, or by the
+   file's name.
 3. `verify` opens the files completely, so that a fault is found before hours of work. `open_model`
    opens them in each shard, and refuses files that have changed since (`verified_files.py`).
 4. `write` stores the instance as `run_checkpoint.json`, with its `kind` under that key; `open`

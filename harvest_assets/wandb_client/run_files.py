@@ -56,6 +56,8 @@ def fetch_run(reference: RunReference, step: int | None = None) -> RunFiles:
     """
     if reference.path is None:
         return _fetch_named(reference.name, step)
+    if (reference.path / DICTIONARIES).is_file():
+        return _dictionaries_in(reference.name, reference.path, step)
     if reference.path.is_dir():
         return _files_in(reference.name, reference.path, step)
     return _files_of_checkpoint(reference.name, reference.path, step)
@@ -138,8 +140,6 @@ def _fetch_named(name: RunName, step: int | None) -> RunFiles:
 
 def _files_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
     names = _file_names(folder)
-    if DICTIONARIES in names:
-        return _dictionaries_in(name, folder, step)
     config, checkpoint = config_of(names), _checkpoint_in(folder, step)
     if config is None or checkpoint is None:
         raise _incomplete(str(folder), [*names, *_folder_names(folder)], step)

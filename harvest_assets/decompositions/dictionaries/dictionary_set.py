@@ -15,7 +15,12 @@ from harvest_assets.decompositions.dictionaries.config import (
     load_config,
     resolved,
 )
-from harvest_assets.decompositions.dictionaries.formats import FORMATS, Format, format_of
+from harvest_assets.decompositions.dictionaries.formats import (
+    FORMATS,
+    Format,
+    FormatName,
+    format_of,
+)
 from harvest_assets.decompositions.dictionaries.hub import fetch_folder
 from harvest_assets.decompositions.dictionaries.target import TargetFiles, find_target
 from harvest_assets.decompositions.protocol import matching_layers
@@ -62,7 +67,7 @@ class Dictionary:
     path: str
     folder: str
     cross_layer: int | None
-    format: str
+    format: FormatName
     architecture: str
     activation: str
     reads_rows: bool

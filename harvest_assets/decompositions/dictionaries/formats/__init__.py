@@ -1,19 +1,22 @@
 """The file formats of dictionaries, recognised by the files in a folder.
 
-To add one, write a module with a function `(folder, layer) -> Encoder` and add a line to `FORMATS`.
+To add one, write a module with a function `open_encoder(folder, layer) -> Encoder` and add a line
+with the module's name to `FORMATS`, and the name to `FormatName`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
     from harvest_assets.decompositions.dictionaries.encoder import Encoder
+
+FormatName = Literal["sae_lens", "sparsify", "encoder_pt", "circuit_tracer"]
 
 
 @dataclass(frozen=True)
@@ -21,51 +24,33 @@ class Format:
     """One format.
 
     Args:
-        name: as results record it.
+        name: of its module, as results record it.
         files: names of the files that are read; `{layer}` is the layer of a cross-layer transcoder.
-        open: reads them.
     """
 
-    name: str
+    name: FormatName
     files: tuple[str, ...]
-    open: Callable[[Path, int | None], Encoder]
 
     def paths(self, folder: Path, layer: int | None) -> tuple[Path, ...]:
         """The files that are read."""
         return tuple(folder / name.format(layer=layer) for name in self.files)
 
+    def open(self, folder: Path, layer: int | None) -> Encoder:
+        """The encoder in a folder.
 
-def _sae_lens(folder: Path, layer: int | None) -> Encoder:
-    from harvest_assets.decompositions.dictionaries.formats.sae_lens import open_sae_lens
-
-    return open_sae_lens(folder, layer)
-
-
-def _sparsify(folder: Path, layer: int | None) -> Encoder:
-    from harvest_assets.decompositions.dictionaries.formats.sparsify import open_sparsify
-
-    return open_sparsify(folder, layer)
-
-
-def _encoder_pt(folder: Path, layer: int | None) -> Encoder:
-    from harvest_assets.decompositions.dictionaries.formats.encoder_pt import open_encoder_pt
-
-    return open_encoder_pt(folder, layer)
-
-
-def _circuit_tracer(folder: Path, layer: int | None) -> Encoder:
-    from harvest_assets.decompositions.dictionaries.formats.circuit_tracer import (
-        open_circuit_tracer,
-    )
-
-    return open_circuit_tracer(folder, layer)
+        Raises:
+            HarvestError: a file is damaged, does not fit, or is of a kind that is not supported.
+        """
+        module = import_module(f"{__name__}.{self.name}")  # only now, for it loads torch
+        encoder: Encoder = module.open_encoder(folder, layer)
+        return encoder
 
 
 FORMATS = (
-    Format("sae_lens", ("cfg.json", "sae_weights.safetensors"), _sae_lens),
-    Format("sparsify", ("cfg.json", "sae.safetensors"), _sparsify),
-    Format("encoder_pt", ("config.json", "encoder.pt"), _encoder_pt),
-    Format("circuit_tracer", ("W_enc_{layer}.safetensors",), _circuit_tracer),
+    Format("sae_lens", ("cfg.json", "sae_weights.safetensors")),
+    Format("sparsify", ("cfg.json", "sae.safetensors")),
+    Format("encoder_pt", ("config.json", "encoder.pt")),
+    Format("circuit_tracer", ("W_enc_{layer}.safetensors",)),
 )
 
 

@@ -9,7 +9,7 @@ from harvest_assets.decompositions.dictionaries.encoder import Encoder
 from harvest_assets.decompositions.dictionaries.weights import Weights
 
 
-def open_circuit_tracer(folder: Path, layer: int | None) -> Encoder:
+def open_encoder(folder: Path, layer: int | None) -> Encoder:
     """Open the encoder of one layer: a JumpReLU where it has thresholds, else a ReLU.
 
     Raises:

@@ -35,7 +35,7 @@ class _Config(FormatConfig):
     input_unit_norm: bool = False
 
 
-def open_encoder_pt(folder: Path, layer: int | None) -> Encoder:
+def open_encoder(folder: Path, layer: int | None) -> Encoder:
     """Open a transcoder, an autoencoder, or one layer of a cross-layer transcoder.
 
     Raises:

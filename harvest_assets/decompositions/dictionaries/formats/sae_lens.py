@@ -70,7 +70,7 @@ class _Config(FormatConfig):
         return centers and self.hook_name.endswith(_CENTERED_HOOKS)
 
 
-def open_sae_lens(folder: Path, layer: int | None) -> Encoder:
+def open_encoder(folder: Path, layer: int | None) -> Encoder:
     """Open a sparse autoencoder or transcoder.
 
     Raises:

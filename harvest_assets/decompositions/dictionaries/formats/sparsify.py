@@ -35,7 +35,7 @@ class _Config(FormatConfig):
         return self.num_latents or self.d_in * self.expansion_factor
 
 
-def open_sparsify(folder: Path, layer: int | None) -> Encoder:
+def open_encoder(folder: Path, layer: int | None) -> Encoder:
     """Open a sparse coder, an autoencoder or a transcoder.
 
     Raises:
