@@ -295,7 +295,7 @@ def test_the_commands(paths: HarvestLayout, tmp_path: Path):
     assert "1 label" in result.output
     assert "x:1" in result.output
     result = CliRunner().invoke(cli, ["labels", "import", "s-1", str(file), "--json"])
-    assert json.loads(result.output)["unknown_keys"] == ["x:1"]
+    assert json.loads(result.stdout)["unknown_keys"] == ["x:1"]
     exported = tmp_path / "all.json"
     result = CliRunner().invoke(cli, ["labels", "export", "s-1", str(exported)])
     assert result.exit_code == 0, result.output
