@@ -248,24 +248,25 @@ class _Export:
 
     def _rows(self, counts: CorrelationStorage) -> Iterator[tuple[Any, ...]]:
         firings = dict(zip(counts.component_keys, counts.count_i.tolist(), strict=True))
-        threshold = np.float32(self._source.plan.ci_threshold)
+        threshold = _between_float32(self._source.plan.ci_threshold)
         file, digest = self._source.paths.components, hashlib.sha256()
         with file.open("rb", buffering=1 << 20) as content:
             for line in lines_of(file, content):
                 digest.update(line)
                 component = parse_component(file, line)
-                if component.component_key not in firings:
+                n = firings.get(component.component_key, 0)
+                if not 0 < n <= counts.count_total:
                     raise HarvestError(
-                        f"{file} has a component that {self._source.paths.component_correlations} "
-                        f"lacks: {component.component_key[:200]}."
+                        f"{file} has the component {component.component_key[:200]!r}, which did "
+                        f"not fire by {self._source.paths.component_correlations.name}; run "
+                        f"harvest-assets verify {self._source.paths.root.name}."
                     )
-                density = firings[component.component_key] / counts.count_total
-                yield _row(component, density, threshold)
+                yield _row(component, n / counts.count_total, threshold)
                 self._advance(len(line))
         self._source.check(file, digest.hexdigest())
 
 
-def _row(component: ComponentData, firing_density: float, threshold: np.float32) -> tuple[Any, ...]:
+def _row(component: ComponentData, firing_density: float, threshold: float) -> tuple[Any, ...]:
     """A row of `components`.
 
     The mean activation is left out: no harvest of ours sums activations over all tokens.
@@ -283,20 +284,32 @@ def _row(component: ComponentData, firing_density: float, threshold: np.float32)
     )
 
 
-def _example(example: ActivationExample, threshold: np.float32) -> dict[str, Any]:
+def _example(example: ActivationExample, threshold: float) -> dict[str, Any]:
     """An example without the places outside its row."""
-    inside = [place for place, token in enumerate(example.token_ids) if token >= 0]
-    inner = slice(inside[0], inside[-1] + 1) if inside else slice(0)
-    ci = example.ci_values[inner]
+    ids, ci, acts = example.token_ids, example.ci_values, example.component_acts
+    if ids and (ids[0] < 0 or ids[-1] < 0):
+        inner = _inside(ids)
+        ids, ci, acts = ids[inner], ci[inner], acts[inner]
     return {
-        "token_ids": example.token_ids[inner],
-        # As when they were counted, in float32: decimal digits may fall on the other side.
-        "firings": (np.asarray(ci, np.float32) > threshold).tolist(),
-        "activations": {
-            "causal_importance": ci,
-            "component_activation": example.component_acts[inner],
-        },
+        "token_ids": ids,
+        "firings": [value > threshold for value in ci],
+        "activations": {"causal_importance": ci, "component_activation": acts},
     }
+
+
+def _inside(token_ids: list[int]) -> slice:
+    """The places from the first token to the last, without the padding around them."""
+    places = [place for place, token in enumerate(token_ids) if token >= 0]
+    return slice(places[0], places[-1] + 1) if places else slice(0)
+
+
+def _between_float32(threshold: float) -> float:
+    """A number between a threshold in float32 and the next float32.
+
+    Firings were counted in float32; digits that restore a float32 may lie beside it.
+    """
+    below = np.float32(threshold)
+    return (float(below) + float(np.nextafter(below, np.float32(np.inf)))) / 2
 
 
 def _pmi(tokens: ComponentTokenPMI) -> dict[str, list[tuple[int, float]]]:

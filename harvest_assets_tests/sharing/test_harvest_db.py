@@ -215,6 +215,14 @@ def test_a_damaged_file_is_refused_by_name(name: str, paths: HarvestLayout, tmp_
     assert file.name in refused(tmp_path / "handed")
 
 
+def test_files_that_do_not_belong_together_are_refused(paths: HarvestLayout, tmp_path: Path):
+    counts = CorrelationStorage.load(paths.component_correlations)
+    counts.count_i[counts.component_keys.index(KEY)] = 0
+    digest = counts.save(paths.component_correlations)
+    manifest.record(paths, paths.component_correlations, plan_of(paths), digest)
+    assert KEY in refused(tmp_path / "handed")
+
+
 def test_an_interrupted_export_leaves_nothing(paths: HarvestLayout, tmp_path: Path):
 
     def interrupt(_activity: str, done: int, total: int) -> None:
