@@ -19,6 +19,7 @@ from harvest_assets.errors import counted
 
 
 @click.command(
+    short_help="Write a finished harvest for other programs.",
     help=f"""Write a finished harvest into FOLDER in a form that other programs read.
 
 \b

@@ -138,7 +138,7 @@ class _Source:
             raise HarvestError("\n       ".join(problems))
         try:
             kind = read_json(paths.config).get("kind", "spd")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise HarvestError(f"{paths.config} cannot be read: {reason_of(error)}.") from error
         if kind != "spd":
             raise HarvestError(
