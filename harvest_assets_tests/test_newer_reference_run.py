@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from harvest_assets.cli.main import cli
 from harvest_assets.decompositions.spd.model import open_model
 from harvest_assets.decompositions.spd.run_config import load_run_config
+from harvest_assets_tests.sharing.harvest_db_reader import HarvestDb, last_folder, read
 
 RUN = "local/spd/s-5d000001"
 CACHED = ("runs/spd-s-5d000001", "pretrain_cache/spd-t-5d00aaaa")
@@ -39,6 +43,23 @@ def harvested(reference_runs: Path, tmp_path_factory: pytest.TempPathFactory) ->
         timeout=280,
     )
     return folder / "out/harvest/s-5d000001"
+
+
+@pytest.fixture(scope="module")
+def exported(harvested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The harvest in the form that its own program writes."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPD_OUT_DIR", str(harvested.parent.parent))
+        command = ["export", harvested.name, str(folder), "--format", "harvest-db"]
+        done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    return last_folder(folder)
+
+
+@pytest.fixture
+def genuine(reference_runs: Path) -> Path:
+    return last_folder(reference_runs / "harvest_db/s-5d000001")
 
 
 @pytest.fixture
@@ -115,3 +136,74 @@ def test_some_layers_of_a_global_function_are_a_part_of_all(opened: Any, referen
         (part(tokens).component_acts, whole(tokens).component_acts),
     ):
         torch.testing.assert_close(mine, all_of_them[..., columns], rtol=0, atol=1e-6)
+
+
+def test_harvest_db_is_that_of_its_program(exported: Path, genuine: Path):
+    ours, theirs = read(exported), read(genuine)
+    assert ours.schema == theirs.schema
+    assert ours.stored == theirs.stored
+    assert ours.config.keys() == theirs.config.keys()
+    chosen = ("activation_examples_per_component", "max_examples_per_batch_per_component")
+    for name in ours.config.keys() - set(chosen):  # the harvest keeps 20 examples
+        assert ours.config[name] == theirs.config[name]
+    assert list(ours.components) == list(theirs.components)
+    assert len(theirs.components) == N_COMPONENTS - 3
+    for key, row in theirs.components.items():
+        mine = ours.components[key]
+        for name in ("layer", "component_idx", "firing_density"):
+            assert mine[name] == row[name]
+        found, expected = (it["mean_activations"]["causal_importance"] for it in (mine, row))
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        for example in (*mine["activation_examples"], *row["activation_examples"]):
+            values = [example["token_ids"], example["firings"], *example["activations"].values()]
+            assert len({len(it) for it in values}) == 1
+            assert list(example["activations"]) == ["causal_importance", "component_activation"]
+        # The program leaves the lower ends of the input lists empty.
+        lists = (("input_token_pmi", "top"), ("output_token_pmi", "top"))
+        for name, end in (*lists, ("output_token_pmi", "bottom")):
+            found, expected = mine[name][end], row[name][end]
+            assert [it[1] for it in found] == pytest.approx([it[1] for it in expected], abs=1e-3)
+            for token, value in found:
+                assert value == pytest.approx(dict(expected).get(token, value), abs=1e-3)
+
+
+def test_count_files_are_those_of_its_program(exported: Path, genuine: Path):
+    for name in ("component_correlations.pt", "token_stats.pt"):
+        ours, theirs = (torch.load(it / name, weights_only=True) for it in (exported, genuine))
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(
+                    ours[key].double(), value.double(), rtol=1e-4, atol=1e-6, msg=key
+                )
+            else:
+                assert ours[key] == value
+
+
+def windows(rows: np.ndarray, width: int) -> np.ndarray:
+    """All windows of a width that lie in one row."""
+    found = np.lib.stride_tricks.sliding_window_view(rows, width, axis=1)
+    return found.reshape(-1, width)
+
+
+def test_exported_examples_say_who_fired(exported: Path, reference_runs: Path):
+    """Each is a window of a row, with the firings that its program saw there."""
+    activations = reference_runs / "activations"
+    tokens = torch.load(activations / f"{RUN[-10:]}.batches.pt", weights_only=True)
+    rows = tokens.numpy().reshape(-1, N_CTX)
+    packed = np.load(activations / f"{RUN[-10:]}.firings.npz")
+    shape = tuple(packed["shape"])
+    fired = np.unpackbits(packed["packed"])[: np.prod(shape)].reshape(len(rows), N_CTX, -1)
+    flat = load(reference_runs / "expected/s-5d000001", "component_correlations.pt")
+    found: HarvestDb = read(exported)
+    widths = set()
+    for c, key in enumerate(flat["component_keys"]):
+        for example in found.components.get(key, {"activation_examples": []})[
+            "activation_examples"
+        ][:3]:
+            width = len(example["token_ids"])
+            widths.add(width)
+            here = (windows(rows, width) == example["token_ids"]).all(1)
+            seen = windows(fired[:, :, c], width)[here].astype(bool)
+            assert (seen == example["firings"]).all(1).any()
+    assert min(widths) < max(widths) == 21

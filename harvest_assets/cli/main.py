@@ -32,6 +32,7 @@ from harvest_assets.cli.common_options import EXIT_STATUSES, HELP_SETTINGS
         "unpack",
         "push",
         "pull",
+        "export",
         "clean",
         "completion",
     ),
@@ -59,6 +60,7 @@ def cli() -> None:
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`
+      harvest-assets export RUN FOLDER   a finished harvest in a form that other programs read
       harvest-assets clean               delete files that are no longer needed
       harvest-assets completion SHELL    what bash, zsh or fish needs to complete all this
 

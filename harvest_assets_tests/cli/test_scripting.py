@@ -217,6 +217,7 @@ for command, words in (
     (cli, f"register {run} local/spd/s-bbbb2222 --out_name z"), (cli, "unregister a,b"),
     (cli, "clean --older-than 3y"), (cli, "view a,b/c"), (cli, "view --port -1"),
     (cli, "ui --port 70000"), (cli, "verify nosuch"), (cli, "status nosuch"), (cli, "pack nosuch"),
+    (cli, "export nosuch x --format harvest-db"),
     (cli, "unpack x --out-name ../x"), (cli, "pull ftp://x"), (cli, "push nosuch ftp://x"),
     (cli, "push nosuch wandb://a/b/c --private"), (cli, "completion tcsh"),
     (spd_harvest_command, f"{run} --n_batches 0"), (spd_harvest_command, "a,b/c/d"),

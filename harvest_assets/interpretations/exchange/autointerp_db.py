@@ -118,8 +118,6 @@ def write(path: Path, history: History, run: str) -> int:
 
     now = history.current()
     labelled = now.filter(pl.col("label").is_not_null())
-    _, scores, _ = history.of_this_checkpoint()
-    newest = scores.unique(["component_key", "method"], keep="last", maintain_order=True).to_dicts()
     with atomic_path(path) as temporary, closing(sqlite3.connect(temporary)) as database:
         database.executescript(_SCHEMA)
         database.executemany(
@@ -129,21 +127,25 @@ def write(path: Path, history: History, run: str) -> int:
                 for row in labelled.to_dicts()
             ],
         )
-        database.executemany(
-            "INSERT INTO scores VALUES (?, ?, ?, ?)",
-            [
-                (
-                    row["component_key"],
-                    row["method"],
-                    row["score"],
-                    json.dumps({name: row[name] for name in _DETAILS}),
-                )
-                for row in newest
-            ],
-        )
+        database.executemany("INSERT INTO scores VALUES (?, ?, ?, ?)", score_rows(history))
         database.execute("INSERT INTO config VALUES ('run', ?)", (json.dumps(run),))
         database.commit()
     return len(now)
+
+
+def score_rows(history: History) -> list[tuple[str, str, float, str]]:
+    """The newest score of each component and method, as rows of the table `scores`."""
+    _, scores, _ = history.of_this_checkpoint()
+    newest = scores.unique(["component_key", "method"], keep="last", maintain_order=True)
+    return [
+        (
+            row["component_key"],
+            row["method"],
+            row["score"],
+            json.dumps({name: row[name] for name in _DETAILS}),
+        )
+        for row in newest.to_dicts()
+    ]
 
 
 def _word(confidence: float | None) -> str:

@@ -1,0 +1,76 @@
+"""`harvest-assets export RUN FOLDER`: a finished harvest in a form that other programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harvest_assets.cli.common_options import (
+    RUN_OR_HARVEST_HELP,
+    complete_harvest,
+    debug_option,
+    json_option,
+)
+from harvest_assets.cli.errors import errors_reported
+from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.invocation import current
+from harvest_assets.errors import counted
+
+
+@click.command(
+    short_help="Write a finished harvest for other programs.",
+    help=f"""Write a finished harvest into FOLDER in a form that other programs read.
+
+\b
+  harvest-db    FOLDER/h-YYYYMMDD_HHMMSS/ of SPD's newer code: harvest.db (SQLite, with the scores
+                of components), component_correlations.pt, token_stats.pt; of SPD runs only
+
+It appears complete or not at all, and nothing is overwritten.
+
+{RUN_OR_HARVEST_HELP}
+""",
+)
+@click.argument("run", shell_complete=complete_harvest)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--format",
+    "name",
+    type=click.Choice(("harvest-db",)),
+    required=True,
+    help="The form that is written.",
+)
+@json_option
+@debug_option
+def export(run: str, folder: Path, name: str, *, debug: bool) -> None:
+    """Write a finished harvest in a form that other programs read."""
+    with errors_reported(debug=debug):
+        paths = harvest_to_read(run)
+
+        from rich.filesize import decimal
+
+        from harvest_assets.cli.transfer_bar import transfer_bar
+        from harvest_assets.interpretations.exchange.autointerp_db import score_rows
+        from harvest_assets.interpretations.storage import Interpretations
+        from harvest_assets.sharing import harvest_db
+
+        history = Interpretations(paths).history()
+        for problem in history.problems:
+            click.echo(f"warning: {problem}", err=True)
+        with transfer_bar() as watch:
+            written = harvest_db.export(paths, folder, score_rows(history), watch)
+        current().result = {
+            "harvest": paths.root.name,
+            "path": str(written.folder),
+            "format": name,
+            "components": written.n_components,
+            "scores": written.n_scores,
+            "n_bytes": written.n_bytes,
+        }
+        if not written.has_correlations:
+            click.echo("warning: co-firings were not counted, so their file is left out.", err=True)
+        click.echo(
+            f"{written.folder} holds {counted(written.n_components, 'component')} and "
+            f"{counted(written.n_scores, 'score')} of {paths.root.name} "
+            f"({decimal(written.n_bytes)})."
+        )
