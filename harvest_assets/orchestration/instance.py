@@ -19,7 +19,7 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
-from harvest_assets.store.registry import registration_of
+from harvest_assets.store.registry import registration_of, release_folder
 from harvest_assets.system.gpus import shards_at_once
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
@@ -159,11 +159,13 @@ def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
         close = difflib.get_close_matches(key, known, n=3)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
         raise HarvestError(f"{key} is not registered.{meant}")
-    paths = registration_of(key).layout
+    registration = registration_of(key)
+    paths = registration.layout
     if is_held(paths.harvest_lease):
         raise HarvestError(f"{key} is being harvested ({paths.harvest_lease}); end that first.")
     instance.delete_dynamic_partition(RUN_DIMENSION, key)
     if not paths.root.exists():
+        release_folder(registration)
         return None
     with suppress(OSError):  # the folder may be read-only
         paths.unregistered.touch()

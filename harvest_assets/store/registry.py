@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -120,6 +120,11 @@ def store_registration(registration: Registration) -> None:
     if registration != default or file.exists():
         path = registration.reference.path
         _RECORD.write(file, _Entry(str(path) if path else None, registration.out_name))
+
+
+def release_folder(registration: Registration) -> None:
+    """Forget the folder chosen for a harvest that was not begun; where its run is stays known."""
+    store_registration(replace(registration, out_name=registration.harvest.default_folder))
 
 
 def registration_of(key: str) -> Registration:
