@@ -173,13 +173,28 @@ def _exists(registration: Registration) -> bool:
 
 
 def _check_not_moved(registration: Registration, known: Registration) -> None:
-    """Refuse an empty folder for a further harvest that exists in another one."""
-    moved = registration.out_name != known.out_name and owner_of(registration.layout) is None
-    if moved and registration.name is not None and _exists(known):
+    """Refuse a second folder for a harvest that has one.
+
+    Version 0.1 made a run's first harvest in several folders; each of those may be chosen.
+    """
+    if registration.out_name == known.out_name:
+        return
+    paths = registration.layout
+    if owner_of(paths) is None:
+        is_elsewhere = registration.name is not None and _exists(known)
+    else:
+        is_copy = registration.name is not None or _was_received(paths)
+        is_elsewhere = is_copy and owner_of(known.layout) == known.key
+    if is_elsewhere:
         raise HarvestError(
-            f"The harvest {registration.key} is in {known.layout.root}; leave out --out-name, or "
-            "give another harvest another @name."
+            f"The harvest {registration.key} is in {known.layout.root}, not in {paths.root}; use "
+            "its name without --out-name, or give another harvest another @name."
         )
+
+
+def _was_received(paths: HarvestLayout) -> bool:
+    """Whether a folder holds the results of a harvest that was not made there."""
+    return paths.manifest.exists() and not paths.token_rows.exists()
 
 
 def check_owner(registration: Registration) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
@@ -98,7 +100,18 @@ class TestMaking:
         HarvestLayout.of("s-aaaa1111@dense").root.rename(HarvestLayout.of("mine").root)
         assert key_and_folder(f"{RUN}@dense", "mine") == (f"{RUN}@dense", "mine")
 
-    def test_two_folders_of_0_1_are_both_the_first(self):
+    @pytest.mark.parametrize("text", [RUN, f"{RUN}@dense"])
+    def test_a_received_copy_is_not_where_the_harvest_is_made(self, text: str):
+        own = begun(text)
+        part = HarvestLayout.of("part")
+        shutil.copytree(own.root, part.root)
+        part.manifest.write_text("{}")
+        for named, out_name in ((text, "part"), ("part", None)):
+            with pytest.raises(HarvestError, match=f"is in {own.root}"):
+                registration_named(named, out_name)
+        assert key_and_folder(text) == (text, own.root.name)
+
+    def test_two_folders_of_0_1_are_both_the_first(self, capsys: pytest.CaptureFixture[str]):
         """Version 0.1 changed the run's folder with --out-name."""
         begun(RUN)
         demo2 = HarvestLayout.of("demo2")
@@ -106,7 +119,11 @@ class TestMaking:
         demo2.run_checkpoint.write_text(json.dumps({"run": RUN}))
         for out_name in ("demo2", "s-aaaa1111"):
             assert key_and_folder(RUN, out_name) == (RUN, out_name)
+            assert harvest_to_make(RUN, out_name).key == RUN
+            assert f"in {out_name};" in capsys.readouterr().err
             register(parse_run(RUN), out_name)
+            assert harvest_to_make(RUN, out_name).key == RUN
+            assert capsys.readouterr().err == ""
             assert key_and_folder(RUN) == (RUN, out_name)
 
     @pytest.mark.parametrize("content", ["{", "[]", "", '{"harvest": "x"}'])
