@@ -75,13 +75,14 @@ def registration_for(
 
     Args:
         reference: the run.
-        out_name: the folder below `harvest/`; None is the one registered, or the default.
+        out_name: the folder below `harvest/`; None is the one registered, or the default, or
+            where that does not exist the one whose files name the harvest.
         name: of a further harvest. Without it the first harvest is meant, or, where the run has
             its first harvest in another folder than `out_name`, the further one of that name.
 
     Raises:
-        HarvestError: the folder belongs to another harvest, this harvest has another folder, or
-            `out_name` is not a plain folder name.
+        HarvestError: the folder belongs to another harvest, this harvest has another folder or
+            several, or `out_name` is not a plain folder name.
     """
     if out_name is not None:
         _check_out_name(out_name)
@@ -92,7 +93,7 @@ def registration_for(
     harvest = HarvestReference(reference, name)
     known = registration_of(harvest.key)
     registration = Registration(
-        reference if reference.path else known.reference, out_name or known.out_name, name
+        reference if reference.path else known.reference, out_name or _folder_of(known), name
     )
     check_owner(registration)
     _check_not_moved(registration, known)
@@ -167,9 +168,27 @@ def _is_further(first: Registration, out_name: str) -> bool:
 
 def _exists(registration: Registration) -> bool:
     """Whether the files of some folder name the harvest, or a command is beginning it."""
-    if is_held(registration.layout.harvest_lease):
-        return True
-    return any(owner_of(HarvestLayout(it)) == registration.key for it in harvest_folders())
+    return is_held(registration.layout.harvest_lease) or bool(_folders_naming(registration.key))
+
+
+def _folders_naming(key: str) -> list[HarvestLayout]:
+    folders = (HarvestLayout(it) for it in harvest_folders())
+    return [it for it in folders if owner_of(it) == key]
+
+
+def _folder_of(known: Registration) -> str:
+    """The folder of a harvest, also where that was renamed."""
+    found = [] if known.layout.root.exists() else _folders_naming(known.key)
+    if not found:
+        return known.out_name
+    (first, *more) = found
+    if more or _was_received(first):
+        names = " and ".join(it.root.name for it in found)
+        raise HarvestError(
+            f"{known.key} is in {names}, in {first.root.parent}; name the folder instead, or make "
+            f"it where it would be with --out-name {known.out_name}."
+        )
+    return first.root.name
 
 
 def _check_not_moved(registration: Registration, known: Registration) -> None:

@@ -111,6 +111,23 @@ class TestMaking:
                 registration_named(named, out_name)
         assert key_and_folder(text) == (text, own.root.name)
 
+    @pytest.mark.parametrize("text", [RUN, f"{RUN}@dense"])
+    def test_a_harvest_whose_folder_was_renamed_goes_on_there(self, text: str):
+        folder = begun(text).root
+        moved = HarvestLayout.of("moved")
+        folder.rename(moved.root)
+        assert find_harvest(text).root == moved.root
+        assert key_and_folder(text) == (text, "moved")
+        moved.manifest.write_text("{}")  # as after unpacking it
+        with pytest.raises(HarvestError, match="moved"):
+            registration_named(text)
+        assert key_and_folder("moved") == (text, "moved")
+        assert key_and_folder(text, folder.name) == (text, folder.name)
+        moved.manifest.unlink()
+        shutil.copytree(moved.root, moved.root.with_name("copy"))
+        with pytest.raises(HarvestError, match="copy and moved"):
+            registration_named(text)
+
     def test_two_folders_of_0_1_are_both_the_first(self, capsys: pytest.CaptureFixture[str]):
         """Version 0.1 changed the run's folder with --out-name."""
         begun(RUN)
