@@ -99,13 +99,13 @@ def folder_named(text: str) -> HarvestLayout | None:
 def _folder_of(harvest: HarvestReference) -> Path:
     """The folder whose files name a harvest; else the one that it would be made in.
 
-    Of other folders only the further harvests are read, unless this one has no files of its own in
-    the usual folder.
+    Copies elsewhere count only where it has no files of its own in the folder in which it is made;
+    otherwise only the further harvests are read.
     """
     own = HarvestLayout.of(harvest.default_folder).root
     registered = _registered_folder(harvest)
-    if registered == own and owner_of(HarvestLayout(own)) == harvest.key:
-        folders = [own, *_further_folders()] if harvest.name is None else [own]
+    if registered is not None and owner_of(HarvestLayout(registered)) == harvest.key:
+        folders = [registered, *_further_folders()] if harvest.name is None else [registered]
     else:
         folders = harvest_folders()
     owners = {folder: owner_of(HarvestLayout(folder)) for folder in folders}

@@ -179,6 +179,21 @@ class TestReading:
         dense = begun(f"{RUN}@dense")
         assert find_harvest(RUN).root == dense.root
 
+    @pytest.mark.parametrize("text", [RUN, f"{RUN}@dense"])
+    @pytest.mark.parametrize("out_name", [None, "mine"])
+    def test_copies_count_only_where_the_harvest_is_not_in_its_folder(
+        self, text: str, out_name: str | None
+    ):
+        own = begun(text, out_name)
+        copies = [own.root.with_name(name) for name in ("a-copy", "z-copy")]
+        for copy in copies:
+            shutil.copytree(own.root, copy)
+        assert find_harvest(text).root == own.root
+        shutil.rmtree(own.root)
+        with pytest.raises(HarvestNotFoundError, match="a-copy"):
+            find_harvest(text)
+        assert find_harvest("z-copy").root == copies[1]
+
     def test_a_run_with_several_is_answered_with_a_list(self):
         first, dense = begun(RUN), begun(f"{RUN}@dense")
         with pytest.raises(HarvestNotFoundError) as caught:
