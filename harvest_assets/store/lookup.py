@@ -78,15 +78,20 @@ def harvest_named(text: str) -> HarvestReference:
 
 
 def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
-    """The harvest, and its folder if it is named by that."""
+    """The harvest, and its folder if it is named by that; with a slash, a path goes first."""
+    folder = folder_named(text)
+    owner = None if folder is None else owner_of(folder)
     try:
-        return parse_harvest(text), None
+        harvest = parse_harvest(text)
     except HarvestError:
-        folder = folder_named(text)
-        owner = None if folder is None else owner_of(folder)
-        if folder is None or owner is None:
+        if owner is None:
             raise
-        return HarvestReference.from_key(owner), folder.root.name
+    else:
+        if owner is None or "/" in text:
+            return harvest, None
+        if owner == harvest.key:  # with the path of its run
+            return harvest, text
+    return HarvestReference.from_key(owner), text.rstrip("/")
 
 
 def folder_named(text: str) -> HarvestLayout | None:

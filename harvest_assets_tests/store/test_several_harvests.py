@@ -10,10 +10,10 @@ import pytest
 
 from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, registration_path
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.loaders import load_activation_contexts_summary
-from harvest_assets.store.lookup import find_harvest, registration_named
+from harvest_assets.store.lookup import find_harvest, harvest_named, registration_named
 from harvest_assets.store.registry import (
     claim_folder,
     owner_of,
@@ -62,6 +62,24 @@ class TestMaking:
         assert registration_of(RUN).out_name == "s-aaaa1111"
         for again in ((RUN, "mine"), (f"{RUN}@mine", None), ("mine", None)):
             assert key_and_folder(*again) == (f"{RUN}@mine", "mine")
+
+    def test_the_name_of_a_folder_is_not_a_path(self, monkeypatch: pytest.MonkeyPatch):
+        dense = begun(f"{RUN}@dense")
+        monkeypatch.chdir(dense.root.parent)
+        assert find_harvest("s-aaaa1111@dense").root == dense.root
+        assert harvest_named("s-aaaa1111@dense").key == f"{RUN}@dense"
+        assert key_and_folder("s-aaaa1111@dense") == (f"{RUN}@dense", "s-aaaa1111@dense")
+        assert harvest_named("./s-aaaa1111@dense").run.path == dense.root
+
+    def test_a_harvest_in_a_folder_of_its_runs_name_keeps_the_path(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / "mine").mkdir()
+        monkeypatch.chdir(tmp_path)
+        begun("./mine", "mine")
+        key = registration_named("mine").key
+        registration_path(key).unlink()  # another machine
+        assert registration_named("mine").reference.path == tmp_path / "mine"
 
     def test_a_first_harvest_in_another_folder_is_never_replaced(self):
         begun(RUN, "mine")
