@@ -159,7 +159,11 @@ def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
         close = difflib.get_close_matches(key, known, n=3)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
         raise HarvestError(f"{key} is not registered.{meant}")
-    registration = registration_of(key)
+    try:
+        registration = registration_of(key)
+    except HarvestError:  # the key names no harvest, or its folder is not known
+        instance.delete_dynamic_partition(RUN_DIMENSION, key)
+        return None
     paths = registration.layout
     if is_held(paths.harvest_lease):
         raise HarvestError(f"{key} is being harvested ({paths.harvest_lease}); end that first.")

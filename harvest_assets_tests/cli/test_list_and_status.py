@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
+from harvest_assets.files.layout import registration_path
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.loaders import activation_examples, load_activation_contexts_summary
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
@@ -144,6 +145,18 @@ def test_a_run_is_unregistered_and_its_files_stay(tiny: TinyHarvest):
     again = invoke("unregister", tiny.key)
     assert again.exit_code == 1
     assert "not registered" in again.output
+
+
+def test_whatever_became_a_partition_can_be_unregistered(tiny: TinyHarvest):
+    mistyped = ["mistyped", "a/b/c@d/e", "a,b"]
+    tiny.instance.add_dynamic_partitions(RUN_DIMENSION, mistyped)
+    registration = registration_path(tiny.key)
+    registration.write_text("{")
+    assert invoke("unregister", "mistypd").exit_code == 1
+    done = invoke("unregister", *mistyped, tiny.key)
+    assert done.exit_code == 0, done.output
+    assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == []
+    assert registration.read_text() == "{"
 
 
 def test_a_finished_harvest_that_was_unregistered_is_registered_by_harvesting(
