@@ -141,7 +141,8 @@ def add_run(instance: dg.DagsterInstance, key: str) -> bool:
     is_new = not instance.has_dynamic_partition(RUN_DIMENSION, key)
     if is_new:
         instance.add_dynamic_partitions(RUN_DIMENSION, [key])
-    registration_of(key).layout.unregistered.unlink(missing_ok=True)
+    with suppress(HarvestError):  # a damaged registration names no folder
+        registration_of(key).layout.unregistered.unlink(missing_ok=True)
     return is_new
 
 

@@ -16,6 +16,7 @@ from harvest_assets.cli.main import cli
 from harvest_assets.files.layout import registration_path
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.loaders import activation_examples, load_activation_contexts_summary
+from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.store.registry import registration_of
 from harvest_assets.viewer.library import Library
@@ -158,6 +159,7 @@ def test_whatever_became_a_partition_can_be_unregistered(tiny: TinyHarvest):
     assert done.exit_code == 0, done.output
     assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == []
     assert registration.read_text() == "{"
+    assert add_run(tiny.instance, tiny.key), "others of a project are registered after it"
 
 
 def test_a_finished_harvest_that_was_unregistered_is_registered_by_harvesting(
