@@ -20,13 +20,17 @@ def harvest_to_make(text: str, out_name: str | None) -> Registration:
         HarvestError: the name or the folder cannot be used.
     """
     from harvest_assets.store.lookup import harvest_named, registration_named
-    from harvest_assets.store.registry import registration_of
+    from harvest_assets.store.registry import owner_of, registration_of
 
     registration = registration_named(text, out_name)
     if registration.name != harvest_named(text).name:
         run = registration.reference.name.key
         first = registration_of(run).layout.root.name
         _say(f"The first harvest of {run} is in {first}; this is {registration.key}.")
+    known = registration_of(registration.key)
+    if registration.out_name != known.out_name and owner_of(known.layout) == known.key:
+        folders = f"{known.out_name} and in {registration.out_name}"
+        _say(f"{known.key} is in {folders}; this is the latter.")
     return registration
 
 

@@ -61,9 +61,13 @@ def without_finished(
 
 def _register_again(registration: Registration) -> None:
     from harvest_assets.orchestration.instance import add_run, open_instance
+    from harvest_assets.store.registry import store_registration
 
+    store_registration(registration)
     with open_instance() as instance:
-        add_run(instance, registration.key)
+        if not add_run(instance, registration.key):
+            return
+    current().add("registered", {"key": registration.key})
     click.echo(f"{registration.key} is registered again.")
 
 

@@ -24,14 +24,14 @@ harvesting it adds it again.
 def unregister(runs: tuple[str, ...], *, debug: bool) -> None:
     """Remove partitions."""
     with errors_reported(debug=debug):
+        from harvest_assets.orchestration.instance import open_instance, remove_run
+        from harvest_assets.orchestration.partitions import RUN_DIMENSION
         from harvest_assets.store.lookup import harvest_named
 
-        keys = [harvest_named(run).key for run in runs]
-
-        from harvest_assets.orchestration.instance import open_instance, remove_run
-
         with open_instance() as instance:
-            for key in keys:
+            known = instance.get_dynamic_partitions(RUN_DIMENSION)
+            # A partition that was typed into the UI may be no name of a harvest.
+            for key in [run if run in known else harvest_named(run).key for run in runs]:
                 kept = remove_run(instance, key)
                 path = None if kept is None else str(kept)
                 current().add("unregistered", {"key": key, "path": path})

@@ -19,7 +19,7 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
-from harvest_assets.store.registry import registration_of
+from harvest_assets.store.registry import registration_of, release_folder
 from harvest_assets.system.gpus import shards_at_once
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
@@ -141,7 +141,8 @@ def add_run(instance: dg.DagsterInstance, key: str) -> bool:
     is_new = not instance.has_dynamic_partition(RUN_DIMENSION, key)
     if is_new:
         instance.add_dynamic_partitions(RUN_DIMENSION, [key])
-    registration_of(key).layout.unregistered.unlink(missing_ok=True)
+    with suppress(HarvestError):  # a damaged registration names no folder
+        registration_of(key).layout.unregistered.unlink(missing_ok=True)
     return is_new
 
 
@@ -159,11 +160,17 @@ def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
         close = difflib.get_close_matches(key, known, n=3)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
         raise HarvestError(f"{key} is not registered.{meant}")
-    paths = registration_of(key).layout
+    try:
+        registration = registration_of(key)
+    except HarvestError:  # the key names no harvest, or its folder is not known
+        instance.delete_dynamic_partition(RUN_DIMENSION, key)
+        return None
+    paths = registration.layout
     if is_held(paths.harvest_lease):
         raise HarvestError(f"{key} is being harvested ({paths.harvest_lease}); end that first.")
     instance.delete_dynamic_partition(RUN_DIMENSION, key)
     if not paths.root.exists():
+        release_folder(registration)
         return None
     with suppress(OSError):  # the folder may be read-only
         paths.unregistered.touch()

@@ -65,8 +65,9 @@ def _write_some_layers(
         raise HarvestError(f"{paths.config} cannot be read: {reason_of(error)}.") from error
     config |= {"layers": list(plan.layers or ()), "plan": plan.digest}
     watch("selecting layers", 0, 0)
-    if paths.run_checkpoint.exists():
-        shutil.copyfile(paths.run_checkpoint, part.run_checkpoint)
+    for file in (paths.run_checkpoint, paths.harvest_name):
+        if file.exists():
+            shutil.copyfile(file, part.root / file.name)
     if paths.tokenizer.is_dir():
         shutil.copytree(paths.tokenizer, part.tokenizer)
     publish_files(part, plan)

@@ -70,17 +70,19 @@ def parse_harvest(text: str) -> HarvestReference:
     """Read any accepted spelling of a run, and `@name` at its end for a further harvest.
 
     The last `@` divides the text if what is before it is a run and what follows is a valid name.
-    In a name or a page's address it always divides; a path that exists as it is written, with the
-    `@`, is one path.
+    In a name it always divides, and in a page's address directly after the run id, nowhere else; a
+    path that exists as it is written, with the `@`, is one path.
 
     Raises:
         HarvestError: the text names no run, or what follows the `@` is not a valid name.
     """
     text = text.strip()
     run, at, name = text.rpartition(_AT)
+    if is_run_name(text):  # an address may hold an `@` after the run id
+        return HarvestReference(parse_run(text))
     if at and is_run_name(run) and _is_valid(name):
         return HarvestReference(parse_run(run), name)
-    if not at or is_run_name(text) or is_run_path(text):
+    if not at or is_run_path(text):
         return HarvestReference(parse_run(text))
     return HarvestReference(parse_run(run), name)
 

@@ -78,15 +78,20 @@ def harvest_named(text: str) -> HarvestReference:
 
 
 def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
-    """The harvest, and its folder if it is named by that."""
+    """The harvest, and its folder if it is named by that; with a slash, a path goes first."""
+    folder = folder_named(text)
+    owner = None if folder is None else owner_of(folder)
     try:
-        return parse_harvest(text), None
+        harvest = parse_harvest(text)
     except HarvestError:
-        folder = folder_named(text)
-        owner = None if folder is None else owner_of(folder)
-        if folder is None or owner is None:
+        if owner is None:
             raise
-        return HarvestReference.from_key(owner), folder.root.name
+    else:
+        if owner is None or "/" in text:
+            return harvest, None
+        if owner == harvest.key:  # with the path of its run
+            return harvest, text
+    return HarvestReference.from_key(owner), text.rstrip("/")
 
 
 def folder_named(text: str) -> HarvestLayout | None:
@@ -99,13 +104,13 @@ def folder_named(text: str) -> HarvestLayout | None:
 def _folder_of(harvest: HarvestReference) -> Path:
     """The folder whose files name a harvest; else the one that it would be made in.
 
-    Of other folders only the further harvests are read, unless this one has no files of its own in
-    the usual folder.
+    Copies elsewhere count only where it has no files of its own in the folder in which it is made;
+    otherwise only the further harvests are read.
     """
     own = HarvestLayout.of(harvest.default_folder).root
     registered = _registered_folder(harvest)
-    if registered == own and owner_of(HarvestLayout(own)) == harvest.key:
-        folders = [own, *_further_folders()] if harvest.name is None else [own]
+    if registered is not None and owner_of(HarvestLayout(registered)) == harvest.key:
+        folders = [registered, *_further_folders()] if harvest.name is None else [registered]
     else:
         folders = harvest_folders()
     owners = {folder: owner_of(HarvestLayout(folder)) for folder in folders}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,13 +75,14 @@ def registration_for(
 
     Args:
         reference: the run.
-        out_name: the folder below `harvest/`; None is the one registered, or the default.
+        out_name: the folder below `harvest/`; None is the one registered, or the default, or
+            where that does not exist the one whose files name the harvest.
         name: of a further harvest. Without it the first harvest is meant, or, where the run has
             its first harvest in another folder than `out_name`, the further one of that name.
 
     Raises:
-        HarvestError: the folder belongs to another harvest, this harvest has another folder, or
-            `out_name` is not a plain folder name.
+        HarvestError: the folder belongs to another harvest, this harvest has another folder or
+            several, or `out_name` is not a plain folder name.
     """
     if out_name is not None:
         _check_out_name(out_name)
@@ -92,7 +93,7 @@ def registration_for(
     harvest = HarvestReference(reference, name)
     known = registration_of(harvest.key)
     registration = Registration(
-        reference if reference.path else known.reference, out_name or known.out_name, name
+        reference if reference.path else known.reference, out_name or _folder_of(known), name
     )
     check_owner(registration)
     _check_not_moved(registration, known)
@@ -120,6 +121,11 @@ def store_registration(registration: Registration) -> None:
     if registration != default or file.exists():
         path = registration.reference.path
         _RECORD.write(file, _Entry(str(path) if path else None, registration.out_name))
+
+
+def release_folder(registration: Registration) -> None:
+    """Forget the folder chosen for a harvest that was not begun; where its run is stays known."""
+    store_registration(replace(registration, out_name=registration.harvest.default_folder))
 
 
 def registration_of(key: str) -> Registration:
@@ -162,19 +168,52 @@ def _is_further(first: Registration, out_name: str) -> bool:
 
 def _exists(registration: Registration) -> bool:
     """Whether the files of some folder name the harvest, or a command is beginning it."""
-    if is_held(registration.layout.harvest_lease):
-        return True
-    return any(owner_of(HarvestLayout(it)) == registration.key for it in harvest_folders())
+    return is_held(registration.layout.harvest_lease) or bool(_folders_naming(registration.key))
+
+
+def _folders_naming(key: str) -> list[HarvestLayout]:
+    folders = (HarvestLayout(it) for it in harvest_folders())
+    return [it for it in folders if owner_of(it) == key]
+
+
+def _folder_of(known: Registration) -> str:
+    """The folder of a harvest, also where that was renamed."""
+    found = [] if known.layout.root.exists() else _folders_naming(known.key)
+    if not found:
+        return known.out_name
+    (first, *more) = found
+    if more or _was_received(first):
+        names = " and ".join(it.root.name for it in found)
+        raise HarvestError(
+            f"{known.key} is in {names}, in {first.root.parent}; name the folder instead, or make "
+            f"it where it would be with --out-name {known.out_name}."
+        )
+    return first.root.name
 
 
 def _check_not_moved(registration: Registration, known: Registration) -> None:
-    """Refuse an empty folder for a further harvest that exists in another one."""
-    moved = registration.out_name != known.out_name and owner_of(registration.layout) is None
-    if moved and registration.name is not None and _exists(known):
+    """Refuse a second folder for a harvest that has one.
+
+    Version 0.1 made a run's first harvest in several folders; each of those may be chosen.
+    """
+    if registration.out_name == known.out_name:
+        return
+    paths = registration.layout
+    if owner_of(paths) is None:
+        is_elsewhere = registration.name is not None and _exists(known)
+    else:
+        is_copy = registration.name is not None or _was_received(paths)
+        is_elsewhere = is_copy and owner_of(known.layout) == known.key
+    if is_elsewhere:
         raise HarvestError(
-            f"The harvest {registration.key} is in {known.layout.root}; leave out --out-name, or "
-            "give another harvest another @name."
+            f"The harvest {registration.key} is in {known.layout.root}, not in {paths.root}; use "
+            "its name without --out-name, or give another harvest another @name."
         )
+
+
+def _was_received(paths: HarvestLayout) -> bool:
+    """Whether a folder holds the results of a harvest that was not made there."""
+    return paths.manifest.exists() and not paths.token_rows.exists()
 
 
 def check_owner(registration: Registration) -> None:

@@ -24,6 +24,7 @@ from harvest_assets.files.records import Record
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.settings import MAX_SHARDS
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import owner_of
 from harvest_assets.store.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ class ShardResults:
         missing = [name for name in names if not self.paths.shard_current(name).exists()]
         if missing:
             raise HarvestError(
-                f"Shards {', '.join(missing)} of {plan.run} have not been harvested."
+                f"Shards {', '.join(missing)} of {self._owner(plan)} have not been harvested."
             )
         found = {} if work.merged is None else {MERGED: work.merged}
         for name in names:
@@ -270,15 +271,20 @@ class ShardResults:
                 found[name] = stored
         return found
 
+    def _owner(self, plan: HarvestPlan) -> str:
+        """The key of the harvest, for messages."""
+        return owner_of(self.paths) or plan.run
+
     @contextmanager
     def _naming(self, plan: HarvestPlan, name: str) -> Iterator[None]:
         """Errors inside the block say which state they are about, and what to do."""
         try:
             yield
         except HarvestError as error:
-            what, remedy = f"Shard {name} of {plan.run}", "materialize it again"
+            owner = self._owner(plan)
+            what, remedy = f"Shard {name} of {owner}", "materialize it again"
             if name == MERGED:
-                what, remedy = f"The merged state of {plan.run}", f"remove {self.paths.merged}"
+                what, remedy = f"The merged state of {owner}", f"remove {self.paths.merged}"
             raise HarvestError(
                 f"{what} cannot be summed: {str(error).rstrip('.')}; {remedy}."
             ) from error

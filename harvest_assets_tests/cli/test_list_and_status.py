@@ -13,9 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
+from harvest_assets.files.layout import registration_path
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.loaders import activation_examples, load_activation_contexts_summary
+from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
+from harvest_assets.store.registry import registration_of
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
 from harvest_assets_tests.tiny_run import N_CTX, write_world
@@ -146,6 +149,19 @@ def test_a_run_is_unregistered_and_its_files_stay(tiny: TinyHarvest):
     assert "not registered" in again.output
 
 
+def test_whatever_became_a_partition_can_be_unregistered(tiny: TinyHarvest):
+    mistyped = ["mistyped", "a/b/c@d/e", "a,b"]
+    tiny.instance.add_dynamic_partitions(RUN_DIMENSION, mistyped)
+    registration = registration_path(tiny.key)
+    registration.write_text("{")
+    assert invoke("unregister", "mistypd").exit_code == 1
+    done = invoke("unregister", *mistyped, tiny.key)
+    assert done.exit_code == 0, done.output
+    assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == []
+    assert registration.read_text() == "{"
+    assert add_run(tiny.instance, tiny.key), "others of a project are registered after it"
+
+
 def test_a_finished_harvest_that_was_unregistered_is_registered_by_harvesting(
     tiny: TinyHarvest, tmp_path: Path
 ):
@@ -163,6 +179,14 @@ def test_a_finished_harvest_that_was_unregistered_is_registered_by_harvesting(
     assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == [tiny.key]
     assert {it: it.stat().st_mtime_ns for it in tiny.layout.five_files} == files
     assert "registered" not in invoke(*command).output
+
+    assert invoke("unregister", tiny.key).exit_code == 0
+    registration_path(tiny.key).unlink()
+    assert as_json(*command)["registered"] == [{"key": tiny.key}]
+    assert registration_of(tiny.key).reference.path == tmp_path / "world/tiny_run"
+    tiny.layout.unregistered.touch()  # by a machine that shares the folder, not the instance
+    assert "registered" not in as_json(*command)
+    assert not tiny.layout.unregistered.exists()
 
 
 @pytest.mark.parametrize("run", ["local/nowhere/bbbbbbbb", "./nowhere", "local/nowhere/s-12345678"])

@@ -214,7 +214,7 @@ for command, words in (
     (cli, "demo --device tpu"), (cli, "backfill --device tpu"), (cli, "list x"),
     (cli, "register a,b/c/d"), (cli, "register"), (cli, "register --project x"),
     (cli, "register --project a/b --since soon"), (cli, f"register {run} --since 2026-01-01"),
-    (cli, f"register {run} local/spd/s-bbbb2222 --out_name z"), (cli, "unregister a,b"),
+    (cli, f"register {run} local/spd/s-bbbb2222 --out_name z"), (cli, "unregister"),
     (cli, "clean --older-than 3y"), (cli, "view a,b/c"), (cli, "view --port -1"),
     (cli, "ui --port 70000"), (cli, "verify nosuch"), (cli, "status nosuch"), (cli, "pack nosuch"),
     (cli, "export nosuch x --format harvest-db"),

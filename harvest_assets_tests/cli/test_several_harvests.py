@@ -19,6 +19,7 @@ from harvest_assets.cli.main import cli
 from harvest_assets.loaders import load_activation_contexts_summary, load_components_frame
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.store.lookup import find_harvest
+from harvest_assets.store.registry import registration_of
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.tiny_harvest import TinyHarvest
@@ -107,6 +108,17 @@ def test_each_is_a_partition_of_its_own(run: Path):
         assert further == f"{first}@dense"
         assert invoke("unregister", f"{run}@dense").exit_code == 0
         assert instance.get_dynamic_partitions(RUN_DIMENSION) == [first]
+    renamed = invoke("register", str(run), "--out-name", "mine")
+    assert "other" in renamed.stderr, "the folder that was chosen for the first"
+    assert invoke("unregister", str(run)).exit_code == 0
+    assert invoke("unregister", f"{run}@mine").exit_code == 0
+    again = invoke("register", str(run), "--out-name", "mine")
+    assert again.exit_code == 0, again.output
+    assert "first" not in again.stderr, "nothing was harvested, and nothing is registered"
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_dynamic_partitions(RUN_DIMENSION) == [first]
+    assert registration_of(first).out_name == "mine"
+    assert registration_of(first).reference.path == run
     refused = invoke("register", f"{run}@a|b")
     assert refused.exit_code == 1
     assert "a|b" in refused.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -20,11 +21,13 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
+from harvest_assets.store.harvest_name import HarvestReference
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import Registration, claim_folder, owner_of
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.library import Library
-from harvest_assets_tests.faults.small_harvest import LAYERS, SmallHarvest
+from harvest_assets_tests.faults.small_harvest import LAYERS, RUN, SmallHarvest
 from harvest_assets_tests.sharing.machine import NAME, Machine
 from harvest_assets_tests.sharing.test_archive import files_in, invoke, refused
 from harvest_assets_tests.tiny_harvest import TinyHarvest
@@ -142,6 +145,21 @@ def test_a_part_of_a_part_keeps_within_it(part: HarvestLayout, tmp_path: Path):
     again = HarvestLayout(part.root.with_name("again"))
     assert HarvestPlan.open(again.root).layers == (SECOND,)
     assert again.components.read_bytes() == part.components.read_bytes()
+
+
+def test_layers_of_a_further_harvest_are_of_that_harvest(
+    whole: HarvestLayout, out_dir: Path, tmp_path: Path
+):
+    dense = Registration(HarvestReference.from_key(RUN).run, f"{NAME}@dense", "dense")
+    shutil.copytree(whole.root, dense.layout.root)
+    claim_folder(dense)
+    packed, kept = tmp_path / "packed", tmp_path / "kept"
+    assert invoke("pack", dense.out_name, packed, "--layers", "h.1.*").exit_code == 0
+    assert invoke("pack", dense.out_name, kept).exit_code == 0
+    for file, layers in ((packed, ()), (kept, ("--layers", "h.1.*"))):
+        done = invoke("unpack", file, *layers, "--out-name", file.name)
+        assert done.exit_code == 0, done.output
+        assert owner_of(HarvestLayout(out_dir / "harvest" / file.name)) == f"{RUN}@dense"
 
 
 def test_what_matches_nothing_or_does_not_agree_leaves_nothing(

@@ -23,10 +23,8 @@ SPELLINGS = [
     "wandb:goodfire/spd/runs/s-d2ec3bfe",
     f" wandb:{RUN} ",
     PAGE,
-    f"{PAGE}/",
-    f"{PAGE}/overview?nw=x#top",
-    f"{PAGE}?nw=someone@example",
 ]
+TAILS = ["/", "/overview?nw=x#top", "?nw=a@b", "#a@b", "/@b", "/files/a@b/c.txt", "?a@b=c/d"]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -39,9 +37,7 @@ def test_every_spelling_takes_a_name(spelling: str, name: str):
     assert (run_of_key(harvest.key), is_further(harvest.key)) == (RUN, True)
 
 
-@pytest.mark.parametrize(
-    "spelling", [*SPELLINGS[:-1], f"{PAGE}/files/a@b/c.txt", f"{PAGE}?a@b=c/d"]
-)
+@pytest.mark.parametrize("spelling", [*SPELLINGS, *(PAGE + tail for tail in TAILS)])
 def test_a_run_alone_is_its_first_harvest(spelling: str):
     assert parse_harvest(spelling).key == RUN
     assert parse_harvest(spelling).default_folder == "s-d2ec3bfe"

@@ -19,8 +19,10 @@ from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.store import resume
 from harvest_assets.store.compaction import compact
+from harvest_assets.store.harvest_name import HarvestReference
+from harvest_assets.store.registry import Registration, claim_folder
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState, Work
-from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents, same_sums
+from harvest_assets_tests.faults.small_harvest import RUN, SmallHarvest, contents, same_sums
 from harvest_assets_tests.files.sealed import change
 
 
@@ -63,6 +65,22 @@ def test_a_signal_saves_and_the_rest_is_harvested_later(tmp_path: Path, number: 
     harvest.merge()
     assert contents(harvest.paths) == contents(whole.paths)
     assert same_sums(state_of(harvest), state_of(whole))
+
+
+def test_what_is_missing_names_the_harvest(out_dir: Path):
+    dense = Registration(HarvestReference.from_key(RUN).run, "dense", "dense")
+    harvest = SmallHarvest(out_dir / "harvest/dense")
+    harvest.prepare()
+    claim_folder(dense)
+    results = ShardResults(harvest.paths)
+    with pytest.raises(HarvestError, match=f"00, 01 of {RUN}@dense "):
+        results.find(harvest.plan)
+    for shard in ("00", "01"):
+        harvest.shard(shard)
+    stored = StoredState.find(harvest.paths.shard_current("01"))
+    (stored.directory / "shard.json").write_text("{")
+    with pytest.raises(HarvestError, match=f"Shard 01 of {RUN}@dense "):
+        results.find(harvest.plan)
 
 
 def test_saving_takes_at_most_a_twentieth_of_the_time(

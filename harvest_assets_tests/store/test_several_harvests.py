@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.errors import HarvestError, HarvestNotFoundError
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, registration_path
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.loaders import load_activation_contexts_summary
-from harvest_assets.store.lookup import find_harvest, registration_named
+from harvest_assets.store.lookup import find_harvest, harvest_named, registration_named
 from harvest_assets.store.registry import (
     claim_folder,
     owner_of,
@@ -61,6 +63,24 @@ class TestMaking:
         for again in ((RUN, "mine"), (f"{RUN}@mine", None), ("mine", None)):
             assert key_and_folder(*again) == (f"{RUN}@mine", "mine")
 
+    def test_the_name_of_a_folder_is_not_a_path(self, monkeypatch: pytest.MonkeyPatch):
+        dense = begun(f"{RUN}@dense")
+        monkeypatch.chdir(dense.root.parent)
+        assert find_harvest("s-aaaa1111@dense").root == dense.root
+        assert harvest_named("s-aaaa1111@dense").key == f"{RUN}@dense"
+        assert key_and_folder("s-aaaa1111@dense") == (f"{RUN}@dense", "s-aaaa1111@dense")
+        assert harvest_named("./s-aaaa1111@dense").run.path == dense.root
+
+    def test_a_harvest_in_a_folder_of_its_runs_name_keeps_the_path(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / "mine").mkdir()
+        monkeypatch.chdir(tmp_path)
+        begun("./mine", "mine")
+        key = registration_named("mine").key
+        registration_path(key).unlink()  # another machine
+        assert registration_named("mine").reference.path == tmp_path / "mine"
+
     def test_a_first_harvest_in_another_folder_is_never_replaced(self):
         begun(RUN, "mine")
         assert key_and_folder(RUN) == (RUN, "mine")
@@ -98,7 +118,35 @@ class TestMaking:
         HarvestLayout.of("s-aaaa1111@dense").root.rename(HarvestLayout.of("mine").root)
         assert key_and_folder(f"{RUN}@dense", "mine") == (f"{RUN}@dense", "mine")
 
-    def test_two_folders_of_0_1_are_both_the_first(self):
+    @pytest.mark.parametrize("text", [RUN, f"{RUN}@dense"])
+    def test_a_received_copy_is_not_where_the_harvest_is_made(self, text: str):
+        own = begun(text)
+        part = HarvestLayout.of("part")
+        shutil.copytree(own.root, part.root)
+        part.manifest.write_text("{}")
+        for named, out_name in ((text, "part"), ("part", None)):
+            with pytest.raises(HarvestError, match=f"is in {own.root}"):
+                registration_named(named, out_name)
+        assert key_and_folder(text) == (text, own.root.name)
+
+    @pytest.mark.parametrize("text", [RUN, f"{RUN}@dense"])
+    def test_a_harvest_whose_folder_was_renamed_goes_on_there(self, text: str):
+        folder = begun(text).root
+        moved = HarvestLayout.of("moved")
+        folder.rename(moved.root)
+        assert find_harvest(text).root == moved.root
+        assert key_and_folder(text) == (text, "moved")
+        moved.manifest.write_text("{}")  # as after unpacking it
+        with pytest.raises(HarvestError, match="moved"):
+            registration_named(text)
+        assert key_and_folder("moved") == (text, "moved")
+        assert key_and_folder(text, folder.name) == (text, folder.name)
+        moved.manifest.unlink()
+        shutil.copytree(moved.root, moved.root.with_name("copy"))
+        with pytest.raises(HarvestError, match="copy and moved"):
+            registration_named(text)
+
+    def test_two_folders_of_0_1_are_both_the_first(self, capsys: pytest.CaptureFixture[str]):
         """Version 0.1 changed the run's folder with --out-name."""
         begun(RUN)
         demo2 = HarvestLayout.of("demo2")
@@ -106,7 +154,11 @@ class TestMaking:
         demo2.run_checkpoint.write_text(json.dumps({"run": RUN}))
         for out_name in ("demo2", "s-aaaa1111"):
             assert key_and_folder(RUN, out_name) == (RUN, out_name)
+            assert harvest_to_make(RUN, out_name).key == RUN
+            assert f"in {out_name};" in capsys.readouterr().err
             register(parse_run(RUN), out_name)
+            assert harvest_to_make(RUN, out_name).key == RUN
+            assert capsys.readouterr().err == ""
             assert key_and_folder(RUN) == (RUN, out_name)
 
     @pytest.mark.parametrize("content", ["{", "[]", "", '{"harvest": "x"}'])
@@ -144,6 +196,21 @@ class TestReading:
     def test_a_run_means_its_only_harvest(self):
         dense = begun(f"{RUN}@dense")
         assert find_harvest(RUN).root == dense.root
+
+    @pytest.mark.parametrize("text", [RUN, f"{RUN}@dense"])
+    @pytest.mark.parametrize("out_name", [None, "mine"])
+    def test_copies_count_only_where_the_harvest_is_not_in_its_folder(
+        self, text: str, out_name: str | None
+    ):
+        own = begun(text, out_name)
+        copies = [own.root.with_name(name) for name in ("a-copy", "z-copy")]
+        for copy in copies:
+            shutil.copytree(own.root, copy)
+        assert find_harvest(text).root == own.root
+        shutil.rmtree(own.root)
+        with pytest.raises(HarvestNotFoundError, match="a-copy"):
+            find_harvest(text)
+        assert find_harvest("z-copy").root == copies[1]
 
     def test_a_run_with_several_is_answered_with_a_list(self):
         first, dense = begun(RUN), begun(f"{RUN}@dense")

@@ -17,7 +17,7 @@ _ASSET = asset_key(Asset.RUN_CHECKPOINT)
 
 
 def resumed_event(key: str, step: int) -> dg.AssetObservation:
-    """The observation that a run has a newer checkpoint than the one harvested."""
+    """The observation that the run of a harvest has a newer checkpoint than the one harvested."""
     return dg.AssetObservation(
         _ASSET,
         partition=key,
@@ -30,7 +30,10 @@ def resumed_event(key: str, step: int) -> dg.AssetObservation:
 
 
 def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
-    """The harvests whose run had a newer checkpoint observed since they last opened it."""
+    """The harvests whose run had a newer checkpoint observed since they last opened it.
+
+    What is observed of a run's first harvest holds for its further ones too.
+    """
     seen, opened = (
         instance.get_latest_storage_id_by_partition(_ASSET, kind)
         for kind in (
@@ -38,15 +41,19 @@ def resumed_runs(instance: dg.DagsterInstance) -> set[str]:
             dg.DagsterEventType.ASSET_MATERIALIZATION,
         )
     )
-    return {key for key, number in opened.items() if seen.get(run_of_key(key), 0) > number}
+    return {
+        key
+        for key, number in opened.items()
+        if max(seen.get(it, 0) for it in (key, run_of_key(key))) > number
+    }
 
 
 def newer_step(instance: dg.DagsterInstance, key: str) -> int | None:
     """The step of a newer checkpoint of a harvest's run, if one was observed since it opened it."""
     if key not in resumed_runs(instance):
         return None
-    of_run = dg.AssetRecordsFilter(_ASSET, asset_partitions=[run_of_key(key)])
-    for record in instance.fetch_observations(of_run, limit=1).records:
+    of_either = dg.AssetRecordsFilter(_ASSET, asset_partitions=[key, run_of_key(key)])
+    for record in instance.fetch_observations(of_either, limit=1).records:
         event = record.asset_observation
         if event is not None and _STEP in event.metadata:
             return int(str(event.metadata[_STEP].value))

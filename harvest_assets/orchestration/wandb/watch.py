@@ -34,6 +34,7 @@ from harvest_assets.orchestration.wandb.inspection import (
     Finding,
 )
 from harvest_assets.orchestration.wandb.settings import WatchSettings
+from harvest_assets.store.harvest_name import run_of_key
 from harvest_assets.store.registry import registration_of
 from harvest_assets.wandb_client.listed_run import ListedRun, parse_time
 from harvest_assets.wandb_client.run_name import RunName
@@ -112,7 +113,7 @@ class PollResult:
 
     Args:
         new: keys of the runs to register, oldest first.
-        resumed: step of the newer checkpoint, by key, of runs whose training was resumed.
+        resumed: step of the newer checkpoint, by key, of harvests whose run was trained further.
         messages: sentences for the log and the UI.
         n_seen: number of runs listed.
         failure: why the poll was cut short; empty if it was not.
@@ -348,19 +349,33 @@ class ProjectWatch:
         self._memory[run_id] = _Remembered(heartbeat, finding.reason, tries + 1, again_at)
         self._result.messages.append(f"{what}: {finding.reason}")
 
-    def _check_for_newer_checkpoint(self, key: str) -> None:
+    def _check_for_newer_checkpoint(self, run: str) -> None:
+        """Compare the newest checkpoint of a run with that of each of its harvests."""
+        ours = sorted(key for key in self._known if run_of_key(key) == run)
+        steps = {key: step for key in ours if (step := _harvested_step(key)) is not None}
+        if not steps:
+            return
         try:
-            harvested = open_decomposition(registration_of(key).layout.root).step
-            newest = self._client.inspect_run(key).step
+            newest = self._client.inspect_run(run).step
         except TransientError:
             raise
-        except (HarvestError, OSError):
-            return  # nothing of it has been harvested, or it was deleted
-        if harvested is not None and newest is not None and newest > harvested:
-            self._result.resumed[key] = newest
-            self._result.messages.append(
-                f"{key} was trained further, to step {newest}; its harvest is of step {harvested}."
-            )
+        except HarvestError:
+            return
+        for key, step in steps.items():
+            if newest is not None and newest > step:
+                self._result.resumed[key] = newest
+                self._result.messages.append(
+                    f"{run} was trained further, to step {newest}; the harvest {key} is of step "
+                    f"{step}."
+                )
+
+
+def _harvested_step(key: str) -> int | None:
+    """The step that was harvested; None if nothing was, or if it was deleted."""
+    try:
+        return open_decomposition(registration_of(key).layout.root).step
+    except (HarvestError, OSError):
+        return None
 
 
 def _time(text: str) -> datetime:

@@ -17,6 +17,8 @@ from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import watched_path
 from harvest_assets.orchestration import sensors
+from harvest_assets.orchestration.harvest_config import prepare_config
+from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.sensors import new_wandb_runs
 from harvest_assets.orchestration.wandb import subprocess_client
@@ -403,3 +405,16 @@ def test_a_newer_checkpoint_is_reported_once(
     )
     assert newer_step(instance, key(0)) is None
     assert tick.registered == {key(0)}
+
+    dense = f"{key(0)}@dense"
+    add_run(instance, dense)
+    config = prepare_config({}, 100)
+    assert prepare.execute_in_process(
+        instance=instance, partition_key=dense, run_config=config
+    ).success
+    run.heartbeat_at = just_ended(seconds=120)
+    assert f"{dense} is of step 100" in tick()
+    (_, event) = tick.events
+    instance.report_runless_asset_event(event)
+    assert newer_step(instance, dense) == 200
+    assert newer_step(instance, key(0)) is None
