@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,23 @@ def test_a_failure_is_json_too(tiny: TinyHarvest):
     assert found["problems"]
     assert found["harvest"] == tiny.layout.root.name
     assert lines.name in found["error"]
+
+
+def test_an_interruption_is_json_too_and_keeps_what_finished(
+    tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(_where: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("harvest_assets.cli.spd_harvest.require_place", interrupt)
+    options = [*OPTIONS, "--n_shards", "1", "--local", "--json"]
+    arguments = [tiny.key, f"{tiny.key}@other", *options]
+    stopped = CliRunner().invoke(spd_harvest_command, arguments)
+    assert stopped.exit_code == 143
+    printed = json.loads(stopped.stdout)
+    assert printed["error"] == "interrupted"
+    assert [it["key"] for it in printed["harvests"]] == [tiny.key]
+    assert "continues" in stopped.stderr
 
 
 def test_quiet_prints_nothing_but_errors(tiny: TinyHarvest):
