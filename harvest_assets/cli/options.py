@@ -23,11 +23,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, float | tuple[str, ...] | None]
 
 
-def either_spelling(name: str) -> str:
-    """Read `--n_batches` as `--n-batches`."""
-    return name.replace("_", "-")
-
-
 def out_name_option(command: F) -> F:
     """Add --out-name."""
     return click.option(
