@@ -103,10 +103,11 @@ def test_a_finished_harvest_is_one_json_value(tiny: TinyHarvest):
 
 
 def test_a_dry_run_is_one_json_value(tiny: TinyHarvest):
-    printed = value_of("harvest", tiny.key, *OPTIONS, "--dry-run", "--device", "cpu")
+    options = [*OPTIONS, "--seed", "8"]
+    printed = value_of("harvest", tiny.key, *options, "--dry-run", "--device", "cpu")
     (found,) = printed["dry_runs"]
     assert found["run"] == tiny.key
-    assert found["settings"].items() >= SETTINGS.items()
+    assert found["settings"].items() >= {**SETTINGS, "seed": 8}.items()
     assert found["device"] == f"{os.cpu_count()} CPU cores"
     seconds = found["seconds"]
     stages = [seconds[stage] for stage in ("start", "prepare", "harvest", "merge")]
@@ -116,6 +117,17 @@ def test_a_dry_run_is_one_json_value(tiny: TinyHarvest):
     assert low < seconds["total"] < high
     tokens = SETTINGS["n_batches"] * SETTINGS["batch_size"] * N_CTX
     assert seconds["harvest"] > tokens / found["tokens_per_second"]
+
+
+def test_a_dry_run_says_that_nothing_would_be_done(tiny: TinyHarvest):
+    arguments = ["harvest", tiny.key, *OPTIONS, "--n_shards", 1, "--dry-run"]
+    (found,) = value_of(*arguments)["dry_runs"]
+    assert (found["key"], found["path"]) == (tiny.key, str(tiny.layout.root))
+    assert found["seconds"].keys() > {"total"}
+    assert set(found["seconds"].values()) == {0}
+    shown = invoke(*arguments)
+    assert tiny.key in shown.stdout
+    assert "already harvested" in shown.stdout
 
 
 def test_a_failure_is_json_too(tiny: TinyHarvest):
