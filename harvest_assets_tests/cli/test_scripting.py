@@ -216,6 +216,14 @@ def test_a_device_that_is_not_there_is_refused_with_what_is_there(
     assert "HARVEST_DEVICE" not in os.environ  # the option is that of one command
 
 
+def test_jobs_are_not_given_a_gpu_by_its_number(tiny: TinyHarvest):
+    arguments = [tiny.key, "--device", "cuda:1", "--slurm", "--seed", "8"]
+    result = CliRunner().invoke(spd_harvest_command, arguments)
+    assert result.exit_code == 1
+    assert "cuda:1" in result.stderr
+    assert "--device cuda " in result.stderr
+
+
 def test_the_daemon_is_not_given_a_device_that_it_would_ignore(
     tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch
 ):
