@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import record
 from harvest_assets.loaders import (
@@ -20,6 +23,8 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
+from harvest_assets.sharing.contents import contents_of
+from harvest_assets.sharing.receive import Received, receive
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.finished import FinishedHarvest
@@ -161,6 +166,26 @@ def test_what_matches_nothing_or_does_not_agree_leaves_nothing(
     assert "components.jsonl" in refused("pack", NAME, tmp_path / "file", "--layers", SECOND)
     assert not (tmp_path / "file").exists()
     assert [it.name for it in (out_dir / "harvest").iterdir()] == [NAME]
+
+
+def test_a_wrong_pattern_does_not_cost_what_was_downloaded(whole: HarvestLayout, out_dir: Path):
+    contents = contents_of(whole, lambda *_: None)
+    found: list[dict[str, bytes]] = []
+
+    def fill(folder: Path) -> None:
+        found.append(files_in(folder))
+        shutil.copytree(whole.root, folder, dirs_exist_ok=True)
+
+    def pull(layers: str) -> Received:
+        return receive(contents, "kept", "it", fill, lambda *_: None, [layers])
+
+    with pytest.raises(HarvestError, match=r"h\.7"):
+        pull("h.7.*")
+    (left,) = (out_dir / "harvest").iterdir()
+    left.rename(left.with_name(left.name.replace(f"-{os.getpid()}-", "-99999999-")))  # it ended
+    assert not pull("h.1.*").was_there
+    assert [len(contents.files.keys() & there) for there in found] == [0, len(contents.files)]
+    assert [it.name for it in (out_dir / "harvest").iterdir()] == ["kept"]
 
 
 def test_cofirings_that_were_not_counted_stay_so(sent: Path, out_dir: Path, tmp_path: Path):
