@@ -48,6 +48,13 @@ def some_layers(
         remove(scratch)
 
 
+def chosen_layers(part: HarvestLayout, patterns: Sequence[str]) -> list[str] | None:
+    """The names of the layers that `some_layers` gave; None without patterns, which is all."""
+    from harvest_assets.results.some_layers import layers_of
+
+    return [name for name, _ in layers_of(part)] if patterns else None
+
+
 def _write_some_layers(
     paths: HarvestLayout, patterns: Sequence[str], part: HarvestLayout, watch: Watch
 ) -> None:
@@ -55,7 +62,7 @@ def _write_some_layers(
 
     contents_of(paths, watch)  # what is selected from is complete and undamaged
     stored = HarvestPlan.open(paths.root)
-    names = [name for name, _ in matching_layers(layers_of(paths), patterns)]
+    names = [name for name, _ in matching_layers(layers_of(paths), patterns, "harvest")]
     # A pattern might match more layers of the run than were harvested.
     layers = patterns if stored.layers is None else names
     plan = HarvestPlan(**{**stored.model_dump(), "layers": tuple(layers)})

@@ -138,9 +138,20 @@ def test_layers_kept_while_unpacking_are_those_that_were_packed(
     assert {it.name for it in (out_dir / "harvest").iterdir()} == {NAME, "kept", "same"}
 
 
+def test_packing_says_which_layers(part: HarvestLayout, tmp_path: Path):
+    shown = invoke("pack", NAME, tmp_path / "shown", "--layers", "h.1.*").stdout
+    assert f"{SECOND} of {part.root.name}" in shown
+    printed = invoke("pack", NAME, tmp_path / "printed", "--layers", "h.1.*", "--json").stdout
+    assert json.loads(printed)["layers"] == [SECOND]
+    printed = invoke("pack", NAME, tmp_path / "all", "--json").stdout
+    assert json.loads(printed)["layers"] is None
+
+
 def test_a_part_of_a_part_keeps_within_it(part: HarvestLayout, tmp_path: Path):
     file = tmp_path / "again"
-    assert FIRST not in refused("pack", NAME, file, "--layers", "h.0.*").partition("are ")[2]
+    message = refused("pack", NAME, file, "--layers", "h.0.*")
+    assert "of the harvest" in message
+    assert FIRST not in message.partition("are ")[2]
     assert not file.exists()
     assert invoke("pack", NAME, file, "--layers", "h.*").exit_code == 0
     assert invoke("unpack", file, "--out-name", "again").exit_code == 0
@@ -215,7 +226,7 @@ def test_some_layers_are_pushed_and_pulled(tmp_path: Path, monkeypatch: pytest.M
         variables = hub.environment(tmp_path / "huggingface")
         owner = Machine(tmp_path / "owner", {**variables, "HF_TOKEN": hub.token})
         reader = Machine(tmp_path / "reader", {**variables, "HF_TOKEN": ""})
-        owner.done("push", tiny.key, PLACE, "--layers", "h.1.*")
+        assert "h.1." in owner.done("push", tiny.key, PLACE, "--layers", "h.1.*")
         card = hub.repositories["datasets", "owner/counts"]["README.md"].decode()
         assert "that fired, in h" in card  # of the pattern, escaped
         assert "already" in owner.done("push", tiny.key, PLACE, "--layers", "h.1.*")
