@@ -51,7 +51,7 @@ def pack(run: str, file: Path | None, layers: tuple[str, ...], *, debug: bool) -
         from harvest_assets.sharing.some_layers import chosen_layers, some_layers
 
         file = file or Path(f"{paths.root.name}{'-layers' if layers else ''}{archive.SUFFIX}")
-        with transfer_bar() as watch, some_layers(paths, layers, watch) as part:
+        with transfer_bar() as watch, some_layers(paths, layers, watch, file.parent) as part:
             archive.pack(part, file, watch)
             chosen = chosen_layers(part, layers)
         name, n_bytes = paths.root.name, file.stat().st_size

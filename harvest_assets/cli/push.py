@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import gettempdir
 
 import click
 
@@ -34,6 +36,8 @@ choose. It holds one harvest for each branch: an equal one is left as it is, and
 never overwritten. On W&B, a different harvest becomes the next version of the artifact. An
 interrupted push is continued by the same command.
 
+With --layers, these are first copied to a folder below TMPDIR.
+
 The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_API_KEY.
 
 {RUN_OR_HARVEST_HELP}
@@ -61,7 +65,7 @@ def push(run: str, address: str, layers: tuple[str, ...], *, private: bool, debu
         from harvest_assets.sharing.some_layers import chosen_layers, some_layers
 
         with transfer_bar() as watch:
-            part = stack.enter_context(some_layers(paths, layers, watch))
+            part = stack.enter_context(some_layers(paths, layers, watch, Path(gettempdir())))
             contents = contents_of(part, watch)
         chosen = chosen_layers(part, layers)
         if isinstance(target, HubDataset):

@@ -94,7 +94,7 @@ def receive(
         return Received(paths, was_there=False)
     (staging / CONTENTS).write_bytes(contents.encoded)  # with it, the next attempt knows the files
     try:
-        with some_layers(HarvestLayout(staging), layers, watch) as chosen:
+        with some_layers(HarvestLayout(staging), layers, watch, staging.parent) as chosen:
             _publish(chosen.root, paths, contents_of(chosen, watch), source)
     except HarvestError:
         if not continues:

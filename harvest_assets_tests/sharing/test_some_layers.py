@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import polars as pl
@@ -145,6 +146,32 @@ def test_packing_says_which_layers(part: HarvestLayout, tmp_path: Path):
     assert json.loads(printed)["layers"] == [SECOND]
     printed = invoke("pack", NAME, tmp_path / "all", "--json").stdout
     assert json.loads(printed)["layers"] is None
+
+
+def test_nothing_is_written_where_the_harvests_are(
+    whole: HarvestLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPD_OUT_DIR", str(whole.root.parents[1]))
+    before = {path: path.stat().st_mtime_ns for path in whole.root.parent.rglob("*")}
+    before[whole.root.parent] = whole.root.parent.stat().st_mtime_ns
+    assert invoke("pack", NAME, tmp_path / "new/part", "--layers", SECOND).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert [it.name for it in (tmp_path / "new").iterdir()] == ["part"]
+
+
+def test_room_is_needed_for_the_layers_that_are_chosen(
+    whole: HarvestLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPD_OUT_DIR", str(whole.root.parents[1]))
+    n_bytes = sum(map(len, files_in(whole.root).values()))
+    for free in (n_bytes, 10):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        arguments = ("pack", NAME, tmp_path / str(free), "--layers", SECOND)
+        if free == n_bytes:
+            assert invoke(*arguments).exit_code == 0
+        else:
+            assert str(tmp_path) in refused(*arguments)
+    assert [it.name for it in tmp_path.iterdir()] == [str(n_bytes)]
 
 
 def test_a_part_of_a_part_keeps_within_it(part: HarvestLayout, tmp_path: Path):
