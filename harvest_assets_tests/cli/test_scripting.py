@@ -203,6 +203,15 @@ def test_wrong_usage_is_status_2(arguments: list[str]):
     assert "Error: " in result.stderr
 
 
+@pytest.mark.usefixtures("out_dir")
+def test_a_wrong_device_is_said_of_the_option():
+    error = invoke("local/spd/s-aaaa1111", "--device", "gpu").stderr
+    assert "--device" in error
+    assert "'gpu'" in error
+    assert "cuda:N" in error
+    assert "HARVEST_DEVICE" not in error
+
+
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "harvest"])
 @pytest.mark.parametrize("command", [cli, spd_harvest_command], ids=["harvest", "spd-harvest"])
 def test_a_device_that_is_not_there_is_refused_with_what_is_there(
