@@ -199,8 +199,8 @@ def activation_examples(
         k: how many at most.
         order: `sample`, the first k of the uniform sample, themselves a uniform sample; `ci`, the
             firings of highest causal importance; or `activation`, those of largest absolute
-            activation. 20 of each are kept; where version 0.1 began the harvest, the sample is
-            sorted instead.
+            activation. 20 of each are kept; a harvest that version 0.1 began lacks those of
+            `activation`, for which the sample is sorted instead.
 
     Raises:
         HarvestError: the order is unknown, a file is damaged, or the tokenizer is missing or is

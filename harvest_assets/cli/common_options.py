@@ -18,9 +18,17 @@ nothing was begun; 130, 143 or 129 interrupted by Ctrl-C, SIGTERM or a closed te
 _QUIET_HELP = "Print nothing but errors, and with --json the result."
 _VERBOSE_HELP = "Print what is logged too; of a harvest, the log of each stage."
 
-HELP_SETTINGS: dict[str, Any] = {
+
+def either_spelling(name: str) -> str:
+    """Read `--n_batches` as `--n-batches`."""
+    return name.replace("_", "-")
+
+
+# Of a program; its commands inherit them.
+CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,
+    "token_normalize_func": either_spelling,
 }
 
 RUN_HELP = """

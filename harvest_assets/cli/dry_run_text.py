@@ -10,6 +10,8 @@ from rich.filesize import decimal
 
 from harvest_assets.cli.dry_run import DryRun
 from harvest_assets.store.preflight import memory_parts
+from harvest_assets.store.registry import Registration
+from harvest_assets.store.time_estimate import TimeEstimate
 
 _SHOWN_AS_SECONDS = 120
 
@@ -116,7 +118,22 @@ def dry_run_record(result: DryRun) -> dict[str, Any]:
         "disk_bytes": needs.disk(plan.n_shards),
         "free_disk_bytes": result.free_disk,
         "tokens_per_second": result.tokens_per_second,
-        "seconds": None if times is None else {**times.stages, "total": times.total},
+        "seconds": None if times is None else _seconds(times),
         "seconds_between": None if times is None else times.range,
         "warnings": checkpoint.warnings(plan.ci_threshold, plan.context_length),
     }
+
+
+def finished_record(registration: Registration) -> dict[str, Any]:
+    """As `dry_run_record`, of a harvest to which nothing would be done; without an estimate."""
+    return {
+        "key": registration.key,
+        "run": registration.reference.name.key,
+        "path": str(registration.layout.root),
+        "seconds": _seconds(TimeEstimate(0.0, 0.0, 0.0, 0.0)),
+        "warnings": [],
+    }
+
+
+def _seconds(times: TimeEstimate) -> dict[str, float]:
+    return {**times.stages, "total": times.total}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
@@ -37,6 +38,7 @@ def errors_reported(*, debug: bool) -> Iterator[None]:
         invoked.print_result()
     except KeyboardInterrupt as interrupt:
         last_words(str(interrupt) or _STOPPED)
+        invoked.print_result("interrupted", partial(last_words, stream="stdout"))
         sys.exit(exit_status())
     except BrokenPipeError:  # as in `| head`; click ends the command without a word
         raise

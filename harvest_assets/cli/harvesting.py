@@ -28,8 +28,12 @@ def show_dry_run(
     from rich.console import Console
 
     from harvest_assets.cli.dry_run import dry_run
-    from harvest_assets.cli.dry_run_text import dry_run_record, print_dry_run
+    from harvest_assets.cli.dry_run_text import dry_run_record, finished_record, print_dry_run
 
+    if _is_finished(registration, settings, step):
+        current().add("dry_runs", finished_record(registration))
+        click.echo(f"{registration.key} is already harvested; nothing would be done.")
+        return
     with Console(stderr=True).status("opening the run and its data, computing a few rows"):
         result = dry_run(registration, settings, step, where)
     current().add("dry_runs", dry_run_record(result))

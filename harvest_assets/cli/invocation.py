@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +57,18 @@ class Invocation:
         self.result = self.result or {}
         self.result.setdefault(name, []).append(record)
 
-    def print_result(self, error: str | None = None) -> None:
+    def print_result(
+        self, error: str | None = None, write: Callable[[str], None] = click.echo
+    ) -> None:
         """Print the JSON value, if it was asked for.
 
         Args:
             error: why the command failed; it becomes a key of the value.
+            write: prints a text and ends the line.
         """
         if self.json:
             value = self.result if error is None else {**(self.result or {}), "error": error}
-            click.echo(json.dumps(value, indent=2))
+            write(json.dumps(value, indent=2))
 
 
 def current() -> Invocation:

@@ -15,7 +15,6 @@ from harvest_assets.cli.common_options import (
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.cli.interpretation import interpret, interpretation_options, settings_of
-from harvest_assets.cli.options import either_spelling
 
 
 @click.command(
@@ -30,7 +29,6 @@ same command continues.
 
 {RUN_OR_HARVEST_HELP}
 """,
-    context_settings={"token_normalize_func": either_spelling},
 )
 @click.argument("run", shell_complete=complete_harvest)
 @interpretation_options

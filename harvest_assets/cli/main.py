@@ -9,7 +9,7 @@ import click
 
 from harvest_assets import __version__
 from harvest_assets.cli.command_group import CommandOrRun
-from harvest_assets.cli.common_options import EXIT_STATUSES, HELP_SETTINGS
+from harvest_assets.cli.common_options import CONTEXT_SETTINGS, EXIT_STATUSES
 
 
 @click.group(
@@ -36,7 +36,7 @@ from harvest_assets.cli.common_options import EXIT_STATUSES, HELP_SETTINGS
         "clean",
         "completion",
     ),
-    context_settings=HELP_SETTINGS,
+    context_settings=CONTEXT_SETTINGS,
     epilog=EXIT_STATUSES,
 )
 @click.version_option(__version__, prog_name="harvest_assets")

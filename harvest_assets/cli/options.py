@@ -23,11 +23,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, float | tuple[str, ...] | None]
 
 
-def either_spelling(name: str) -> str:
-    """Read `--n_batches` as `--n-batches`."""
-    return name.replace("_", "-")
-
-
 def out_name_option(command: F) -> F:
     """Add --out-name."""
     return click.option(
@@ -80,8 +75,10 @@ def _checked_device(_context: click.Context, _option: click.Parameter, name: str
     if name is not None:
         try:
             current().device = ComputeSettings(device=name).device
-        except HarvestError as error:
-            raise click.BadParameter(str(error)) from None
+        except HarvestError:
+            raise click.BadParameter(
+                f"{name[:200]!r} is not a device; expected cpu, cuda or cuda:N."
+            ) from None
 
 
 def harvest_options(command: F) -> F:

@@ -16,6 +16,7 @@ from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import some_layers_option
+from harvest_assets.cli.received import what_was_sent
 
 
 @click.command(
@@ -47,11 +48,17 @@ def pack(run: str, file: Path | None, layers: tuple[str, ...], *, debug: bool) -
 
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import archive
-        from harvest_assets.sharing.some_layers import some_layers
+        from harvest_assets.sharing.some_layers import chosen_layers, some_layers
 
         file = file or Path(f"{paths.root.name}{'-layers' if layers else ''}{archive.SUFFIX}")
-        with transfer_bar() as watch, some_layers(paths, layers, watch) as part:
+        with transfer_bar() as watch, some_layers(paths, layers, watch, file.parent) as part:
             archive.pack(part, file, watch)
-        n_bytes = file.stat().st_size
-        current().result = {"harvest": paths.root.name, "file": str(file), "n_bytes": n_bytes}
-        click.echo(f"{file} holds {paths.root.name} ({decimal(n_bytes)}).")
+            chosen = chosen_layers(part, layers)
+        name, n_bytes = paths.root.name, file.stat().st_size
+        current().result = {
+            "harvest": name,
+            "layers": chosen,
+            "file": str(file),
+            "n_bytes": n_bytes,
+        }
+        click.echo(f"{file} holds {what_was_sent(name, chosen)} ({decimal(n_bytes)}).")

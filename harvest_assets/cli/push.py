@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import gettempdir
 
 import click
 
@@ -16,6 +18,7 @@ from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import some_layers_option
+from harvest_assets.cli.received import what_was_sent
 from harvest_assets.errors import HarvestError
 
 
@@ -32,6 +35,8 @@ What does not exist is created. A dataset gets a card that describes it; its lic
 choose. It holds one harvest for each branch: an equal one is left as it is, and a different one is
 never overwritten. On W&B, a different harvest becomes the next version of the artifact. An
 interrupted push is continued by the same command.
+
+With --layers, these are first copied to a folder below TMPDIR.
 
 The token is the client's: `hf auth login` or HF_TOKEN; `wandb login` or WANDB_API_KEY.
 
@@ -57,22 +62,22 @@ def push(run: str, address: str, layers: tuple[str, ...], *, private: bool, debu
         from harvest_assets.cli.transfer_bar import transfer_bar
         from harvest_assets.sharing import hub, wandb_artifact
         from harvest_assets.sharing.contents import contents_of
-        from harvest_assets.sharing.some_layers import some_layers
+        from harvest_assets.sharing.some_layers import chosen_layers, some_layers
 
         with transfer_bar() as watch:
-            part = stack.enter_context(some_layers(paths, layers, watch))
+            part = stack.enter_context(some_layers(paths, layers, watch, Path(gettempdir())))
             contents = contents_of(part, watch)
+        chosen = chosen_layers(part, layers)
         if isinstance(target, HubDataset):
             sent = hub.push(part, contents, target, private=private)
         else:
             sent = wandb_artifact.push(part, contents, target)
         current().result = {
             "harvest": paths.root.name,
+            "layers": chosen,
             "address": str(target),
             "was_there": not sent,
         }
-        if sent:
-            click.echo(f"{target} holds {paths.root.name}.")
-        else:
-            click.echo(f"{target} holds {paths.root.name} already, with equal files.")
+        equal = "" if sent else " already, with equal files"
+        click.echo(f"{target} holds {what_was_sent(paths.root.name, chosen)}{equal}.")
         click.echo(f"On another machine:\n  harvest-assets pull {target}")

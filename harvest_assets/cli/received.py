@@ -1,8 +1,9 @@
-"""What is printed at the end of a command that received a harvest."""
+"""What is printed at the end of a command that sent or received a harvest."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,11 @@ from harvest_assets.cli.invocation import current
 
 if TYPE_CHECKING:
     from harvest_assets.sharing.receive import Received
+
+
+def what_was_sent(name: str, layers: Sequence[str] | None) -> str:
+    """The harvest, or which of its layers; None is all."""
+    return name if layers is None else f"{', '.join(layers)} of {name}"
 
 
 def print_received(received: Received) -> None:

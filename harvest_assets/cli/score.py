@@ -22,7 +22,6 @@ from harvest_assets.cli.interpretation import (
     progress_bar,
     settings_of,
 )
-from harvest_assets.cli.options import either_spelling
 from harvest_assets.errors import HarvestError
 
 _BASELINE = "baseline"
@@ -42,7 +41,6 @@ after an interruption the same command continues.
 
 {RUN_OR_HARVEST_HELP}
 """,
-    context_settings={"token_normalize_func": either_spelling},
 )
 @click.argument("run", shell_complete=complete_harvest)
 @click.option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from harvest_assets.cli.common_options import (
-    HELP_SETTINGS,
+    CONTEXT_SETTINGS,
     RUN_HELP,
     debug_option,
     json_option,
@@ -16,7 +16,6 @@ from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
     complete_settings,
-    either_spelling,
     harvest_options,
     require_one_run,
 )
@@ -25,7 +24,7 @@ from harvest_assets.cli.where import PLACES, require_place, where_to_harvest
 
 @with_common_options
 @click.command(
-    context_settings={"token_normalize_func": either_spelling, **HELP_SETTINGS},
+    context_settings=CONTEXT_SETTINGS,
     help=f"""Harvest runs: on the cluster's SLURM, where there is one, else on this machine.
 
 Where a Dagster daemon runs on this machine's instance, it does the work.

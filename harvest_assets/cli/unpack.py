@@ -8,11 +8,11 @@ import click
 
 from harvest_assets.cli.common_options import debug_option, json_option
 from harvest_assets.cli.errors import errors_reported
-from harvest_assets.cli.options import either_spelling, received_name_option, some_layers_option
+from harvest_assets.cli.options import received_name_option, some_layers_option
 from harvest_assets.cli.received import print_received
 
 
-@click.command(context_settings={"token_normalize_func": either_spelling})
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @received_name_option
 @some_layers_option

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from harvest_assets.cli.invocation import current
 from harvest_assets.errors import HarvestError
+from harvest_assets.settings import ComputeSettings
 from harvest_assets.system.gpus import require_device
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from harvest_assets.orchestration.slurm.settings import SlurmSettings
     from harvest_assets.runners.protocol import Runner
 
 Where = Literal["slurm", "daemon", "here"]
@@ -41,7 +43,7 @@ def require_place(where: Where) -> None:
 
     Raises:
         HarvestError: there is no SLURM, its settings are not valid, none of its nodes can run what
-            they request, or the device that was asked for is not there.
+            they request, or the device that was asked for is not there or cannot be chosen.
     """
     from harvest_assets.orchestration.slurm.nodes import require_fitting_node
     from harvest_assets.orchestration.slurm.settings import (
@@ -60,12 +62,23 @@ def require_place(where: Where) -> None:
     if where != "slurm":
         return
     settings = SlurmSettings.from_environment()
+    _check_device_of_jobs(settings)
     if settings.cluster == "slurm" and not slurm_is_here():
         raise HarvestError(
             "No SLURM is set up on this machine (sbatch and its configuration); use --local."
         )
     for stage in settings.submitted_stages:
         require_fitting_node(settings, gpu=needs_gpu(stage))
+
+
+def _check_device_of_jobs(settings: SlurmSettings) -> None:
+    """Check that no GPU is chosen by its number where SLURM chooses it."""
+    device = ComputeSettings.from_environment().device
+    if device.startswith("cuda:") and settings.cluster == "slurm" and settings.gres != "none":
+        raise HarvestError(
+            f"{device} cannot be chosen for SLURM jobs, each of which sees only the GPU that SLURM "
+            "gives it; use --device cuda (or HARVEST_DEVICE=cuda)."
+        )
 
 
 def runner_at(where: Where, instance: DagsterInstance, *, rebuild: bool) -> Runner:

@@ -44,7 +44,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from harvest_assets.errors import HarvestError
 
@@ -62,13 +62,16 @@ if TYPE_CHECKING:
 
 
 def matching_layers(
-    layers: Sequence[tuple[str, int]], patterns: Sequence[str] | None
+    layers: Sequence[tuple[str, int]],
+    patterns: Sequence[str] | None,
+    whole: Literal["run", "harvest"] = "run",
 ) -> tuple[tuple[str, int], ...]:
     """The layers whose names match one of the patterns, in flat order.
 
     Args:
         layers: (name, number of components).
         patterns: as of `fnmatch`; `*` matches dots too. None: all layers.
+        whole: what has these layers.
 
     Raises:
         HarvestError: a pattern matches no layer.
@@ -79,7 +82,7 @@ def matching_layers(
         if not any(fnmatchcase(name, pattern) for name, _ in layers):
             names = ", ".join(name for name, _ in layers)
             raise HarvestError(
-                f"--layers {pattern!r} matches no layer of the run; its layers are {names}."
+                f"--layers {pattern!r} matches no layer of the {whole}; its layers are {names}."
             )
     return tuple(it for it in layers if any(fnmatchcase(it[0], each) for each in patterns))
 

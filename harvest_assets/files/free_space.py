@@ -16,13 +16,20 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def require_free(folder: Path, n_bytes: int, *, at_least: int | None = None) -> None:
+def require_free(
+    folder: Path,
+    n_bytes: int,
+    *,
+    at_least: int | None = None,
+    remedy: str = "set SPD_OUT_DIR to a larger disk",
+) -> None:
     """Check that a folder's file system has so many bytes left.
 
     Args:
         folder: need not exist yet.
         n_bytes: that will be written, about.
         at_least: that will be written for certain; None: `n_bytes`.
+        remedy: what to do if nothing can be freed.
 
     Raises:
         HarvestError: it does not.
@@ -32,5 +39,5 @@ def require_free(folder: Path, n_bytes: int, *, at_least: int | None = None) -> 
         raise HarvestError(
             f"{folder} has {decimal(free)} free, but the harvest needs about "
             f"{decimal(n_bytes)} at its peak; free some (harvest-assets clean), or "
-            "set SPD_OUT_DIR to a larger disk."
+            f"{remedy}."
         )

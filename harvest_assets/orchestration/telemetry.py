@@ -43,7 +43,7 @@ def run_dagster(arguments: Sequence[str]) -> None:
         arguments: of the command, such as `dev`.
     """
     keep_telemetry_off()
-    # What Dagster would rather have people type.
+    # Dagster recommends its newer command, `dg`.
     warnings.filterwarnings("ignore", category=dg.SupersessionWarning)
     sys.argv = ["dagster", *arguments]
     runpy.run_module("dagster", run_name="__main__", alter_sys=True)

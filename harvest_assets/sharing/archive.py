@@ -85,7 +85,7 @@ def unpack(file: Path, out_name: str | None, watch: Watch, layers: Sequence[str]
                 remove(folder)
                 raise
 
-        return receive(contents, out_name, str(file), fill, watch, layers)
+        return receive(contents, out_name, str(file), fill, watch, layers, continues=False)
 
 
 class _Hashed:

@@ -47,6 +47,8 @@ def receive(
     fill: Callable[[Path], None],
     watch: Watch,
     layers: Sequence[str] = (),
+    *,
+    continues: bool = True,
 ) -> Received:
     """Put a harvest into its folder below `harvest/`, complete or not at all.
 
@@ -57,6 +59,8 @@ def receive(
         fill: writes the files into a folder; some may be there from an attempt that was killed.
         watch: is shown the progress.
         layers: patterns of the layers that are kept; without any all are.
+        continues: `fill` leaves out what is there: where only `layers` is wrong, the files stay for
+            the next attempt.
 
     Raises:
         HarvestError: another harvest is in the folder, the disk is too small, the files are not
@@ -82,15 +86,21 @@ def receive(
     watch("checking", 0, 0)
     try:
         _check(staging, contents, source)
-        with some_layers(HarvestLayout(staging), layers, watch) as chosen:
-            if layers:
-                contents = contents_of(chosen, watch)
-            _publish(chosen.root, paths, contents, source)
     except HarvestError:
         remove(staging)  # the same attempt would end the same way
         raise
-    if layers:
-        remove(staging)
+    if not layers:
+        _publish(staging, paths, contents, source)
+        return Received(paths, was_there=False)
+    (staging / CONTENTS).write_bytes(contents.encoded)  # with it, the next attempt knows the files
+    try:
+        with some_layers(HarvestLayout(staging), layers, watch, staging.parent) as chosen:
+            _publish(chosen.root, paths, contents_of(chosen, watch), source)
+    except HarvestError:
+        if not continues:
+            remove(staging)
+        raise
+    remove(staging)
     return Received(paths, was_there=False)
 
 

@@ -58,8 +58,8 @@ class TimeEstimate:
         prepare: opening the run, its rows of tokens.
         harvest: opening the model, and all rows.
         merge: the sum of the shards, the results, their checks.
-        crowding: how many times longer the stages around the harvest, which was measured as it is
-            now, may take because of what else runs on this machine.
+        crowding: factor by which other work on this machine may slow all stages but the harvest,
+            whose speed was measured under the present load.
     """
 
     start: float
@@ -85,7 +85,7 @@ class TimeEstimate:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Between which the total is expected."""
+        """The smallest and the largest total that are expected."""
         around = self.total - self.harvest
         return _LOW * self.total, _HIGH * (self.harvest + self.crowding * around)
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -93,11 +94,12 @@ def exit_status() -> int:
     return 128 + (_stop.number or signal.SIGINT)
 
 
-def last_words(text: str) -> None:
-    """Print on stderr if it is still open: the terminal may have been closed."""
+def last_words(text: str, stream: Literal["stderr", "stdout"] = "stderr") -> None:
+    """Print on a stream if it is still open: the terminal may have been closed."""
     try:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        file = getattr(sys, stream)
+        file.write(f"{text}\n")
+        file.flush()
     except OSError:
         # Python would try to write it again at its end, and change the exit status.
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115

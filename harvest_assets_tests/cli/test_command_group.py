@@ -36,6 +36,21 @@ def test_help_of_a_command(command: str):
     assert result.output != invoke("-h").output
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_of_every_command_are_taken_in_either_spelling(command: str):
+    found = cli.get_command(click.Context(cli), command)
+    several = found.commands if isinstance(found, click.Group) else {None: found}
+    for name, each in several.items():
+        words = [command] if name is None else [command, name]
+        for option in (it for it in each.params if isinstance(it, click.Option)):
+            dashed = option.opts[0]
+            for spelled in (dashed, "--" + dashed.removeprefix("--").replace("-", "_")):
+                value = [] if option.is_flag else ["1"]
+                result = invoke(*words, spelled, *value, "-h")  # help, once all words are known
+                assert result.exit_code == 0, result.output
+    assert invoke(command, "--no_such_option", "-h").exit_code == 2
+
+
 def test_help_of_spd_harvest():
     short, long = (CliRunner().invoke(spd_harvest_command, [it]) for it in ("-h", "--help"))
     assert short.exit_code == 0

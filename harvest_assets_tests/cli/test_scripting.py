@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,10 +103,11 @@ def test_a_finished_harvest_is_one_json_value(tiny: TinyHarvest):
 
 
 def test_a_dry_run_is_one_json_value(tiny: TinyHarvest):
-    printed = value_of("harvest", tiny.key, *OPTIONS, "--dry-run", "--device", "cpu")
+    options = [*OPTIONS, "--seed", "8"]
+    printed = value_of("harvest", tiny.key, *options, "--dry-run", "--device", "cpu")
     (found,) = printed["dry_runs"]
     assert found["run"] == tiny.key
-    assert found["settings"].items() >= SETTINGS.items()
+    assert found["settings"].items() >= {**SETTINGS, "seed": 8}.items()
     assert found["device"] == f"{os.cpu_count()} CPU cores"
     seconds = found["seconds"]
     stages = [seconds[stage] for stage in ("start", "prepare", "harvest", "merge")]
@@ -115,6 +117,17 @@ def test_a_dry_run_is_one_json_value(tiny: TinyHarvest):
     assert low < seconds["total"] < high
     tokens = SETTINGS["n_batches"] * SETTINGS["batch_size"] * N_CTX
     assert seconds["harvest"] > tokens / found["tokens_per_second"]
+
+
+def test_a_dry_run_says_that_nothing_would_be_done(tiny: TinyHarvest):
+    arguments = ["harvest", tiny.key, *OPTIONS, "--n_shards", 1, "--dry-run"]
+    (found,) = value_of(*arguments)["dry_runs"]
+    assert (found["key"], found["path"]) == (tiny.key, str(tiny.layout.root))
+    assert found["seconds"].keys() > {"total"}
+    assert set(found["seconds"].values()) == {0}
+    shown = invoke(*arguments)
+    assert tiny.key in shown.stdout
+    assert "already harvested" in shown.stdout
 
 
 def test_a_failure_is_json_too(tiny: TinyHarvest):
@@ -135,6 +148,23 @@ def test_a_failure_is_json_too(tiny: TinyHarvest):
     assert found["problems"]
     assert found["harvest"] == tiny.layout.root.name
     assert lines.name in found["error"]
+
+
+def test_an_interruption_is_json_too_and_keeps_what_finished(
+    tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(_where: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("harvest_assets.cli.spd_harvest.require_place", interrupt)
+    options = [*OPTIONS, "--n_shards", "1", "--local", "--json"]
+    arguments = [tiny.key, f"{tiny.key}@other", *options]
+    stopped = CliRunner().invoke(spd_harvest_command, arguments)
+    assert stopped.exit_code == 143
+    printed = json.loads(stopped.stdout)
+    assert printed["error"] == "interrupted"
+    assert [it["key"] for it in printed["harvests"]] == [tiny.key]
+    assert "continues" in stopped.stderr
 
 
 def test_quiet_prints_nothing_but_errors(tiny: TinyHarvest):
@@ -173,6 +203,15 @@ def test_wrong_usage_is_status_2(arguments: list[str]):
     assert "Error: " in result.stderr
 
 
+@pytest.mark.usefixtures("out_dir")
+def test_a_wrong_device_is_said_of_the_option():
+    error = invoke("local/spd/s-aaaa1111", "--device", "gpu").stderr
+    assert "--device" in error
+    assert "'gpu'" in error
+    assert "cuda:N" in error
+    assert "HARVEST_DEVICE" not in error
+
+
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []], ids=["dry run", "harvest"])
 @pytest.mark.parametrize("command", [cli, spd_harvest_command], ids=["harvest", "spd-harvest"])
 def test_a_device_that_is_not_there_is_refused_with_what_is_there(
@@ -184,6 +223,14 @@ def test_a_device_that_is_not_there_is_refused_with_what_is_there(
     assert "cuda:77" in result.stderr
     assert "cpu" in result.stderr.partition("cuda:77")[2]
     assert "HARVEST_DEVICE" not in os.environ  # the option is that of one command
+
+
+def test_jobs_are_not_given_a_gpu_by_its_number(tiny: TinyHarvest):
+    arguments = [tiny.key, "--device", "cuda:1", "--slurm", "--seed", "8"]
+    result = CliRunner().invoke(spd_harvest_command, arguments)
+    assert result.exit_code == 1
+    assert "cuda:1" in result.stderr
+    assert "--device cuda " in result.stderr
 
 
 def test_the_daemon_is_not_given_a_device_that_it_would_ignore(

@@ -14,7 +14,9 @@ import pytest
 from harvest_assets.definitions import defs
 from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, missing_parts
-from harvest_assets.orchestration.partitions import run_shards
+from harvest_assets.orchestration.partitions import partition_key, run_shards
+from harvest_assets.orchestration.slurm import jobs
+from harvest_assets.orchestration.slurm.settings import SlurmSettings
 from harvest_assets.runners.staged import StagedRunner, StageRun
 from harvest_assets.stages import Asset
 from harvest_assets.store.registry import registration_of
@@ -109,6 +111,21 @@ def test_the_plan_reports_them_and_none_counts_as_work(tiny: TinyHarvest):
     assert merged.success
     assert all(it.passed for it in merged.get_asset_check_evaluations() if it.blocking)
     assert status_of(tiny) is HarvestStatus.HARVESTED
+
+
+def test_on_a_cluster_it_is_no_job(tiny: TinyHarvest):
+    def becomes_a_job(shard: str) -> bool:
+        key = partition_key(f"{tiny.key}|{shard}")
+        tags = run_shards.get_tags_for_partition_key(key)
+        by_hand = dg.DagsterRun("__ASSET_JOB", asset_selection=frozenset({SHARDS}), tags=tags)
+        of_the_stage = dg.DagsterRun("harvest", tags=tags)
+        settings = SlurmSettings(stages="all")
+        (answer,) = {jobs.becomes_a_job(run, settings) for run in (by_hand, of_the_stage)}
+        return answer
+
+    assert becomes_a_job("07")  # as long as there is no plan
+    assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
+    assert {it for it in ("00", "01", "02", "07") if becomes_a_job(it)} == {"00", "01"}
 
 
 def test_one_that_fails_does_not_fail_the_harvest(tiny: TinyHarvest):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import polars as pl
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import record
 from harvest_assets.loaders import (
@@ -21,6 +24,8 @@ from harvest_assets.loaders import (
     load_correlations,
     load_token_stats,
 )
+from harvest_assets.sharing.contents import contents_of
+from harvest_assets.sharing.receive import Received, receive
 from harvest_assets.store.harvest_name import HarvestReference
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import Registration, claim_folder, owner_of
@@ -136,9 +141,46 @@ def test_layers_kept_while_unpacking_are_those_that_were_packed(
     assert {it.name for it in (out_dir / "harvest").iterdir()} == {NAME, "kept", "same"}
 
 
+def test_packing_says_which_layers(part: HarvestLayout, tmp_path: Path):
+    shown = invoke("pack", NAME, tmp_path / "shown", "--layers", "h.1.*").stdout
+    assert f"{SECOND} of {part.root.name}" in shown
+    printed = invoke("pack", NAME, tmp_path / "printed", "--layers", "h.1.*", "--json").stdout
+    assert json.loads(printed)["layers"] == [SECOND]
+    printed = invoke("pack", NAME, tmp_path / "all", "--json").stdout
+    assert json.loads(printed)["layers"] is None
+
+
+def test_nothing_is_written_where_the_harvests_are(
+    whole: HarvestLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPD_OUT_DIR", str(whole.root.parents[1]))
+    before = {path: path.stat().st_mtime_ns for path in whole.root.parent.rglob("*")}
+    before[whole.root.parent] = whole.root.parent.stat().st_mtime_ns
+    assert invoke("pack", NAME, tmp_path / "new/part", "--layers", SECOND).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert [it.name for it in (tmp_path / "new").iterdir()] == ["part"]
+
+
+def test_room_is_needed_for_the_layers_that_are_chosen(
+    whole: HarvestLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPD_OUT_DIR", str(whole.root.parents[1]))
+    n_bytes = sum(map(len, files_in(whole.root).values()))
+    for free in (n_bytes, 10):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        arguments = ("pack", NAME, tmp_path / str(free), "--layers", SECOND)
+        if free == n_bytes:
+            assert invoke(*arguments).exit_code == 0
+        else:
+            assert str(tmp_path) in refused(*arguments)
+    assert [it.name for it in tmp_path.iterdir()] == [str(n_bytes)]
+
+
 def test_a_part_of_a_part_keeps_within_it(part: HarvestLayout, tmp_path: Path):
     file = tmp_path / "again"
-    assert FIRST not in refused("pack", NAME, file, "--layers", "h.0.*").partition("are ")[2]
+    message = refused("pack", NAME, file, "--layers", "h.0.*")
+    assert "of the harvest" in message
+    assert FIRST not in message.partition("are ")[2]
     assert not file.exists()
     assert invoke("pack", NAME, file, "--layers", "h.*").exit_code == 0
     assert invoke("unpack", file, "--out-name", "again").exit_code == 0
@@ -181,6 +223,26 @@ def test_what_matches_nothing_or_does_not_agree_leaves_nothing(
     assert [it.name for it in (out_dir / "harvest").iterdir()] == [NAME]
 
 
+def test_a_wrong_pattern_does_not_cost_what_was_downloaded(whole: HarvestLayout, out_dir: Path):
+    contents = contents_of(whole, lambda *_: None)
+    found: list[dict[str, bytes]] = []
+
+    def fill(folder: Path) -> None:
+        found.append(files_in(folder))
+        shutil.copytree(whole.root, folder, dirs_exist_ok=True)
+
+    def pull(layers: str) -> Received:
+        return receive(contents, "kept", "it", fill, lambda *_: None, [layers])
+
+    with pytest.raises(HarvestError, match=r"h\.7"):
+        pull("h.7.*")
+    (left,) = (out_dir / "harvest").iterdir()
+    left.rename(left.with_name(left.name.replace(f"-{os.getpid()}-", "-99999999-")))  # it ended
+    assert not pull("h.1.*").was_there
+    assert [len(contents.files.keys() & there) for there in found] == [0, len(contents.files)]
+    assert [it.name for it in (out_dir / "harvest").iterdir()] == ["kept"]
+
+
 def test_cofirings_that_were_not_counted_stay_so(sent: Path, out_dir: Path, tmp_path: Path):
     assert invoke("unpack", sent / "whole").exit_code == 0
     paths = HarvestLayout(out_dir / "harvest" / NAME)
@@ -208,7 +270,7 @@ def test_some_layers_are_pushed_and_pulled(tmp_path: Path, monkeypatch: pytest.M
         variables = hub.environment(tmp_path / "huggingface")
         owner = Machine(tmp_path / "owner", {**variables, "HF_TOKEN": hub.token})
         reader = Machine(tmp_path / "reader", {**variables, "HF_TOKEN": ""})
-        owner.done("push", tiny.key, PLACE, "--layers", "h.1.*")
+        assert "h.1." in owner.done("push", tiny.key, PLACE, "--layers", "h.1.*")
         card = hub.repositories["datasets", "owner/counts"]["README.md"].decode()
         assert "that fired, in h" in card  # of the pattern, escaped
         assert "already" in owner.done("push", tiny.key, PLACE, "--layers", "h.1.*")

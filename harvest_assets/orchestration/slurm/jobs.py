@@ -25,6 +25,7 @@ from harvest_assets.orchestration.slurm import cluster
 from harvest_assets.orchestration.slurm.nodes import require_fitting_node
 from harvest_assets.orchestration.slurm.settings import SlurmSettings, needs_gpu
 from harvest_assets.stages import Asset, Stage
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import Registration, registration_of
 
 JOB_TAG = "harvest_assets/job"
@@ -56,11 +57,12 @@ def stage_of(run: dg.DagsterRun) -> Stage | None:
 def becomes_a_job(run: dg.DagsterRun, settings: SlurmSettings) -> bool:
     """Whether a run is submitted; else it runs where the daemon or the command does.
 
-    A run with shards always is: only the cluster has GPUs.
+    A run of shards always is: only the cluster has GPUs. One of a shard beyond those of the plan
+    has nothing to compute, so it never is.
     """
     stage = stage_of(run)
     shards = any(key.path[-1] == Asset.HARVEST_SHARD for key in run.asset_selection or ())
-    return shards or stage in settings.submitted_stages
+    return (shards or stage in settings.submitted_stages) and not _is_unplanned(run)
 
 
 def create_run(
@@ -195,6 +197,17 @@ def cancel_jobs(harvests: Iterable[dg.DagsterRun]) -> None:
     by_kind = jobs_of(harvests)
     cluster.cancel(by_kind.get("slurm", []))
     cluster.cancel_local(by_kind.get("local", []))
+
+
+def _is_unplanned(run: dg.DagsterRun) -> bool:
+    """Whether a run is of a shard that the stored plan does not have."""
+    shard, owner = run.tags.get(f"dagster/partition/{SHARD_DIMENSION}"), _owner(run)
+    if shard is None or owner is None:
+        return False
+    try:
+        return not HarvestPlan.open(owner.layout.root).has_shard(shard)
+    except HarvestError:  # without a plan, the run itself reports what is missing
+        return False
 
 
 def _owner(run: dg.DagsterRun) -> Registration | None:
