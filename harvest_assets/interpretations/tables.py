@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.atomic import atomic_path
 from harvest_assets.files.untrusted import parse_json
 from harvest_assets.interpretations.entries import MAX_NOTE, Edit
 from harvest_assets.results.parquet import read_table
@@ -72,23 +71,20 @@ def of_rows(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def write(path: Path, table: pa.Table) -> None:
-    """Write a table atomically."""
+    """Write a table into a file."""
     marked = table.replace_schema_metadata({_VERSION_KEY: str(_VERSION)})
-    with atomic_path(path) as temporary:
-        # Stronger compression could look like a file that claims more than it can hold.
-        pq.write_table(marked, temporary, compression="snappy", write_page_checksum=True)
+    # Stronger compression could look like a file that claims more than it can hold.
+    pq.write_table(marked, path, compression="snappy", write_page_checksum=True)
 
 
-def read(path: Path, kind: str) -> pa.Table | None:
-    """The table; None if there is none.
+def read(path: Path, kind: str) -> pa.Table:
+    """The table in a file.
 
     Raises:
+        FileNotFoundError: there is none.
         HarvestError: the file is damaged, of another version, or another table.
     """
-    try:
-        table = read_table(path)
-    except FileNotFoundError:
-        return None
+    table = read_table(path)
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(_VERSION):
         raise HarvestError(
