@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
+
+from harvest_assets.interpretations.entries import Entry, field_of_person
 
 _ORDER = ("written_at", "entry_id")
 _LABEL = ("label", "label_source", "label_author", "confidence", "reason")
@@ -34,6 +39,29 @@ def joined(components: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
     """A frame of components with the columns of `current`; its rows and their order stay."""
     frame = components.join(now, on="component_key", how="left", maintain_order="left")
     return _without_nulls(frame)
+
+
+def after_earlier(
+    entries: Iterable[Entry], labels: pl.DataFrame, edits: pl.DataFrame
+) -> list[Entry]:
+    """New entries; those by people are dated at least 1 microsecond after what they replace.
+
+    Args:
+        entries: not written yet.
+        labels: the whole history, as `edits`.
+        edits: by people.
+    """
+    own = labels.filter(pl.col("source") == "person").with_columns(field=pl.lit("label"))
+    columns = ["component_key", "field", "written_at"]
+    newest = pl.concat([own.select(columns), edits.select(columns)])
+    rows = newest.group_by("component_key", "field").agg(pl.col("written_at").max()).rows()
+    times = {(key, field): time + timedelta(microseconds=1) for key, field, time in rows}
+    return [
+        replace(entry, written_at=max(entry.written_at, earliest))
+        if (earliest := times.get((entry.component_key, field_of_person(entry))))
+        else entry
+        for entry in entries
+    ]
 
 
 def _without_nulls(frame: pl.DataFrame) -> pl.DataFrame:

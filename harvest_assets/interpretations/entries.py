@@ -186,6 +186,13 @@ class Edit:
 Entry = Label | Score | Edit
 
 
+def field_of_person(entry: Entry) -> EditedField | None:
+    """The field that a person gives a value with an entry; None if no person wrote it."""
+    if isinstance(entry, Edit):
+        return entry.field
+    return "label" if isinstance(entry, Label) and entry.source == "person" else None
+
+
 def _check_common(entry: Entry) -> None:
     key = entry.component_key
     if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= MAX_NAME:

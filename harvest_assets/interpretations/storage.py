@@ -22,7 +22,7 @@ from harvest_assets.files.atomic import new_path, sweep
 from harvest_assets.files.lease import check_held, hold_lease
 from harvest_assets.files.untrusted import read_json, text_of
 from harvest_assets.interpretations import entry_files, generations
-from harvest_assets.interpretations.entries import Entry
+from harvest_assets.interpretations.entries import Entry, field_of_person
 from harvest_assets.interpretations.entry_files import Entries
 
 if TYPE_CHECKING:
@@ -91,17 +91,20 @@ class Interpretations:
     def add(self, entries: Iterable[Entry]) -> None:
         """Keep entries, all or none; they are on the disk when this returns.
 
+        What people write is dated after what it replaces, even if another clock is ahead.
+
         Raises:
             HarvestError: there is no such harvest, a folder of it is a link, or there are too many
                 entries for one file.
             OSError: the folder cannot be written.
         """
-        given = Entries.of(entries, _checkpoint_of(self._paths))
-        if not given:
+        new = list(entries)
+        if not new:
             return
         if not self._paths.root.is_dir():
             raise HarvestError(f"{self._paths.root} is not a harvest; nothing was kept.")
         self._paths.check_links()
+        given = Entries.of(self._after_earlier(new), _checkpoint_of(self._paths))
         entry_files.write(self._folder, given)
         if len(given) > _MANY_ENTRIES or len(self._entry_files()) > _MANY_FILES:
             with suppress(HarvestError):  # it is being done, or its problem is reported to readers
@@ -187,6 +190,14 @@ class Interpretations:
         for problem in history.problems:
             warnings.warn(problem, stacklevel=3)
         return history
+
+    def _after_earlier(self, entries: list[Entry]) -> list[Entry]:
+        if not any(map(field_of_person, entries)):
+            return entries  # no need to read the history
+        from harvest_assets.interpretations.current import after_earlier
+
+        history = self.history()
+        return after_earlier(entries, history.labels, history.edits)
 
     def _entry_files(self) -> list[Path]:
         return entry_files.files_in(self._folder)[0]

@@ -10,9 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,6 +98,19 @@ def by_loops(entries: list) -> dict[str, dict]:
     return rows
 
 
+def after_replaced(entry, earlier: list):
+    """With the time that it is kept with: a person's value follows the one that it replaces."""
+
+    def field(it) -> tuple:
+        by_person = isinstance(it, Edit) or getattr(it, "source", "") == "person"
+        return it.component_key, by_person and getattr(it, "field", "label")
+
+    times = [it.written_at for it in earlier if field(it) == field(entry)]
+    if not field(entry)[1] or not times or entry.written_at > max(times):
+        return entry
+    return replace(entry, written_at=max(times) + timedelta(microseconds=1))
+
+
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -113,7 +128,7 @@ def test_any_order_of_adding_and_folding(paths: HarvestLayout, batches, data):
             continue
         new = [made(what, minutes[len(entries) + i]) for i, what in enumerate(batch)]
         stored.add(new)
-        entries += new
+        entries += [after_replaced(entry, entries) for entry in new]
     entries.sort(key=lambda entry: entry.written_at)
     history = stored.history()
     assert history.problems == ()
@@ -140,6 +155,21 @@ def test_a_label_of_a_person_comes_first_until_it_is_taken_back(paths: HarvestLa
     stored.add([Edit(KEYS[0], "label", "", "Ann", at(2))])
     row = stored.current().row(0, named=True)
     assert (row["label"], row["label_source"], row["confidence"]) == ("newer", "model", 0.5)
+
+
+def test_an_edit_replaces_one_by_a_clock_that_is_ahead(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([Edit(KEYS[0], "note", "ahead", "Ann", at(60)), label(KEYS[0], "l", 60, "person")])
+    stored.add(
+        [Edit(KEYS[0], "note", "later", "Bob", at(0)), Edit(KEYS[0], "label", "m", "B", at(0))]
+    )
+    stored.add([Edit(KEYS[1], "note", "other", "Bob", at(0))])
+    first, second = stored.current().to_dicts()
+    assert (first["note"], first["label"], second["note"]) == ("later", "m", "other")
+    assert stored.edits().filter(pl.col("component_key") == KEYS[1])["written_at"][0] == at(0)
+    stored.fold()
+    stored.add([Edit(KEYS[0], "note", "last", "Ann", at(1))])
+    assert stored.current()["note"].to_list() == ["last", "other"]
 
 
 def test_what_is_about_another_checkpoint_stays_history(paths: HarvestLayout):
