@@ -25,7 +25,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.interpretations import tables
-from harvest_assets.interpretations.entries import Edit, Label, Score
+from harvest_assets.interpretations.entries import Edit, Label, Score, sha256_of_text
 from harvest_assets.interpretations.storage import Interpretations
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,8 +48,10 @@ def label(key: str, text: str, minute: int = 0, source: str = "model", **more) -
     return Label(key, text, source=source, written_at=at(minute), **values)
 
 
-def score(key: str, method: str, value: float, minute: int = 0) -> Score:
-    return Score(key, method, value, 0.1, 0.9, 0.2, 10, 1, "m", written_at=at(minute))
+def score(key: str, method: str, value: float, minute: int = 0, of: str | None = None) -> Score:
+    digest = None if of is None else sha256_of_text(of)
+    values = (value, 0.1, 0.9, 0.2, 10, 1, "m")
+    return Score(key, method, *values, label_sha256=digest, written_at=at(minute))
 
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
@@ -170,6 +172,24 @@ def test_an_edit_replaces_one_by_a_clock_that_is_ahead(paths: HarvestLayout):
     stored.fold()
     stored.add([Edit(KEYS[0], "note", "last", "Ann", at(1))])
     assert stored.current()["note"].to_list() == ["last", "other"]
+
+
+def test_scores_of_another_label_do_not_hold(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[0], "one"), label(KEYS[1], "other"), score(KEYS[0], "intruder", 0.7)])
+    stored.add([score(KEYS[0], "detection", 0.9, 1, "one"), score(KEYS[2], "fuzzing", 0.8, 1, "x")])
+    stored.add([score(KEYS[0], "detection", 0.1, 2, "two")])
+
+    def scores(place: int) -> list:
+        row = stored.current().row(place, named=True)
+        return [row[f"score_{name}"] for name in ("detection", "fuzzing", "intruder")]
+
+    assert scores(0) == [0.9, None, 0.7]
+    assert scores(2) == [None, None, None]
+    stored.add([Edit(KEYS[0], "label", "two", "Ann", at(3))])
+    assert scores(0) == [0.1, None, 0.7]
+    stored.add([Edit(KEYS[0], "label", "three", "Ann", at(4))])
+    assert scores(0) == [None, None, 0.7]
 
 
 def test_what_is_about_another_checkpoint_stays_history(paths: HarvestLayout):

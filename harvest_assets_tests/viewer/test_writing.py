@@ -246,6 +246,12 @@ def test_the_page_of_a_component_shows_scores_with_intervals(client, stored: Int
     for shown in ("0.25", "0.10 to 0.50", "0.20", "and 1 failed", "of an earlier label", "reads"):
         assert shown in page
     assert client.get(f"{RUN}/export.html?key={KEY}").text.count("Plural nouns") == 1
+    digests = [sha256_of_text(text) for text in ("Plural nouns", "another")]
+    for value, digest in zip((0.625, 0.375), digests, strict=True):
+        stored.add([Score(KEY, "detection", value, 0, 1, 0.5, 5, 0, "m", label_sha256=digest)])
+    page = client.get(PAGE).text
+    assert '<td class="num">0.62</td>' in page
+    assert "of an earlier label" not in page
 
 
 def test_files_of_the_table_have_labels_and_scores(client, stored: Interpretations):

@@ -116,10 +116,12 @@ def write(path: Path, history: History, run: str) -> int:
     """Write what holds now; returns the number of components."""
     import polars as pl
 
+    from harvest_assets.interpretations.current import newest_scores
+
     now = history.current()
     labelled = now.filter(pl.col("label").is_not_null())
     _, scores, _ = history.of_this_checkpoint()
-    newest = scores.unique(["component_key", "method"], keep="last", maintain_order=True).to_dicts()
+    newest = newest_scores(scores, now).filter(~pl.col("outdated")).to_dicts()
     with atomic_path(path) as temporary, closing(sqlite3.connect(temporary)) as database:
         database.executescript(_SCHEMA)
         database.executemany(
