@@ -100,6 +100,29 @@ def test_changes_of_a_database_that_is_being_written_are_not_missed(
     assert len(import_file(paths, file).kept.scores) == 1
 
 
+def test_a_transaction_that_was_not_finished_is_not_read(paths: HarvestLayout, tmp_path: Path):
+    file = autointerp_database(tmp_path / "interp.db", [], [(ONE, "intruder", 0.5, "")])
+    (tmp_path / "interp.db-journal").write_bytes(b"\xd9\xd5\x05\xf9 and pages")
+    with pytest.raises(HarvestError, match="-journal"):
+        import_file(paths, file)
+    (tmp_path / "interp.db-journal").write_bytes(b"")
+    assert len(import_file(paths, file).kept.scores) == 1
+
+
+def test_a_small_database_that_computes_long_values(paths: HarvestLayout, tmp_path: Path):
+    file = tmp_path / "interp.db"
+    database = sqlite3.connect(file)
+    database.execute(
+        "CREATE TABLE interpretations (component_key TEXT, confidence TEXT, reasoning TEXT, "
+        "label AS (hex(zeroblob(2000000))))"
+    )
+    database.execute("INSERT INTO interpretations VALUES (?, 'high', '')", (ONE,))
+    database.commit()
+    database.close()
+    with pytest.raises(HarvestError, match=r"interp\.db.*too big"):
+        import_file(paths, file)
+
+
 def test_explanations_of_delphi(paths: HarvestLayout, tmp_path: Path):
     folder = tmp_path / "explanations"
     folder.mkdir()
