@@ -133,7 +133,7 @@ class Score:
         for name in ("n_trials", "n_failed"):
             value = getattr(self, name)
             if value is not None or name == "n_failed":
-                _check_number(f"{name} of {self.component_key}", value, 0, _MAX_TRIALS)
+                _check_count(f"{name} of {self.component_key}", value)
         _check_sha256("prompt_sha256", self.prompt_sha256)
         _check_sha256("label_sha256", self.label_sha256)
 
@@ -232,6 +232,13 @@ def _check_number(what: str, value: object, least: float, most: float) -> None:
     if not valid or not math.isfinite(value) or not least <= value <= most:  # type: ignore[arg-type, operator]
         bounds = "" if math.isinf(most) else f" from {least:g} to {most:g}"
         raise HarvestError(f"{what} is {str(value)[:50]}; expected a number{bounds}.")
+
+
+def _check_count(what: str, value: object) -> None:
+    if type(value) is not int or not 0 <= value <= _MAX_TRIALS:
+        raise HarvestError(
+            f"{what} is {str(value)[:50]}; expected a whole number from 0 to {_MAX_TRIALS:,}."
+        )
 
 
 def _check_sha256(name: str, value: str | None) -> None:

@@ -458,9 +458,23 @@ def test_hidden_characters_are_written_out_and_long_texts_refused():
         lambda: label(KEYS[0], "x", confidence=1.5),
         lambda: score(KEYS[0], "Intruder!", 0.5),
         lambda: score(KEYS[0], "intruder", float("nan")),
+        lambda: Score(KEYS[0], "intruder", 0.5, None, None, None, 10.0, 0, "m"),
+        lambda: Score(KEYS[0], "intruder", 0.5, None, None, None, 10, 1.0, "m"),
     ):
         with pytest.raises(HarvestError):
             wrong()
+
+
+def test_an_addition_that_could_not_be_read_again_is_refused(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    with pytest.raises(HarvestError, match="reason"):
+        stored.add([label(KEYS[0], "x"), _with_a_wrong_type(label(KEYS[1], "y"))])
+    assert not stored.history()
+
+
+def _with_a_wrong_type(entry: Label) -> Label:
+    object.__setattr__(entry, "reason", 1)
+    return entry
 
 
 def test_nothing_is_written_through_a_link_or_without_a_harvest(

@@ -100,6 +100,15 @@ def test_changes_of_a_database_that_is_being_written_are_not_missed(
     assert len(import_file(paths, file).kept.scores) == 1
 
 
+def test_counts_of_trials_that_are_not_whole(paths: HarvestLayout, tmp_path: Path):
+    details = {"low": 0.1, "high": 0.9, "chance": 0.2, "n_trials": 10.0, "n_failed": 0}
+    scores = [(ONE, "intruder", 0.7, json.dumps(details))]
+    file = autointerp_database(tmp_path / "interp.db", [(ONE, "s", "low", "", "", "")], scores)
+    with pytest.raises(HarvestError, match="n_trials"):
+        import_file(paths, file)
+    assert not Interpretations(paths).history()
+
+
 def test_a_transaction_that_was_not_finished_is_not_read(paths: HarvestLayout, tmp_path: Path):
     file = autointerp_database(tmp_path / "interp.db", [], [(ONE, "intruder", 0.5, "")])
     (tmp_path / "interp.db-journal").write_bytes(b"\xd9\xd5\x05\xf9 and pages")
