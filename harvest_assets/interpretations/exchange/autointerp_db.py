@@ -94,6 +94,7 @@ def _rows(database: sqlite3.Connection, table: str, names: tuple[str, ...]) -> I
 
 
 def _read_labels(database: sqlite3.Connection, imported: Imported) -> None:
+    imported.confidence_in_words = True
     for key, label, confidence, reasoning in _rows(database, "interpretations", _LABELS):
         word = str(confidence).strip().lower()
         imported.add_label(

@@ -295,6 +295,41 @@ def test_a_table_that_was_exported_edited_and_imported_changes_what_was_edited(
     assert import_file(paths, mine, person="Ann").n_unchanged == 2
 
 
+def test_a_changed_reason_or_confidence_is_kept(paths: HarvestLayout, tmp_path: Path):
+    stored, file = Interpretations(paths), tmp_path / "table.csv"
+    stored.add([Label(key, "s", 0.6, "so", "model", "m-1") for key in (ONE, TWO)])
+    export_file(paths, tmp_path / "all.db")
+    assert not import_file(paths, tmp_path / "all.db").kept  # its confidences are only words
+    export_file(paths, file)
+    lines = file.read_text().splitlines(keepends=True)
+    edited = [lines[1].replace("0.6", "0.7"), lines[2].replace("so", "why")]
+    file.write_text("".join([lines[0], *edited]))
+    assert len(import_file(paths, file).kept.labels) == 2
+    held = now()
+    assert (held[ONE]["confidence"], held[ONE]["label_author"]) == (0.7, "table.csv")
+    assert (held[TWO]["reason"], held[TWO]["confidence"]) == ("why", 0.6)
+    file.write_text(f"component_key,label\n{ONE},s\n{TWO},s\n")
+    assert not import_file(paths, file).kept  # it says nothing else
+
+
+def test_an_import_below_a_label_by_a_person(paths: HarvestLayout, tmp_path: Path):
+    stored, file = Interpretations(paths), tmp_path / "table.csv"
+    stored.add([Edit(ONE, "label", "nouns", "Ann"), Edit(TWO, "label", "verbs", "Ann")])
+    export_file(paths, file)
+    file.write_text(file.read_text().replace("nouns", "plural nouns"))
+    with pytest.raises(HarvestError, match="--person"):
+        import_file(paths, file)
+    assert now()[ONE]["label"] == "nouns"
+    assert len(import_file(paths, file, person="Bob").kept.labels) == 1
+    assert (now()[ONE]["label"], now()[ONE]["label_author"]) == ("plural nouns", "Bob")
+    file.write_text(f"component_key,label\n{TWO},adverbs\n")
+    for expected in (1, 0):
+        result = CliRunner().invoke(cli, ["labels", "import", "s-1", str(file), "--json"])
+        assert json.loads(result.stdout)["labels"] == expected
+        assert json.loads(result.stdout)["outranked"] == [TWO] * expected
+    assert now()[TWO]["label"] == "verbs"
+
+
 def test_the_frame_of_components_has_the_columns_only_where_something_was_written(
     paths: HarvestLayout,
 ):
