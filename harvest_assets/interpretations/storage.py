@@ -107,8 +107,14 @@ class Interpretations:
         given = Entries.of(self._after_earlier(new), _checkpoint_of(self._paths))
         entry_files.write(self._folder, given)
         if len(given) > _MANY_ENTRIES or len(self._entry_files()) > _MANY_FILES:
-            with suppress(HarvestError):  # it is being done, or its problem is reported to readers
-                self.fold()
+            self._try_to_fold()
+
+    def _try_to_fold(self) -> None:
+        import pyarrow as pa
+
+        # It is being done, or its problem is reported to readers; the entries are kept already.
+        with suppress(HarvestError, OSError, pa.ArrowException):
+            self.fold()
 
     def fold(self) -> None:
         """Move the entries of all readable files into the tables.

@@ -214,6 +214,21 @@ def test_what_is_about_another_checkpoint_stays_history(paths: HarvestLayout):
     assert stored.history().current()["component_key"].to_list() == [KEYS[0], KEYS[2]]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), pa.ArrowInvalid("x")])
+def test_what_is_kept_is_not_reported_as_lost(
+    paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    def full(path: Path, _table: pa.Table) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    stored = Interpretations(paths)
+    monkeypatch.setattr(tables, "write", full)
+    stored.add([label(KEYS[0], f"{i}") for i in range(2_500)])
+    assert len(stored.labels()) == 2_500
+    assert not list(paths.interpretations.glob("**/*.tmp"))
+
+
 def test_a_large_addition_is_folded_at_once(paths: HarvestLayout):
     stored = Interpretations(paths)
     stored.add([label(KEYS[0], f"{i}") for i in range(2_500)])
