@@ -154,7 +154,11 @@ def _link(temporary: Path, path: Path) -> None:
         temporary.rename(path)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
-    with atomic_path(path) as temporary:
+def write_json(path: Path, value: Any, *, new: bool = False) -> None:
+    """Write indented JSON atomically.
+
+    Raises:
+        FileExistsError: `path` exists, and the file should be a `new` one.
+    """
+    with (new_path if new else atomic_path)(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -13,8 +13,11 @@ import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
+from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.interpretations import lists
 from harvest_assets.interpretations.entries import Edit, Label, Score, sha256_of_text
+from harvest_assets.interpretations.lists import ComponentList
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
@@ -165,7 +168,7 @@ def test_what_cannot_be_kept_is_refused_whole(client, stored, changed, status: i
 
 
 def test_a_folder_that_cannot_be_written_is_reported(client, paths, stored, monkeypatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_more: object) -> None:
         raise PermissionError(13, "Permission denied", str(paths.interpretation_entries))
 
     fields = form_of(client) | {"starred": "1", "title": "t"}
@@ -287,6 +290,23 @@ def test_a_list_is_downloaded_kept_and_opened(client, paths: HarvestLayout, stor
         assert client.get(f"{RUN}?listed={name}").status_code == 404
         assert f"{name}.json is not a list" in client.get(RUN).text
     assert client.get(f"{RUN}?listed=..%2F..%2Fplan").status_code == 404
+
+
+def test_two_people_keep_lists_of_one_title_at_once(
+    paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch
+):
+    lists_of = [ComponentList("Same title", "r", (key,)) for key in (KEY, OTHER)]
+    kept = []
+
+    def at_once(*args, **kwargs) -> None:
+        """Just before the first list is written, the other one is."""
+        monkeypatch.setattr(lists, "write_json", write_json)
+        kept.append(lists.keep(paths, lists_of[1]))
+        write_json(*args, **kwargs)
+
+    monkeypatch.setattr(lists, "write_json", at_once)
+    kept.append(lists.keep(paths, lists_of[0]))
+    assert [lists.open_list(paths, name) for name in kept] == lists_of[::-1]
 
 
 def test_a_file_that_cannot_be_read_is_named_on_the_page(client, paths: HarvestLayout, stored):
