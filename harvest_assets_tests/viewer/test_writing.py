@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -270,6 +271,9 @@ def test_files_of_the_table_have_labels_and_scores(client, stored: Interpretatio
     text = client.get(f"{RUN}/table.csv?key={OTHER}").text
     assert "verbs" in text
     assert "syntax" in text
+    stored.add([Edit(OTHER, "label", "=1+1", "Ann"), Edit(OTHER, "note", "'plain'", "Ann")])
+    (row,) = csv.DictReader(io.StringIO(client.get(f"{RUN}/table.csv?key={OTHER}").text))
+    assert (row["label"], row["note"], row["component_key"]) == ("'=1+1", "'plain'", OTHER)
 
 
 def test_a_list_is_downloaded_kept_and_opened(client, paths: HarvestLayout, stored):

@@ -312,6 +312,29 @@ def test_a_changed_reason_or_confidence_is_kept(paths: HarvestLayout, tmp_path: 
     assert not import_file(paths, file).kept  # it says nothing else
 
 
+def test_no_text_in_a_csv_file_is_a_formula(paths: HarvestLayout, tmp_path: Path):
+    stored, file = Interpretations(paths), tmp_path / "table.csv"
+    stored.add(
+        [
+            Label(ONE, '=HYPERLINK("http://x")', 0.5, "'=quoted", "model", "@m"),
+            Edit(ONE, "note", "- one\n- two", "Ann"),
+            Edit(ONE, "tags", ("+a", "'b"), "Ann"),
+            Score(ONE, "intruder", -0.5, None, None, None, None, 0, "m"),
+            Label(TWO, "'quoted'", None, "", "model", "m"),
+        ]
+    )
+    export_file(paths, file)
+    with file.open(newline="", encoding="utf-8") as opened:
+        first, _ = csv.DictReader(opened)
+    assert first.pop("score_intruder") == "-0.5"
+    assert first["label"] == """'=HYPERLINK("http://x")"""
+    assert not [cell for cell in first.values() if cell.startswith(tuple("=+-@"))]
+    assert not import_file(paths, file).kept
+    other = HarvestLayout.of("s-2")
+    import_file(other, file)
+    assert now("s-2") == now()
+
+
 def test_an_import_below_a_label_by_a_person(paths: HarvestLayout, tmp_path: Path):
     stored, file = Interpretations(paths), tmp_path / "table.csv"
     stored.add([Edit(ONE, "label", "nouns", "Ann"), Edit(TWO, "label", "verbs", "Ann")])
