@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.interpretations import lists
+from harvest_assets.interpretations import entry_files, lists
 from harvest_assets.interpretations.entries import Edit, Label, Score, sha256_of_text
 from harvest_assets.interpretations.lists import ComponentList
 from harvest_assets.interpretations.storage import Interpretations
@@ -311,6 +311,20 @@ def test_two_people_keep_lists_of_one_title_at_once(
     monkeypatch.setattr(lists, "write_json", at_once)
     kept.append(lists.keep(paths, lists_of[0]))
     assert [lists.open_list(paths, name) for name in kept] == lists_of[::-1]
+
+
+def test_the_table_does_not_list_the_folder_for_each_row(client, stored, monkeypatch):
+    listed, files_in = [], entry_files.files_in
+
+    def counting(folder):
+        listed.append(folder)
+        return files_in(folder)
+
+    stored.add(some_entries())
+    rows = len(shown_keys(client, ""))
+    monkeypatch.setattr(entry_files, "files_in", counting)
+    client.get(RUN)
+    assert 0 < len(listed) <= 4 < rows
 
 
 def test_a_file_that_cannot_be_read_is_named_on_the_page(client, paths: HarvestLayout, stored):
