@@ -202,6 +202,8 @@ def test_csv_as_people_write_it(paths: HarvestLayout, tmp_path: Path):
             '[{"layer": "h.0.mlp.c_fc", "index": "x", "description": "d"}]',
             "explanation 1",
         ),
+        ("a.json", '[{"layer": "h.0.mlp.c_fc", "index": 9.7, "description": "d"}]', "9.7"),
+        ("a.json", '[{"layer": "h.0.mlp.c_fc", "index": 1, "description": null}]', "string"),
         ("a.json", "[1", "JSON"),
         ("a.json", "[[1]]", "explanation 1"),
         ("a.db", "SQLite format 3\x00 and no more", r"a\.db"),
