@@ -110,13 +110,18 @@ def _redacted(chain: list[BaseException]) -> RedactedError:
     return copy
 
 
-def plain_text(text: str) -> str:
+def plain_text(text: str, kept: str = "") -> str:
     r"""The text with what cannot be printed written out: ESC is `\x1b`; line breaks stay.
 
     Terminals act on such characters, hidden ones mislead, and lone surrogates cannot be written.
+
+    Args:
+        text: to be shown.
+        kept: characters that stay although they cannot be printed.
     """
+    kept += "\n"
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.untrusted import parse_json
-from harvest_assets.interpretations.entries import MAX_NOTE, Edit
+from harvest_assets.interpretations.entries import JOINERS, MAX_NOTE, Edit
 from harvest_assets.results.parquet import read_table
 
 _VERSION = 1
@@ -109,7 +109,8 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     if column.type != pa.string() or len(column) == 0:
         return
     longest = pc.max(pc.utf8_length(column)).as_py() or 0
-    if longest > _MAX_CHARACTERS or _any_matches(column, _CONTROL):
+    without_joiners = pc.replace_substring_regex(column, f"[{JOINERS}]", "")
+    if longest > _MAX_CHARACTERS or _any_matches(without_joiners, _CONTROL):
         raise ValueError(f"{name} has a text that is too long or cannot be printed")
     if name == "method" and _any_matches(column, _NOT_A_METHOD):
         raise ValueError("a method of scoring has an invalid name")

@@ -480,6 +480,22 @@ def test_hidden_characters_are_written_out_and_long_texts_refused():
             wrong()
 
 
+def test_joiners_of_letters_and_emoji_stay(paths: HarvestLayout):
+    stored, persian, family = (
+        Interpretations(paths),
+        "\u0645\u06cc\u200c\u0634\u0648\u062f",
+        "\U0001f468\u200d\U0001f467",
+    )
+    stored.add([label(KEYS[0], f"{persian}\u200c"), Edit(KEYS[0], "note", family, "A\u200dnn")])
+    for _ in range(2):
+        row = stored.current().row(0, named=True)
+        assert (row["label"], row["note"]) == (persian, family)
+        assert stored.edits()["author"].to_list() == [r"A\u200dnn"]
+        stored.fold()
+    with pytest.raises(HarvestError, match="empty"):
+        label(KEYS[0], " \u200d ")
+
+
 def test_an_addition_that_could_not_be_read_again_is_refused(paths: HarvestLayout):
     stored = Interpretations(paths)
     with pytest.raises(HarvestError, match="reason"):
