@@ -123,7 +123,7 @@ def write(folder: Path, entries: Entries) -> Path:
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files of entries in a folder, and a sentence for each file that is none."""
+    """The files of entries in a folder, and a message for each other file."""
     found, problems = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):

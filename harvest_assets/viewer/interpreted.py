@@ -34,7 +34,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Interpreted:
-    """What had been written when it was read.
+    """What was written, as of the last read.
 
     Args:
         version: differs once something is written.

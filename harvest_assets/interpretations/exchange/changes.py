@@ -1,4 +1,4 @@
-"""What of a file is news: a file that was exported, edited and imported changes what was edited."""
+"""Which entries of an imported file are new: of one that was exported, those that were edited."""
 
 from __future__ import annotations
 
