@@ -104,11 +104,19 @@ def import_labels(
             "unchanged": result.n_unchanged,
             "unknown_keys": result.unknown,
             "ignored": result.ignored,
+            "outranked": result.outranked,
         }
         kept = ", ".join(counted(n, kind.removesuffix("s")) for kind, n in counts.items())
         click.echo(f"Kept from {file} in {paths.interpretations}: {kept}.")
         if result.n_unchanged:
             click.echo(f"There already: {result.n_unchanged:,}.", err=True)
+        if result.outranked:
+            n = counted(len(result.outranked), "label")
+            click.echo(
+                f"Kept but not shown, since a person's label comes first: {n}, "
+                f"{_named(result.outranked)}.",
+                err=True,
+            )
         if result.unknown:
             n = counted(len(result.unknown), "component")
             click.echo(f"Left out: {n} not in the harvest, {_named(result.unknown)}.", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,6 +20,8 @@ import psutil
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{32}\.tmp")
 # Whether another machine still writes to a file cannot be known.
 _FOREIGN_SECONDS = 24 * 3600.0
+# What a file system without hard links answers.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def host_name() -> str:
@@ -121,7 +124,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
-    with atomic_path(path) as temporary:
+@contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a file that nobody else may have made.
+
+    Raises:
+        FileExistsError: `path` exists; it stays as it is. On a file system without hard links, one
+            that appears at the same moment may be missed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        fsync_path(temporary)
+        _link(temporary, path)
+        fsync_path(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "It exists", str(path)) from error
+        temporary.rename(path)
+
+
+def write_json(path: Path, value: Any, *, new: bool = False) -> None:
+    """Write indented JSON atomically.
+
+    Raises:
+        FileExistsError: `path` exists, and the file should be a `new` one.
+    """
+    with (new_path if new else atomic_path)(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

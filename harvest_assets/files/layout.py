@@ -20,7 +20,7 @@ $SPD_OUT_DIR/
     ├── shards/<shard>/                 current.json and the state directory it points to;
     │   └── saved/                      the same of a shard that is not finished
     ├── merged/                         current.json and the state that shards were compacted into
-    ├── interpretations/                labels.parquet, scores.parquet, edits.parquet;
+    ├── interpretations/                the tables labels, scores, edits (-<number>.parquet);
     │   ├── entries/                    what was written since, one file each time
     │   └── lists/                      lists of components, to be shared
     ├── leases/                         which process works on what

@@ -12,7 +12,6 @@ job owns a lock, or that a process number has been given to another process.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -25,13 +24,18 @@ from typing import Annotated
 from pydantic import Field
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import host_name, process_is_alive, sweep, temporary_beside
+from harvest_assets.files.atomic import (
+    NO_LINKS,
+    host_name,
+    process_is_alive,
+    sweep,
+    temporary_beside,
+)
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Older, Record
 
 STALE_SECONDS = 120.0
 _HEARTBEAT_SECONDS = 10.0
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 # The leases of this process and their tokens.
 _held: dict[Path, str] = {}
 
@@ -152,7 +156,7 @@ def _create(path: Path, mine: Holder) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             return _create_in_place(path, content)
         return True

@@ -22,6 +22,8 @@ MAX_TRACEBACK = 1_000_000
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 # A shorter one would be found in words that mean something else.
 _MIN_SECRET = 6
+# The start of a text that spreadsheets take for a formula, or of one that was marked as text.
+FORMULA = r"\A('*[=+\-@\t\r])"
 _MARKUP = re.compile(r"[^\w .,:/-]")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 
@@ -108,14 +110,32 @@ def _redacted(chain: list[BaseException]) -> RedactedError:
     return copy
 
 
-def plain_text(text: str) -> str:
+def plain_text(text: str, kept: str = "") -> str:
     r"""The text with what cannot be printed written out: ESC is `\x1b`; line breaks stay.
 
     Terminals act on such characters, hidden ones mislead, and lone surrogates cannot be written.
+
+    Args:
+        text: to be shown.
+        kept: characters that stay although they cannot be printed.
     """
+    kept += "\n"
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def csv_text(text: str) -> str:
+    """A text for a cell of a CSV file, which no spreadsheet takes for a formula.
+
+    One that could be gets a `'` before it, which `text_of_csv` takes away.
+    """
+    return re.sub(FORMULA, r"'\1", text)
+
+
+def text_of_csv(cell: str) -> str:
+    """The text that `csv_text` was given."""
+    return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
 
 
 def markdown_cell(value: object) -> str:

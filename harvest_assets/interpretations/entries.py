@@ -1,7 +1,7 @@
 """What can be kept about a component: a label, a score of one, an edit by a person.
 
 An entry is checked when it is made, by whoever makes it: texts are bounded, and characters that
-cannot be printed are written out.
+cannot be printed are written out, but for those that join letters or keep them apart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MAX_NOTE = 10_000
 MAX_NAME = 300  # of a component or an author
 MAX_TAG = 50
 MAX_TAGS = 20
+# Persian and Indian scripts need them within words, and joined emoji; at an end they do nothing.
+JOINERS = "\u200c\u200d"
+_AT_ENDS = JOINERS + " \t\n\r\v\f"
 _METHOD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_TRIALS = (1 << 31) - 1
@@ -133,7 +136,7 @@ class Score:
         for name in ("n_trials", "n_failed"):
             value = getattr(self, name)
             if value is not None or name == "n_failed":
-                _check_number(f"{name} of {self.component_key}", value, 0, _MAX_TRIALS)
+                _check_count(f"{name} of {self.component_key}", value)
         _check_sha256("prompt_sha256", self.prompt_sha256)
         _check_sha256("label_sha256", self.label_sha256)
 
@@ -186,11 +189,18 @@ class Edit:
 Entry = Label | Score | Edit
 
 
+def field_of_person(entry: Entry) -> EditedField | None:
+    """The field that a person gives a value with an entry; None if no person wrote it."""
+    if isinstance(entry, Edit):
+        return entry.field
+    return "label" if isinstance(entry, Label) and entry.source == "person" else None
+
+
 def _check_common(entry: Entry) -> None:
     key = entry.component_key
     if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= MAX_NAME:
         raise HarvestError(f"{str(key)[:100]!r} is not a valid component key.")
-    _set(entry, "author", _line(entry.author, "The author", MAX_NAME))
+    _set(entry, "author", _line(entry.author, "The author", MAX_NAME, ""))
     if entry.written_at.tzinfo is None:
         raise HarvestError(f"The time of an entry of {key} has no time zone.")
     _set(entry, "written_at", entry.written_at.astimezone(UTC))
@@ -201,15 +211,16 @@ def _set(entry: Entry, name: str, value: object) -> None:
     object.__setattr__(entry, name, value)
 
 
-def _line(text: str, what: str, limit: int) -> str:
+def _line(text: str, what: str, limit: int, kept: str = JOINERS) -> str:
     """A text on one line, printable."""
-    return _bounded(plain_text(" ".join(text.split())), what, limit)
+    line = " ".join(text.split()).strip(_AT_ENDS)
+    return _bounded(plain_text(line, kept), what, limit)
 
 
 def _text(text: str, what: str, limit: int) -> str:
     """A printable text that may have several lines."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").expandtabs(4)
-    return _bounded(plain_text(lines.strip()), what, limit)
+    return _bounded(plain_text(lines.strip().strip(_AT_ENDS), JOINERS), what, limit)
 
 
 def _bounded(text: str, what: str, limit: int) -> str:
@@ -225,6 +236,13 @@ def _check_number(what: str, value: object, least: float, most: float) -> None:
     if not valid or not math.isfinite(value) or not least <= value <= most:  # type: ignore[arg-type, operator]
         bounds = "" if math.isinf(most) else f" from {least:g} to {most:g}"
         raise HarvestError(f"{what} is {str(value)[:50]}; expected a number{bounds}.")
+
+
+def _check_count(what: str, value: object) -> None:
+    if type(value) is not int or not 0 <= value <= _MAX_TRIALS:
+        raise HarvestError(
+            f"{what} is {str(value)[:50]}; expected a whole number from 0 to {_MAX_TRIALS:,}."
+        )
 
 
 def _check_sha256(name: str, value: str | None) -> None:

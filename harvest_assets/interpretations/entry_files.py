@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import atomic_path
 from harvest_assets.files.records import Record
 from harvest_assets.interpretations.entries import Edit, Entry, Label, Score, now
@@ -102,7 +102,7 @@ def write(folder: Path, entries: Entries) -> Path:
     """Write one new file; it is on the disk when this returns.
 
     Raises:
-        HarvestError: it would be longer than can be read.
+        HarvestError: it could not be read again: it would be too long, or a value has a wrong type.
         OSError: it cannot be written.
     """
     content = _RECORD.encode(entries)
@@ -111,6 +111,11 @@ def write(folder: Path, entries: Entries) -> Path:
             f"{len(content):,} bytes are too many to be kept at once; at most {_MAX_BYTES:,} are. "
             "Split them."
         )
+    # Checked here, since what cannot be read is lost with all that is in the same file.
+    try:
+        _RECORD.parse(content)
+    except ValueError as error:
+        raise HarvestError(f"The entries are not valid: {reason_of(error)}.") from error
     path = folder / f"{now():%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.json"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -118,7 +123,7 @@ def write(folder: Path, entries: Entries) -> Path:
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files of entries in a folder, and a sentence for each file that is none."""
+    """The files of entries in a folder, and a message for each other file."""
     found, problems = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,11 +93,13 @@ def keep(paths: HarvestLayout, listed: ComponentList) -> str:
     """Write a list into a new file of `interpretations/lists/`, and return its name.
 
     Raises:
-        HarvestError: a folder of the harvest is a link.
+        HarvestError: a folder of the harvest is a link, or its name was taken meanwhile.
         OSError: it cannot be written.
     """
     paths.check_links()
     slug = re.sub(r"[^a-z0-9]+", "-", listed.title.lower()).strip("-")[:60] or "list"
-    name = slug if slug not in names(paths) else f"{slug}-{uuid.uuid4().hex[:8]}"
-    write_json(paths.interpretation_lists / f"{name}{_SUFFIX}", listed.content())
-    return name
+    for name in (slug, f"{slug}-{uuid.uuid4().hex[:8]}"):
+        with suppress(FileExistsError):  # another list has this title
+            write_json(paths.interpretation_lists / f"{name}{_SUFFIX}", listed.content(), new=True)
+            return name
+    raise HarvestError(f"A list {name!r} exists already; keep this one again.")

@@ -1,8 +1,8 @@
 """Labels, scores and notes of a harvest, in the folder `interpretations` beside its results.
 
 1. To add entries is to write one new immutable file: nobody waits, and nothing is overwritten.
-2. To fold, a process holds a lease, rewrites the three tables with all entries, and then removes
-   the files.
+2. To fold, a process holds a lease, writes the three tables with all entries as new files, and
+   then removes the files of entries. A table is never replaced: see `generations`.
 3. A reader reads the files first and the tables second. An entry whose file disappears in between
    is in the tables; one that is in both has the same id in both and counts once. So a process that
    is killed at any point loses and duplicates nothing.
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harvest_assets.errors import HarvestError, counted, reason_of
-from harvest_assets.files.atomic import file_version, sweep
+from harvest_assets.files.atomic import new_path, sweep
 from harvest_assets.files.lease import check_held, hold_lease
 from harvest_assets.files.untrusted import read_json, text_of
-from harvest_assets.interpretations import entry_files
-from harvest_assets.interpretations.entries import Entry
+from harvest_assets.interpretations import entry_files, generations
+from harvest_assets.interpretations.entries import Entry, field_of_person
 from harvest_assets.interpretations.entry_files import Entries
 
 if TYPE_CHECKING:
@@ -91,28 +91,39 @@ class Interpretations:
     def add(self, entries: Iterable[Entry]) -> None:
         """Keep entries, all or none; they are on the disk when this returns.
 
+        What people write is dated after what it replaces, even if another clock is ahead.
+
         Raises:
             HarvestError: there is no such harvest, a folder of it is a link, or there are too many
                 entries for one file.
             OSError: the folder cannot be written.
         """
-        given = Entries.of(entries, _checkpoint_of(self._paths))
-        if not given:
+        new = list(entries)
+        if not new:
             return
         if not self._paths.root.is_dir():
             raise HarvestError(f"{self._paths.root} is not a harvest; nothing was kept.")
         self._paths.check_links()
+        given = Entries.of(self._after_earlier(new), _checkpoint_of(self._paths))
         entry_files.write(self._folder, given)
         if len(given) > _MANY_ENTRIES or len(self._entry_files()) > _MANY_FILES:
-            with suppress(HarvestError):  # it is being done, or its problem is reported to readers
-                self.fold()
+            self._try_to_fold()
+
+    def _try_to_fold(self) -> None:
+        import pyarrow as pa
+
+        # It is being done, or its problem is reported to readers; the entries are kept already.
+        with suppress(HarvestError, OSError, pa.ArrowException):
+            self.fold()
 
     def fold(self) -> None:
         """Move the entries of all readable files into the tables.
 
         Raises:
             LeaseHeldError: another process is doing so.
-            HarvestError: a table is damaged or of another version; nothing was changed.
+            HarvestError: a table is damaged or of another version, or another process took the
+                lease meanwhile; no entry was lost.
+            OSError: the folder cannot be written.
         """
         if not self._entry_files():
             return
@@ -124,11 +135,12 @@ class Interpretations:
             stored = {kind: self._stored(kind) for kind in KINDS}
             for kind in KINDS:
                 if rows[kind]:
-                    table = _joined(kind, stored[kind], rows[kind])
-                    check_held(lease)
-                    self._write(kind, table)
+                    path, table = stored[kind]
+                    self._write(kind, path, _joined(kind, table, rows[kind]))
             for path in read:
                 path.unlink(missing_ok=True)
+            for kind in KINDS:
+                generations.remove_older(self._paths.interpretations, kind)
 
     def history(self) -> History:
         """All that was written, and what could not be read."""
@@ -138,7 +150,7 @@ class Interpretations:
         frames = {}
         for kind in KINDS:
             try:
-                stored = self._stored(kind)
+                _, stored = self._stored(kind)
             except HarvestError as error:
                 problems.append(str(error))
                 stored = None
@@ -176,15 +188,22 @@ class Interpretations:
 
     def version(self) -> tuple[Any, ...]:
         """Equal as long as nothing is written: a key for caches."""
-        files = [self._table(kind) for kind in KINDS]
         names = tuple(path.name for path in self._entry_files())
-        return names, tuple(file_version(path) if path.exists() else None for path in files)
+        return names, *(generations.version(self._paths.interpretations, kind) for kind in KINDS)
 
     def _warned(self) -> History:
         history = self.history()
         for problem in history.problems:
             warnings.warn(problem, stacklevel=3)
         return history
+
+    def _after_earlier(self, entries: list[Entry]) -> list[Entry]:
+        if not any(map(field_of_person, entries)):
+            return entries  # no need to read the history
+        from harvest_assets.interpretations.current import after_earlier
+
+        history = self.history()
+        return after_earlier(entries, history.labels, history.edits)
 
     def _entry_files(self) -> list[Path]:
         return entry_files.files_in(self._folder)[0]
@@ -193,18 +212,35 @@ class Interpretations:
     def _folder(self) -> Path:
         return self._paths.interpretation_entries
 
-    def _table(self, kind: str) -> Path:
-        return self._paths.interpretations / f"{kind}.parquet"
-
-    def _stored(self, kind: str) -> pa.Table | None:
+    def _stored(self, kind: str) -> tuple[Path | None, pa.Table | None]:
+        """A table and its file, if there are any."""
         from harvest_assets.interpretations import tables
 
-        return tables.read(self._table(kind), kind)
+        folder = self._paths.interpretations
+        while path := generations.newest(folder, kind):
+            with suppress(FileNotFoundError):  # a newer one has followed it
+                return path, tables.read(path, kind)
+        return None, None
 
-    def _write(self, kind: str, table: pa.Table) -> None:
+    def _write(self, kind: str, old: Path | None, table: pa.Table) -> None:
+        """Write the table that follows the one in `old`.
+
+        Raises:
+            HarvestError: another process has written the next one.
+        """
         from harvest_assets.interpretations import tables
 
-        tables.write(self._table(kind), table)
+        folder = self._paths.interpretations
+        path = generations.after(folder, kind, old)
+        try:
+            with new_path(path) as temporary:
+                tables.write(temporary, table)
+                check_held(self._paths.interpretations_lease)
+        except FileExistsError:
+            raise HarvestError(f"{path} was written by another process meanwhile.") from None
+        # Where others have folded and tidied up, the number may have been free again.
+        if generations.newest(folder, kind) != path:
+            raise HarvestError(f"{path} is older than the table of another process.")
 
     def _files(self) -> tuple[list[Path], dict[str, list[dict[str, Any]]], list[str]]:
         """The files that can be read, the rows in them, and what is wrong with the others."""

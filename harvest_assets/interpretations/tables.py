@@ -10,9 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.atomic import atomic_path
 from harvest_assets.files.untrusted import parse_json
-from harvest_assets.interpretations.entries import MAX_NOTE, Edit
+from harvest_assets.interpretations.entries import JOINERS, MAX_NOTE, Edit
 from harvest_assets.results.parquet import read_table
 
 _VERSION = 1
@@ -72,23 +71,20 @@ def of_rows(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def write(path: Path, table: pa.Table) -> None:
-    """Write a table atomically."""
+    """Write a table into a file."""
     marked = table.replace_schema_metadata({_VERSION_KEY: str(_VERSION)})
-    with atomic_path(path) as temporary:
-        # Stronger compression could look like a file that claims more than it can hold.
-        pq.write_table(marked, temporary, compression="snappy", write_page_checksum=True)
+    # Stronger compression could look like a file that claims more than it can hold.
+    pq.write_table(marked, path, compression="snappy", write_page_checksum=True)
 
 
-def read(path: Path, kind: str) -> pa.Table | None:
-    """The table; None if there is none.
+def read(path: Path, kind: str) -> pa.Table:
+    """The table in a file.
 
     Raises:
+        FileNotFoundError: there is none.
         HarvestError: the file is damaged, of another version, or another table.
     """
-    try:
-        table = read_table(path)
-    except FileNotFoundError:
-        return None
+    table = read_table(path)
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(_VERSION):
         raise HarvestError(
@@ -113,7 +109,8 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     if column.type != pa.string() or len(column) == 0:
         return
     longest = pc.max(pc.utf8_length(column)).as_py() or 0
-    if longest > _MAX_CHARACTERS or _any_matches(column, _CONTROL):
+    without_joiners = pc.replace_substring_regex(column, f"[{JOINERS}]", "")
+    if longest > _MAX_CHARACTERS or _any_matches(without_joiners, _CONTROL):
         raise ValueError(f"{name} has a text that is too long or cannot be printed")
     if name == "method" and _any_matches(column, _NOT_A_METHOD):
         raise ValueError("a method of scoring has an invalid name")

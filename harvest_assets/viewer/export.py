@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from harvest_assets.files.sanitize import FORMULA
 from harvest_assets.viewer.interpreted import interpreted
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
 
 
 def as_csv(frame: pl.DataFrame) -> bytes:
-    """A table as CSV with a header; tokens are quoted as in JSON and joined by spaces."""
+    """A table as CSV with a header; tokens are quoted as in JSON and joined by spaces.
+
+    Texts that a spreadsheet would take for formulas begin with `'`.
+    """
     import polars as pl
 
     if "tags" in frame.columns:
@@ -53,7 +57,8 @@ def as_csv(frame: pl.DataFrame) -> bytes:
         pl.Series(name, [_joined(texts) for texts in frame[name]], dtype=pl.String)
         for name in ("reads", "predicts")
     ]
-    return frame.with_columns(joined).write_csv().encode()
+    shown = frame.with_columns(joined).with_columns(pl.col(pl.String).str.replace(FORMULA, "'${1}"))
+    return shown.write_csv().encode()
 
 
 def as_parquet(frame: pl.DataFrame) -> bytes:

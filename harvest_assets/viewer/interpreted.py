@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.interpretations.entries import sha256_of_text
 from harvest_assets.interpretations.lists import open_list
 from harvest_assets.interpretations.storage import History, Interpretations
 
@@ -35,7 +34,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Interpreted:
-    """What had been written when it was read.
+    """What was written, as of the last read.
 
     Args:
         version: differs once something is written.
@@ -63,14 +62,15 @@ class Interpreted:
         return self.frame.row(place, named=True)
 
     def scores(self, key: str, label: str | None) -> list[dict[str, Any]]:
-        """The newest score of a component by each method; `outdated` if not of this label."""
+        """The newest score of a component by each method; see `newest_scores`."""
         import polars as pl
+
+        from harvest_assets.interpretations.current import newest_scores
 
         _, scores, _ = self.history.of_this_checkpoint()
         mine = scores.filter(pl.col("component_key") == key)
-        newest = mine.unique("method", keep="last", maintain_order=True).sort("method").to_dicts()
-        digest = None if label is None else sha256_of_text(label)
-        return [{**row, "outdated": row["label_sha256"] not in (None, digest)} for row in newest]
+        now = pl.DataFrame({"component_key": [key], "label": pl.Series([label], dtype=pl.String)})
+        return newest_scores(mine, now).sort("method").to_dicts()
 
     def events(self, key: str) -> list[Event]:
         """What was written about a component, the newest first."""

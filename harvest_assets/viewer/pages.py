@@ -24,7 +24,7 @@ from harvest_assets.viewer.examples import EXAMPLES_PER_PAGE, ComponentExamples
 from harvest_assets.viewer.export import as_csv, as_parquet, download, table_frame
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest
-from harvest_assets.viewer.interpreted import interpreted
+from harvest_assets.viewer.interpreted import Interpreted, interpreted
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
     Portrait,
@@ -106,6 +106,7 @@ class Pages:
         page = min(page_of(request.query_params), max(1, -(-len(places) // PAGE_SIZE)))
         path = run_path(harvest.name)
         shown = places[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+        written = interpreted(harvest)  # once: each time lists a folder
         return self._html(
             "overview.html",
             harvest=harvest,
@@ -116,11 +117,11 @@ class Pages:
             page=page,
             n_pages=max(1, -(-len(places) // PAGE_SIZE)),
             n_found=len(places),
-            rows=[self._row(harvest, int(place)) for place in shown],
+            rows=[self._row(harvest, int(place), written) for place in shown],
             layers=harvest.layers.to_dicts(),
             settings=_settings(harvest),
             form_token=self._form_token,
-            written=interpreted(harvest),
+            written=written,
             lists=list_titles(HarvestLayout.of(harvest.name)),
             **self._charts(harvest, path, query),
         )
@@ -237,12 +238,12 @@ class Pages:
         html = _templates.get_template(template).render(context)
         return HTMLResponse(html, status, {"Cache-Control": "no-store"})
 
-    def _row(self, harvest: Harvest, place: int) -> dict[str, Any]:
+    def _row(self, harvest: Harvest, place: int, written: Interpreted) -> dict[str, Any]:
         names = ("component_key", "layer", "firing_count", "density", "mean_ci", "informativeness")
         row = harvest.frame.select(names).row(place, named=True)
         reads, predicts = shown_tokens(harvest, place)
-        written = interpreted(harvest).of(place)
-        return {**row, "reads": reads[:3], "predicts": predicts[:3], "written": written}
+        more = {"reads": reads[:3], "predicts": predicts[:3], "written": written.of(place)}
+        return {**row, **more}
 
     def _charts(self, harvest: Harvest, path: str, query: TableQuery) -> dict[str, Any]:
         density = harvest.frame["density"].to_numpy()

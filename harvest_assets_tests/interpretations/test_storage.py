@@ -9,9 +9,13 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +24,8 @@ from hypothesis import strategies as st
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
-from harvest_assets.interpretations.entries import Edit, Label, Score
+from harvest_assets.interpretations import tables
+from harvest_assets.interpretations.entries import Edit, Label, Score, sha256_of_text
 from harvest_assets.interpretations.storage import Interpretations
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,8 +48,10 @@ def label(key: str, text: str, minute: int = 0, source: str = "model", **more) -
     return Label(key, text, source=source, written_at=at(minute), **values)
 
 
-def score(key: str, method: str, value: float, minute: int = 0) -> Score:
-    return Score(key, method, value, 0.1, 0.9, 0.2, 10, 1, "m", written_at=at(minute))
+def score(key: str, method: str, value: float, minute: int = 0, of: str | None = None) -> Score:
+    digest = None if of is None else sha256_of_text(of)
+    values = (value, 0.1, 0.9, 0.2, 10, 1, "m")
+    return Score(key, method, *values, label_sha256=digest, written_at=at(minute))
 
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
@@ -93,6 +100,19 @@ def by_loops(entries: list) -> dict[str, dict]:
     return rows
 
 
+def after_replaced(entry, earlier: list):
+    """With the time that it is kept with: a person's value follows the one that it replaces."""
+
+    def field(it) -> tuple:
+        by_person = isinstance(it, Edit) or getattr(it, "source", "") == "person"
+        return it.component_key, by_person and getattr(it, "field", "label")
+
+    times = [it.written_at for it in earlier if field(it) == field(entry)]
+    if not field(entry)[1] or not times or entry.written_at > max(times):
+        return entry
+    return replace(entry, written_at=max(times) + timedelta(microseconds=1))
+
+
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -110,7 +130,7 @@ def test_any_order_of_adding_and_folding(paths: HarvestLayout, batches, data):
             continue
         new = [made(what, minutes[len(entries) + i]) for i, what in enumerate(batch)]
         stored.add(new)
-        entries += new
+        entries += [after_replaced(entry, entries) for entry in new]
     entries.sort(key=lambda entry: entry.written_at)
     history = stored.history()
     assert history.problems == ()
@@ -139,6 +159,39 @@ def test_a_label_of_a_person_comes_first_until_it_is_taken_back(paths: HarvestLa
     assert (row["label"], row["label_source"], row["confidence"]) == ("newer", "model", 0.5)
 
 
+def test_an_edit_replaces_one_by_a_clock_that_is_ahead(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([Edit(KEYS[0], "note", "ahead", "Ann", at(60)), label(KEYS[0], "l", 60, "person")])
+    stored.add(
+        [Edit(KEYS[0], "note", "later", "Bob", at(0)), Edit(KEYS[0], "label", "m", "B", at(0))]
+    )
+    stored.add([Edit(KEYS[1], "note", "other", "Bob", at(0))])
+    first, second = stored.current().to_dicts()
+    assert (first["note"], first["label"], second["note"]) == ("later", "m", "other")
+    assert stored.edits().filter(pl.col("component_key") == KEYS[1])["written_at"][0] == at(0)
+    stored.fold()
+    stored.add([Edit(KEYS[0], "note", "last", "Ann", at(1))])
+    assert stored.current()["note"].to_list() == ["last", "other"]
+
+
+def test_scores_of_another_label_do_not_hold(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[0], "one"), label(KEYS[1], "other"), score(KEYS[0], "intruder", 0.7)])
+    stored.add([score(KEYS[0], "detection", 0.9, 1, "one"), score(KEYS[2], "fuzzing", 0.8, 1, "x")])
+    stored.add([score(KEYS[0], "detection", 0.1, 2, "two")])
+
+    def scores(place: int) -> list:
+        row = stored.current().row(place, named=True)
+        return [row[f"score_{name}"] for name in ("detection", "fuzzing", "intruder")]
+
+    assert scores(0) == [0.9, None, 0.7]
+    assert scores(2) == [None, None, None]
+    stored.add([Edit(KEYS[0], "label", "two", "Ann", at(3))])
+    assert scores(0) == [0.1, None, 0.7]
+    stored.add([Edit(KEYS[0], "label", "three", "Ann", at(4))])
+    assert scores(0) == [None, None, 0.7]
+
+
 def test_what_is_about_another_checkpoint_stays_history(paths: HarvestLayout):
     stored = Interpretations(paths)
     stored.add([label(KEYS[2], "before anything was recorded")])
@@ -159,6 +212,21 @@ def test_what_is_about_another_checkpoint_stays_history(paths: HarvestLayout):
         stored.fold()
     harvest_checkpoint("a" * 64)
     assert stored.history().current()["component_key"].to_list() == [KEYS[0], KEYS[2]]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), pa.ArrowInvalid("x")])
+def test_what_is_kept_is_not_reported_as_lost(
+    paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    def full(path: Path, _table: pa.Table) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    stored = Interpretations(paths)
+    monkeypatch.setattr(tables, "write", full)
+    stored.add([label(KEYS[0], f"{i}") for i in range(2_500)])
+    assert len(stored.labels()) == 2_500
+    assert not list(paths.interpretations.glob("**/*.tmp"))
 
 
 def test_a_large_addition_is_folded_at_once(paths: HarvestLayout):
@@ -211,7 +279,7 @@ def test_killed_before_each_change_while_adding_and_folding(paths: HarvestLayout
     assert nth > 15
     assert len(labels) > 5
     left = [path for path in paths.root.rglob("*") if path.is_file()]
-    assert {path.name for path in left} == {"labels.parquet", "scores.parquet"}
+    assert sorted(path.name.partition("-")[0] for path in left) == ["labels", "scores"]
 
 
 def _add_some(root: Path, name: str, n: int) -> None:
@@ -251,6 +319,48 @@ def test_many_processes_add_while_others_fold(paths: HarvestLayout, tmp_path: Pa
     assert sorted(json.loads(value) for value in stored.edits()["value"]) == expected
 
 
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_process_that_was_suspended_while_it_wrote_a_table_drops_nothing(
+    paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch, folds: int
+):
+    stored, write = Interpretations(paths), tables.write
+    stored.add([label(KEYS[0], "first")])
+
+    def suspended(path: Path, table: pa.Table) -> None:
+        """While this table is written, the lease is taken over and later entries are folded."""
+        monkeypatch.setattr(tables, "write", write)
+        lease = paths.interpretations_lease
+        mine = lease.read_bytes()
+        for i in range(folds):
+            lease.unlink()
+            stored.add([label(KEYS[0], f"later {i}", i + 1)])
+            _in_another_process(stored.fold)
+            lease.write_bytes(mine)  # even if the check of the lease misses it
+        write(path, table)
+
+    monkeypatch.setattr(tables, "write", suspended)
+    with pytest.raises(HarvestError, match="another process"):
+        stored.fold()
+    later = [f"later {i}" for i in range(folds)]
+    assert stored.labels()["label"].to_list() == ["first", *later]
+    stored.fold()
+    stored.add([label(KEYS[0], "last", 10)])
+    stored.fold()
+    assert stored.labels()["label"].to_list() == ["first", *later, "last"]
+    assert len(list(paths.interpretations.glob("labels-*"))) == 1
+
+
+def _in_another_process(work: Callable[[], None]) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 def test_fold_leaves_the_work_to_the_owner_of_the_lease(paths: HarvestLayout):
     stored = Interpretations(paths)
     stored.add([label(KEYS[0], "kept")])
@@ -288,7 +398,7 @@ def test_a_table_that_cannot_be_read_is_named_and_never_overwritten(
     stored = Interpretations(paths)
     stored.add([Edit(KEYS[0], "note", "old", "Ann"), label(KEYS[0], "old")])
     stored.fold()
-    path = paths.interpretations / "edits.parquet"
+    (path,) = paths.interpretations.glob("edits-*.parquet")
     table = pq.read_table(path)
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-20])
@@ -305,7 +415,7 @@ def test_a_table_that_cannot_be_read_is_named_and_never_overwritten(
     assert [str(path) in problem for problem in history.problems] == [True]
     assert sorted(history.labels["label"]) == ["new", "old"]
     assert history.edits["value"].to_list() == ['"new"']
-    with pytest.raises(HarvestError, match=r"edits\.parquet"):
+    with pytest.raises(HarvestError, match="edits-"):
         stored.fold()
     assert path.read_bytes() == before
     assert stored.history().edits["value"].to_list() == ['"new"']
@@ -335,7 +445,7 @@ def test_bytes_changed_anywhere_are_reported_or_read_as_they_were(
     if kind != "entries":
         stored.fold()
     files = list(paths.interpretation_entries.iterdir())
-    path = files[0] if files else paths.interpretations / f"{kind}.parquet"
+    (path,) = files or paths.interpretations.glob(f"{kind}-*.parquet")
     before, content = stored.history(), bytearray(path.read_bytes())
     for place, mask in changes:
         content[int(place * len(content))] ^= mask
@@ -363,9 +473,39 @@ def test_hidden_characters_are_written_out_and_long_texts_refused():
         lambda: label(KEYS[0], "x", confidence=1.5),
         lambda: score(KEYS[0], "Intruder!", 0.5),
         lambda: score(KEYS[0], "intruder", float("nan")),
+        lambda: Score(KEYS[0], "intruder", 0.5, None, None, None, 10.0, 0, "m"),
+        lambda: Score(KEYS[0], "intruder", 0.5, None, None, None, 10, 1.0, "m"),
     ):
         with pytest.raises(HarvestError):
             wrong()
+
+
+def test_joiners_of_letters_and_emoji_stay(paths: HarvestLayout):
+    stored, persian, family = (
+        Interpretations(paths),
+        "\u0645\u06cc\u200c\u0634\u0648\u062f",
+        "\U0001f468\u200d\U0001f467",
+    )
+    stored.add([label(KEYS[0], f"{persian}\u200c"), Edit(KEYS[0], "note", family, "A\u200dnn")])
+    for _ in range(2):
+        row = stored.current().row(0, named=True)
+        assert (row["label"], row["note"]) == (persian, family)
+        assert stored.edits()["author"].to_list() == [r"A\u200dnn"]
+        stored.fold()
+    with pytest.raises(HarvestError, match="empty"):
+        label(KEYS[0], " \u200d ")
+
+
+def test_an_addition_that_could_not_be_read_again_is_refused(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    with pytest.raises(HarvestError, match="reason"):
+        stored.add([label(KEYS[0], "x"), _with_a_wrong_type(label(KEYS[1], "y"))])
+    assert not stored.history()
+
+
+def _with_a_wrong_type(entry: Label) -> Label:
+    object.__setattr__(entry, "reason", 1)
+    return entry
 
 
 def test_nothing_is_written_through_a_link_or_without_a_harvest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -13,8 +14,11 @@ import polars as pl
 import pytest
 from starlette.testclient import TestClient
 
+from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.interpretations import entry_files, lists
 from harvest_assets.interpretations.entries import Edit, Label, Score, sha256_of_text
+from harvest_assets.interpretations.lists import ComponentList
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
@@ -165,7 +169,7 @@ def test_what_cannot_be_kept_is_refused_whole(client, stored, changed, status: i
 
 
 def test_a_folder_that_cannot_be_written_is_reported(client, paths, stored, monkeypatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_more: object) -> None:
         raise PermissionError(13, "Permission denied", str(paths.interpretation_entries))
 
     fields = form_of(client) | {"starred": "1", "title": "t"}
@@ -246,6 +250,12 @@ def test_the_page_of_a_component_shows_scores_with_intervals(client, stored: Int
     for shown in ("0.25", "0.10 to 0.50", "0.20", "and 1 failed", "of an earlier label", "reads"):
         assert shown in page
     assert client.get(f"{RUN}/export.html?key={KEY}").text.count("Plural nouns") == 1
+    digests = [sha256_of_text(text) for text in ("Plural nouns", "another")]
+    for value, digest in zip((0.625, 0.375), digests, strict=True):
+        stored.add([Score(KEY, "detection", value, 0, 1, 0.5, 5, 0, "m", label_sha256=digest)])
+    page = client.get(PAGE).text
+    assert '<td class="num">0.62</td>' in page
+    assert "of an earlier label" not in page
 
 
 def test_files_of_the_table_have_labels_and_scores(client, stored: Interpretations):
@@ -261,6 +271,9 @@ def test_files_of_the_table_have_labels_and_scores(client, stored: Interpretatio
     text = client.get(f"{RUN}/table.csv?key={OTHER}").text
     assert "verbs" in text
     assert "syntax" in text
+    stored.add([Edit(OTHER, "label", "=1+1", "Ann"), Edit(OTHER, "note", "'plain'", "Ann")])
+    (row,) = csv.DictReader(io.StringIO(client.get(f"{RUN}/table.csv?key={OTHER}").text))
+    assert (row["label"], row["note"], row["component_key"]) == ("'=1+1", "'plain'", OTHER)
 
 
 def test_a_list_is_downloaded_kept_and_opened(client, paths: HarvestLayout, stored):
@@ -281,6 +294,37 @@ def test_a_list_is_downloaded_kept_and_opened(client, paths: HarvestLayout, stor
         assert client.get(f"{RUN}?listed={name}").status_code == 404
         assert f"{name}.json is not a list" in client.get(RUN).text
     assert client.get(f"{RUN}?listed=..%2F..%2Fplan").status_code == 404
+
+
+def test_two_people_keep_lists_of_one_title_at_once(
+    paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch
+):
+    lists_of = [ComponentList("Same title", "r", (key,)) for key in (KEY, OTHER)]
+    kept = []
+
+    def at_once(*args, **kwargs) -> None:
+        """Just before the first list is written, the other one is."""
+        monkeypatch.setattr(lists, "write_json", write_json)
+        kept.append(lists.keep(paths, lists_of[1]))
+        write_json(*args, **kwargs)
+
+    monkeypatch.setattr(lists, "write_json", at_once)
+    kept.append(lists.keep(paths, lists_of[0]))
+    assert [lists.open_list(paths, name) for name in kept] == lists_of[::-1]
+
+
+def test_the_table_does_not_list_the_folder_for_each_row(client, stored, monkeypatch):
+    listed, files_in = [], entry_files.files_in
+
+    def counting(folder):
+        listed.append(folder)
+        return files_in(folder)
+
+    stored.add(some_entries())
+    rows = len(shown_keys(client, ""))
+    monkeypatch.setattr(entry_files, "files_in", counting)
+    client.get(RUN)
+    assert 0 < len(listed) <= 4 < rows
 
 
 def test_a_file_that_cannot_be_read_is_named_on_the_page(client, paths: HarvestLayout, stored):

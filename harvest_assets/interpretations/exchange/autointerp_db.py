@@ -27,6 +27,11 @@ MAGIC = b"SQLite format 3\0"
 _CONFIDENCE = {"low": 0.25, "medium": 0.5, "high": 0.75}
 _LABELS = ("component_key", "label", "confidence", "reasoning")
 _SCORES = ("component_key", "score_type", "score", "details")
+_JOURNALS = {
+    "-wal": "PRAGMA wal_checkpoint(TRUNCATE)",
+    "-journal": "PRAGMA journal_mode=DELETE; PRAGMA integrity_check",
+}
+_MAX_BYTES, _MAX_ROWS, _MAX_LENGTH = 16 << 30, 1 << 21, 1 << 20
 _DETAILS = ("low", "high", "chance", "n_trials", "n_failed")
 _SCHEMA = """
 CREATE TABLE interpretations (
@@ -43,19 +48,18 @@ def read(path: Path, imported: Imported) -> None:
     """Read both tables, or the one that there is.
 
     Raises:
-        HarvestError: the database is damaged, has neither table, or has changes that are not in
-            the file yet.
+        HarvestError: the database is damaged or too large, has neither table, or has changes that
+            are not in the file yet.
     """
-    journal = path.with_name(f"{path.name}-wal")
-    if journal.exists() and journal.stat().st_size:
-        raise HarvestError(
-            f"{path} has changes in {journal.name} that are not in the file; close the program "
-            f"that writes it, or run sqlite3 {path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'."
-        )
+    _check_journals(path)
+    if path.stat().st_size > _MAX_BYTES:
+        raise HarvestError(f"{path} is longer than {_MAX_BYTES:,} bytes.")
     address = f"file:{quote(str(path.absolute()))}?immutable=1"
     try:
         with closing(sqlite3.connect(address, uri=True)) as database:
             database.execute("PRAGMA trusted_schema = OFF")
+            # A small file can compute long values.
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_LENGTH)
             tables = {
                 name
                 for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
@@ -70,12 +74,27 @@ def read(path: Path, imported: Imported) -> None:
         raise HarvestError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
+def _check_journals(path: Path) -> None:
+    for suffix, remedy in _JOURNALS.items():
+        journal = path.with_name(f"{path.name}{suffix}")
+        if journal.exists() and journal.stat().st_size:
+            raise HarvestError(
+                f"{path} has changes in {journal.name} that are not in the file; close the program "
+                f"that writes it, or run sqlite3 {path.name} '{remedy}'."
+            )
+
+
 def _rows(database: sqlite3.Connection, table: str, names: tuple[str, ...]) -> Iterator[Any]:
     # The names are ours.
-    yield from database.execute(f"SELECT {', '.join(names)} FROM {table}")  # noqa: S608
+    rows = database.execute(f"SELECT {', '.join(names)} FROM {table}")  # noqa: S608
+    for number, row in enumerate(rows):
+        if number == _MAX_ROWS:
+            raise HarvestError(f"The table {table} has more than {_MAX_ROWS:,} rows.")
+        yield row
 
 
 def _read_labels(database: sqlite3.Connection, imported: Imported) -> None:
+    imported.confidence_in_words = True
     for key, label, confidence, reasoning in _rows(database, "interpretations", _LABELS):
         word = str(confidence).strip().lower()
         imported.add_label(
@@ -134,9 +153,13 @@ def write(path: Path, history: History, run: str) -> int:
 
 
 def score_rows(history: History) -> list[tuple[str, str, float, str]]:
-    """The newest score of each component and method, as rows of the table `scores`."""
+    """The scores that hold now, as rows of the table `scores`."""
+    import polars as pl
+
+    from harvest_assets.interpretations.current import newest_scores
+
     _, scores, _ = history.of_this_checkpoint()
-    newest = scores.unique(["component_key", "method"], keep="last", maintain_order=True)
+    newest = newest_scores(scores, history.current()).filter(~pl.col("outdated"))
     return [
         (
             row["component_key"],

@@ -1,46 +1,88 @@
-"""What of a file is news: a file that was exported, edited and imported changes what was edited."""
+"""Which entries of an imported file are new: of one that was exported, those that were edited."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.interpretations.entries import Edit, Entry, Label
 from harvest_assets.interpretations.exchange.imported import Imported
+
+if TYPE_CHECKING:
+    from harvest_assets.interpretations.storage import History
 
 _EMPTY: dict[str, Any] = {"label": "", "note": "", "starred": False, "tags": ()}
 
 
-def changed(imported: Imported, rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
+def changed(imported: Imported, history: History) -> tuple[list[Entry], list[str]]:
     """The entries that differ from what holds now.
 
-    A label with another text under the same author was edited in the file, and becomes the file's.
+    A label that differs under the same author was edited in the file, and becomes the file's.
 
     Args:
         imported: what a file holds.
-        rows: what holds now, as `current` gives it.
+        history: all that was written.
+
+    Returns:
+        The entries, and the keys of those labels among them that are not shown, since a person's
+        label comes first.
+
+    Raises:
+        HarvestError: a label by a person was edited, and it is not known who did.
     """
-    now = {row["component_key"]: row for row in rows}
-    news: list[Entry] = []
+    now = {row["component_key"]: row for row in history.current().to_dicts()}
+    below = _not_by_people(history)
+    new: list[Entry] = []
+    outranked = []
     for entry in imported.entries:
-        row = now.get(entry.component_key, {})
-        if _holds(entry, row):
+        key = entry.component_key
+        row = now.get(key, {})
+        if _holds(entry, row, imported):
             continue
-        author = (row.get("label_source"), row.get("label_author"))
-        if isinstance(entry, Label) and (entry.source, entry.author) == author:
-            news.append(replace(entry, source=imported.source, author=imported.author))
-        else:
-            news.append(entry)
-    return news
+        if isinstance(entry, Label):
+            if _holds(entry, below.get(key, {}), imported):
+                continue
+            entry = _by_its_editor(entry, row, imported)  # noqa: PLW2901
+            if entry.source != "person" == row.get("label_source"):
+                outranked.append(key)
+        new.append(entry)
+    return new, outranked
 
 
-def _holds(entry: Entry, row: Mapping[str, Any]) -> bool:
+def _not_by_people(history: History) -> dict[str, dict[str, Any]]:
+    """The labels that would hold if no person had written one."""
+    import polars as pl
+
+    from harvest_assets.interpretations.current import current
+
+    labels, scores, edits = history.of_this_checkpoint()
+    mine = current(labels.filter(pl.col("source") != "person"), scores.clear(), edits.clear())
+    return {row["component_key"]: row for row in mine.to_dicts()}
+
+
+def _by_its_editor(label: Label, row: Mapping[str, Any], imported: Imported) -> Label:
+    if (label.source, label.author) != (row.get("label_source"), row.get("label_author")):
+        return label
+    if label.source == "person" != imported.source:
+        raise HarvestError(
+            f"The label of {label.component_key} by {label.author} was changed in the file; give "
+            "--person to say who changed it. Nothing was kept."
+        )
+    return replace(label, source=imported.source, author=imported.author)
+
+
+def _holds(entry: Entry, row: Mapping[str, Any], imported: Imported) -> bool:
     if isinstance(entry, Edit):
         value = row.get(entry.field) or _EMPTY[entry.field]
         return bool((tuple(value) if isinstance(value, list) else value) == entry.value)
     if isinstance(entry, Label):
         # A person who gives the label of a model confirms it.
         confirms = entry.source == "person" != row.get("label_source")
-        return entry.label == row.get("label") and not confirms
+        # As an empty cell, what a file leaves out says nothing.
+        said: dict[str, Any] = {"label": entry.label, "reason": entry.reason or None}
+        said["confidence"] = None if imported.confidence_in_words else entry.confidence
+        same = all(value in (None, row.get(name)) for name, value in said.items())
+        return same and not confirms
     return bool(row.get(f"score_{entry.method}") == entry.score)

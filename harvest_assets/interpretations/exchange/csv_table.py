@@ -2,7 +2,8 @@
 
 Columns: component_key, label, label_source, label_author, confidence, reason, note, starred, tags
 (separated by commas), and `score_<method>` for each method. Only the first is needed, and an empty
-cell says nothing. Intervals of scores are not in it.
+cell says nothing. Intervals of scores are not in it. A text that a spreadsheet would take for a
+formula begins with `'`, which is not part of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import atomic_path
+from harvest_assets.files.sanitize import csv_text, text_of_csv
 from harvest_assets.files.untrusted import read_bytes
 from harvest_assets.interpretations.entries import MAX_NOTE, Edit, Score
 from harvest_assets.interpretations.exchange.imported import Imported
@@ -47,7 +49,10 @@ def read(path: Path, imported: Imported) -> None:
         imported.ignored += [n for n in names if n not in _KNOWN and not n.startswith(_SCORE)]
         for row in rows:
             try:
-                _read_row({name: (cell or "").strip() for name, cell in row.items()}, imported)
+                _read_row(
+                    {name: text_of_csv((cell or "").strip()) for name, cell in row.items()},
+                    imported,
+                )
             except (HarvestError, AttributeError) as error:
                 why = "it has too many cells" if None in row else reason_of(error)
                 raise HarvestError(f"{path}, line {rows.line_num}: {why}.") from error
@@ -103,4 +108,5 @@ def write(path: Path, history: History, run: str) -> int:  # noqa: ARG001 - as t
 def _cell(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else None
-    return ", ".join(value) if isinstance(value, list) else value
+    text = ", ".join(value) if isinstance(value, list) else value
+    return csv_text(text) if isinstance(text, str) else text

@@ -18,12 +18,14 @@ class Imported:
         source: of labels for which the file does not say.
         entries: as far as they have been read.
         ignored: names of columns or tables that mean nothing here.
+        confidence_in_words: the confidences are those of words, rougher than what may be known.
     """
 
     author: str
     source: Source = "import"
     entries: list[Entry] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    confidence_in_words: bool = False
 
     def add_label(
         self,

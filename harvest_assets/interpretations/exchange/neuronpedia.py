@@ -6,12 +6,13 @@ that of the harvest: the place of a component is `layer:index`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import write_json
-from harvest_assets.files.untrusted import parse_json, read_bytes
+from harvest_assets.files.untrusted import parse_json, read_bytes, text_of
 from harvest_assets.interpretations.exchange.imported import Imported
 
 if TYPE_CHECKING:
@@ -34,13 +35,22 @@ def read(path: Path, imported: Imported) -> None:
     for number, record in enumerate(records, 1):
         try:
             imported.add_label(
-                f"{record['layer']}:{int(record['index'])}",
-                str(record["description"]),
-                author=str(record.get("explanationModelName") or ""),
+                f"{record['layer']}:{_index(record['index'])}",
+                text_of(record["description"]),
+                author=text_of(record.get("explanationModelName") or ""),
             )
         except (KeyError, TypeError, ValueError, AttributeError, HarvestError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else reason_of(error)
             raise HarvestError(f"{path}, explanation {number}: {why}.") from error
+
+
+def _index(value: Any) -> int:
+    """A whole number, which may be written as a text."""
+    if type(value) is int:
+        return value
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,18}", value):
+        raise ValueError(f"the index is {str(value)[:50]!r}; expected a whole number")
+    return int(value)
 
 
 def _records(content: bytes) -> list[Any]:

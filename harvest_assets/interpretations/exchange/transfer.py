@@ -58,12 +58,14 @@ class Result:
         n_unchanged: entries in the file that hold already; they were not written again.
         unknown: keys in the file that are not in the harvest, sorted; their entries were left out.
         ignored: names of columns or files that mean nothing here.
+        outranked: keys of labels that were kept but are not shown: a person's label comes first.
     """
 
     kept: Entries
     n_unchanged: int
     unknown: tuple[str, ...]
     ignored: tuple[str, ...]
+    outranked: tuple[str, ...]
 
 
 def import_file(
@@ -78,7 +80,8 @@ def import_file(
         person: whose labels and notes these are, unless the file says; None: an import's.
 
     Raises:
-        HarvestError: the file is missing or not valid, or the harvest has no results.
+        HarvestError: the file is missing or not valid, the harvest has no results, or a person's
+            label was edited without `person`.
         OSError: the harvest's folder cannot be written.
     """
     known = _component_keys(paths)
@@ -90,10 +93,15 @@ def import_file(
     unknown = {entry.component_key for entry in imported.entries} - known
     imported.entries = [it for it in imported.entries if it.component_key not in unknown]
     stored = Interpretations(paths)
-    news = changed(imported, stored.history().current().to_dicts())
-    stored.add(news)
-    n_unchanged = len(imported.entries) - len(news)
-    return Result(Entries.of(news), n_unchanged, tuple(sorted(unknown)), tuple(imported.ignored))
+    new, outranked = changed(imported, stored.history())
+    stored.add(new)
+    return Result(
+        kept=Entries.of(new),
+        n_unchanged=len(imported.entries) - len(new),
+        unknown=tuple(sorted(unknown)),
+        ignored=tuple(imported.ignored),
+        outranked=tuple(outranked),
+    )
 
 
 def export_file(paths: HarvestLayout, file: Path, name: str | None = None) -> tuple[int, History]:

@@ -100,6 +100,38 @@ def test_changes_of_a_database_that_is_being_written_are_not_missed(
     assert len(import_file(paths, file).kept.scores) == 1
 
 
+def test_counts_of_trials_that_are_not_whole(paths: HarvestLayout, tmp_path: Path):
+    details = {"low": 0.1, "high": 0.9, "chance": 0.2, "n_trials": 10.0, "n_failed": 0}
+    scores = [(ONE, "intruder", 0.7, json.dumps(details))]
+    file = autointerp_database(tmp_path / "interp.db", [(ONE, "s", "low", "", "", "")], scores)
+    with pytest.raises(HarvestError, match="n_trials"):
+        import_file(paths, file)
+    assert not Interpretations(paths).history()
+
+
+def test_a_transaction_that_was_not_finished_is_not_read(paths: HarvestLayout, tmp_path: Path):
+    file = autointerp_database(tmp_path / "interp.db", [], [(ONE, "intruder", 0.5, "")])
+    (tmp_path / "interp.db-journal").write_bytes(b"\xd9\xd5\x05\xf9 and pages")
+    with pytest.raises(HarvestError, match="-journal"):
+        import_file(paths, file)
+    (tmp_path / "interp.db-journal").write_bytes(b"")
+    assert len(import_file(paths, file).kept.scores) == 1
+
+
+def test_a_small_database_that_computes_long_values(paths: HarvestLayout, tmp_path: Path):
+    file = tmp_path / "interp.db"
+    database = sqlite3.connect(file)
+    database.execute(
+        "CREATE TABLE interpretations (component_key TEXT, confidence TEXT, reasoning TEXT, "
+        "label AS (hex(zeroblob(2000000))))"
+    )
+    database.execute("INSERT INTO interpretations VALUES (?, 'high', '')", (ONE,))
+    database.commit()
+    database.close()
+    with pytest.raises(HarvestError, match=r"interp\.db.*too big"):
+        import_file(paths, file)
+
+
 def test_explanations_of_delphi(paths: HarvestLayout, tmp_path: Path):
     folder = tmp_path / "explanations"
     folder.mkdir()
@@ -170,6 +202,8 @@ def test_csv_as_people_write_it(paths: HarvestLayout, tmp_path: Path):
             '[{"layer": "h.0.mlp.c_fc", "index": "x", "description": "d"}]',
             "explanation 1",
         ),
+        ("a.json", '[{"layer": "h.0.mlp.c_fc", "index": 9.7, "description": "d"}]', "9.7"),
+        ("a.json", '[{"layer": "h.0.mlp.c_fc", "index": 1, "description": null}]', "string"),
         ("a.json", "[1", "JSON"),
         ("a.json", "[[1]]", "explanation 1"),
         ("a.db", "SQLite format 3\x00 and no more", r"a\.db"),
@@ -261,6 +295,64 @@ def test_a_table_that_was_exported_edited_and_imported_changes_what_was_edited(
     assert import_file(paths, mine, person="Ann").n_unchanged == 0
     assert [now()[key]["label_author"] for key in (ONE, TWO)] == ["Ann", "Ann"]
     assert import_file(paths, mine, person="Ann").n_unchanged == 2
+
+
+def test_a_changed_reason_or_confidence_is_kept(paths: HarvestLayout, tmp_path: Path):
+    stored, file = Interpretations(paths), tmp_path / "table.csv"
+    stored.add([Label(key, "s", 0.6, "so", "model", "m-1") for key in (ONE, TWO)])
+    export_file(paths, tmp_path / "all.db")
+    assert not import_file(paths, tmp_path / "all.db").kept  # its confidences are only words
+    export_file(paths, file)
+    lines = file.read_text().splitlines(keepends=True)
+    edited = [lines[1].replace("0.6", "0.7"), lines[2].replace("so", "why")]
+    file.write_text("".join([lines[0], *edited]))
+    assert len(import_file(paths, file).kept.labels) == 2
+    held = now()
+    assert (held[ONE]["confidence"], held[ONE]["label_author"]) == (0.7, "table.csv")
+    assert (held[TWO]["reason"], held[TWO]["confidence"]) == ("why", 0.6)
+    file.write_text(f"component_key,label\n{ONE},s\n{TWO},s\n")
+    assert not import_file(paths, file).kept  # it says nothing else
+
+
+def test_no_text_in_a_csv_file_is_a_formula(paths: HarvestLayout, tmp_path: Path):
+    stored, file = Interpretations(paths), tmp_path / "table.csv"
+    stored.add(
+        [
+            Label(ONE, '=HYPERLINK("http://x")', 0.5, "'=quoted", "model", "@m"),
+            Edit(ONE, "note", "- one\n- two", "Ann"),
+            Edit(ONE, "tags", ("+a", "'b"), "Ann"),
+            Score(ONE, "intruder", -0.5, None, None, None, None, 0, "m"),
+            Label(TWO, "'quoted'", None, "", "model", "m"),
+        ]
+    )
+    export_file(paths, file)
+    with file.open(newline="", encoding="utf-8") as opened:
+        first, _ = csv.DictReader(opened)
+    assert first.pop("score_intruder") == "-0.5"
+    assert first["label"] == """'=HYPERLINK("http://x")"""
+    assert not [cell for cell in first.values() if cell.startswith(tuple("=+-@"))]
+    assert not import_file(paths, file).kept
+    other = HarvestLayout.of("s-2")
+    import_file(other, file)
+    assert now("s-2") == now()
+
+
+def test_an_import_below_a_label_by_a_person(paths: HarvestLayout, tmp_path: Path):
+    stored, file = Interpretations(paths), tmp_path / "table.csv"
+    stored.add([Edit(ONE, "label", "nouns", "Ann"), Edit(TWO, "label", "verbs", "Ann")])
+    export_file(paths, file)
+    file.write_text(file.read_text().replace("nouns", "plural nouns"))
+    with pytest.raises(HarvestError, match="--person"):
+        import_file(paths, file)
+    assert now()[ONE]["label"] == "nouns"
+    assert len(import_file(paths, file, person="Bob").kept.labels) == 1
+    assert (now()[ONE]["label"], now()[ONE]["label_author"]) == ("plural nouns", "Bob")
+    file.write_text(f"component_key,label\n{TWO},adverbs\n")
+    for expected in (1, 0):
+        result = CliRunner().invoke(cli, ["labels", "import", "s-1", str(file), "--json"])
+        assert json.loads(result.stdout)["labels"] == expected
+        assert json.loads(result.stdout)["outranked"] == [TWO] * expected
+    assert now()[TWO]["label"] == "verbs"
 
 
 def test_the_frame_of_components_has_the_columns_only_where_something_was_written(
