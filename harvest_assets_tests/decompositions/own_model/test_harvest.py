@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -15,7 +17,6 @@ from starlette.testclient import TestClient
 from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition
-from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import registration_path
 from harvest_assets.loaders import activation_examples, load_components_frame
 from harvest_assets.store.finished import is_finished
@@ -29,6 +30,7 @@ from harvest_assets_tests.decompositions.own_model.tiny_module import (
     LAYERS,
     by_loops,
     n_imports,
+    n_rows_computed,
     write_module,
 )
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest, sentence
@@ -60,6 +62,13 @@ def instance(out_dir: Path) -> dg.DagsterInstance:  # noqa: ARG001
 
 def named(file: Path) -> Path:
     return file.with_name(f"{file.name}:{NAME}")
+
+
+def forget(file: Path) -> None:
+    """Have a module imported again by whoever needs it next."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) == str(file):
+            del sys.modules[name]
 
 
 def rows_of(tiny: TinyHarvest) -> np.ndarray:
@@ -107,9 +116,9 @@ def test_what_is_recorded(harvested: TinyHarvest):
 
 
 def test_reading_results_imports_no_module(harvested: TinyHarvest, folder: Path):
+    forget(folder / "tiny_own.py")
     before = n_imports(folder)
     run_id = harvested.layout.root.name
-    assert not [name for name in sys.modules if name == "tiny_own"]
     load_components_frame(run_id)
     with TestClient(make_app(Library(), None), base_url="http://127.0.0.1") as client:
         for path in (f"/run/{run_id}", f"/run/{run_id}/component/{KEYS[0]}"):
@@ -122,24 +131,80 @@ def test_reading_results_imports_no_module(harvested: TinyHarvest, folder: Path)
     assert n_imports(folder) == before
 
 
-def test_a_received_description_imports_no_module(
-    harvested: TinyHarvest, folder: Path, tmp_path: Path
+def test_a_received_description_imports_no_module(tmp_path: Path, instance: dg.DagsterInstance):
+    """Whoever receives results executes no module that they name."""
+    file = write_module(tmp_path / "own", identity="1", second="None")
+    evil = write_module(tmp_path / "evil", identity="1", second="None")
+    tiny = TinyHarvest.of(instance, named(file))
+    assert tiny.stage("prepare", **SETTINGS, n_shards=1).success
+    described = open_decomposition(tiny.layout.root)
+    dataclasses.replace(described, config_path=str(named(evil))).write(tiny.layout.root)
+    assert str(named(evil)) in sentence(tiny.stage("harvest", shard="00"))
+    described.write(tiny.layout.root)
+    registration_path(tiny.key).unlink()
+    assert "not registered" in sentence(tiny.stage("harvest", shard="00"))
+    assert n_imports(evil.parent) == 0
+
+
+def test_with_an_identity_shards_stops_and_batches_change_nothing(
+    harvested: TinyHarvest, folder: Path, instance: dg.DagsterInstance
 ):
-    """What names a module in a folder of results must not make anybody execute it."""
-    file = write_module(tmp_path / "elsewhere", identity="version 1")
-    description = json.loads(harvested.layout.run_checkpoint.read_text())
-    del description["digest"], description["format_version"]
-    description["config_path"] = str(named(file))
-    before = n_imports(folder)
-    opened = open_decomposition(harvested.layout.root)
-    with pytest.raises(HarvestError, match="not registered"):
-        opened.open_model("cpu")
-    registration = registration_path(harvested.key)
-    kept = registration.read_bytes()
-    try:
-        registration.unlink()
-        assert "not registered" in sentence(harvested.stage("harvest", shard="02")) or True
-    finally:
-        registration.write_bytes(kept)
-    assert n_imports(folder) == before
-    assert n_imports(file.parent) == 0
+    other = TinyHarvest.of(instance, named(folder / "tiny_own.py"))
+    settings = {**SETTINGS, "n_batches": 4, "batch_size": 12, "ci_threshold": 0.5}
+    assert other.stage("prepare", **settings, n_shards=1).success
+    before = n_rows_computed(folder)
+    (folder / "stop").touch()
+    with suppress(KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        assert not other.stage("harvest", shard="00").success
+    assert n_rows_computed(folder) == before + 8
+    assert other.stage("harvest", shard="00").success
+    assert n_rows_computed(folder) == before + 48
+    assert other.stage("merge").success
+    assert results_of(other) == results_of(harvested)
+
+    registration = registration_of(other.key)
+    again = {**settings, "n_shards": 1}
+    assert is_finished(registration, again, None)
+    assert not is_finished(registration, again | {"n_batches": 5}, None)
+    assert other.stage("prepare", **again | {"n_batches": 5}).success
+    before = n_rows_computed(folder)
+    assert other.stage("harvest", shard="00").success
+    assert n_rows_computed(folder) == before + 16, "only the new rows, by whole groups"
+
+
+def test_another_identity_is_refused_in_the_middle(tmp_path: Path, instance: dg.DagsterInstance):
+    file = write_module(tmp_path / "own", identity="version 1", second="None")
+    tiny = TinyHarvest.of(instance, named(file))
+    assert tiny.stage("prepare", **SETTINGS, n_shards=1).success
+    write_module(tmp_path / "own", identity="version 2", second="None")
+    forget(file)
+    assert "tiny_own.py:decomposition" in sentence(tiny.stage("harvest", shard="00"))
+
+
+def test_without_an_identity_it_is_harvested_in_one_go(
+    tmp_path: Path, instance: dg.DagsterInstance
+):
+    file = write_module(tmp_path / "own", second="None")
+    tiny = TinyHarvest.of(instance, named(file))
+    assert "identity" in sentence(tiny.stage("prepare", **SETTINGS, n_shards=2))
+    tiny.harvest()
+    results = results_of(tiny)
+    lines = tiny.layout.components.read_text().splitlines()
+    assert [json.loads(line)["component_key"] for line in lines] == KEYS
+    assert not is_finished(registration_of(tiny.key), {}, None), "nobody knows"
+    for settings in ({}, {"n_batches": 5}, {"n_shards": 1}):
+        assert "identity" in sentence(tiny.stage("prepare", **{**SETTINGS, **settings}))
+    assert results_of(tiny) == results
+
+
+def test_a_stopped_harvest_without_an_identity_is_not_resumed(
+    tmp_path: Path, instance: dg.DagsterInstance
+):
+    file = write_module(tmp_path / "own", second="None")
+    tiny = TinyHarvest.of(instance, named(file))
+    assert tiny.stage("prepare", **SETTINGS).success
+    (file.parent / "stop").touch()
+    with suppress(KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        assert not tiny.stage("harvest", shard="00").success
+    assert "identity" in sentence(tiny.stage("harvest", shard="00"))
+    assert "identity" in sentence(tiny.stage("prepare", **SETTINGS))

@@ -16,18 +16,26 @@ KEYS = [f"{layer}:{c}" for layer, n in LAYERS.items() for c in range(n)]
 N_CTX = 12
 
 _SOURCE = '''
+import os
+import signal
 from pathlib import Path
 
 import torch
 
 from harvest_assets.decompositions.own_model import OwnDecomposition
 
-with (Path(__file__).parent / "imports.log").open("a") as log:
+HERE = Path(__file__).parent
+with (HERE / "imports.log").open("a") as log:
     log.write("x")
 
 
 def function(tokens):
     """Component c fires by the token and the one before it."""
+    with (HERE / "rows.log").open("a") as log:
+        log.write("x" * len(tokens))
+    if (HERE / "stop").exists() and len(tokens) > 1:
+        (HERE / "stop").unlink()
+        os.kill(os.getpid(), signal.SIGUSR1)
     before = torch.nn.functional.pad(tokens[:, :-1], (1, 0))
     c = torch.arange({n_components}, device=tokens.device)
     value = (tokens.unsqueeze(-1) * (c + 3) + before.unsqueeze(-1) * 7) % (11 + c) - 5.0
@@ -41,6 +49,7 @@ decomposition = OwnDecomposition(
     {vocab},
     data={{"dataset_name": "./dataset", "column_name": "text", "max_seq_len": {n_ctx}}},
     tokenizer="./tokenizer",
+    tokens_per_forward=8 * {n_ctx},
     {options}
 )
 '''
@@ -82,5 +91,13 @@ def by_loops(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def n_imports(root: Path) -> int:
     """How often the module was executed."""
-    log = root / "imports.log"
+    return _length(root / "imports.log")
+
+
+def n_rows_computed(root: Path) -> int:
+    """How many rows its function has seen."""
+    return _length(root / "rows.log")
+
+
+def _length(log: Path) -> int:
     return len(log.read_text()) if log.exists() else 0
