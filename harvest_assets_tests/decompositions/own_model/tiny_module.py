@@ -49,7 +49,6 @@ decomposition = OwnDecomposition(
     {vocab},
     data={{"dataset_name": "./dataset", "column_name": "text", "max_seq_len": {n_ctx}}},
     tokenizer="./tokenizer",
-    tokens_per_forward=8 * {n_ctx},
     {options}
 )
 '''
@@ -63,6 +62,7 @@ def write_module(root: Path, *, second: str = "-value", name: str = "tiny_own", 
         (root / "dataset").mkdir(parents=True)
         pq.write_table(pa.table({"text": texts}), root / "dataset" / "train.parquet")
         write_tokenizer(root / "tokenizer", texts)
+    options = {"tokens_per_forward": 8 * N_CTX, **options}
     source = _SOURCE.format(
         n_components=len(KEYS),
         vocab=VOCAB,
