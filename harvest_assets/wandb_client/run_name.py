@@ -23,9 +23,9 @@ _REFUSED = re.compile(r"[|,\[\]/\\]|\.\.\.")  # the first four and `...` mean so
 _MAX_BYTES = 200  # it names files and folders
 _ACCEPTED = (
     "entity/project/run_id, entity/project/runs/run_id, wandb:entity/project/runs/run_id, "
-    "https://wandb.ai/entity/project/runs/run_id, or a path to a run directory or a checkpoint "
-    "file (`./` before it forces a path), or `module:name` for a decomposition of your own; "
-    "a run_id is 8 characters of a-z and 0-9, optionally "
+    "https://wandb.ai/entity/project/runs/run_id, a path to a run directory or a checkpoint file "
+    "(`./` before it forces a path), or module:name of a decomposition of your own, its module in "
+    "the current folder or on PYTHONPATH; a run_id is 8 characters of a-z and 0-9, optionally "
     "after one character and a dash"
 )
 

@@ -181,9 +181,8 @@ def test_another_identity_is_refused_in_the_middle(tmp_path: Path, instance: dg.
     assert "tiny_own.py:decomposition" in sentence(tiny.stage("harvest", shard="00"))
 
 
-def test_without_an_identity_it_is_harvested_in_one_go(
-    tmp_path: Path, instance: dg.DagsterInstance
-):
+@pytest.mark.slow
+def test_without_an_identity_all_is_harvested_at_once(tmp_path: Path, instance: dg.DagsterInstance):
     file = write_module(tmp_path / "own", second="None")
     tiny = TinyHarvest.of(instance, named(file))
     assert "identity" in sentence(tiny.stage("prepare", **SETTINGS, n_shards=2))
