@@ -138,8 +138,9 @@ class SampleSettings(CheckedModel):
         ge=0,
         allow_inf_nan=False,
         description=(
-            "A component fires where its causal importance is strictly above; of dictionaries, "
-            "whose activation counts, the default is the threshold in dictionaries.yaml."
+            "A component fires where its causal importance is strictly above; of dictionaries "
+            "and of your own model, where its firing strength is, and their own threshold is the "
+            "default."
         ),
     )
     activation_examples_per_component: CountOrZero = Field(

@@ -21,6 +21,7 @@ from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.plan_changes import CHANGES
 from harvest_assets.orchestration.unplanned_shards import report_unplanned_shards
 from harvest_assets.stages import Stage
+from harvest_assets.store.one_go import require_one_go
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.plan_change import change_of_plan, shares_left
 from harvest_assets.store.planning import make_plan, settings_over_stored
@@ -59,6 +60,8 @@ def harvest_plan(
         require_memory_here(plan, run_checkpoint.restricted(plan.layers), shares)
     if stored is not None:
         _check_rows(paths, plan, spec)
+        if stored != plan:
+            require_one_go(run_checkpoint, paths)
     changes = {}
     if stored is not None and stored != plan:
         changes = {CHANGES: change_of_plan(paths, stored, plan, streaming=spec.streaming)}

@@ -19,6 +19,7 @@ from harvest_assets.orchestration.partitions import registration, run_shards, sh
 from harvest_assets.orchestration.progress import ProgressWriter
 from harvest_assets.orchestration.unplanned_shards import not_in_plan
 from harvest_assets.stages import Stage
+from harvest_assets.store.one_go import require_one_go
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_disk, require_memory
 from harvest_assets.store.resource_estimate import estimate_resources
@@ -75,6 +76,7 @@ def harvest_shard(
     if stored is not None:
         share = dataclasses.replace(share, state=stored.open(), is_stored=True)
     elif share.rows:
+        require_one_go(checkpoint, paths)
         needs = estimate_resources(harvest_plan, checkpoint, token_rows.n_rows)
         require_disk(paths.root, needs, 1)
         state = harvest_share(harvest_plan, checkpoint, token_rows, share, paths, context.log.info)

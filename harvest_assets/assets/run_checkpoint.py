@@ -17,6 +17,7 @@ from harvest_assets.orchestration.harvest_config import CHECKPOINT_CONFIG
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
 from harvest_assets.stages import Stage
+from harvest_assets.store.one_go import require_one_go
 from harvest_assets.store.registry import check_owner, claim_folder
 from harvest_assets.wandb_client.run_files import fetch_run
 
@@ -42,6 +43,7 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
     check_owner(owner)
     stored = _stored(owner.layout)
     checkpoint = verify(fetch_run(owner.reference, _step(context, stored)))
+    require_one_go(checkpoint, owner.layout)
     if stored is not None and stored.sha256 != checkpoint.sha256:
         context.log.warning(
             "The checkpoint changes from %s to %s; statistics of the first cannot be added to "

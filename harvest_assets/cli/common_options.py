@@ -40,6 +40,7 @@ RUN is any name of an SPD run, or a path to its folder or checkpoint:
   wandb:goodfire/spd/runs/s-d2ec3bfe
   https://wandb.ai/goodfire/spd/runs/s-d2ec3bfe
   ./runs/my-run            (it contains final_config.yaml and model_<step>.pth)
+  my_module:decomposition  (your own model, in my_module.py)
 
 \b
 @NAME at its end is a further harvest of the run, beside the first:

@@ -20,6 +20,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import free_bytes
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.settings import HarvestSettings
+from harvest_assets.store.one_go import require_one_go
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.plan_change import shares_left
 from harvest_assets.store.planning import make_plan
@@ -93,6 +94,7 @@ def dry_run(
     files = fetch_run(registration.reference, step)
     started = perf_counter()
     checkpoint = verify(files)
+    require_one_go(checkpoint, registration.layout)
     opening = perf_counter() - started
     plan = make_plan(checkpoint, HarvestSettings(**settings))
     checkpoint = checkpoint.restricted(plan.layers)

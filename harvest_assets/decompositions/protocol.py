@@ -11,6 +11,7 @@ of tokens it computes
 |---|---|---|
 | SPD (`spd/`) | causal importance | component activation |
 | sparse autoencoder, transcoder (`dictionaries/`) | activation of the latent | none |
+| your own model (`own_model/`) | what it returns | what it returns, if anything |
 
 Everything else is the same for all kinds: the sum over positions, the files, the pages. Result
 files and `Harvester.process_batch` call the two values by SPD's names, `ci` and `component_acts`;
@@ -93,13 +94,17 @@ class Decomposition(Protocol):
 
     Attributes:
         kind: name of the kind, as in `run_checkpoint.json`.
-        firing_strength: what the firing strength is, in words.
-        second_value: what the second value is, in words; None if there is none.
     """
 
     kind: ClassVar[str]
-    firing_strength: ClassVar[str]
-    second_value: ClassVar[str | None]
+
+    @property
+    def firing_strength(self) -> str:
+        """What the firing strength is, in words."""
+
+    @property
+    def second_value(self) -> str | None:
+        """What the second value is, in words; None if there is none."""
 
     @property
     def run(self) -> str:
@@ -243,6 +248,20 @@ class Decomposition(Protocol):
         Raises:
             HarvestError: they do not.
         """
+
+
+@runtime_checkable
+class MayBeUnrepeatable(Protocol):
+    """A decomposition that may be unable to compute the same again; a kind may lack this."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether what it computes at another time belongs to the same harvest."""
+
+
+def is_repeatable(decomposition: Decomposition) -> bool:
+    """Whether a harvest can be divided, resumed and extended."""
+    return not isinstance(decomposition, MayBeUnrepeatable) or decomposition.repeatable
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
+from harvest_assets.decompositions.own_model.own_model import OwnModel
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
@@ -14,9 +15,10 @@ from harvest_assets.files.untrusted import read_json
 
 if TYPE_CHECKING:
     from harvest_assets.wandb_client.run_files import RunFiles
+    from harvest_assets.wandb_client.run_name import RunReference
 
 # SPD comes last: it takes every config that no other kind recognises, and reports its faults.
-KINDS: tuple[type[Decomposition], ...] = (DictionarySet, RunCheckpoint)
+KINDS: tuple[type[Decomposition], ...] = (OwnModel, DictionarySet, RunCheckpoint)
 
 
 def check_config(config: Path) -> None:
@@ -52,6 +54,23 @@ def open_decomposition(directory: Path) -> Decomposition:
         f"{path} has the kind {str(recorded)[:100]!r}; expected one of "
         f"{', '.join(kind.kind for kind in KINDS)}. Update harvest_assets to read it."
     )
+
+
+def open_registered(directory: Path, reference: RunReference) -> Decomposition:
+    """As `open_decomposition`, so that its model can be opened.
+
+    Opening an object in a module executes that module. Results may have been received from anybody,
+    so this is possible only where the run is registered on this machine with the same module.
+
+    Args:
+        directory: holds `run_checkpoint.json`.
+        reference: of the run's registration.
+
+    Raises:
+        HarvestError: as `open_decomposition`.
+    """
+    opened = open_decomposition(directory)
+    return opened.registered_at(reference.path) if isinstance(opened, OwnModel) else opened
 
 
 def _kind_of(config: Path) -> type[Decomposition]:

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.decompositions.registry import open_registered
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.commit import publish_files
-from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.orchestration.asset_metadata import top_components
 from harvest_assets.orchestration.failures import bad_input_is_final
 from harvest_assets.orchestration.partitions import registration, run_of
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.registry import check_owner
+from harvest_assets.store.registry import Registration, check_owner
 from harvest_assets.store.shards import ShardResults, commit_shard
 from harvest_assets.store.shared_rows import SharedTokenRows
 
 
-def _readable(asset: Asset, paths: HarvestLayout) -> tuple[Path, Callable[[Path], Any]]:
+def _readable(asset: Asset, owner: Registration) -> tuple[Path, Callable[[Path], Any]]:
     """The file that an upstream asset leaves, and what opens it."""
-    return {
-        Asset.RUN_CHECKPOINT: (paths.run_checkpoint, open_decomposition),
+    paths = owner.layout
+    checkpoint = partial(open_registered, reference=owner.reference)
+    readable: dict[Asset, tuple[Path, Callable[[Path], Any]]] = {
+        Asset.RUN_CHECKPOINT: (paths.run_checkpoint, checkpoint),
         Asset.HARVEST_PLAN: (paths.plan, HarvestPlan.open),
         Asset.TOKEN_ROWS: (paths.token_rows, SharedTokenRows.open),
-    }[asset]
+    }
+    return readable[asset]
 
 
 class HarvestIOManager(dg.IOManager):
@@ -57,10 +60,11 @@ class HarvestIOManager(dg.IOManager):
         asset = Asset(context.asset_key.path[-1])
         run = run_of(context.asset_partition_keys[0])
         with bad_input_is_final():
-            paths = registration(run).layout
+            owner = registration(run)
+            paths = owner.layout
             if asset is Asset.HARVEST_SHARD:
                 return ShardResults(paths)
-            file, open_value = _readable(asset, paths)
+            file, open_value = _readable(asset, owner)
             if not file.exists():
                 raise HarvestError(
                     f"{asset} of {run} does not exist yet: dagster asset materialize --select "

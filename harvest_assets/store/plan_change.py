@@ -75,7 +75,7 @@ def _work(
 def _redone(
     paths: HarvestLayout, stored: HarvestPlan, plan: HarvestPlan, *, streaming: bool
 ) -> str:
-    if not _is_begun(paths):
+    if not is_begun(paths):
         return "Nothing has been harvested yet."
     work = _work(paths, stored, plan, streaming=streaming)
     if work is not None and not ShardResults(paths).without_result(plan):
@@ -88,7 +88,7 @@ def _redone(
     return f"Only {new:,} of {total} {verb} harvested; the results are merged again."
 
 
-def _is_begun(paths: HarvestLayout) -> bool:
+def is_begun(paths: HarvestLayout) -> bool:
     """Whether anything has been harvested: merged, finished or saved."""
     return has_saved_states(paths) or paths.manifest.exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harvest_assets.decompositions.protocol import Decomposition
+from harvest_assets.decompositions.protocol import Decomposition, is_repeatable
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.settings import DEFAULT_CI_THRESHOLD, HarvestSettings
@@ -51,6 +51,7 @@ def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan
             f"context_length is {context_length}, but the target model reads at most {limit} "
             "tokens; give a smaller --context_length."
         )
+    n_shards = _shards(checkpoint, config)
     checkpoint.restricted(config.layers)  # each pattern matches a layer
     options = checkpoint.options()
     threshold = config.ci_threshold
@@ -61,8 +62,19 @@ def make_plan(checkpoint: Decomposition, config: HarvestSettings) -> HarvestPlan
         "checkpoint_sha256": checkpoint.sha256,
         "context_length": context_length,
         "ci_threshold": threshold,
-        "n_shards": default_n_shards() if config.n_shards is None else config.n_shards,
+        "n_shards": n_shards,
         "ci_noise": config.ci_noise and "ci_noise" in options,
         "bf16": config.bf16 and "bf16" in options,
     }
     return HarvestPlan(**{**config.model_dump(), **resolved})
+
+
+def _shards(checkpoint: Decomposition, config: HarvestSettings) -> int:
+    if is_repeatable(checkpoint):
+        return default_n_shards() if config.n_shards is None else config.n_shards
+    if config.n_shards not in (None, 1):
+        raise HarvestError(
+            f"n_shards is {config.n_shards}, but {checkpoint.config_path} has no identity=, so its "
+            "harvest cannot be divided into shards; give it an identity, or leave out --n_shards."
+        )
+    return 1

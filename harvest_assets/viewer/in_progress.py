@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from harvest_assets.viewer.harvest import (
     Progress,
     page_vocabulary,
 )
+from harvest_assets.viewer.words import Words, words_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,6 +51,11 @@ class HarvestInProgress(Harvest):
             (s.open(trusted=True) for s in stored.values()), harvester_settings(plan, checkpoint)
         )
         self._limit = checkpoint.tokenizer_vocab_size
+        self._values = {
+            "kind": checkpoint.kind,
+            "firing_strength": checkpoint.firing_strength,
+            "second_value": checkpoint.second_value,
+        }
         self._informative: dict[int, tuple[list[int], list[int]]] = {}
         n_tokens = self._sum.total_tokens_processed
         vocabulary, doubts = page_vocabulary(lambda: checkpoint.tokenizer, paths)
@@ -61,6 +68,11 @@ class HarvestInProgress(Harvest):
             doubts,
             _progress(stored, work),
         )
+
+    @cached_property
+    def words(self) -> Words:
+        """See `Harvest`."""
+        return words_of(self._values)
 
     def informative_tokens(self, place: int) -> tuple[list[int], list[int]]:
         """See `Harvest`; computed when first needed."""

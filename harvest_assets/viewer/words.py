@@ -32,9 +32,15 @@ class Words:
 
 
 SPD = Words("causal importance", "CI", "activation")
+_NAMED_BY_ITSELF = "own_model"
+_MAX_LENGTH = 60  # characters
 _KINDS = {"dictionaries": Words("activation", "activation", None)}
 
 
 def words_of(config: Mapping[str, Any]) -> Words:
     """The words for a harvest, by its `config.json`; those of SPD where it names no known kind."""
+    if config.get("kind") == _NAMED_BY_ITSELF:
+        strength, second = (config.get(name) for name in ("firing_strength", "second_value"))
+        name = str(strength)[:_MAX_LENGTH]
+        return Words(name, name, None if second is None else str(second)[:_MAX_LENGTH])
     return _KINDS.get(str(config.get("kind")), SPD)

@@ -12,6 +12,7 @@ from pathlib import Path
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.wandb_client.files import download_files, list_files
+from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
 from harvest_assets.wandb_client.run_name import DICTIONARIES, RunName, RunReference
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ class RunFiles:
 
     Args:
         name: what the run is called.
-        config: its `final_config.yaml`, or one of the other `CONFIGS`, or `dictionaries.yaml`.
-        checkpoint: the state dict; of dictionaries, which name their files, the config again.
+        config: its `final_config.yaml`, or one of the other `CONFIGS`, or `dictionaries.yaml`, or
+            `<file>.py:<name>`.
+        checkpoint: the state dict; of dictionaries, which name their files, the config again; of an
+            object in a module, the module's file.
         step: the number in the checkpoint's name, None if it has none.
     """
 
@@ -60,13 +63,16 @@ def fetch_run(reference: RunReference, step: int | None = None) -> RunFiles:
         return _dictionaries_in(reference.name, reference.path, step)
     if reference.path.is_dir():
         return _files_in(reference.name, reference.path, step)
+    if is_object_path(reference.path):
+        return _module_of(reference.name, reference.path, step)
     return _files_of_checkpoint(reference.name, reference.path, step)
 
 
 def is_here(reference: RunReference) -> bool:
     """Whether files of a run are on this machine: at its path or in the run cache."""
     if reference.path is not None:
-        return reference.path.exists()
+        path = reference.path
+        return path.exists() or (is_object_path(path) and file_and_name(path)[0].exists())
     name = reference.name
     return any(folder.exists() for folder in layout.run_cache_dirs(name.project, name.run_id))
 
@@ -151,6 +157,15 @@ def _dictionaries_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
     if step is not None:
         raise HarvestError(f"{config} has no training steps: leave out the step {step}.")
     return RunFiles(name, config, config, None)
+
+
+def _module_of(name: RunName, path: Path, step: int | None) -> RunFiles:
+    file, _ = file_and_name(path)
+    if not file.is_file():
+        raise HarvestError(f"{file} does not exist.")
+    if step is not None:
+        raise HarvestError(f"{path} has no training steps: leave out the step {step}.")
+    return RunFiles(name, path, file, None)
 
 
 def _checkpoint_in(folder: Path, step: int | None) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.wandb_client.module_path import object_path
 
 LOCAL_ENTITY = "local"
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
@@ -22,8 +23,9 @@ _REFUSED = re.compile(r"[|,\[\]/\\]|\.\.\.")  # the first four and `...` mean so
 _MAX_BYTES = 200  # it names files and folders
 _ACCEPTED = (
     "entity/project/run_id, entity/project/runs/run_id, wandb:entity/project/runs/run_id, "
-    "https://wandb.ai/entity/project/runs/run_id, or a path to a run directory or a checkpoint "
-    "file (`./` before it forces a path); a run_id is 8 characters of a-z and 0-9, optionally "
+    "https://wandb.ai/entity/project/runs/run_id, a path to a run directory or a checkpoint file "
+    "(`./` before it forces a path), or module:name of a decomposition of your own, its module in "
+    "the current folder or on PYTHONPATH; a run_id is 8 characters of a-z and 0-9, optionally "
     "after one character and a dash"
 )
 
@@ -94,7 +96,8 @@ class RunReference:
 
     Args:
         name: what the run is called.
-        path: the run directory or checkpoint file it was given as, absolute; None for a name.
+        path: the run directory or checkpoint file it was given as, or `<file>.py:<name>` of an
+            object in a module, absolute; None for a name.
     """
 
     name: RunName
@@ -123,7 +126,7 @@ def is_run_name(text: str) -> bool:
 
 
 def is_run_path(text: str) -> bool:
-    """Whether there is a run directory or a checkpoint file at a path."""
+    """Whether a text names a run directory, a checkpoint file or an object of a module."""
     return _existing_path(text) is not None
 
 
@@ -158,15 +161,15 @@ def _name_parts(text: str) -> tuple[str, str, str] | None:
 
 
 def _existing_path(text: str) -> Path | None:
-    """The run directory or checkpoint file, absolute, if there is one at this path."""
+    """The run directory, checkpoint file or object of a module, absolute, if it is there."""
     try:
         path = Path(text).expanduser().absolute()
         if path.name == DICTIONARIES and path.is_file():
             path = path.parent
         is_run = path.is_dir() or (path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
+        return path if text and is_run else object_path(text)
     except (OSError, RuntimeError, ValueError):
         return None
-    return path if text and is_run else None
 
 
 def _path_name(path: Path) -> RunName:

@@ -50,7 +50,9 @@ class DictionaryConfig(_Section):
         return self.name or f"{self.hook}.{self.side}"
 
 
-class _Data(DataConfig):
+class LanguageData(DataConfig):
+    """The keys of an SPD run's `task_config`, and whether text gets special tokens."""
+
     task_name: Literal["lm"] = "lm"
     special_tokens: bool = True
 
@@ -62,7 +64,7 @@ class DictionariesConfig(_Section):
     dictionaries: tuple[DictionaryConfig, ...] = pydantic.Field(
         min_length=1, max_length=_MAX_DICTIONARIES
     )
-    data: _Data
+    data: LanguageData
     tokenizer: str
     threshold: float = pydantic.Field(default=0.0, ge=0, allow_inf_nan=False)
     seed: int = pydantic.Field(default=0, ge=0, lt=1 << 63)

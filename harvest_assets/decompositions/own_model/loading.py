@@ -1,0 +1,85 @@
+"""The object that a path `<file>.py:<name>` names: its module is imported, which executes it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from harvest_assets.decompositions.own_model.source import Source
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.wandb_client.module_path import file_and_name
+
+
+def load_source(path: Path) -> Source:
+    """Import a module and take the object from it.
+
+    Only for a path that a person gave to a command: what results or downloaded files name must
+    never come here.
+
+    Raises:
+        HarvestError: the module fails, or does not have such an object.
+    """
+    file, name = file_and_name(path)
+    try:
+        found = getattr(_module(file), name)
+    except HarvestError:
+        raise
+    except AttributeError as error:
+        if getattr(error, "name", None) != name:
+            raise _failed(file, error) from error
+        raise HarvestError(f"{file} defines no {name}.") from error
+    except Exception as error:
+        raise _failed(file, error) from error
+    if isinstance(found, type) or not isinstance(found, Source):
+        raise HarvestError(
+            f"{path} is of the class {type(found).__name__}; expected an OwnDecomposition, or an "
+            "object with the members of harvest_assets.decompositions.protocol.Decomposition."
+        )
+    return found
+
+
+def _module(file: Path) -> ModuleType:
+    """The module of a file; one in a package by its full name, for relative imports."""
+    root, parts = file.parent, [file.stem]
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    if str(root) not in sys.path:  # modules beside it
+        sys.path.insert(0, str(root))
+    if len(parts) == 1:
+        return _single_module(file)
+    if parts[-1] == "__init__":
+        parts.pop()
+    module = importlib.import_module(".".join(parts))
+    if not file.samefile(str(module.__file__)):
+        raise HarvestError(
+            f"{file} cannot be imported: Python finds {module.__file__} by the name "
+            f"{module.__name__}. Rename its package."
+        )
+    return module
+
+
+def _single_module(file: Path) -> ModuleType:
+    """A module that is in no package, by a name that no other file has."""
+    name = f"{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise HarvestError(f"{file} is not a Python module.")
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _failed(file: Path, error: Exception) -> HarvestError:
+    return HarvestError(f"{file} cannot be imported: {type(error).__name__}: {reason_of(error)}.")
