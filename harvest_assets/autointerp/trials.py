@@ -10,7 +10,9 @@ firings, whose position in the context is known.
 2. **Detection** of a label. Five contexts in which the component fires at the marked token, and
    five of other components, one from each fifth of all components by density.
 3. **Fuzzing** of a label. Seven contexts of the component. In five of them the tokens on which it
-   fires are marked, in two as many others.
+   fires are marked, in two as many others. Each is cropped so that the sampled firing is equally
+   likely at every place, and at most half of its tokens are marked: neither the place nor the
+   number of the marks says which are the true ones.
 
 A context of another component is of no use where this one fires too. Those whose position is in
 this component's sample are left out, and components at most of whose firings this one fires too are
@@ -143,13 +145,12 @@ def _detection(material: Material, component: Component, draws: Draws) -> _Conte
 
 def _fuzzing(material: Material, component: Component, draws: Draws) -> _Contexts:
     examples = _held_out(material, component, _N_MARKED + _N_FALSELY_MARKED)
-    contexts = [
-        firings_marked(example, material.ci_threshold) for example in _spread(draws, examples)
-    ]
-    with_others = [it for it in contexts if len(it.marked) < len(it.token_ids)]
-    false = with_others[:_N_FALSELY_MARKED]
-    true = [it for it in contexts if it not in false][:_N_MARKED]
-    if len(false) < _N_FALSELY_MARKED or len(true) < _N_MARKED:
+    whole = [firings_marked(it, material.ci_threshold) for it in _spread(draws, examples)]
+    cropped = [_cropped(it, draws) for it in whole if _room(it) > _window(examples) // 4]
+    contexts = [it for it in cropped if 2 * len(it.marked) <= len(it.token_ids)]
+    true = contexts[:_N_MARKED]
+    false = contexts[_N_MARKED : _N_MARKED + _N_FALSELY_MARKED]
+    if len(false) < _N_FALSELY_MARKED:
         return None
     return [(it, True) for it in true] + [(_falsely_marked(it, draws), False) for it in false]
 
@@ -183,8 +184,28 @@ def _trimmed(token_ids: Sequence[int], middle: int, marked: set[int]) -> Context
     )
 
 
+def _window(examples: Sequence[LocatedExample]) -> int:
+    return max((len(it.token_ids) for it in examples), default=0)
+
+
+def _room(context: Context) -> int:
+    """The most tokens that can be shown with the firing at any place among them."""
+    return min(context.firing, len(context.token_ids) - 1 - context.firing) + 1
+
+
+def _cropped(context: Context, draws: Draws) -> Context:
+    """As many tokens of a context as it has room for, with the firing at a random place."""
+    size = _room(context)
+    start = context.firing - draws.below(size)
+    return Context(
+        context.token_ids[start : start + size],
+        context.firing - start,
+        tuple(i - start for i in context.marked if start <= i < start + size),
+    )
+
+
 def _falsely_marked(context: Context, draws: Draws) -> Context:
-    """The context with as many other tokens marked, or all others where they are fewer."""
+    """The context with as many other tokens marked."""
     others = [i for i in range(len(context.token_ids)) if i not in context.marked]
     marked = sorted(draws.sample(others, len(context.marked)))
     return Context(context.token_ids, context.firing, tuple(marked))
