@@ -120,6 +120,11 @@ class ModelSettings(CheckedModel):
             raise HarvestError("max_cost needs both prices: give price_in and price_out.")
         return self
 
+    @property
+    def names_a_model(self) -> bool:
+        """Whether a model is asked for."""
+        return self.endpoint is not None or self.model is not None
+
     def require_model(self) -> None:
         """Check that there is a model to call.
 
