@@ -6,7 +6,7 @@ import dagster as dg
 
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS
-from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
+from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.interpretation import (
     BASELINE_CONFIG,
     CONFIG,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     partitions_def=runs,
     kinds={"parquet"},
     code_version="1",
-    retry_policy=RETRIES,
     config_schema=CONFIG | BASELINE_CONFIG,
     output_required=False,
     deps=[asset_key(Asset.ACTIVATION_CONTEXTS)],

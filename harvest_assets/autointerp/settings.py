@@ -85,10 +85,15 @@ class ModelSettings(CheckedModel):
         default=None, ge=0, description="Price of a million output tokens; omitted: not known."
     )
     max_calls: CountOrZero | None = Field(
-        default=None, description="Stop before more calls than this; omitted: no limit."
+        default=None,
+        description="Stop before more requests than this, repeated ones included, in one command "
+        "or materialization; omitted: no limit.",
     )
     max_cost: float | None = Field(
-        default=None, ge=0, description="Stop before this cost, in the unit of the prices."
+        default=None,
+        ge=0,
+        description="Stop before this cost, in the unit of the prices, by the tokens that the "
+        "endpoint reports, in one command or materialization.",
     )
 
     @field_validator("endpoint")

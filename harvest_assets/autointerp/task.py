@@ -28,6 +28,7 @@ from harvest_assets.autointerp.answers import (
     import_answers,
 )
 from harvest_assets.autointerp.asking import Asker, Estimate, Model, Tally, estimate
+from harvest_assets.autointerp.budget import Budget
 from harvest_assets.autointerp.material import Component, Material
 from harvest_assets.autointerp.model import ChatModel
 from harvest_assets.autointerp.prompts import label_prompt, trial_prompt
@@ -238,11 +239,13 @@ def run_all(
 ) -> list[Report]:
     """Labels or scores by several methods, one after the other, by the model of the settings.
 
-    The limits hold for each. The arguments and errors are those of `Task` and `run`.
+    The limits hold for all together. The arguments and errors are those of `Task` and `run`.
     """
     settings.require_model()
+    budget = Budget(settings)
     return [
-        run(Task(paths, choice, method), settings, ChatModel(settings), watch) for method in methods
+        run(Task(paths, choice, method), settings, ChatModel(settings, budget), watch)
+        for method in methods
     ]
 
 

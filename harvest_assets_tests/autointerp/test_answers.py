@@ -16,7 +16,7 @@ import pytest
 
 from harvest_assets.autointerp.model import ChatModel
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
-from harvest_assets.autointerp.task import Report, Task, estimated, run
+from harvest_assets.autointerp.task import Report, Task, estimated, run, run_all
 from harvest_assets.autointerp.trials import Method
 from harvest_assets.autointerp.work import TrialWork
 from harvest_assets.errors import HarvestError
@@ -206,6 +206,22 @@ def test_limits_are_kept(paths: HarvestLayout):
         assert report.tally.stopped
         assert score(paths, server).unfinished == 0
     assert max(Counter(server.questions).values()) == 1
+
+
+def test_repeated_calls_count_against_the_limit(paths: HarvestLayout):
+    with LoopbackModel(lambda *_: Scripted(status=503)) as server:
+        with pytest.raises(HarvestError, match="limit of 2 calls"):
+            score(paths, server, max_calls=2, concurrency=1)
+        assert len(server.requests) == 2
+
+
+def test_methods_share_the_limit(paths: HarvestLayout):
+    label_all(paths)
+    with LoopbackModel(random_answer) as server:
+        settings = settings_for(server, max_calls=45)
+        methods = [Method.DETECTION, Method.FUZZING]
+        reports = run_all(paths, ComponentChoice(), settings, methods)
+        assert len(server.requests) == 45 == sum(report.tally.calls for report in reports)
 
 
 def test_the_estimate_counts_what_would_be_asked(paths: HarvestLayout):
