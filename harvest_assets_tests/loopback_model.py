@@ -20,12 +20,14 @@ class Scripted:
         status: of the response.
         seconds: to wait first.
         raw: sent instead of a response in the protocol.
+        location: that the response redirects to.
     """
 
     text: str = ""
     status: int = 200
     seconds: float = 0.0
     raw: bytes | None = None
+    location: str | None = None
 
 
 @dataclass
@@ -99,6 +101,8 @@ class LoopbackModel:
                     self.send_header("content-type", "application/json")
                     self.send_header("content-length", str(len(content)))
                     self.send_header("retry-after-ms", "1")
+                    if answer.location is not None:
+                        self.send_header("location", answer.location)
                     self.end_headers()
                     self.wfile.write(content)
                 except ConnectionError:  # the client did not wait

@@ -182,6 +182,16 @@ def test_an_endpoint_that_refuses_ends_the_work_at_once(
     assert SECRET not in str(caught.value)
 
 
+def test_prompts_follow_no_redirect(paths: HarvestLayout):
+    with LoopbackModel(lambda *_: Scripted(GOOD)) as other:
+        target = f"{other.endpoint}/chat/completions"
+        with LoopbackModel(lambda *_: Scripted(status=307, location=target)) as server:
+            with pytest.raises(HarvestError, match=server.endpoint):
+                score(paths, server)
+            assert server.requests
+        assert not other.requests
+
+
 def test_an_endpoint_that_is_down_is_asked_a_few_times(paths: HarvestLayout):
     with LoopbackModel(lambda *_: Scripted(status=503)) as server:
         with pytest.raises(HarvestError, match="503"):
