@@ -161,6 +161,7 @@ class ChatModel:
             question,
             self.name,
             last,
+            endpoint=str(self._settings.endpoint),
             calls=calls.sent,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,

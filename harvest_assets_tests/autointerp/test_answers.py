@@ -301,6 +301,33 @@ def test_labels_are_stored_and_asked_once(paths: HarvestLayout):
     assert set(labels["prompt_sha256"].str.len_chars()) == {64}
 
 
+def labelled(paths: HarvestLayout, server: LoopbackModel, model: str) -> Report:
+    settings = ModelSettings(endpoint=server.endpoint, model=model)
+    return run(Task(paths, ComponentChoice(), None), settings, ChatModel(settings))
+
+
+def test_two_endpoints_may_share_the_name_of_a_model(paths: HarvestLayout):
+    def saying(label: str) -> LoopbackModel:
+        return LoopbackModel(lambda *_: Scripted(json.dumps({"label": label, "confidence": 1})))
+
+    with saying("one") as first, saying("two") as second:
+        for server, label in ((first, "one"), (second, "two"), (first, "one")):
+            labelled(paths, server, "same")
+            assert set(Interpretations(paths).current()["label"]) == {label}
+        assert len(first.requests) == len(second.requests) == len(KEYS)
+
+
+def test_going_back_to_an_earlier_model_makes_its_labels_current(paths: HarvestLayout):
+    def script(request: Request, _: int) -> Scripted:
+        return Scripted(json.dumps({"label": request.body["model"], "confidence": 1}))
+
+    with LoopbackModel(script) as server:
+        for model, stored in (("a", 8), ("b", 8), ("a", 8), ("a", 0)):
+            assert labelled(paths, server, model).stored == stored
+            assert set(Interpretations(paths).current()["label"]) == {model}
+        assert len(server.requests) == 2 * len(KEYS)
+
+
 def test_labels_must_exist_to_be_tried(paths: HarvestLayout):
     with pytest.raises(HarvestError, match="label"):
         Task(paths, ComponentChoice(), Method.DETECTION)
