@@ -20,13 +20,15 @@ class Scripted:
         status: of the response.
         seconds: to wait first.
         raw: sent instead of a response in the protocol.
+        finish_reason: why the model's message ends.
         location: that the response redirects to.
     """
 
-    text: str = ""
+    text: str | None = ""
     status: int = 200
     seconds: float = 0.0
     raw: bytes | None = None
+    finish_reason: str = "stop"
     location: str | None = None
 
 
@@ -124,7 +126,7 @@ def _completion(answer: Scripted) -> bytes:
             "object": "chat.completion",
             "created": 1,
             "model": "scripted",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "choices": [{"index": 0, "finish_reason": answer.finish_reason, "message": message}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }
     ).encode()

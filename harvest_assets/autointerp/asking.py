@@ -14,7 +14,7 @@ from anyio.from_thread import start_blocking_portal
 
 from harvest_assets.autointerp.answers import Answer, AnswerBook, Question
 from harvest_assets.autointerp.budget import Budget
-from harvest_assets.autointerp.model import NoAnswerError
+from harvest_assets.autointerp.model import NoAnswerError, QuestionRefusedError
 from harvest_assets.autointerp.settings import ModelSettings
 
 _SECONDS_BETWEEN_SIGNALS = 0.2
@@ -37,6 +37,7 @@ class Model(Protocol):
 
         Raises:
             HarvestError: no question will be answered.
+            QuestionRefusedError: this one will never be.
             NoAnswerError: this one was not.
         """
 
@@ -125,6 +126,7 @@ class Asker:
         self.tally = Tally()
         self._budget = model.budget
         self._in_a_row = 0
+        self._refusals: list[Answer] = []  # before the first answer
         self._asked: set[str] = set()
         self._in_flight = 0
         self._settled = asyncio.Condition()
@@ -198,12 +200,14 @@ class Asker:
         answer = None
         try:
             answer = await self._model.ask(question)
+        except QuestionRefusedError as error:
+            answer = error.answer
+            self._refused(answer, str(error))
         except NoAnswerError as error:
             self.tally.calls += error.calls
             self._missed(str(error))
         else:
-            self._book.add([answer])
-            self._count(answer)
+            self._take(answer)
         async with self._settled:
             self._in_flight -= 1
             if answer is not None:
@@ -217,6 +221,23 @@ class Asker:
         self._in_a_row += 1
         if self._in_a_row >= _MAX_UNANSWERED:
             self.tally.stopped = f"{self._in_a_row} questions in a row without an answer: {problem}"
+
+    def _refused(self, answer: Answer, problem: str) -> None:
+        """Store a refusal as an answer of no use, once it is clear that others are answered."""
+        if self.tally.asked:
+            self._take(answer)
+        else:
+            self._refusals.append(answer)
+            self.tally.calls += answer.calls
+            self._missed(problem)
+
+    def _take(self, answer: Answer) -> None:
+        for it in (answer, *self._refusals):
+            self._book.add([it])
+            self._count(it)
+        self.tally.calls -= sum(it.calls for it in self._refusals)  # counted twice
+        self.tally.unanswered -= len(self._refusals)
+        self._refusals.clear()
 
     def _count(self, answer: Answer) -> None:
         self._in_a_row = 0

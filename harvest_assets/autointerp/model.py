@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ _REFUSED = {
     403: "access with the key in {variable} is denied",
     404: "the model, or the address, is not there",
 }
+_QUESTION_REFUSED = (400, 413, 422)  # too long, or not allowed
 # What the libraries raise for responses that are not in the protocol, depending on what is odd.
 _OF_ODD_RESPONSES = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _SECONDS_BETWEEN_RETRIES = 60.0  # at most, of the client
@@ -49,6 +50,19 @@ class NoAnswerError(HarvestError):
     def __init__(self, message: str, calls: int = 0) -> None:
         super().__init__(message)
         self.calls = calls
+
+
+class QuestionRefusedError(NoAnswerError):
+    """A question that was refused, and would be again.
+
+    Args:
+        message: why.
+        answer: that may be stored in its place, of no use.
+    """
+
+    def __init__(self, message: str, answer: Answer) -> None:
+        super().__init__(message, answer.calls)
+        self.answer = answer
 
 
 @dataclass
@@ -119,15 +133,12 @@ class ChatModel:
 
         Raises:
             HarvestError: the endpoint refuses all questions, because of the key or the model.
+            QuestionRefusedError: it will never answer this one.
             NoAnswerError: it did not answer this one, also after the retries.
         """
         from openai import OpenAIError
         from pydantic_ai import ModelRetry, TextOutput
-        from pydantic_ai.exceptions import (
-            AgentRunError,
-            ModelHTTPError,
-            UnexpectedModelBehavior,
-        )
+        from pydantic_ai.exceptions import AgentRunError
         from pydantic_ai.usage import RunUsage
 
         last, usage, calls = "", RunUsage(), _Calls()
@@ -142,6 +153,17 @@ class ChatModel:
                 raise ModelRetry(f"Your answer is not valid: {error}.") from None
             return text
 
+        def answer() -> Answer:
+            return judged(
+                question,
+                self.name,
+                last,
+                endpoint=str(self._settings.endpoint),
+                calls=calls.sent,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+            )
+
         try:
             async with asyncio.timeout(self._seconds):
                 await self._agent.run(
@@ -150,22 +172,11 @@ class ChatModel:
                     output_type=TextOutput(checked),
                     usage=usage,
                 )
-        except ModelHTTPError as error:
-            raise self._no_answer(error.status_code, error, calls) from None
-        except UnexpectedModelBehavior as error:
-            if not last and not usage.output_tokens:  # not the model's doing
-                raise self._no_answer(None, error, calls) from None
         except (AgentRunError, OpenAIError, TimeoutError, *_OF_ODD_RESPONSES) as error:
-            raise self._no_answer(None, error, calls) from None
-        return judged(
-            question,
-            self.name,
-            last,
-            endpoint=str(self._settings.endpoint),
-            calls=calls.sent,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-        )
+            failure = self._failure(error, answer())
+            if failure is not None:
+                raise failure from None
+        return answer()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -181,11 +192,33 @@ class ChatModel:
             raise OpenAIError(f"{self.budget.limit_of_calls} is reached")  # is not repeated
         calls.sent += 1
 
-    def _no_answer(self, status: int | None, error: BaseException, calls: _Calls) -> HarvestError:
-        """The error to raise, without what the server echoes of the request."""
+    def _failure(self, error: BaseException, answer: Answer) -> HarvestError | None:
+        """The error to raise, without what the server echoes of the request.
+
+        Args:
+            error: of a library.
+            answer: with what the model said until then.
+
+        Returns:
+            None where the answer is one, although of no use.
+        """
+        from pydantic_ai.exceptions import (
+            ContentFilterError,
+            ModelHTTPError,
+            OutputTokenLimitExceeded,
+            UnexpectedModelBehavior,
+        )
+
         where = f"{self._settings.endpoint} (model {self.name})"
+        status = error.status_code if isinstance(error, ModelHTTPError) else None
         if status in _REFUSED:
             why = _REFUSED[status].format(variable=self._settings.key_variable)
             return HarvestError(presentable(f"{where} answers {status}: {why}."))
         said = f"status {status}" if status is not None else reason_of(error)
-        return NoAnswerError(presentable(f"{where} did not answer: {said}."), calls.sent)
+        message = presentable(f"{where} did not answer: {said}.")
+        of_the_question = (ContentFilterError, OutputTokenLimitExceeded)
+        if status in _QUESTION_REFUSED or isinstance(error, of_the_question):
+            return QuestionRefusedError(message, replace(answer, problem=presentable(said)))
+        if isinstance(error, UnexpectedModelBehavior) and (answer.text or answer.output_tokens):
+            return None
+        return NoAnswerError(message, answer.calls)

@@ -192,6 +192,34 @@ def test_prompts_follow_no_redirect(paths: HarvestLayout):
         assert not other.requests
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [Scripted(status=400), Scripted(status=422), Scripted(None, finish_reason="length")],
+)
+def test_a_refused_question_costs_one_trial(paths: HarvestLayout, refusal: Scripted):
+    answers = right_answers(paths, Method.INTRUDER)
+    refused = set(list(answers)[::10])  # the first of each component
+
+    def script(request: Request, _: int) -> Scripted:
+        return refusal if request.question in refused else Scripted(answers[request.question])
+
+    with LoopbackModel(script) as server:
+        report = score(paths, server, concurrency=1)
+        assert (report.tally.unusable, report.tally.unanswered) == (len(KEYS), 0)
+        assert report.tally.calls == len(server.requests) == N_INTRUDER
+        assert score(paths, server).already == len(KEYS)
+        assert len(server.requests) == N_INTRUDER
+    assert set(Interpretations(paths).scores()["n_failed"]) == {1}
+
+
+def test_an_endpoint_that_refuses_every_question_is_asked_a_few_times(paths: HarvestLayout):
+    with LoopbackModel(lambda *_: Scripted(status=400)) as server:
+        with pytest.raises(HarvestError, match="400"):
+            score(paths, server)
+        assert len(server.requests) < N_INTRUDER
+        assert not list(paths.answers.glob("*"))  # the questions are asked again
+
+
 def test_an_endpoint_that_is_down_is_asked_a_few_times(paths: HarvestLayout):
     with LoopbackModel(lambda *_: Scripted(status=503)) as server:
         with pytest.raises(HarvestError, match="503"):
