@@ -48,6 +48,7 @@ from harvest_assets.results.components_jsonl import read_component
 
 LABELS = "labels"
 TOO_FEW = "with too few examples"
+_TOO_FEW_HELD_OUT = "with too few examples that the label was not made from"
 _GROUP = 64  # components that are drawn, asked and stored together
 _PMI_TOKENS = 10
 
@@ -138,7 +139,7 @@ class Task:
             return None
         trials = draw_trials(self.material, component, self.method, self.choice.seed)
         if not trials:
-            self.skipped[TOO_FEW] += 1
+            self.skipped[_TOO_FEW_HELD_OUT if self.method.needs_label else TOO_FEW] += 1
             return None
         prompts = [trial_prompt(trial, self._vocabulary, label) for trial in trials]
         questions = [

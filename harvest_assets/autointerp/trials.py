@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from harvest_assets.autointerp.draws import Draws
@@ -36,6 +36,7 @@ _N_OWN, _N_PLACES = 4, 5
 _N_POSITIVE = _N_NEGATIVE = 5
 _N_MARKED, _N_FALSELY_MARKED = 5, 2
 _NEAREST, _MIN_NEAREST = 30, 5
+_MIN_TRIALS = 2  # that the examples must be enough for without showing one twice
 _MAX_SHARED = 0.1  # of the other component's firings
 
 
@@ -70,11 +71,18 @@ class Context:
         token_ids: of the tokens.
         firing: index of the token whose firing was sampled.
         marked: indices of the tokens that are marked, rising.
+        place: row and position of the firing, which say whether two contexts are the same.
     """
 
     token_ids: tuple[int, ...]
     firing: int
     marked: tuple[int, ...]
+    place: tuple[int | None, int | None] = field(default=(None, None), repr=False)
+
+    @property
+    def source(self) -> tuple[int | None, ...]:
+        """Equal for contexts of the same firing, however they are cropped and marked."""
+        return self.token_ids if None in self.place else self.place
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,11 @@ class Trial:
 
 def draw_trials(material: Material, component: Component, method: Method, seed: int) -> list[Trial]:
     """The trials of a component; none where it has too few examples, or no other component."""
-    draw = _DRAW[method]
+    draw = _DRAWN_BY[method](material, component)
     found = []
     for number in range(method.n_trials):
         draws = Draws(seed, component.key, method.value, number)
-        contexts = draw(material, component, draws)
+        contexts = draw(draws)
         if contexts is None:
             return []
         order = draws.shuffled(contexts)
@@ -113,49 +121,82 @@ def draw_trials(material: Material, component: Component, method: Method, seed: 
 
 
 _Contexts = list[tuple[Context, bool]] | None
+_Draw = Callable[[Draws], _Contexts]
 
 
-def _intruder(material: Material, component: Component, draws: Draws) -> _Contexts:
-    own = _spread(draws, material.examples(component.key), _N_OWN)
+def _nothing(_: Draws) -> _Contexts:
+    return None
+
+
+def _intruder(material: Material, component: Component) -> _Draw:
+    examples, threshold = material.examples(component.key), material.ci_threshold
     others = _seldom_together(
         material, component, material.nearest_in_density(component, _NEAREST), _MIN_NEAREST
     )
-    odd = _foreign(material, component, others, draws)
-    if len(own) < _N_OWN or odd is None:
-        return None
-    threshold = material.ci_threshold
-    return [(firings_marked(odd, threshold), True)] + [
-        (firings_marked(example, threshold), False) for example in own
-    ]
+    if len(examples) < _MIN_TRIALS * _N_OWN:
+        return _nothing
+
+    def draw(draws: Draws) -> _Contexts:
+        own = _spread(draws, examples, _N_OWN)
+        odd = _foreign(material, component, others, draws)
+        if odd is None:
+            return None
+        return [(firings_marked(odd, threshold), True)] + [
+            (firings_marked(example, threshold), False) for example in own
+        ]
+
+    return draw
 
 
-def _detection(material: Material, component: Component, draws: Draws) -> _Contexts:
-    positive = _spread(draws, _held_out(material, component, _N_POSITIVE), _N_POSITIVE)
-    negative = [
-        _foreign(material, component, _seldom_together(material, component, group, 1), draws)
+def _detection(material: Material, component: Component) -> _Draw:
+    examples = _held_out(material, component)
+    if len(examples) < _MIN_TRIALS * _N_POSITIVE:
+        return _nothing
+    groups = [
+        _seldom_together(material, component, group, 1)
         for group in material.strata(component, _N_NEGATIVE)
     ]
-    others = [example for example in negative if example is not None]
-    if len(positive) < _N_POSITIVE or len(others) < _N_NEGATIVE:
-        return None
-    return [(_middle_marked(example), True) for example in positive] + [
-        (_middle_marked(example), False) for example in others
+
+    def draw(draws: Draws) -> _Contexts:
+        positive = _spread(draws, examples, _N_POSITIVE)
+        negative = [_foreign(material, component, group, draws) for group in groups]
+        others = [example for example in negative if example is not None]
+        if len(others) < _N_NEGATIVE:
+            return None
+        return [(_middle_marked(example), True) for example in positive] + [
+            (_middle_marked(example), False) for example in others
+        ]
+
+    return draw
+
+
+def _fuzzing(material: Material, component: Component) -> _Draw:
+    examples = _held_out(material, component)
+    window = max((len(it.token_ids) for it in examples), default=0)
+    usable = [
+        it for it in examples if _room(firings_marked(it, material.ci_threshold)) > window // 4
     ]
+    n = _N_MARKED + _N_FALSELY_MARKED
+    if len(usable) < _MIN_TRIALS * n:
+        return _nothing
 
-
-def _fuzzing(material: Material, component: Component, draws: Draws) -> _Contexts:
-    examples = _held_out(material, component, _N_MARKED + _N_FALSELY_MARKED)
-    whole = [firings_marked(it, material.ci_threshold) for it in _spread(draws, examples)]
-    cropped = [_cropped(it, draws) for it in whole if _room(it) > _window(examples) // 4]
-    contexts = [it for it in cropped if 2 * len(it.marked) <= len(it.token_ids)]
-    true = contexts[:_N_MARKED]
-    false = contexts[_N_MARKED : _N_MARKED + _N_FALSELY_MARKED]
-    if len(false) < _N_FALSELY_MARKED:
+    def draw(draws: Draws) -> _Contexts:
+        contexts: list[Context] = []
+        for example in _spread(draws, usable):
+            context = _cropped(firings_marked(example, material.ci_threshold), draws)
+            if 2 * len(context.marked) <= len(context.token_ids):
+                contexts.append(context)
+            if len(contexts) == n:
+                true, false = contexts[:_N_MARKED], contexts[_N_MARKED:]
+                return [(it, True) for it in true] + [
+                    (_falsely_marked(it, draws), False) for it in false
+                ]
         return None
-    return [(it, True) for it in true] + [(_falsely_marked(it, draws), False) for it in false]
+
+    return draw
 
 
-_DRAW: dict[Method, Callable[[Material, Component, Draws], _Contexts]] = {
+_DRAWN_BY: dict[Method, Callable[[Material, Component], _Draw]] = {
     Method.INTRUDER: _intruder,
     Method.DETECTION: _detection,
     Method.FUZZING: _fuzzing,
@@ -166,26 +207,23 @@ def firings_marked(example: LocatedExample, ci_threshold: float) -> Context:
     """A context with all tokens marked on which the component fires."""
     middle = len(example.token_ids) // 2
     marked = {i for i, ci in enumerate(example.ci_values) if ci > ci_threshold} | {middle}
-    return _trimmed(example.token_ids, middle, marked)
+    return _trimmed(example, marked)
 
 
 def _middle_marked(example: LocatedExample) -> Context:
-    middle = len(example.token_ids) // 2
-    return _trimmed(example.token_ids, middle, {middle})
+    return _trimmed(example, {len(example.token_ids) // 2})
 
 
-def _trimmed(token_ids: Sequence[int], middle: int, marked: set[int]) -> Context:
+def _trimmed(example: LocatedExample, marked: set[int]) -> Context:
     """A context without what is outside the row; the firing is in the middle until then."""
+    token_ids, middle = example.token_ids, len(example.token_ids) // 2
     kept = [i for i, token in enumerate(token_ids) if token >= 0]
     return Context(
         tuple(token_ids[i] for i in kept),
         kept.index(middle),
         tuple(place for place, i in enumerate(kept) if i in marked),
+        (example.row, example.position),
     )
-
-
-def _window(examples: Sequence[LocatedExample]) -> int:
-    return max((len(it.token_ids) for it in examples), default=0)
 
 
 def _room(context: Context) -> int:
@@ -201,6 +239,7 @@ def _cropped(context: Context, draws: Draws) -> Context:
         context.token_ids[start : start + size],
         context.firing - start,
         tuple(i - start for i in context.marked if start <= i < start + size),
+        context.place,
     )
 
 
@@ -208,7 +247,7 @@ def _falsely_marked(context: Context, draws: Draws) -> Context:
     """The context with as many other tokens marked."""
     others = [i for i in range(len(context.token_ids)) if i not in context.marked]
     marked = sorted(draws.sample(others, len(context.marked)))
-    return Context(context.token_ids, context.firing, tuple(marked))
+    return replace(context, marked=tuple(marked))
 
 
 def _spread(
@@ -225,11 +264,9 @@ def _spread(
     return (first + later)[:k]
 
 
-def _held_out(material: Material, component: Component, k: int) -> Sequence[LocatedExample]:
-    """The examples that a label was not made from; all of them if these are fewer than k."""
-    examples = material.examples(component.key)
-    held_out = examples[LABEL_EXAMPLES:]
-    return held_out if len(held_out) >= k else examples
+def _held_out(material: Material, component: Component) -> Sequence[LocatedExample]:
+    """The examples that a label was not made from."""
+    return material.examples(component.key)[LABEL_EXAMPLES:]
 
 
 def _seldom_together(

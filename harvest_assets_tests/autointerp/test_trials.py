@@ -118,6 +118,18 @@ def test_labels_are_tried_on_examples_they_were_not_made_from(material: Material
             assert not [tokens for tokens in positive if is_part_of(tokens, shown)]
 
 
+@pytest.mark.parametrize(
+    ("method", "enough"), [(Method.INTRUDER, 8), (Method.DETECTION, 30), (Method.FUZZING, 48)]
+)
+def test_components_need_examples_for_two_trials(
+    finished: HarvestLayout, method: Method, enough: int, monkeypatch: pytest.MonkeyPatch
+):
+    # Every second example has no room for fuzzing.
+    for n, possible in ((enough, True), (enough - 1, False)):
+        monkeypatch.setattr("harvest_assets.autointerp.material._EXAMPLES", n)
+        assert bool(trials_of(Material(finished), method)) is possible
+
+
 @pytest.mark.slow
 def test_trials_are_the_same_in_another_process(finished: HarvestLayout, material: Material):
     done = subprocess.run(
