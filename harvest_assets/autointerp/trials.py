@@ -26,6 +26,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
+
 from harvest_assets.autointerp.draws import Draws
 from harvest_assets.autointerp.material import Component, Material
 from harvest_assets.schemas import LocatedExample
@@ -273,10 +275,10 @@ def _seldom_together(
     material: Material, component: Component, others: Sequence[Component], at_least: int
 ) -> list[Component]:
     """Those of the others at whose firings the component seldom fires too."""
-    shared = material.firings_shared_with(component)
-    by_share = sorted(others, key=lambda it: shared[it.flat_index])
-    seldom = sum(shared[it.flat_index] <= _MAX_SHARED for it in by_share)
-    return by_share[: max(at_least, seldom)]
+    shared = material.firings_shared_with(component)[[it.flat_index for it in others]]
+    seldom = np.flatnonzero(shared <= _MAX_SHARED)
+    chosen = seldom if len(seldom) >= at_least else np.argsort(shared, kind="stable")[:at_least]
+    return [others[i] for i in chosen]
 
 
 def _is_among(places: AbstractSet[tuple[int | None, int | None]], example: LocatedExample) -> bool:
@@ -288,7 +290,7 @@ def _foreign(
 ) -> LocatedExample | None:
     """An example of one of the others, where the component is not known to fire."""
     own = material.places(component.key)
-    for other in draws.shuffled(others):
+    for other in draws.in_turn(others):
         foreign = [e for e in material.examples(other.key) if not _is_among(own, e)]
         if foreign:
             return draws.choice(foreign)

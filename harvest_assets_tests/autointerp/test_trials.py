@@ -156,6 +156,21 @@ def test_draws_are_fixed_and_even():
     first = Counter(Draws(i).sample("abcde", 2)[0] for i in range(1000))
     assert all(140 < first[letter] < 260 for letter in "abcde")
     assert sorted(draws.shuffled(range(50))) == list(range(50))
+    assert Draws(1).shuffled(range(50)) == list(Draws(1).in_turn(range(50)))
+
+
+def test_candidates_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    drawn = 0
+    below = Draws.below
+
+    def counted(draws: Draws, n: int) -> int:
+        nonlocal drawn
+        drawn += 1
+        return below(draws, n)
+
+    monkeypatch.setattr(Draws, "below", counted)
+    next(Draws(0).in_turn(range(100_000)))
+    assert drawn == 1
 
 
 def test_components_are_chosen_by_layer_density_and_number(material: Material):
