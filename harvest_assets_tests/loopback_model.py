@@ -20,12 +20,16 @@ class Scripted:
         status: of the response.
         seconds: to wait first.
         raw: sent instead of a response in the protocol.
+        finish_reason: why the model's message ends.
+        location: that the response redirects to.
     """
 
-    text: str = ""
+    text: str | None = ""
     status: int = 200
     seconds: float = 0.0
     raw: bytes | None = None
+    finish_reason: str = "stop"
+    location: str | None = None
 
 
 @dataclass
@@ -99,6 +103,8 @@ class LoopbackModel:
                     self.send_header("content-type", "application/json")
                     self.send_header("content-length", str(len(content)))
                     self.send_header("retry-after-ms", "1")
+                    if answer.location is not None:
+                        self.send_header("location", answer.location)
                     self.end_headers()
                     self.wfile.write(content)
                 except ConnectionError:  # the client did not wait
@@ -120,7 +126,7 @@ def _completion(answer: Scripted) -> bytes:
             "object": "chat.completion",
             "created": 1,
             "model": "scripted",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "choices": [{"index": 0, "finish_reason": answer.finish_reason, "message": message}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
         }
     ).encode()

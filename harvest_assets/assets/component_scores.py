@@ -6,8 +6,14 @@ import dagster as dg
 
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS
-from harvest_assets.orchestration.failures import RETRIES, refuses_bad_input
-from harvest_assets.orchestration.interpretation import CONFIG, ON_REQUEST_TAGS, interpreted
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.interpretation import (
+    BASELINE_CONFIG,
+    CONFIG,
+    ON_REQUEST_TAGS,
+    interpreted,
+    only_if_asked,
+)
 from harvest_assets.orchestration.jobs import asset_key
 from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.stages import Asset
@@ -23,13 +29,14 @@ if TYPE_CHECKING:
     partitions_def=runs,
     kinds={"parquet"},
     code_version="1",
-    retry_policy=RETRIES,
-    config_schema=CONFIG,
+    config_schema=CONFIG | BASELINE_CONFIG,
+    output_required=False,
     deps=[asset_key(Asset.ACTIVATION_CONTEXTS)],
 )
+@only_if_asked
 @refuses_bad_input
-def component_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-    """Intruder scores: by token statistics and embeddings; with an endpoint, by a model too."""
+def component_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any] | None:
+    """Intruder scores: by tokens and embeddings (`baseline`), by a model with an endpoint."""
     paths = registration(context.partition_key).layout
 
     def work(choice: ComponentChoice, settings: ModelSettings, watch: "Watch") -> "list[Report]":
@@ -37,8 +44,9 @@ def component_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[
         from harvest_assets.autointerp.task import run_all
         from harvest_assets.autointerp.trials import Method
 
-        reports = [run_baseline(paths, choice, watch)]
-        if settings.endpoint is not None:
+        baseline = context.op_execution_context.op_config["baseline"]
+        reports = [run_baseline(paths, choice, watch)] if baseline else []
+        if settings.names_a_model:
             reports += run_all(paths, choice, settings, [Method.INTRUDER], watch)
         return reports
 

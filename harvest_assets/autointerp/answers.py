@@ -1,7 +1,8 @@
 """The answers to questions, kept as they come; what is answered is never asked again.
 
 `interpretations/answers/` holds files of JSON lines. Each process appends to a file of its own,
-and an answer is on the disk before it counts. A question is named by the SHA-256 of its prompt.
+and an answer is on the disk before it counts. A question is named by the SHA-256 of its prompt, and
+who answers it by the address of the endpoint and the name of the model there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from harvest_assets.files.atomic import fsync_path
 from harvest_assets.files.sanitize import presentable, without_secrets
 from harvest_assets.files.untrusted import as_record, parse_json
 
+IMPORTED = "import"  # in the place of the endpoint
 _MAX_LINE = 1 << 20
 _MAX_PROBLEM = 300
 _MAX_TOKENS = 1 << 40  # an endpoint may claim any number
@@ -67,6 +69,7 @@ class Answer:
         input_tokens: of the question, and of what is wrong with earlier answers to it.
         output_tokens: of all answers to it.
         answered_at: in UTC.
+        endpoint: where the model is; `import` where the answer was imported.
     """
 
     prompt_sha256: str
@@ -77,6 +80,7 @@ class Answer:
     input_tokens: Count = 0
     output_tokens: Count = 0
     answered_at: str = ""
+    endpoint: str = ""
 
 
 def judged(
@@ -84,6 +88,7 @@ def judged(
     model: str,
     text: str,
     *,
+    endpoint: str,
     calls: int = 0,
     input_tokens: int = 0,
     output_tokens: int = 0,
@@ -103,6 +108,7 @@ def judged(
         min(input_tokens, _MAX_TOKENS),
         min(output_tokens, _MAX_TOKENS),
         when,
+        endpoint,
     )
 
 
@@ -112,13 +118,15 @@ class AnswerBook:
     Args:
         folder: of the files.
         model: name of the model.
+        endpoint: where it is, or `IMPORTED`; None for any.
 
     Attributes:
         damaged_lines: lines that are no answers, such as the last one of a process that was killed.
     """
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, endpoint: str | None) -> None:
         self.model = model
+        self._endpoint = endpoint
         self._folder = folder
         self._file: IO[bytes] | None = None
         self._answers: dict[str, Answer] = {}
@@ -186,7 +194,7 @@ class AnswerBook:
             except ValueError:
                 self.damaged_lines += 1
                 continue
-            if answer.model == self.model:
+            if answer.model == self.model and self._endpoint in (None, answer.endpoint):
                 self._take(answer)
 
     def _take(self, answer: Answer) -> None:
@@ -258,6 +266,6 @@ def import_answers(path: Path, questions: Iterable[Question], book: AnswerBook) 
             n_unknown += 1
             continue
         text = answer if isinstance(answer, str) else json.dumps(answer)
-        new.append(judged(question, book.model, text))
+        new.append(judged(question, book.model, text, endpoint=IMPORTED))
     book.add(new)
     return len(new), n_unknown

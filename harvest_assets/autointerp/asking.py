@@ -13,11 +13,10 @@ from typing import Protocol, Self
 from anyio.from_thread import start_blocking_portal
 
 from harvest_assets.autointerp.answers import Answer, AnswerBook, Question
-from harvest_assets.autointerp.model import NoAnswerError
+from harvest_assets.autointerp.budget import Budget
+from harvest_assets.autointerp.model import NoAnswerError, QuestionRefusedError
 from harvest_assets.autointerp.settings import ModelSettings
-from harvest_assets.errors import counted
 
-_ROUGHLY = 2  # a prompt is taken to have at most this many times its estimated tokens
 _SECONDS_BETWEEN_SIGNALS = 0.2
 # So many questions in a row without an answer, and the endpoint is taken to be down.
 _MAX_UNANSWERED = 10
@@ -25,13 +24,20 @@ _OUTPUT_TOKENS = {"intruder": 60, "verdicts": 50, "label": 80}  # usual, for est
 
 
 class Model(Protocol):
-    """What can be asked."""
+    """What can be asked.
+
+    Attributes:
+        budget: that its calls are counted against.
+    """
+
+    budget: Budget
 
     async def ask(self, question: Question) -> Answer:
         """The answer, usable or not.
 
         Raises:
             HarvestError: no question will be answered.
+            QuestionRefusedError: this one will never be.
             NoAnswerError: this one was not.
         """
 
@@ -45,7 +51,7 @@ class Tally:
 
     Args:
         asked: questions with an answer, usable or not.
-        calls: of the model, for these.
+        calls: requests that were sent, repeated ones included.
         unusable: answers of no use.
         unanswered: questions without an answer; they are asked again next time.
         input_tokens: as reported by the endpoint.
@@ -96,54 +102,12 @@ def estimate(questions: Iterable[Question], settings: ModelSettings) -> Estimate
     return Estimate(calls, input_tokens, output_tokens, settings.cost(input_tokens, output_tokens))
 
 
-class _Budget:
-    """The limits of calls and cost; what is being asked counts with the most it may take."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        self._settings = settings
-        self.calls = 0
-        self.cost = 0.0
-
-    def reserve(self, question: Question) -> None:
-        """Count the most that a question may take."""
-        calls, cost = self._most(question)
-        self.calls += calls
-        self.cost += cost
-
-    def settle(self, question: Question, answer: Answer | None) -> None:
-        """Count what a question took instead, where the endpoint says."""
-        calls, cost = self._most(question)
-        if answer is not None:
-            self.calls += answer.calls - calls
-        if answer is not None and answer.output_tokens:
-            used = self._settings.cost(answer.input_tokens, answer.output_tokens)
-            self.cost += (used or 0.0) - cost
-
-    def _most(self, question: Question) -> tuple[int, float]:
-        """The most calls and cost of one question."""
-        calls = 1 + self._settings.reasks
-        longest = _ROUGHLY * question.prompt.n_tokens + (calls - 1) * self._settings.max_tokens
-        cost = self._settings.cost(longest * calls, self._settings.max_tokens * calls)
-        return calls, cost or 0.0
-
-    def exceeded_by(self, question: Question) -> str:
-        """The limit that another question might exceed; empty if none."""
-        calls, cost = self._most(question)
-        limit = self._settings.max_calls
-        if limit is not None and self.calls + calls > limit:
-            return f"the limit of {counted(limit, 'call')}"
-        most = self._settings.max_cost
-        if most is not None and self.cost + cost > most:
-            return f"the limit of cost, {most:g}"
-        return ""
-
-
 class Asker:
     """Asks the questions that have no answer yet.
 
     Args:
         model: that is asked.
-        settings: concurrency and limits.
+        settings: with the concurrency.
         book: where answers are stored.
         watch: is called after each question with the tally.
     """
@@ -160,8 +124,9 @@ class Asker:
         self._book = book
         self._watch = watch
         self.tally = Tally()
-        self._budget = _Budget(settings)
+        self._budget = model.budget
         self._in_a_row = 0
+        self._refusals: list[Answer] = []  # before the first answer
         self._asked: set[str] = set()
         self._in_flight = 0
         self._settled = asyncio.Condition()
@@ -235,14 +200,18 @@ class Asker:
         answer = None
         try:
             answer = await self._model.ask(question)
+        except QuestionRefusedError as error:
+            answer = error.answer
+            self._refused(answer, str(error))
         except NoAnswerError as error:
+            self.tally.calls += error.calls
             self._missed(str(error))
         else:
-            self._book.add([answer])
-            self._count(answer)
+            self._take(answer)
         async with self._settled:
             self._in_flight -= 1
-            self._budget.settle(question, answer)
+            if answer is not None:
+                self._budget.settle(question, answer)
             self._settled.notify_all()
         self._watch(self.tally)
 
@@ -252,6 +221,23 @@ class Asker:
         self._in_a_row += 1
         if self._in_a_row >= _MAX_UNANSWERED:
             self.tally.stopped = f"{self._in_a_row} questions in a row without an answer: {problem}"
+
+    def _refused(self, answer: Answer, problem: str) -> None:
+        """Store a refusal as an answer of no use, once it is clear that others are answered."""
+        if self.tally.asked:
+            self._take(answer)
+        else:
+            self._refusals.append(answer)
+            self.tally.calls += answer.calls
+            self._missed(problem)
+
+    def _take(self, answer: Answer) -> None:
+        for it in (answer, *self._refusals):
+            self._book.add([it])
+            self._count(it)
+        self.tally.calls -= sum(it.calls for it in self._refusals)  # counted twice
+        self.tally.unanswered -= len(self._refusals)
+        self._refusals.clear()
 
     def _count(self, answer: Answer) -> None:
         self._in_a_row = 0

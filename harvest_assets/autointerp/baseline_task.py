@@ -42,7 +42,7 @@ def run_baseline(
     with working(paths):
         interpretations = Interpretations(paths)
         rows = interpretations.scores().select("component_key", "method", "prompt_sha256")
-        known = set(rows.iter_rows())
+        newest = {(key, method): prompts for key, method, prompts in rows.iter_rows()}
         for group in in_groups(components):
             new: list[Score] = []
             for component in group:
@@ -52,7 +52,7 @@ def run_baseline(
                 fresh = [
                     it
                     for it in scores
-                    if (it.component_key, it.method, it.prompt_sha256) not in known
+                    if newest.get((it.component_key, it.method)) != it.prompt_sha256
                 ]
                 new += fresh
                 report.stored += bool(fresh)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,12 +34,15 @@ class Draws:
 
     def sample(self, items: Sequence[T], k: int) -> list[T]:
         """At most k different items in random order."""
-        pool = list(items)
-        k = min(k, len(pool))
-        for place in range(k):
-            other = place + self.below(len(pool) - place)
-            pool[place], pool[other] = pool[other], pool[place]
-        return pool[:k]
+        return list(islice(self.in_turn(items), k))
+
+    def in_turn(self, items: Sequence[T]) -> Iterator[T]:
+        """All items in random order, each drawn when it is taken."""
+        moved: dict[int, int] = {}  # place: the index of the item that is there
+        for place in range(len(items)):
+            other = place + self.below(len(items) - place)
+            yield items[moved.get(other, other)]
+            moved[other] = moved.get(place, place)
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
         """All items in random order."""

@@ -79,6 +79,7 @@ class Material:
         self._all_examples = lru_cache(maxsize=2)(self._read_examples)
         self.examples = lru_cache(maxsize=_COMPONENTS_IN_MEMORY)(self._examples)
         self.places = lru_cache(maxsize=2)(self._places)
+        self.firings_shared_with = lru_cache(maxsize=1)(self._firings_shared_with)
 
     def choose(self, choice: ComponentChoice) -> list[Component]:
         """The components that are asked for, in flat order.
@@ -107,10 +108,10 @@ class Material:
     def _read_examples(self, key: str) -> tuple[LocatedExample, ...]:
         return tuple(self._stored.of(key, "sample") or ())
 
-    def firings_shared_with(self, component: Component) -> NDArray[np.float64]:
+    def _firings_shared_with(self, component: Component) -> NDArray[np.float64]:
         """For each component in flat order, the share of its firings at which this one fires too.
 
-        Zero where co-firings were not counted.
+        Zero where co-firings were not counted. Called as `firings_shared_with`.
         """
         counts = self._correlations.count_ij
         if counts is None:
@@ -119,20 +120,24 @@ class Material:
         shares: NDArray[np.float64] = together / np.maximum(self._counts, 1)
         return shares
 
-    def nearest_in_density(self, component: Component, k: int) -> list[Component]:
-        """The k other components whose density differs least, as a ratio; nearest first."""
-        at = bisect_left(
+    def _place_by_density(self, component: Component) -> int:
+        return bisect_left(
             self._by_density,
             (component.density, component.flat_index),
             key=lambda it: (it.density, it.flat_index),
         )
+
+    def nearest_in_density(self, component: Component, k: int) -> list[Component]:
+        """The k other components whose density differs least, as a ratio; nearest first."""
+        at = self._place_by_density(component)
         near = self._by_density[max(0, at - k) : at] + self._by_density[at + 1 : at + 1 + k]
         near.sort(key=lambda it: (_ratio(it.density, component.density), it.flat_index))
         return near[:k]
 
     def strata(self, component: Component, n: int) -> list[list[Component]]:
         """The other components in n groups of rising density and equal size."""
-        others = [it for it in self._by_density if it != component]
+        at = self._place_by_density(component)
+        others = self._by_density[:at] + self._by_density[at + 1 :]
         cuts = [len(others) * i // n for i in range(n + 1)]
         return [others[a:b] or others for a, b in pairwise(cuts)]
 

@@ -30,7 +30,8 @@ def score_trials(trials: Sequence[Trial], verdicts: Sequence[Verdict | None]) ->
     """The score of a component's trials.
 
     Intruder: the share of trials in which the intruder was named. Detection and fuzzing: the mean
-    of the shares of true and of false contexts that were recognized, over all trials together.
+    of the shares of true and of false contexts that were recognized, over all trials together. A
+    context that is shown in several trials counts once for the width of the interval.
 
     Args:
         trials: of one component and one method.
@@ -47,11 +48,29 @@ def score_trials(trials: Sequence[Trial], verdicts: Sequence[Verdict | None]) ->
         return TrialScore(None, 0, n_failed)
     if answered[0][0].method is Method.INTRUDER:
         hits = sum(trial.truth == verdict for trial, verdict in answered)
-        return TrialScore(share(hits, len(answered)), len(answered), n_failed)
+        estimate = share(hits, len(answered), _different(answered, truth=False))
+        return TrialScore(estimate, len(answered), n_failed)
     pairs = [pair for trial, verdict in answered for pair in zip(trial.truth, verdict, strict=True)]
     of_true = [called for truth, called in pairs if truth]
     of_false = [called for truth, called in pairs if not truth]
     estimate = balanced_accuracy(
-        sum(of_true), len(of_true), len(of_false) - sum(of_false), len(of_false)
+        sum(of_true),
+        len(of_true),
+        len(of_false) - sum(of_false),
+        len(of_false),
+        different_true=_different(answered, truth=True),
+        different_false=_different(answered, truth=False),
     )
     return TrialScore(estimate, len(answered), n_failed)
+
+
+def _different(answered: Sequence[tuple[Trial, Verdict]], *, truth: bool) -> int:
+    """How many different contexts of one kind were shown."""
+    return len(
+        {
+            context.source
+            for trial, _ in answered
+            for context, is_true in zip(trial.contexts, trial.truth, strict=True)
+            if is_true is truth
+        }
+    )

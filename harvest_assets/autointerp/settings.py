@@ -85,10 +85,15 @@ class ModelSettings(CheckedModel):
         default=None, ge=0, description="Price of a million output tokens; omitted: not known."
     )
     max_calls: CountOrZero | None = Field(
-        default=None, description="Stop before more calls than this; omitted: no limit."
+        default=None,
+        description="Stop before more requests than this, repeated ones included, in one command "
+        "or materialization; omitted: no limit.",
     )
     max_cost: float | None = Field(
-        default=None, ge=0, description="Stop before this cost, in the unit of the prices."
+        default=None,
+        ge=0,
+        description="Stop before this cost, in the unit of the prices, by the tokens that the "
+        "endpoint reports, in one command or materialization.",
     )
 
     @field_validator("endpoint")
@@ -119,6 +124,11 @@ class ModelSettings(CheckedModel):
         if self.max_cost is not None and None in (self.price_in, self.price_out):
             raise HarvestError("max_cost needs both prices: give price_in and price_out.")
         return self
+
+    @property
+    def names_a_model(self) -> bool:
+        """Whether a model is asked for."""
+        return self.endpoint is not None or self.model is not None
 
     def require_model(self) -> None:
         """Check that there is a model to call.

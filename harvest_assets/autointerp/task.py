@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,12 +22,14 @@ from typing import Any
 
 from harvest_assets import __version__
 from harvest_assets.autointerp.answers import (
+    IMPORTED,
     AnswerBook,
     Question,
     export_questions,
     import_answers,
 )
 from harvest_assets.autointerp.asking import Asker, Estimate, Model, Tally, estimate
+from harvest_assets.autointerp.budget import Budget
 from harvest_assets.autointerp.material import Component, Material
 from harvest_assets.autointerp.model import ChatModel
 from harvest_assets.autointerp.prompts import label_prompt, trial_prompt
@@ -39,13 +41,14 @@ from harvest_assets.errors import HarvestError, TransientError, counted
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
-from harvest_assets.interpretations.entries import Entry, Label, Score
+from harvest_assets.interpretations.entries import Entry, Score
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.loaders import recorded_tokenizer
 from harvest_assets.results.components_jsonl import read_component
 
 LABELS = "labels"
 TOO_FEW = "with too few examples"
+_TOO_FEW_HELD_OUT = "with too few examples that the label was not made from"
 _GROUP = 64  # components that are drawn, asked and stored together
 _PMI_TOKENS = 10
 
@@ -136,7 +139,7 @@ class Task:
             return None
         trials = draw_trials(self.material, component, self.method, self.choice.seed)
         if not trials:
-            self.skipped[TOO_FEW] += 1
+            self.skipped[_TOO_FEW_HELD_OUT if self.method.needs_label else TOO_FEW] += 1
             return None
         prompts = [trial_prompt(trial, self._vocabulary, label) for trial in trials]
         questions = [
@@ -173,7 +176,7 @@ def _labels_of(paths: HarvestLayout) -> dict[str, str]:
 
 def estimated(task: Task, settings: ModelSettings) -> Estimate:
     """What the task would ask the model; nothing is sent, nothing is written."""
-    book = AnswerBook(task.paths.answers, settings.model or "")
+    book = AnswerBook(task.paths.answers, settings.model or "", settings.endpoint)
     open_ = (question for question in task.questions() if book.get(question) is None)
     return estimate(open_, settings)
 
@@ -206,7 +209,7 @@ def run(
         LeaseHeldError: another process labels or scores components of this harvest.
     """
     name = str(settings.model)
-    with working(task.paths), AnswerBook(task.paths.answers, name) as book:
+    with working(task.paths), AnswerBook(task.paths.answers, name, settings.endpoint) as book:
         if retry_unusable:
             book.forget_unusable()
         report = _begun(task, book)
@@ -238,11 +241,13 @@ def run_all(
 ) -> list[Report]:
     """Labels or scores by several methods, one after the other, by the model of the settings.
 
-    The limits hold for each. The arguments and errors are those of `Task` and `run`.
+    The limits hold for all together. The arguments and errors are those of `Task` and `run`.
     """
     settings.require_model()
+    budget = Budget(settings)
     return [
-        run(Task(paths, choice, method), settings, ChatModel(settings), watch) for method in methods
+        run(Task(paths, choice, method), settings, ChatModel(settings, budget), watch)
+        for method in methods
     ]
 
 
@@ -260,7 +265,7 @@ def run_imported(task: Task, settings: ModelSettings, path: Path, watch: Watch) 
         LeaseHeldError: another process labels or scores components of this harvest.
     """
     name = str(settings.model)
-    with working(task.paths), AnswerBook(task.paths.answers, name) as book:
+    with working(task.paths), AnswerBook(task.paths.answers, name, IMPORTED) as book:
         report = _begun(task, book)
         n, unknown = import_answers(path, task.questions(), book)
         report.tally.asked = n
@@ -284,19 +289,20 @@ def _begun(task: Task, book: AnswerBook) -> Report:
 
 
 class _Stored:
-    """Stores labels and scores, each once."""
+    """Stores labels and scores that are not the newest ones already."""
 
     def __init__(self, task: Task, book: AnswerBook) -> None:
         self._interpretations = Interpretations(task.paths)
         self._book = book
-        frame = (
-            self._interpretations.labels()
-            if task.method is None
-            else self._interpretations.scores()
-        )
-        columns = ["component_key", "author", "prompt_sha256"]
-        columns += [] if task.method is None else ["method", "n_failed"]
-        self._known = set(frame.select(columns).iter_rows())
+        self._newest: dict[str, tuple[Any, ...]] = {}
+        if task.method is None:
+            frame = self._interpretations.labels()
+            frame = frame.filter(frame["source"] != "person")
+        else:
+            frame = self._interpretations.scores()
+            frame = frame.filter(frame["method"] == task.method.value)
+        for row in frame.iter_rows(named=True):  # by rising time
+            self._newest[row["component_key"]] = _identity(row)
 
     def take(self, group: Sequence[Work], report: Report) -> None:
         """Store what follows from the answers to the questions of some components."""
@@ -308,7 +314,7 @@ class _Stored:
                     report.note_score(entry.method, entry.score)
                 else:
                     report.note_score("confidence", entry.confidence)
-                if _identity(entry) in self._known:
+                if self._newest.get(entry.component_key) == _identity(asdict(entry)):
                     report.already += 1
                 else:
                     new.append(entry)
@@ -317,13 +323,13 @@ class _Stored:
             else:
                 report.unfinished += 1
         self._interpretations.add(new)
-        self._known.update(map(_identity, new))
         report.stored += len(new)
 
 
-def _identity(entry: Label | Score | Any) -> tuple[Any, ...]:
-    common = (entry.component_key, entry.author, entry.prompt_sha256)
-    return (*common, entry.method, entry.n_failed) if isinstance(entry, Score) else common
+def _identity(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two entries of a component share that say the same."""
+    said = ("author", "prompt_sha256", "label", "confidence", "reason", "score", "n_failed")
+    return tuple(entry.get(name) for name in said)
 
 
 def working(paths: HarvestLayout) -> AbstractContextManager[None]:

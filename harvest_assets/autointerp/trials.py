@@ -10,7 +10,9 @@ firings, whose position in the context is known.
 2. **Detection** of a label. Five contexts in which the component fires at the marked token, and
    five of other components, one from each fifth of all components by density.
 3. **Fuzzing** of a label. Seven contexts of the component. In five of them the tokens on which it
-   fires are marked, in two as many others.
+   fires are marked, in two as many others. Each is cropped so that the sampled firing is equally
+   likely at every place, and at most half of its tokens are marked: neither the place nor the
+   number of the marks says which are the true ones.
 
 A context of another component is of no use where this one fires too. Those whose position is in
 this component's sample are left out, and components at most of whose firings this one fires too are
@@ -21,8 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+import numpy as np
 
 from harvest_assets.autointerp.draws import Draws
 from harvest_assets.autointerp.material import Component, Material
@@ -34,6 +38,7 @@ _N_OWN, _N_PLACES = 4, 5
 _N_POSITIVE = _N_NEGATIVE = 5
 _N_MARKED, _N_FALSELY_MARKED = 5, 2
 _NEAREST, _MIN_NEAREST = 30, 5
+_MIN_TRIALS = 2  # that the examples must be enough for without showing one twice
 _MAX_SHARED = 0.1  # of the other component's firings
 
 
@@ -68,11 +73,18 @@ class Context:
         token_ids: of the tokens.
         firing: index of the token whose firing was sampled.
         marked: indices of the tokens that are marked, rising.
+        place: row and position of the firing, which say whether two contexts are the same.
     """
 
     token_ids: tuple[int, ...]
     firing: int
     marked: tuple[int, ...]
+    place: tuple[int | None, int | None] = field(default=(None, None), repr=False)
+
+    @property
+    def source(self) -> tuple[int | None, ...]:
+        """Equal for contexts of the same firing, however they are cropped and marked."""
+        return self.token_ids if None in self.place else self.place
 
 
 @dataclass(frozen=True)
@@ -97,11 +109,11 @@ class Trial:
 
 def draw_trials(material: Material, component: Component, method: Method, seed: int) -> list[Trial]:
     """The trials of a component; none where it has too few examples, or no other component."""
-    draw = _DRAW[method]
+    draw = _DRAWN_BY[method](material, component)
     found = []
     for number in range(method.n_trials):
         draws = Draws(seed, component.key, method.value, number)
-        contexts = draw(material, component, draws)
+        contexts = draw(draws)
         if contexts is None:
             return []
         order = draws.shuffled(contexts)
@@ -111,50 +123,82 @@ def draw_trials(material: Material, component: Component, method: Method, seed: 
 
 
 _Contexts = list[tuple[Context, bool]] | None
+_Draw = Callable[[Draws], _Contexts]
 
 
-def _intruder(material: Material, component: Component, draws: Draws) -> _Contexts:
-    own = _spread(draws, material.examples(component.key), _N_OWN)
+def _nothing(_: Draws) -> _Contexts:
+    return None
+
+
+def _intruder(material: Material, component: Component) -> _Draw:
+    examples, threshold = material.examples(component.key), material.ci_threshold
     others = _seldom_together(
         material, component, material.nearest_in_density(component, _NEAREST), _MIN_NEAREST
     )
-    odd = _foreign(material, component, others, draws)
-    if len(own) < _N_OWN or odd is None:
-        return None
-    threshold = material.ci_threshold
-    return [(firings_marked(odd, threshold), True)] + [
-        (firings_marked(example, threshold), False) for example in own
-    ]
+    if len(examples) < _MIN_TRIALS * _N_OWN:
+        return _nothing
+
+    def draw(draws: Draws) -> _Contexts:
+        own = _spread(draws, examples, _N_OWN)
+        odd = _foreign(material, component, others, draws)
+        if odd is None:
+            return None
+        return [(firings_marked(odd, threshold), True)] + [
+            (firings_marked(example, threshold), False) for example in own
+        ]
+
+    return draw
 
 
-def _detection(material: Material, component: Component, draws: Draws) -> _Contexts:
-    positive = _spread(draws, _held_out(material, component, _N_POSITIVE), _N_POSITIVE)
-    negative = [
-        _foreign(material, component, _seldom_together(material, component, group, 1), draws)
+def _detection(material: Material, component: Component) -> _Draw:
+    examples = _held_out(material, component)
+    if len(examples) < _MIN_TRIALS * _N_POSITIVE:
+        return _nothing
+    groups = [
+        _seldom_together(material, component, group, 1)
         for group in material.strata(component, _N_NEGATIVE)
     ]
-    others = [example for example in negative if example is not None]
-    if len(positive) < _N_POSITIVE or len(others) < _N_NEGATIVE:
-        return None
-    return [(_middle_marked(example), True) for example in positive] + [
-        (_middle_marked(example), False) for example in others
+
+    def draw(draws: Draws) -> _Contexts:
+        positive = _spread(draws, examples, _N_POSITIVE)
+        negative = [_foreign(material, component, group, draws) for group in groups]
+        others = [example for example in negative if example is not None]
+        if len(others) < _N_NEGATIVE:
+            return None
+        return [(_middle_marked(example), True) for example in positive] + [
+            (_middle_marked(example), False) for example in others
+        ]
+
+    return draw
+
+
+def _fuzzing(material: Material, component: Component) -> _Draw:
+    examples = _held_out(material, component)
+    window = max((len(it.token_ids) for it in examples), default=0)
+    usable = [
+        it for it in examples if _room(firings_marked(it, material.ci_threshold)) > window // 4
     ]
+    n = _N_MARKED + _N_FALSELY_MARKED
+    if len(usable) < _MIN_TRIALS * n:
+        return _nothing
 
-
-def _fuzzing(material: Material, component: Component, draws: Draws) -> _Contexts:
-    examples = _held_out(material, component, _N_MARKED + _N_FALSELY_MARKED)
-    contexts = [
-        firings_marked(example, material.ci_threshold) for example in _spread(draws, examples)
-    ]
-    with_others = [it for it in contexts if len(it.marked) < len(it.token_ids)]
-    false = with_others[:_N_FALSELY_MARKED]
-    true = [it for it in contexts if it not in false][:_N_MARKED]
-    if len(false) < _N_FALSELY_MARKED or len(true) < _N_MARKED:
+    def draw(draws: Draws) -> _Contexts:
+        contexts: list[Context] = []
+        for example in _spread(draws, usable):
+            context = _cropped(firings_marked(example, material.ci_threshold), draws)
+            if 2 * len(context.marked) <= len(context.token_ids):
+                contexts.append(context)
+            if len(contexts) == n:
+                true, false = contexts[:_N_MARKED], contexts[_N_MARKED:]
+                return [(it, True) for it in true] + [
+                    (_falsely_marked(it, draws), False) for it in false
+                ]
         return None
-    return [(it, True) for it in true] + [(_falsely_marked(it, draws), False) for it in false]
+
+    return draw
 
 
-_DRAW: dict[Method, Callable[[Material, Component, Draws], _Contexts]] = {
+_DRAWN_BY: dict[Method, Callable[[Material, Component], _Draw]] = {
     Method.INTRUDER: _intruder,
     Method.DETECTION: _detection,
     Method.FUZZING: _fuzzing,
@@ -165,29 +209,47 @@ def firings_marked(example: LocatedExample, ci_threshold: float) -> Context:
     """A context with all tokens marked on which the component fires."""
     middle = len(example.token_ids) // 2
     marked = {i for i, ci in enumerate(example.ci_values) if ci > ci_threshold} | {middle}
-    return _trimmed(example.token_ids, middle, marked)
+    return _trimmed(example, marked)
 
 
 def _middle_marked(example: LocatedExample) -> Context:
-    middle = len(example.token_ids) // 2
-    return _trimmed(example.token_ids, middle, {middle})
+    return _trimmed(example, {len(example.token_ids) // 2})
 
 
-def _trimmed(token_ids: Sequence[int], middle: int, marked: set[int]) -> Context:
+def _trimmed(example: LocatedExample, marked: set[int]) -> Context:
     """A context without what is outside the row; the firing is in the middle until then."""
+    token_ids, middle = example.token_ids, len(example.token_ids) // 2
     kept = [i for i, token in enumerate(token_ids) if token >= 0]
     return Context(
         tuple(token_ids[i] for i in kept),
         kept.index(middle),
         tuple(place for place, i in enumerate(kept) if i in marked),
+        (example.row, example.position),
+    )
+
+
+def _room(context: Context) -> int:
+    """The most tokens that can be shown with the firing at any place among them."""
+    return min(context.firing, len(context.token_ids) - 1 - context.firing) + 1
+
+
+def _cropped(context: Context, draws: Draws) -> Context:
+    """As many tokens of a context as it has room for, with the firing at a random place."""
+    size = _room(context)
+    start = context.firing - draws.below(size)
+    return Context(
+        context.token_ids[start : start + size],
+        context.firing - start,
+        tuple(i - start for i in context.marked if start <= i < start + size),
+        context.place,
     )
 
 
 def _falsely_marked(context: Context, draws: Draws) -> Context:
-    """The context with as many other tokens marked, or all others where they are fewer."""
+    """The context with as many other tokens marked."""
     others = [i for i in range(len(context.token_ids)) if i not in context.marked]
     marked = sorted(draws.sample(others, len(context.marked)))
-    return Context(context.token_ids, context.firing, tuple(marked))
+    return replace(context, marked=tuple(marked))
 
 
 def _spread(
@@ -204,21 +266,19 @@ def _spread(
     return (first + later)[:k]
 
 
-def _held_out(material: Material, component: Component, k: int) -> Sequence[LocatedExample]:
-    """The examples that a label was not made from; all of them if these are fewer than k."""
-    examples = material.examples(component.key)
-    held_out = examples[LABEL_EXAMPLES:]
-    return held_out if len(held_out) >= k else examples
+def _held_out(material: Material, component: Component) -> Sequence[LocatedExample]:
+    """The examples that a label was not made from."""
+    return material.examples(component.key)[LABEL_EXAMPLES:]
 
 
 def _seldom_together(
     material: Material, component: Component, others: Sequence[Component], at_least: int
 ) -> list[Component]:
     """Those of the others at whose firings the component seldom fires too."""
-    shared = material.firings_shared_with(component)
-    by_share = sorted(others, key=lambda it: shared[it.flat_index])
-    seldom = sum(shared[it.flat_index] <= _MAX_SHARED for it in by_share)
-    return by_share[: max(at_least, seldom)]
+    shared = material.firings_shared_with(component)[[it.flat_index for it in others]]
+    seldom = np.flatnonzero(shared <= _MAX_SHARED)
+    chosen = seldom if len(seldom) >= at_least else np.argsort(shared, kind="stable")[:at_least]
+    return [others[i] for i in chosen]
 
 
 def _is_among(places: AbstractSet[tuple[int | None, int | None]], example: LocatedExample) -> bool:
@@ -230,7 +290,7 @@ def _foreign(
 ) -> LocatedExample | None:
     """An example of one of the others, where the component is not known to fire."""
     own = material.places(component.key)
-    for other in draws.shuffled(others):
+    for other in draws.in_turn(others):
         foreign = [e for e in material.examples(other.key) if not _is_among(own, e)]
         if foreign:
             return draws.choice(foreign)

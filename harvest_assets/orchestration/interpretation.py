@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import dagster as dg
 
@@ -15,6 +16,9 @@ from harvest_assets.viewer import charts
 
 if TYPE_CHECKING:
     from harvest_assets.autointerp.task import Report, Watch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ON_REQUEST_TAGS = {"stage": "on_request", "work": "network"}
 
@@ -36,6 +40,12 @@ def _field(option: Option) -> dg.Field:
 
 
 CONFIG = _fields(ComponentChoice()) | _fields(ModelSettings())
+BASELINE_CONFIG = {
+    "baseline": dg.Field(
+        bool, default_value=False, description="Score by token statistics and by embeddings."
+    )
+}
+_NOT_ASKED_FOR = "Nothing was asked for: set endpoint and model, or baseline where there is one."
 
 
 def settings_of(context: dg.AssetExecutionContext) -> tuple[ComponentChoice, ModelSettings]:
@@ -122,13 +132,35 @@ def _histogram(values: list[float], name: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(charts.as_image(chart, f"components by {name}"))
 
 
+def only_if_asked(function: Callable[P, T | None]) -> Callable[P, Iterator[T]]:
+    """Decorator of an asset's function that returns None where there is nothing to publish.
+
+    The asset must be declared with `output_required=False`.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        value = function(*args, **kwargs)
+        if value is not None:
+            yield value
+
+    return wrapped
+
+
 def interpreted(
     context: dg.AssetExecutionContext,
     work: Callable[[ComponentChoice, ModelSettings, Watch], list[Report]],
-) -> dg.MaterializeResult[Any]:
-    """Do the work of an asset with the settings of its config, and report it."""
+) -> dg.MaterializeResult[Any] | None:
+    """Do the work of an asset with the settings of its config, and report it.
+
+    Returns:
+        None, after a note in the log, where no work was asked for.
+    """
     choice, settings = settings_of(context)
     reports = work(choice, settings, logged(context))
+    if not reports:
+        context.log.warning(_NOT_ASKED_FOR)
+        return None
     for report in reports:
         for problem, n in report.tally.problems.items():
             context.log.warning("%d times: %s", n, problem)

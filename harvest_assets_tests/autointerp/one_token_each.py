@@ -19,7 +19,7 @@ from harvest_assets.schemas import ComponentTokenPMI
 from harvest_assets_tests.viewer.synthetic import write_tokenizer
 
 N_COMPONENTS = 8
-N_EXAMPLES = 40
+N_EXAMPLES = 50
 N_TOKENS = 100_000
 WINDOW = 9
 NOISE = range(N_COMPONENTS, 300)

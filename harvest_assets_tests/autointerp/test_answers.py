@@ -16,7 +16,7 @@ import pytest
 
 from harvest_assets.autointerp.model import ChatModel
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
-from harvest_assets.autointerp.task import Report, Task, estimated, run
+from harvest_assets.autointerp.task import Report, Task, estimated, run, run_all
 from harvest_assets.autointerp.trials import Method
 from harvest_assets.autointerp.work import TrialWork
 from harvest_assets.errors import HarvestError
@@ -182,6 +182,44 @@ def test_an_endpoint_that_refuses_ends_the_work_at_once(
     assert SECRET not in str(caught.value)
 
 
+def test_prompts_follow_no_redirect(paths: HarvestLayout):
+    with LoopbackModel(lambda *_: Scripted(GOOD)) as other:
+        target = f"{other.endpoint}/chat/completions"
+        with LoopbackModel(lambda *_: Scripted(status=307, location=target)) as server:
+            with pytest.raises(HarvestError, match=server.endpoint):
+                score(paths, server)
+            assert server.requests
+        assert not other.requests
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Scripted(status=400), Scripted(status=422), Scripted(None, finish_reason="length")],
+)
+def test_a_refused_question_costs_one_trial(paths: HarvestLayout, refusal: Scripted):
+    answers = right_answers(paths, Method.INTRUDER)
+    refused = set(list(answers)[::10])  # the first of each component
+
+    def script(request: Request, _: int) -> Scripted:
+        return refusal if request.question in refused else Scripted(answers[request.question])
+
+    with LoopbackModel(script) as server:
+        report = score(paths, server, concurrency=1)
+        assert (report.tally.unusable, report.tally.unanswered) == (len(KEYS), 0)
+        assert report.tally.calls == len(server.requests) == N_INTRUDER
+        assert score(paths, server).already == len(KEYS)
+        assert len(server.requests) == N_INTRUDER
+    assert set(Interpretations(paths).scores()["n_failed"]) == {1}
+
+
+def test_an_endpoint_that_refuses_every_question_is_asked_a_few_times(paths: HarvestLayout):
+    with LoopbackModel(lambda *_: Scripted(status=400)) as server:
+        with pytest.raises(HarvestError, match="400"):
+            score(paths, server)
+        assert len(server.requests) < N_INTRUDER
+        assert not list(paths.answers.glob("*"))  # the questions are asked again
+
+
 def test_an_endpoint_that_is_down_is_asked_a_few_times(paths: HarvestLayout):
     with LoopbackModel(lambda *_: Scripted(status=503)) as server:
         with pytest.raises(HarvestError, match="503"):
@@ -206,6 +244,22 @@ def test_limits_are_kept(paths: HarvestLayout):
         assert report.tally.stopped
         assert score(paths, server).unfinished == 0
     assert max(Counter(server.questions).values()) == 1
+
+
+def test_repeated_calls_count_against_the_limit(paths: HarvestLayout):
+    with LoopbackModel(lambda *_: Scripted(status=503)) as server:
+        with pytest.raises(HarvestError, match="limit of 2 calls"):
+            score(paths, server, max_calls=2, concurrency=1)
+        assert len(server.requests) == 2
+
+
+def test_methods_share_the_limit(paths: HarvestLayout):
+    label_all(paths)
+    with LoopbackModel(random_answer) as server:
+        settings = settings_for(server, max_calls=45)
+        methods = [Method.DETECTION, Method.FUZZING]
+        reports = run_all(paths, ComponentChoice(), settings, methods)
+        assert len(server.requests) == 45 == sum(report.tally.calls for report in reports)
 
 
 def test_the_estimate_counts_what_would_be_asked(paths: HarvestLayout):
@@ -273,6 +327,33 @@ def test_labels_are_stored_and_asked_once(paths: HarvestLayout):
     assert set(labels["label"]) == {"one token\\x1b[31m"}
     assert set(labels["confidence"]) == {0.75}
     assert set(labels["prompt_sha256"].str.len_chars()) == {64}
+
+
+def labelled(paths: HarvestLayout, server: LoopbackModel, model: str) -> Report:
+    settings = ModelSettings(endpoint=server.endpoint, model=model)
+    return run(Task(paths, ComponentChoice(), None), settings, ChatModel(settings))
+
+
+def test_two_endpoints_may_share_the_name_of_a_model(paths: HarvestLayout):
+    def saying(label: str) -> LoopbackModel:
+        return LoopbackModel(lambda *_: Scripted(json.dumps({"label": label, "confidence": 1})))
+
+    with saying("one") as first, saying("two") as second:
+        for server, label in ((first, "one"), (second, "two"), (first, "one")):
+            labelled(paths, server, "same")
+            assert set(Interpretations(paths).current()["label"]) == {label}
+        assert len(first.requests) == len(second.requests) == len(KEYS)
+
+
+def test_going_back_to_an_earlier_model_makes_its_labels_current(paths: HarvestLayout):
+    def script(request: Request, _: int) -> Scripted:
+        return Scripted(json.dumps({"label": request.body["model"], "confidence": 1}))
+
+    with LoopbackModel(script) as server:
+        for model, stored in (("a", 8), ("b", 8), ("a", 8), ("a", 0)):
+            assert labelled(paths, server, model).stored == stored
+            assert set(Interpretations(paths).current()["label"]) == {model}
+        assert len(server.requests) == 2 * len(KEYS)
 
 
 def test_labels_must_exist_to_be_tried(paths: HarvestLayout):

@@ -35,6 +35,8 @@ def test_components_that_fire_on_one_token_score_one(paths: HarvestLayout):
     again = run_baseline(paths, ComponentChoice())
     assert (again.stored, again.already) == (0, len(KEYS))
     assert len(Interpretations(paths).scores()) == len(KEYS)
+    run_baseline(paths, ComponentChoice(seed=1))
+    assert run_baseline(paths, ComponentChoice()).stored == len(KEYS)  # the newest are of seed 1
 
 
 def cosine(a: dict[int, float], b: dict[int, float]) -> float:

@@ -71,6 +71,25 @@ def test_scores_are_what_plain_loops_give():
         assert found.estimate.score == pytest.approx(expected)
 
 
+def test_a_context_that_is_shown_again_adds_nothing_to_the_interval():
+    def trials(n_places: int) -> list[Trial]:
+        return [
+            Trial(
+                Method.DETECTION,
+                "h:0",
+                number,
+                tuple(Context((0,), 0, (0,), ((10 * number + i) % n_places, 0)) for i in range(10)),
+                (True, False) * 5,
+            )
+            for number in range(5)
+        ]
+
+    verdicts = [(True, True, *(True, False) * 4)] * 5
+    few, many = (score_trials(trials(n), verdicts).estimate for n in (10, 1000))
+    assert few.score == many.score == 0.9
+    assert few.high - few.low > 1.5 * (many.high - many.low)
+
+
 def test_without_a_usable_answer_there_is_no_score():
     found = score_trials([trial(Method.INTRUDER, (True, False))] * 3, [None] * 3)
     assert found.estimate is None

@@ -37,6 +37,11 @@ def fired_on(context: Context) -> int:
     return context.token_ids[context.firing]
 
 
+def is_part_of(tokens: tuple[int, ...], whole: set[tuple[int, ...]]) -> bool:
+    n = len(tokens)
+    return any(tokens == it[i : i + n] for it in whole for i in range(len(it) - n + 1))
+
+
 def examples_of(material: Material, key: str, *, first: int) -> set[tuple[int, ...]]:
     """The tokens of the first examples of a component, without those outside the row."""
     return {
@@ -76,6 +81,21 @@ def test_fuzzing_shows_five_true_and_two_false_marks(material: Material):
         assert {fired_on(context) for context in trial.contexts} == {own_token(trial)}
 
 
+def test_where_and_how_many_marks_there_are_does_not_say_which_are_true(material: Material):
+    said: dict[tuple[str, bool], list[bool]] = {}
+    for seed in range(5):
+        for trial in trials_of(material, Method.FUZZING, seed):
+            for context, truth in zip(trial.contexts, trial.truth, strict=True):
+                n = len(context.token_ids)
+                assert 2 * len(context.marked) <= n
+                for name, place in (("first", 0), ("middle", n // 2), ("last", n - 1)):
+                    said.setdefault((name, truth), []).append(place in context.marked)
+    for name in ("first", "middle", "last"):
+        true, false = said[name, True], said[name, False]
+        balanced = (sum(true) / len(true) + 1 - sum(false) / len(false)) / 2
+        assert abs(balanced - 0.5) < 0.06
+
+
 def test_detection_takes_negatives_from_each_fifth_of_the_densities(material: Material):
     for trial in trials_of(material, Method.DETECTION):
         own = own_token(trial)
@@ -95,7 +115,19 @@ def test_labels_are_tried_on_examples_they_were_not_made_from(material: Material
         for trial in trials_of(material, method):
             shown = examples_of(material, trial.component_key, first=20)
             positive = [c.token_ids for c, t in zip(trial.contexts, trial.truth, strict=True) if t]
-            assert not shown & set(positive)
+            assert not [tokens for tokens in positive if is_part_of(tokens, shown)]
+
+
+@pytest.mark.parametrize(
+    ("method", "enough"), [(Method.INTRUDER, 8), (Method.DETECTION, 30), (Method.FUZZING, 48)]
+)
+def test_components_need_examples_for_two_trials(
+    finished: HarvestLayout, method: Method, enough: int, monkeypatch: pytest.MonkeyPatch
+):
+    # Every second example has no room for fuzzing.
+    for n, possible in ((enough, True), (enough - 1, False)):
+        monkeypatch.setattr("harvest_assets.autointerp.material._EXAMPLES", n)
+        assert bool(trials_of(Material(finished), method)) is possible
 
 
 @pytest.mark.slow
@@ -124,6 +156,21 @@ def test_draws_are_fixed_and_even():
     first = Counter(Draws(i).sample("abcde", 2)[0] for i in range(1000))
     assert all(140 < first[letter] < 260 for letter in "abcde")
     assert sorted(draws.shuffled(range(50))) == list(range(50))
+    assert Draws(1).shuffled(range(50)) == list(Draws(1).in_turn(range(50)))
+
+
+def test_candidates_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    drawn = 0
+    below = Draws.below
+
+    def counted(draws: Draws, n: int) -> int:
+        nonlocal drawn
+        drawn += 1
+        return below(draws, n)
+
+    monkeypatch.setattr(Draws, "below", counted)
+    next(Draws(0).in_turn(range(100_000)))
+    assert drawn == 1
 
 
 def test_components_are_chosen_by_layer_density_and_number(material: Material):

@@ -64,7 +64,8 @@ def test_scores_labels_and_their_scores(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    found = metadata_of(materialized(instance, paths, "component_scores"), "component_scores")
+    result = materialized(instance, paths, "component_scores", baseline=True)
+    found = metadata_of(result, "component_scores")
     assert found["mean intruder_tokens"] == 1.0
     assert found["calls"] == 0
     assert "svg" in found["intruder_tokens"]
@@ -98,7 +99,7 @@ def test_a_real_harvest_is_scored_by_the_models_embeddings_too(tiny: TinyHarvest
     tiny.harvest()
     before = {path: path.read_bytes() for path in tiny.layout.five_files}
     found = metadata_of(
-        materialized(tiny.instance, tiny.layout, "component_scores", key=tiny.key),
+        materialized(tiny.instance, tiny.layout, "component_scores", key=tiny.key, baseline=True),
         "component_scores",
     )
     assert {"mean intruder_tokens", "mean intruder_embeddings"} < set(found)
@@ -106,11 +107,23 @@ def test_a_real_harvest_is_scored_by_the_models_embeddings_too(tiny: TinyHarvest
     assert {path: path.read_bytes() for path in tiny.layout.five_files} == before
 
 
-def test_without_an_endpoint_labels_are_refused(
+@pytest.mark.parametrize("asset", ON_REQUEST)
+def test_unasked_they_end_well_and_make_nothing(
+    instance: dg.DagsterInstance,
+    paths: HarvestLayout,  # noqa: F811
+    asset: Asset,
+):
+    result = materialized(instance, paths, asset.value)
+    assert result.success
+    assert not result.get_asset_materialization_events()
+    assert not paths.interpretations.exists()
+
+
+def test_a_model_without_an_endpoint_is_refused(
     instance: dg.DagsterInstance,
     paths: HarvestLayout,  # noqa: F811
 ):
-    result = materialized(instance, paths, "component_labels")
+    result = materialized(instance, paths, "component_labels", model="m")
     assert not result.success
     (failed,) = (event for event in result.all_events if event.is_step_failure)
     assert "endpoint" in failed.step_failure_data.user_failure_data.description
