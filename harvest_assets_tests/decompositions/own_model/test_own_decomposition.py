@@ -34,19 +34,20 @@ def file(tmp_path: Path) -> Path:
     return write_module(tmp_path / "models", identity="1", second="None")
 
 
-def test_a_module_is_named_by_where_it_is(file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_module_is_named_by_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = write_module(tmp_path / "models", name="named_by_place", identity="1", second="None")
     key = parse_run(f"{file}:decomposition").name.key
     assert key.startswith("local/models/x-")
     assert parse_run(f"{file}:other").name.key != key
     monkeypatch.chdir(file.parent)
-    for text in ("tiny_own:decomposition", "tiny_own.py:decomposition"):
+    for text in ("named_by_place:decomposition", "named_by_place.py:decomposition"):
         assert parse_run(text).name.key == key
     monkeypatch.chdir(file.parent.parent)
-    assert parse_run("models.tiny_own:decomposition").name.key == key
-    with pytest.raises(HarvestError, match="tiny_own:decomposition"):
-        parse_run("tiny_own:decomposition")
+    assert parse_run("models.named_by_place:decomposition").name.key == key
+    with pytest.raises(HarvestError, match="named_by_place:decomposition"):
+        parse_run("named_by_place:decomposition")
     monkeypatch.setattr(sys, "path", [*sys.path, str(file.parent)])
-    assert parse_run("tiny_own:decomposition").name.key == key
+    assert parse_run("named_by_place:decomposition").name.key == key
     assert n_imports(file.parent) == 0, "naming it executes nothing"
 
 
