@@ -82,7 +82,8 @@ def receive(
         return Received(paths, was_there=True)
     require_free(paths.root, contents.n_bytes)
     staging = _staging(paths, contents)
-    fill(staging)
+    if damage(staging, contents.files):  # an earlier attempt may have ended after all was there
+        fill(staging)
     watch("checking", 0, 0)
     try:
         _check(staging, contents, source)

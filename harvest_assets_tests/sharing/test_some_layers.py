@@ -225,10 +225,10 @@ def test_what_matches_nothing_or_does_not_agree_leaves_nothing(
 
 def test_a_wrong_pattern_does_not_cost_what_was_downloaded(whole: HarvestLayout, out_dir: Path):
     contents = contents_of(whole, lambda *_: None)
-    found: list[dict[str, bytes]] = []
+    filled: list[Path] = []
 
     def fill(folder: Path) -> None:
-        found.append(files_in(folder))
+        filled.append(folder)
         shutil.copytree(whole.root, folder, dirs_exist_ok=True)
 
     def pull(layers: str) -> Received:
@@ -239,7 +239,7 @@ def test_a_wrong_pattern_does_not_cost_what_was_downloaded(whole: HarvestLayout,
     (left,) = (out_dir / "harvest").iterdir()
     left.rename(left.with_name(left.name.replace(f"-{os.getpid()}-", "-99999999-")))  # it ended
     assert not pull("h.1.*").was_there
-    assert [len(contents.files.keys() & there) for there in found] == [0, len(contents.files)]
+    assert len(filled) == 1
     assert [it.name for it in (out_dir / "harvest").iterdir()] == ["kept"]
 
 
