@@ -174,9 +174,11 @@ def _labels_of(paths: HarvestLayout) -> dict[str, str]:
     return labels
 
 
-def estimated(task: Task, settings: ModelSettings) -> Estimate:
+def estimated(task: Task, settings: ModelSettings, *, retry_unusable: bool = False) -> Estimate:
     """What the task would ask the model; nothing is sent, nothing is written."""
     book = AnswerBook(task.paths.answers, settings.model or "", settings.endpoint)
+    if retry_unusable:
+        book.forget_unusable()
     open_ = (question for question in task.questions() if book.get(question) is None)
     return estimate(open_, settings)
 
