@@ -126,7 +126,7 @@ def print_estimate(found: Estimate) -> None:
 def print_report(report: Report, settings: ModelSettings | None) -> None:
     """Print what was done; notes and problems go to stderr."""
     tally = report.tally
-    cost = None if settings is None else settings.cost(tally.input_tokens, tally.output_tokens)
+    cost = None if settings is None else tally.cost(settings)
     _print({**asdict(report), "cost": cost}, "\n".join(_lines(report, settings, cost)))
     for note in report.notes:
         click.echo(note, err=True)
@@ -173,7 +173,9 @@ def _estimate_text(found: Estimate) -> str:
 
 
 def _cost_text(cost: float | None) -> str:
-    return "cost not known (--price-in, --price-out)" if cost is None else f"cost {cost:.4g}"
+    if cost is None:
+        return "cost not known (needs --price-in, --price-out and an endpoint that counts tokens)"
+    return f"cost {cost:.4g}"
 
 
 def _print(content: Mapping[str, Any], text: str) -> None:

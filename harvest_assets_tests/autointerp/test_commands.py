@@ -61,6 +61,17 @@ def test_a_dry_run_counts_what_would_be_asked_again(paths: HarvestLayout):
     assert again["calls"] == len(KEYS)
 
 
+@pytest.mark.parametrize("counts_tokens", [True, False])
+def test_the_cost_is_known_where_the_endpoint_counts_tokens(
+    paths: HarvestLayout, *, counts_tokens: bool
+):
+    answer = Scripted('{"label": "a", "confidence": 1}', counts_tokens=counts_tokens)
+    with LoopbackModel(lambda *_: answer) as server:
+        model = ("--endpoint", server.endpoint, "--model", "m")
+        report = printed("label", paths.root.name, *model, "--price-in", "1", "--price-out", "1")
+    assert (report["cost"] is not None) is counts_tokens
+
+
 def test_prompts_leave_and_answers_come_back(paths: HarvestLayout, tmp_path: Path):
     run, prompts, answers = paths.root.name, tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
     intruder = ("score", run, "--method", "intruder")
