@@ -20,6 +20,7 @@ class Scripted:
         status: of the response.
         seconds: to wait first.
         raw: sent instead of a response in the protocol.
+        counts_tokens: whether the response says how many there were.
         finish_reason: why the model's message ends.
         location: that the response redirects to.
     """
@@ -28,6 +29,7 @@ class Scripted:
     status: int = 200
     seconds: float = 0.0
     raw: bytes | None = None
+    counts_tokens: bool = True
     finish_reason: str = "stop"
     location: str | None = None
 
@@ -119,6 +121,7 @@ class LoopbackModel:
 def _completion(answer: Scripted) -> bytes:
     if answer.status != 200:
         return json.dumps({"error": {"message": answer.text}}).encode()
+    n_tokens = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
     message = {"role": "assistant", "content": answer.text}
     return json.dumps(
         {
@@ -127,6 +130,6 @@ def _completion(answer: Scripted) -> bytes:
             "created": 1,
             "model": "scripted",
             "choices": [{"index": 0, "finish_reason": answer.finish_reason, "message": message}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+            "usage": n_tokens if answer.counts_tokens else None,
         }
     ).encode()

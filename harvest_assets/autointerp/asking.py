@@ -69,6 +69,12 @@ class Tally:
     stopped: str = ""
     problems: dict[str, int] = field(default_factory=dict)
 
+    def cost(self, settings: ModelSettings) -> float | None:
+        """What was spent; None where a price, or what the endpoint counts, is not known."""
+        if self.calls and not self.output_tokens:
+            return None
+        return settings.cost(self.input_tokens, self.output_tokens)
+
     def count(self, problem: str) -> None:
         """Count a problem by its text."""
         if problem in self.problems or len(self.problems) < _MAX_UNANSWERED:
@@ -162,8 +168,9 @@ class Asker:
             asked.result()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        except KeyboardInterrupt:
-            self.tally.stopped = "interrupted"  # no worker begins another question
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self.tally.stopped = "interrupted"  # no worker begins another question
             raise
 
     async def _ask_all(self, questions: Iterator[Question]) -> None:

@@ -37,10 +37,11 @@ from harvest_assets.autointerp.replies import kind_of
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.autointerp.trials import LABEL_EXAMPLES, Method, draw_trials, firings_marked
 from harvest_assets.autointerp.work import LabelWork, TrialWork, Work
-from harvest_assets.errors import HarvestError, TransientError, counted
+from harvest_assets.errors import HarvestError, TransientError, counted, reason_of
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import hold_lease
+from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.entries import Entry, Score
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.loaders import recorded_tokenizer
@@ -174,9 +175,11 @@ def _labels_of(paths: HarvestLayout) -> dict[str, str]:
     return labels
 
 
-def estimated(task: Task, settings: ModelSettings) -> Estimate:
+def estimated(task: Task, settings: ModelSettings, *, retry_unusable: bool = False) -> Estimate:
     """What the task would ask the model; nothing is sent, nothing is written."""
     book = AnswerBook(task.paths.answers, settings.model or "", settings.endpoint)
+    if retry_unusable:
+        book.forget_unusable()
     open_ = (question for question in task.questions() if book.get(question) is None)
     return estimate(open_, settings)
 
@@ -223,9 +226,12 @@ def run(
                     watch(report)
                     if asker.tally.stopped:
                         break
+            except BaseException as error:
+                asker.tally.stopped = asker.tally.stopped or presentable(reason_of(error))
+                raise
             finally:
                 report.skipped = dict(task.skipped)
-                report.unfinished += report.components - report.done  # those never come to
+                report.unfinished += report.components - report.done  # those not reached
                 keep_report(task.paths, task.choice, report, settings)
     if report.tally.unanswered and not report.tally.asked:
         raise TransientError(f"No question was answered: {next(iter(report.tally.problems))}")

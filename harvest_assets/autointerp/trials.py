@@ -276,9 +276,8 @@ def _seldom_together(
 ) -> list[Component]:
     """Those of the others at whose firings the component seldom fires too."""
     shared = material.firings_shared_with(component)[[it.flat_index for it in others]]
-    seldom = np.flatnonzero(shared <= _MAX_SHARED)
-    chosen = seldom if len(seldom) >= at_least else np.argsort(shared, kind="stable")[:at_least]
-    return [others[i] for i in chosen]
+    n = max(at_least, int((shared <= _MAX_SHARED).sum()))
+    return [others[i] for i in np.argsort(shared, kind="stable")[:n]]
 
 
 def _is_among(places: AbstractSet[tuple[int | None, int | None]], example: LocatedExample) -> bool:

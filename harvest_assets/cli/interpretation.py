@@ -68,11 +68,20 @@ def settings_of(
         for kind in (ComponentChoice, ModelSettings)
     )
     settings = ModelSettings(**model)
+    _check_combination(given)
     if given["answers"] is not None and settings.model is None:
         raise HarvestError("Give the --model whose answers these are.")
     if calls and not any(given[name] for name in ("dry_run", "export", "answers")):
         settings.require_model()
     return ComponentChoice(**choice), settings
+
+
+def _check_combination(given: Mapping[str, Any]) -> None:
+    ways = [name for name in ("export", "dry_run", "answers") if given[name]]
+    ways += ["retry_unusable"] if given["retry_unusable"] and ways not in ([], ["dry_run"]) else []
+    if len(ways) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in ways)
+        raise HarvestError(f"{options} exclude each other; give one of them.")
 
 
 def interpret(task: Task, settings: ModelSettings, options: Mapping[str, Any]) -> None:
@@ -92,7 +101,7 @@ def interpret(task: Task, settings: ModelSettings, options: Mapping[str, Any]) -
         n = tasks.export(task, options["export"])
         _print({"prompts": n, "file": str(options["export"])}, f"{n:,} prompts.")
     elif options["dry_run"]:
-        print_estimate(tasks.estimated(task, settings))
+        print_estimate(tasks.estimated(task, settings, retry_unusable=options["retry_unusable"]))
     elif options["answers"] is not None:
         with progress_bar() as watch:
             report = tasks.run_imported(task, settings, options["answers"], watch)
@@ -117,7 +126,7 @@ def print_estimate(found: Estimate) -> None:
 def print_report(report: Report, settings: ModelSettings | None) -> None:
     """Print what was done; notes and problems go to stderr."""
     tally = report.tally
-    cost = None if settings is None else settings.cost(tally.input_tokens, tally.output_tokens)
+    cost = None if settings is None else tally.cost(settings)
     _print({**asdict(report), "cost": cost}, "\n".join(_lines(report, settings, cost)))
     for note in report.notes:
         click.echo(note, err=True)
@@ -164,7 +173,9 @@ def _estimate_text(found: Estimate) -> str:
 
 
 def _cost_text(cost: float | None) -> str:
-    return "cost not known (--price-in, --price-out)" if cost is None else f"cost {cost:.4g}"
+    if cost is None:
+        return "cost not known (needs --price-in, --price-out and an endpoint that counts tokens)"
+    return f"cost {cost:.4g}"
 
 
 def _print(content: Mapping[str, Any], text: str) -> None:

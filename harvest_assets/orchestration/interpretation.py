@@ -83,7 +83,8 @@ def report_metadata(
     tallies = [report.tally for report in reports]
     tokens_in = sum(it.input_tokens for it in tallies)
     tokens_out = sum(it.output_tokens for it in tallies)
-    cost = settings.cost(tokens_in, tokens_out)
+    costs = [it.cost(settings) for it in tallies]
+    known = [it for it in costs if it is not None]
     metadata: dict[str, Any] = {
         "settings": dg.MetadataValue.json(
             choice.model_dump(mode="json") | settings.model_dump(mode="json")
@@ -94,7 +95,7 @@ def report_metadata(
         "questions without an answer": sum(it.unanswered for it in tallies),
         "input tokens": tokens_in,
         "output tokens": tokens_out,
-        "cost": "not known" if cost is None else round(cost, 6),
+        "cost": round(sum(known), 6) if len(known) == len(costs) else "not known",
         "done": table(_DONE, [_row(report) for report in reports]),
     }
     stopped = [f"{it.what}: {it.tally.stopped}" for it in reports if it.tally.stopped]

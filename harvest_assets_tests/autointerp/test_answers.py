@@ -253,6 +253,19 @@ def test_repeated_calls_count_against_the_limit(paths: HarvestLayout):
         assert len(server.requests) == 2
 
 
+def test_what_ends_the_work_is_in_its_report(paths: HarvestLayout):
+    def full(_: Report) -> None:
+        raise OSError("the disk is full")
+
+    with LoopbackModel(random_answer) as server:
+        settings = settings_for(server)
+        task = Task(paths, ComponentChoice(components=1), Method.INTRUDER)
+        with pytest.raises(OSError, match="full"):
+            run(task, settings, ChatModel(settings), full)
+    (report,) = paths.autointerp_reports.glob("*.json")
+    assert "full" in json.loads(report.read_bytes())["report"]["tally"]["stopped"]
+
+
 def test_methods_share_the_limit(paths: HarvestLayout):
     label_all(paths)
     with LoopbackModel(random_answer) as server:

@@ -51,6 +51,27 @@ def test_a_dry_run_sends_and_writes_nothing(paths: HarvestLayout):
     assert not paths.interpretations.exists()
 
 
+def test_a_dry_run_counts_what_would_be_asked_again(paths: HarvestLayout):
+    label = ("label", paths.root.name, "--model", "m")
+    with LoopbackModel(lambda *_: Scripted("no idea")) as server:
+        endpoint = ("--endpoint", server.endpoint)
+        assert printed(*label, *endpoint)["failed"] == len(KEYS)
+        assert printed(*label, *endpoint, "--dry-run")["calls"] == 0
+        again = printed(*label, *endpoint, "--dry-run", "--retry-unusable")
+    assert again["calls"] == len(KEYS)
+
+
+@pytest.mark.parametrize("counts_tokens", [True, False])
+def test_the_cost_is_known_where_the_endpoint_counts_tokens(
+    paths: HarvestLayout, *, counts_tokens: bool
+):
+    answer = Scripted('{"label": "a", "confidence": 1}', counts_tokens=counts_tokens)
+    with LoopbackModel(lambda *_: answer) as server:
+        model = ("--endpoint", server.endpoint, "--model", "m")
+        report = printed("label", paths.root.name, *model, "--price-in", "1", "--price-out", "1")
+    assert (report["cost"] is not None) is counts_tokens
+
+
 def test_prompts_leave_and_answers_come_back(paths: HarvestLayout, tmp_path: Path):
     run, prompts, answers = paths.root.name, tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
     intruder = ("score", run, "--method", "intruder")
@@ -102,6 +123,9 @@ def test_answers_that_are_damaged_are_refused_whole(paths: HarvestLayout, tmp_pa
         (["--endpoint", "http://h/v1", "--model", "m", "--key-variable", "HARVEST_KEY"], "key"),
         (["--endpoint", "http://h/v1", "--model", "m", "--max-cost", "1"], "price"),
         (["--min-density", "2", "--dry-run"], "min_density"),
+        (["--export", "prompts.jsonl", "--dry-run"], "--dry-run"),
+        (["--answers", "a.jsonl", "--model", "m", "--retry-unusable"], "--retry-unusable"),
+        (["--export", "prompts.jsonl", "--answers", "a.jsonl", "--model", "m"], "--answers"),
         (["--layers", "no.such", "--dry-run"], "layers"),
     ],
 )
