@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -33,6 +34,23 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path):
         write_json(path, float("nan"))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_never_replaces_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "new" / "file.json"
+    write_json(path, 1, new=True)
+    with pytest.raises(FileExistsError):
+        write_json(path, 2, new=True)
+    assert path.read_text() == "1\n"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_what_a_process_left_is_swept_when_it_has_ended(tmp_path: Path):
