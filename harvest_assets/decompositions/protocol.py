@@ -52,6 +52,8 @@ from harvest_assets.errors import HarvestError
 # Enough tokens at once for matrix products to run at full speed, few enough for the outputs of most
 # models to fit.
 TOKENS_PER_FORWARD = 8192
+_MIN_TOKENS_PER_FORWARD = 256
+_MAX_VALUES_PER_FORWARD = 1 << 30  # float32: 4 GiB
 
 if TYPE_CHECKING:
     import torch
@@ -248,6 +250,26 @@ class Decomposition(Protocol):
         Raises:
             HarvestError: they do not.
         """
+
+
+def tokens_that_fit(values: int) -> int:
+    """Tokens that are computed together, fewer where each takes many `values` in memory."""
+    tokens = TOKENS_PER_FORWARD
+    while tokens > _MIN_TOKENS_PER_FORWARD and tokens * values > _MAX_VALUES_PER_FORWARD:
+        tokens //= 2
+    return tokens
+
+
+def check_row_length(tokens: torch.Tensor, limit: int | None) -> None:
+    """Check that a target can read rows of tokens [B, S].
+
+    Raises:
+        HarvestError: they are longer than the limit.
+    """
+    if limit is not None and tokens.shape[1] > limit:
+        raise HarvestError(
+            f"Rows of {tokens.shape[1]} tokens are longer than the target's {limit}."
+        )
 
 
 @runtime_checkable

@@ -15,12 +15,9 @@ from torch import nn
 
 from harvest_assets.decompositions.dictionaries.config import Side
 from harvest_assets.decompositions.dictionaries.encoder import Encoder
-from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD
+from harvest_assets.decompositions.protocol import check_row_length, tokens_that_fit
 from harvest_assets.decompositions.spd.target_outputs import context_limit, logits_of
 from harvest_assets.errors import HarvestError
-
-_MAX_VALUES = 1 << 30  # float32: 4 GiB
-_MIN_TOKENS = 256
 
 
 class DictionaryOutputs(NamedTuple):
@@ -94,16 +91,11 @@ class DictionaryModel:
         self.vocab_size = self(torch.zeros((1, 1), dtype=torch.int64)).output_probs.shape[-1]
         widest = max(n + it.encoder.d_in for n, it in zip(sizes, encoders, strict=True))
         self.extra_bytes_per_token = 4 * 4 * widest
-        self.tokens_per_forward = self._tokens_per_forward(4 * widest)
+        self.tokens_per_forward = tokens_that_fit(
+            4 * widest + self._n_latents + 2 * self.vocab_size
+        )
         n_weights = n_target_weights + sum(it.encoder.n_weights for it in encoders)
         self.weight_bytes = 4 * n_weights
-
-    def _tokens_per_forward(self, extra: int) -> int:
-        values = extra + self._n_latents + 2 * self.vocab_size
-        tokens = TOKENS_PER_FORWARD
-        while tokens > _MIN_TOKENS and tokens * values > _MAX_VALUES:
-            tokens //= 2
-        return tokens
 
     def __call__(self, tokens: torch.Tensor) -> DictionaryOutputs:
         """Run the target and encode what passes its hooks.
@@ -114,11 +106,7 @@ class DictionaryModel:
         Raises:
             HarvestError: the rows are longer than the target can read.
         """
-        limit = self.max_context_length
-        if limit is not None and tokens.shape[1] > limit:
-            raise HarvestError(
-                f"Rows of {tokens.shape[1]} tokens are longer than the target's {limit}."
-            )
+        check_row_length(tokens, self.max_context_length)
         with torch.inference_mode():
             activations = torch.empty((*tokens.shape, self._n_latents), device=self._device)
             with self._encoding(activations):

@@ -17,7 +17,11 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding
 
-from harvest_assets.decompositions.protocol import TOKENS_PER_FORWARD
+from harvest_assets.decompositions.protocol import (
+    TOKENS_PER_FORWARD,
+    check_row_length,
+    tokens_that_fit,
+)
 from harvest_assets.decompositions.spd.checkpoint import Checkpoint
 from harvest_assets.decompositions.spd.ci_functions import (
     CIFunction,
@@ -34,9 +38,6 @@ from harvest_assets.decompositions.spd.target_outputs import context_limit, logi
 from harvest_assets.decompositions.spd.target_weights import load_target_weights
 from harvest_assets.decompositions.spd.targets import build_target
 from harvest_assets.errors import HarvestError
-
-_MAX_VALUES = 1 << 30  # float32: 4 GiB
-_MIN_TOKENS = 256
 
 
 class ModelOutputs(NamedTuple):
@@ -146,10 +147,7 @@ class DecomposedModel:
         if self._global_ci is None:
             return TOKENS_PER_FORWARD
         values = 2 * self._global_ci.input_width + 3 * self._n_components + 2 * self.vocab_size
-        tokens = TOKENS_PER_FORWARD
-        while tokens > _MIN_TOKENS and tokens * values > _MAX_VALUES:
-            tokens //= 2
-        return tokens
+        return tokens_that_fit(values)
 
     def __call__(self, tokens: torch.Tensor) -> ModelOutputs:
         """Run the target and compute CI and activations from its decomposed layers' inputs.
@@ -160,11 +158,7 @@ class DecomposedModel:
         Raises:
             HarvestError: the rows are longer than the target can read.
         """
-        limit = self.max_context_length
-        if limit is not None and tokens.shape[1] > limit:
-            raise HarvestError(
-                f"Rows of {tokens.shape[1]} tokens are longer than the target's {limit}."
-            )
+        check_row_length(tokens, self.max_context_length)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
         with torch.inference_mode(), autocast:
             answers = _Answers.empty(tokens, self._layers, self._global_ci, self.device)
