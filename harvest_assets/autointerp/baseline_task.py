@@ -6,7 +6,7 @@ import numpy as np
 
 from harvest_assets.autointerp.baseline import Solver, embedding_solver, token_solver
 from harvest_assets.autointerp.material import Component, Material
-from harvest_assets.autointerp.settings import ComponentChoice
+from harvest_assets.autointerp.settings import BASELINE, ComponentChoice
 from harvest_assets.autointerp.task import TOO_FEW, Report, Watch, in_groups, keep_report, working
 from harvest_assets.autointerp.trials import Method, draw_trials
 from harvest_assets.autointerp.work import AUTHOR, score_entry
@@ -17,8 +17,6 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.entries import Score, sha256_of_text
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.results.count_tensors import TokenStatsStorage
-
-BASELINE = "baseline"
 
 
 def run_baseline(

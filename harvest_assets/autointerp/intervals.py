@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -14,6 +15,14 @@ class Estimate(NamedTuple):
     score: float
     low: float
     high: float
+
+
+def binned(scores: Iterable[float], n: int) -> list[int]:
+    """How many scores are in each of n equal parts of [0, 1]; a lower end is part of its bin."""
+    counts = [0] * n
+    for score in scores:
+        counts[min(n - 1, int(score * n + 1e-9))] += 1
+    return counts
 
 
 def share(hits: int, n: int, different: int | None = None) -> Estimate:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from harvest_assets.errors import HarvestError
 from harvest_assets.settings import CheckedModel, CountOrZero, Patterns
 
+BASELINE = "baseline"  # the method without a language model
 # Values of variables with such names are kept out of everything that is shown or stored.
 _KEY_VARIABLE = re.compile(r"(?!HARVEST_)[A-Za-z_][A-Za-z0-9_]*(KEY|TOKEN|SECRET|PASSWORD)")
 
@@ -101,7 +102,10 @@ class ModelSettings(CheckedModel):
     def _is_address(cls, endpoint: str | None) -> str | None:
         if endpoint is None:
             return None
-        parts = urlsplit(endpoint)
+        try:
+            parts = urlsplit(endpoint)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("an address that begins with http:// or https://")
         if parts.username or parts.password or parts.query or parts.fragment:

@@ -9,14 +9,11 @@ from harvest_assets.autointerp.answers import AnswerBook, Question
 from harvest_assets.autointerp.material import Component
 from harvest_assets.autointerp.replies import LabelReply, verdict_of
 from harvest_assets.autointerp.scoring import TrialScore, Verdict, score_trials
-from harvest_assets.autointerp.trials import (
-    Trial,
-)
+from harvest_assets.autointerp.trials import Trial
 from harvest_assets.errors import HarvestError
 from harvest_assets.interpretations.entries import Label, Score, sha256_of_text
 
 AUTHOR = "harvest_assets"  # of scores without a language model
-_PMI_TOKENS = 10
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from harvest_assets.autointerp.intervals import binned
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.cli.invocation import current
 from harvest_assets.cli.options import add_options
@@ -157,9 +158,7 @@ def _lines(report: Report, settings: ModelSettings | None, cost: float | None) -
 
 def distribution(values: list[float]) -> Iterator[str]:
     """The values between 0 and 1 in tenths, a line each."""
-    counts = [0] * _BINS
-    for value in values:
-        counts[min(_BINS - 1, int(value * _BINS + 1e-9))] += 1
+    counts = binned(values, _BINS)
     for place, n in enumerate(counts):
         yield f"  {place / _BINS:.1f}  {'█' * round(_BAR * n / max(counts))} {n:,}"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from harvest_assets.autointerp.settings import BASELINE
 from harvest_assets.cli.common_options import (
     RUN_OR_HARVEST_HELP,
     complete_harvest,
@@ -23,8 +24,6 @@ from harvest_assets.cli.interpretation import (
     settings_of,
 )
 from harvest_assets.errors import HarvestError
-
-_BASELINE = "baseline"
 
 
 @click.command(
@@ -45,7 +44,7 @@ after an interruption the same command continues.
 @click.argument("run", shell_complete=complete_harvest)
 @click.option(
     "--method",
-    type=click.Choice(["intruder", _BASELINE, "detection", "fuzzing"]),
+    type=click.Choice(["intruder", BASELINE, "detection", "fuzzing"]),
     required=True,
     help="What is tried.",
 )
@@ -55,8 +54,8 @@ after an interruption the same command continues.
 def score(run: str, *, method: str, debug: bool, **options: Any) -> None:
     """Score components, or their labels."""
     with errors_reported(debug=debug):
-        choice, settings = settings_of(options, calls=method != _BASELINE)
-        if method == _BASELINE and (options["answers"] or options["export"]):
+        choice, settings = settings_of(options, calls=method != BASELINE)
+        if method == BASELINE and (options["answers"] or options["export"]):
             raise HarvestError("The baseline asks nothing; leave out --answers and --export.")
         paths = harvest_to_read(run)
 
@@ -65,7 +64,7 @@ def score(run: str, *, method: str, debug: bool, **options: Any) -> None:
         from harvest_assets.autointerp.task import Task
         from harvest_assets.autointerp.trials import Method
 
-        if method != _BASELINE:
+        if method != BASELINE:
             task = Task(paths, choice, Method(method))
             interpret(task, settings, options)
         elif options["dry_run"]:

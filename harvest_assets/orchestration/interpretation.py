@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import dagster as dg
 
+from harvest_assets.autointerp.intervals import binned
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
 from harvest_assets.orchestration.asset_metadata import how_to_view, paths_of, table
 from harvest_assets.orchestration.partitions import registration
@@ -126,9 +127,7 @@ def _row(report: Report) -> tuple[Any, ...]:
 
 
 def _histogram(values: list[float], name: str) -> dg.MarkdownMetadataValue:
-    counts = [0.0] * _BINS
-    for value in values:
-        counts[min(_BINS - 1, int(value * _BINS + 1e-9))] += 1
+    counts = [float(n) for n in binned(values, _BINS)]
     chart = charts.small_bars(counts, [(0.0, "0"), (0.5, f"{name}, components"), (1.0, "1")])
     return dg.MetadataValue.md(charts.as_image(chart, f"components by {name}"))
 

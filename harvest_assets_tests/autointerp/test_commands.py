@@ -118,6 +118,7 @@ def test_answers_that_are_damaged_are_refused_whole(paths: HarvestLayout, tmp_pa
         ([], "--endpoint"),
         (["--answers", "answers.jsonl"], "--model"),
         (["--endpoint", "localhost:8000", "--model", "m"], "endpoint"),
+        (["--endpoint", "http://[::1", "--model", "m"], "must be an address"),
         (["--endpoint", "http://me:secret12@h/v1", "--model", "m"], "endpoint"),
         (["--endpoint", "http://h/v1", "--model", "m", "--key-variable", "sk-secret12"], "key"),
         (["--endpoint", "http://h/v1", "--model", "m", "--key-variable", "HARVEST_KEY"], "key"),

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from harvest_assets.autointerp.intervals import balanced_accuracy, share
+from harvest_assets.autointerp.intervals import balanced_accuracy, binned, share
 from harvest_assets.autointerp.scoring import score_trials
 from harvest_assets.autointerp.trials import Context, Method, Trial
 
@@ -37,6 +37,10 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth():
         assert 0 <= found.low <= found.score <= found.high <= 1
         covered += found.low <= truth <= found.high
     assert covered > 920
+
+
+def test_scores_are_counted_in_equal_bins():
+    assert binned([0.0, 0.1, 0.3, 0.7, 0.95, 1.0], 10) == [1, 1, 0, 1, 0, 0, 0, 1, 0, 2]
 
 
 def trial(method: Method, truth: tuple[bool, ...]) -> Trial:
