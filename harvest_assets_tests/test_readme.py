@@ -57,7 +57,7 @@ def _run(
     command: list[str], environment: dict[str, str], cwd: Path
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=480, check=False
     )
 
 
