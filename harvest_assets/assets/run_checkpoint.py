@@ -18,7 +18,7 @@ from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
 from harvest_assets.stages import Stage
 from harvest_assets.store.one_go import require_one_go
-from harvest_assets.store.registry import check_owner, claim_folder
+from harvest_assets.store.registry import check_owner, claim_folder, require_named_here
 from harvest_assets.wandb_client.run_files import fetch_run
 
 
@@ -41,6 +41,7 @@ def run_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[An
     """
     owner = registration(context.partition_key)
     check_owner(owner)
+    require_named_here(owner.key)
     stored = _stored(owner.layout)
     checkpoint = verify(fetch_run(owner.reference, _step(context, stored)))
     require_one_go(checkpoint, owner.layout)

@@ -19,7 +19,7 @@ from harvest_assets.orchestration.partitions import registration, run_of
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 from harvest_assets.stages import Asset
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.registry import Registration, check_owner
+from harvest_assets.store.registry import Registration, check_owner, require_named_here
 from harvest_assets.store.shards import ShardResults, commit_shard
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -64,6 +64,8 @@ class HarvestIOManager(dg.IOManager):
             paths = owner.layout
             if asset is Asset.HARVEST_SHARD:
                 return ShardResults(paths)
+            if asset is Asset.RUN_CHECKPOINT:
+                require_named_here(owner.key)
             file, open_value = _readable(asset, owner)
             if not file.exists():
                 raise HarvestError(

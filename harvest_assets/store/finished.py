@@ -15,7 +15,7 @@ from harvest_assets.files.manifest import is_intact
 from harvest_assets.settings import StorageSettings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.planning import make_plan, settings_over_stored
-from harvest_assets.store.registry import Registration
+from harvest_assets.store.registry import Registration, require_named_here
 from harvest_assets.store.shards import SHARD_KEYS, Work, has_saved_states
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.wandb_client.run_files import fetch_run
@@ -55,6 +55,7 @@ def _is_newest(checkpoint: Decomposition, registration: Registration, step: int 
     """Whether the checkpoint is the one that would be harvested."""
     if step not in (None, checkpoint.step) or not Path(checkpoint.checkpoint_path).is_file():
         return False
+    require_named_here(registration.key)
     return checkpoint.is_of(fetch_run(registration.reference, step))
 
 

@@ -11,9 +11,11 @@ from harvest_assets.files import layout
 from harvest_assets.files.atomic import file_version
 from harvest_assets.files.layout import HarvestLayout, harvest_folders
 from harvest_assets.files.lease import is_held
+from harvest_assets.files.ownership import WRITABLE_BY_OTHERS, is_own
 from harvest_assets.files.records import Older, Record
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.store.harvest_name import HarvestReference
+from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
 from harvest_assets.wandb_client.run_name import RunReference, parse_run
 
 
@@ -91,6 +93,8 @@ def registration_for(
                 check_owner(Registration(reference, out_name))
             name = out_name
     harvest = HarvestReference(reference, name)
+    if reference.path is None:
+        require_named_here(harvest.key)
     known = registration_of(harvest.key)
     registration = Registration(
         reference if reference.path else known.reference, out_name or _folder_of(known), name
@@ -121,6 +125,8 @@ def store_registration(registration: Registration) -> None:
     if registration != default or file.exists():
         path = registration.reference.path
         _RECORD.write(file, _Entry(str(path) if path else None, registration.out_name))
+        if path and is_object_path(path):
+            file.chmod(file.stat().st_mode & ~WRITABLE_BY_OTHERS)
 
 
 def release_folder(registration: Registration) -> None:
@@ -145,6 +151,27 @@ def registration_of(key: str) -> Registration:
     _check_out_name(value.out_name)
     path = Path(value.path) if value.path else None
     return Registration(RunReference(run.name, path), value.out_name, harvest.name)
+
+
+def require_named_here(key: str) -> None:
+    """Check, before a module is imported, that its path was registered by who runs this.
+
+    Raises:
+        HarvestError: others can change the registration or the module, or the registration is
+            damaged.
+    """
+    path = registration_of(key).reference.path
+    if path is None or not is_object_path(path):
+        return
+    run = HarvestReference.from_key(key).run.name.key
+    registered = next(it for it in map(layout.registration_path, (key, run)) if it.exists())
+    for file in (registered, file_and_name(path)[0]):
+        if file.exists() and not is_own(file):
+            raise HarvestError(
+                f"{path} is not imported, because {file} belongs to another user or can be written "
+                "by others; make it yours (chown, chmod go-w) and register the run yourself: "
+                "harvest-assets register FILE:NAME."
+            )
 
 
 def claim_folder(registration: Registration) -> None:

@@ -17,13 +17,15 @@ from starlette.testclient import TestClient
 from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import registration_path
 from harvest_assets.loaders import activation_examples, load_components_frame
 from harvest_assets.store.finished import is_finished
-from harvest_assets.store.registry import registration_of
+from harvest_assets.store.registry import register, registration_for, registration_of
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
+from harvest_assets.wandb_client.run_name import parse_run
 from harvest_assets_tests import oracle
 from harvest_assets_tests.decompositions.own_model.tiny_module import (
     KEYS,
@@ -144,6 +146,28 @@ def test_a_received_description_imports_no_module(tmp_path: Path, instance: dg.D
     registration_path(tiny.key).unlink()
     assert "not registered" in sentence(tiny.stage("harvest", shard="00"))
     assert n_imports(evil.parent) == 0
+
+
+@pytest.mark.parametrize("of", ["registration", "module"])
+def test_a_registration_that_others_can_change_imports_no_module(
+    tmp_path: Path, instance: dg.DagsterInstance, of: str
+):
+    file = write_module(tmp_path / "own", identity="1", second="None")
+    tiny = TinyHarvest.of(instance, named(file))
+    assert tiny.stage("prepare", **SETTINGS, n_shards=1).success
+    forget(file)
+    before = n_imports(file.parent)
+    changed = registration_path(tiny.key) if of == "registration" else file
+    changed.chmod(0o664)
+    assert changed.name in sentence(tiny.stage("prepare", **SETTINGS, n_shards=1))
+    assert changed.name in sentence(tiny.stage("harvest", shard="00"))
+    assert not is_finished(registration_of(tiny.key), {}, None)
+    with pytest.raises(HarvestError, match=changed.name):
+        registration_for(parse_run(tiny.key))
+    assert n_imports(file.parent) == before
+    file.chmod(0o644)
+    register(parse_run(str(named(file))))
+    assert tiny.stage("harvest", shard="00").success
 
 
 def test_with_an_identity_shards_stops_and_batches_change_nothing(
