@@ -93,10 +93,11 @@ class OwnDecomposition:
 
     @property
     def sha256(self) -> str | None:
-        """Digest of the identity, the layers and the size of the vocabulary; None without one."""
+        """Digest of the identity and of what the results look like; None without an identity."""
         if self._identity is None:
             return None
-        text = json.dumps([self._identity, self.layers, self.vocab_size])
+        has_second_value = self.second_value is not None
+        text = json.dumps([self._identity, self.layers, self.vocab_size, has_second_value])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def data_spec(self, context_length: int | None) -> DataSpec:

@@ -283,7 +283,7 @@ def _described(files: RunFiles, source: Source) -> OwnModel:
         run=files.name.key,
         config_path=str(files.config),
         checkpoint_path=str(files.checkpoint),
-        sha256=sha256 or secrets.token_hex(32),
+        sha256=secrets.token_hex(32) if sha256 is None else sha256,
         repeatable=sha256 is not None,
         source_layers=layers,
         layers=layers,
@@ -319,6 +319,10 @@ def _check(described: OwnModel) -> None:
         as_record(dataclasses.asdict(described), OwnModel)
     except (TypeError, ValueError) as error:
         raise HarvestError(f"{described.config_path}: {reason_of(error)}.") from error
+    if not described.sha256.strip():
+        raise HarvestError(
+            f"{described.config_path} has an empty sha256; expected a digest, or None without one."
+        )
     names = [name for name, _ in described.layers]
     if not names or len(set(names)) < len(names):
         raise HarvestError(f"{described.config_path} has the layers {names}; expected names.")

@@ -155,6 +155,14 @@ def test_wrong_arguments_are_refused_by_name(changed: dict, named: str):
         OwnDecomposition(lambda _: None, {"layer": 3}, VOCAB, **given)
 
 
+def test_an_empty_digest_is_refused(file: Path):
+    with file.open("a") as source:
+        source.write("\n\nclass Empty(OwnDecomposition):\n    sha256 = ''\n\n\n")
+        source.write("decomposition.__class__ = Empty\n")
+    with pytest.raises(HarvestError, match="sha256"):
+        verified(f"{file}:decomposition")
+
+
 @pytest.mark.parametrize("layers", [{}, {"a:b": 3}, {"a": 0}, {"a": "3"}])
 def test_wrong_layers_are_refused(file: Path, layers: dict):
     source = file.read_text().replace("{'early': 5, 'late': 4}", repr(layers))
@@ -164,14 +172,15 @@ def test_wrong_layers_are_refused(file: Path, layers: dict):
 
 
 def test_an_identity_stands_for_what_is_computed_and_nothing_else_does(file: Path):
-    def digest(identity: str | None, layers: dict[str, int]) -> str | None:
-        return OwnDecomposition(
-            lambda _: None, layers, VOCAB, data=DATA, tokenizer="gpt2", identity=identity
-        ).sha256
+    def digest(identity: str | None, layers: dict[str, int], **options) -> str | None:
+        given = {"data": DATA, "tokenizer": "gpt2", "identity": identity, **options}
+        return OwnDecomposition(lambda _: None, layers, VOCAB, **given).sha256
 
     one = digest("1", {"a": 2, "b": 3})
     assert one == digest("1", {"a": 2, "b": 3})
     assert len({one, digest("2", {"a": 2, "b": 3}), digest("1", {"a": 5}), digest(None, {})}) == 4
+    with_value = digest("1", {"a": 2, "b": 3}, second_value="value")
+    assert one != with_value == digest("1", {"a": 2, "b": 3}, second_value="other words")
     without = write_module(file.parent, name="without", second="None")
     first, second = (verified(f"{without}:decomposition") for _ in range(2))
     assert first.sha256 != second.sha256
