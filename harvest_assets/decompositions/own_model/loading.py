@@ -50,7 +50,7 @@ def _module(file: Path) -> ModuleType:
         parts.insert(0, root.name)
         root = root.parent
     if str(root) not in sys.path:  # modules beside it
-        sys.path.insert(0, str(root))
+        sys.path.append(str(root))  # last, so that they hide no library
     if len(parts) == 1:
         return _single_module(file)
     if parts[-1] == "__init__":

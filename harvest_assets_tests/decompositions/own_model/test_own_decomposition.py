@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -161,6 +162,17 @@ def test_an_empty_digest_is_refused(file: Path):
         source.write("decomposition.__class__ = Empty\n")
     with pytest.raises(HarvestError, match="sha256"):
         verified(f"{file}:decomposition")
+
+
+def test_what_is_beside_a_module_hides_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = write_module(tmp_path / "models", identity="1", second="None")
+    (file.parent / "colorsys.py").write_text("raise RuntimeError('not the library')\n")
+    (file.parent / "beside.py").touch()
+    file.write_text(f"import beside\n{file.read_text()}")
+    verified(f"{file}:decomposition")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    assert importlib.import_module("colorsys").rgb_to_hsv
 
 
 @pytest.mark.parametrize("layers", [{}, {"a:b": 3}, {"a": 0}, {"a": "3"}])
