@@ -33,7 +33,7 @@ def load_source(path: Path) -> Source:
         if getattr(error, "name", None) != name:
             raise _failed(file, error) from error
         raise HarvestError(f"{file} defines no {name}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(file, error) from error
     if isinstance(found, type) or not isinstance(found, Source):
         raise HarvestError(
@@ -81,5 +81,5 @@ def _single_module(file: Path) -> ModuleType:
     return module
 
 
-def _failed(file: Path, error: Exception) -> HarvestError:
+def _failed(file: Path, error: BaseException) -> HarvestError:
     return HarvestError(f"{file} cannot be imported: {type(error).__name__}: {reason_of(error)}.")

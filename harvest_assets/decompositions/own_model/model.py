@@ -59,7 +59,7 @@ class SourceModel:
                 )
             except (HarvestError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise HarvestError(
                     f"{self._name} failed for tokens of shape {list(tokens.shape)}: "
                     f"{type(error).__name__}: {reason_of(error)}."

@@ -113,6 +113,7 @@ decomposition = TinyDictionary.verify(fetch_run(parse_run({str(run)!r})))
         ("decomposition = 7", "int"),
         ("def decomposition(tokens): ...", "function"),
         ("syntax error here", "SyntaxError"),
+        ("raise SystemExit('stopped')", "stopped"),
     ],
 )
 def test_a_module_without_a_decomposition_is_refused_by_name(
@@ -131,6 +132,7 @@ def test_a_module_without_a_decomposition_is_refused_by_name(
         ("None", {"second_value": "value"}, "second"),
         ("value[..., :3]", {"second_value": "value"}, r"\[1, 1, 3\]"),
         ("1 / 0", {}, "ZeroDivisionError"),
+        ("exit(3)", {}, "SystemExit"),
         ("None", {"max_context_length": "many"}, "max_context_length"),
         ("None", {"tokens_per_forward": 0}, "tokens_per_forward"),
     ],
