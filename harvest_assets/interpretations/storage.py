@@ -213,13 +213,20 @@ class Interpretations:
         return self._paths.interpretation_entries
 
     def _stored(self, kind: str) -> tuple[Path | None, pa.Table | None]:
-        """A table and its file, if there are any."""
+        """A table and its file, if there are any.
+
+        Raises:
+            HarvestError: the table is damaged, or is a link to nothing.
+        """
         from harvest_assets.interpretations import tables
 
-        folder = self._paths.interpretations
+        folder, missing = self._paths.interpretations, None
         while path := generations.newest(folder, kind):
+            if path == missing:
+                raise HarvestError(f"{path} cannot be opened; remove it if it is a broken link.")
             with suppress(FileNotFoundError):  # a newer one has followed it
                 return path, tables.read(path, kind)
+            missing = path
         return None, None
 
     def _write(self, kind: str, old: Path | None, table: pa.Table) -> None:

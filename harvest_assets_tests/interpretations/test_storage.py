@@ -319,6 +319,22 @@ def test_many_processes_add_while_others_fold(paths: HarvestLayout, tmp_path: Pa
     assert sorted(json.loads(value) for value in stored.edits()["value"]) == expected
 
 
+def test_a_table_that_is_a_broken_link_is_named(paths: HarvestLayout):
+    stored = Interpretations(paths)
+    stored.add([label(KEYS[0], "kept")])
+    stored.fold()
+    link = paths.interpretations / "labels-000009.parquet"
+    link.symlink_to("nowhere")
+    stored.add([label(KEYS[1], "new")])
+    history = stored.history()
+    assert [link.name in problem for problem in history.problems] == [True]
+    assert history.labels["label"].to_list() == ["new"]
+    with pytest.raises(HarvestError, match=link.name):
+        stored.fold()
+    link.unlink()
+    assert sorted(stored.labels()["label"]) == ["kept", "new"]
+
+
 @pytest.mark.parametrize("folds", [1, 2])
 def test_a_process_that_was_suspended_while_it_wrote_a_table_drops_nothing(
     paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch, folds: int
