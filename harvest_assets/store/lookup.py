@@ -80,6 +80,8 @@ def harvest_named(text: str) -> HarvestReference:
 def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
     """The harvest, and its folder if it is named by that; with a slash, a path goes first."""
     folder = folder_named(text)
+    if folder is not None and Path(text).resolve() == folder.root.resolve():
+        text = text.rstrip("/")  # as the shell completes its name among the harvests
     owner = None if folder is None else owner_of(folder)
     try:
         harvest = parse_harvest(text)

@@ -68,6 +68,7 @@ class TestMaking:
         monkeypatch.chdir(dense.root.parent)
         assert find_harvest("s-aaaa1111@dense").root == dense.root
         assert harvest_named("s-aaaa1111@dense").key == f"{RUN}@dense"
+        assert harvest_named("s-aaaa1111@dense/").key == f"{RUN}@dense"
         assert key_and_folder("s-aaaa1111@dense") == (f"{RUN}@dense", "s-aaaa1111@dense")
         assert harvest_named("./s-aaaa1111@dense").run.path == dense.root
 
@@ -78,6 +79,7 @@ class TestMaking:
         monkeypatch.chdir(tmp_path)
         begun("./mine", "mine")
         key = registration_named("mine").key
+        assert registration_named("mine/").reference.path == tmp_path / "mine"
         registration_path(key).unlink()  # another machine
         assert registration_named("mine").reference.path == tmp_path / "mine"
 
