@@ -78,7 +78,7 @@ def registration_for(
     Args:
         reference: the run.
         out_name: the folder below `harvest/`; None is the one registered, or the default, or
-            where that does not exist the one whose files name the harvest.
+            where that holds no harvest the one whose files name it.
         name: of a further harvest. Without it the first harvest is meant, or, where the run has
             its first harvest in another folder than `out_name`, the further one of that name.
 
@@ -205,7 +205,7 @@ def _folders_naming(key: str) -> list[HarvestLayout]:
 
 def _folder_of(known: Registration) -> str:
     """The folder of a harvest, also where that was renamed."""
-    found = [] if known.layout.root.exists() else _folders_naming(known.key)
+    found = [] if _is_in_use(known.layout) else _folders_naming(known.key)
     if not found:
         return known.out_name
     (first, *more) = found
@@ -236,6 +236,13 @@ def _check_not_moved(registration: Registration, known: Registration) -> None:
             f"The harvest {registration.key} is in {known.layout.root}, not in {paths.root}; use "
             "its name without --out-name, or give another harvest another @name."
         )
+
+
+def _is_in_use(paths: HarvestLayout) -> bool:
+    """Whether a folder's files name a harvest, might name one, or hold work or results."""
+    work = (paths.manifest, paths.merged, paths.shard("00").parent, *paths.five_files)
+    is_named = owner_of(paths) is not None or has_damaged_owner(paths)
+    return is_named or any(it.exists() for it in work)
 
 
 def _was_received(paths: HarvestLayout) -> bool:

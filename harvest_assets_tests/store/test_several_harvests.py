@@ -138,6 +138,8 @@ class TestMaking:
         folder.rename(moved.root)
         assert find_harvest(text).root == moved.root
         assert key_and_folder(text) == (text, "moved")
+        folder.mkdir()  # and left behind empty
+        assert key_and_folder(text) == (text, "moved")
         moved.manifest.write_text("{}")  # as after unpacking it
         with pytest.raises(HarvestError, match="moved"):
             registration_named(text)
