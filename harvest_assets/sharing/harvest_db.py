@@ -27,6 +27,7 @@ import orjson
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files import manifest
 from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout, harvest_root
 from harvest_assets.files.untrusted import read_json
@@ -35,6 +36,7 @@ from harvest_assets.results.count_tensors import CorrelationStorage
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentTokenPMI
 from harvest_assets.sharing.contents import Watch
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.registry import owner_of
 
 # Component, method, score and details as JSON.
 ScoreRow = tuple[str, str, float, str]
@@ -85,13 +87,12 @@ def export(
         watch: is shown the progress.
 
     Raises:
-        HarvestError: the harvest is not finished, is damaged or is not of an SPD run, or the folder
-            to be made exists.
+        HarvestError: the harvest is not finished, is damaged or is not of an SPD run, the folder to
+            be made exists or would be listed as a harvest, or the disk is too full.
         OSError: the folder cannot be written.
     """
     source = _Source.open(paths)
-    if folder.resolve() == harvest_root().resolve():
-        raise HarvestError(f"{folder} holds our own harvests; choose another folder.")
+    _check_is_elsewhere(folder)
     target = folder / f"h-{datetime.now(UTC):%Y%m%d_%H%M%S}"
     if target.exists() or target.is_symlink():
         raise HarvestError(f"{target} exists, and was left as it is; export again.")
@@ -108,6 +109,20 @@ def export(
         remove(staging)
     fsync_path(folder)
     return exported
+
+
+def _check_is_elsewhere(folder: Path) -> None:
+    """Refuse a folder that holds our harvests, or would be listed among them.
+
+    Raises:
+        HarvestError: it is one.
+    """
+    root, place = harvest_root().resolve(), folder.resolve()
+    if place == root or (place.parent == root and owner_of(HarvestLayout(place)) is None):
+        raise HarvestError(
+            f"{folder} is the folder of our own harvests, or would be one among them; choose a "
+            "folder elsewhere."
+        )
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ class _Export:
 
     def write(self, scores: Iterable[ScoreRow], target: Path) -> Exported:
         """Write all files; `target` is the name that the folder is going to have."""
+        require_free(self._staging, self._n_bytes, remedy="export to a larger disk")
         self._copy(self._source.paths.token_stats)
         copy = self._copy(self._source.paths.component_correlations)
         counts = CorrelationStorage.load(copy)

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
-from harvest_assets.files import manifest
+from harvest_assets.files import free_space, manifest
 from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.entries import Score
@@ -185,10 +185,21 @@ def test_what_is_not_a_finished_harvest_of_spd_is_refused(paths: HarvestLayout, 
     assert "manifest.json" in refused(tmp_path / "handed")
 
 
-def test_the_folder_of_our_harvests_is_refused(paths: HarvestLayout):
-    result = export(paths.root.parent)
-    assert result.exit_code == 1
+def test_a_folder_among_our_harvests_is_refused(paths: HarvestLayout):
+    for folder in (paths.root.parent, paths.root.parent / "new"):
+        result = export(folder)
+        assert result.exit_code == 1
+        assert str(folder) in result.stderr
     assert [it.name for it in paths.root.parent.iterdir()] == [NAME]
+
+
+def test_a_full_disk_is_refused_before_anything_is_copied(
+    paths: HarvestLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    n_bytes = paths.component_correlations.stat().st_size
+    monkeypatch.setattr(free_space, "free_bytes", lambda _: n_bytes)
+    monkeypatch.setattr(harvest_db, "HashedFile", None)
+    assert "free" in refused(tmp_path / "handed")
 
 
 def test_without_cofirings_their_file_is_left_out(paths: HarvestLayout, tmp_path: Path):
