@@ -165,12 +165,14 @@ def require_named_here(key: str) -> None:
         return
     run = HarvestReference.from_key(key).run.name.key
     registered = next(it for it in map(layout.registration_path, (key, run)) if it.exists())
-    for file in (registered, file_and_name(path)[0]):
+    for file, remedy in (
+        (registered, "register it yourself: harvest-assets register FILE:NAME"),
+        (file_and_name(path)[0], "chmod go-w it if it is yours, else use a copy of your own"),
+    ):
         if file.exists() and not is_own(file):
             raise HarvestError(
                 f"{path} is not imported, because {file} belongs to another user or can be written "
-                "by others; make it yours (chown, chmod go-w) and register the run yourself: "
-                "harvest-assets register FILE:NAME."
+                f"by others; {remedy}."
             )
 
 
