@@ -100,6 +100,31 @@ def test_encoder_pt_of_an_autoencoder(tmp_path: Path):
     np.testing.assert_allclose(opened(tmp_path / "d")(rows()).numpy(), expected, atol=1e-5)
 
 
+def add_to_encoder_pt(folder: Path, **tensors: torch.Tensor) -> None:
+    torch.save(torch.load(folder / "encoder.pt") | tensors, folder / "encoder.pt")
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "topk", "batchtopk", "jumprelu"])
+def test_encoder_pt_with_a_trained_scale_and_a_mask(kind: str, tmp_path: Path):
+    w = write_encoder_pt(tmp_path / "d", encoder_type=kind, train_post_encoder=True)
+    scale = torch.linspace(-2, 3, N)
+    mask = (torch.arange(D_IN)[:, None] % 2 == torch.arange(N) % 2).float()
+    add_to_encoder_pt(tmp_path / "d", post_enc_scale=scale, W_enc_mask=mask)
+    found = opened(tmp_path / "d")(rows()).numpy()
+    for row, of_row in zip(rows().double().numpy(), found, strict=True):
+        pre = (row @ (w["W_enc"] * mask.numpy()) + w["b_enc"]) * scale.double().numpy()
+        expected = by_kind(kind, np.maximum(pre, 0), w["jumprelu.log_threshold"])
+        np.testing.assert_allclose(of_row, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_layers", [None, LAYERS])
+def test_encoder_pt_with_an_unknown_tensor_is_refused_by_name(n_layers: int | None, tmp_path: Path):
+    write_encoder_pt(tmp_path / "d", n_layers=n_layers, encoder_type="vanilla")
+    add_to_encoder_pt(tmp_path / "d", **{"gain.0": torch.ones(N)})
+    with pytest.raises(HarvestError, match=r"encoder\.pt.*gain\.0"):
+        opened(tmp_path / "d", None if n_layers is None else 0)
+
+
 @pytest.mark.parametrize("has_threshold", [False, True])
 def test_circuit_tracer(has_threshold: bool, tmp_path: Path):
     generator = torch.Generator().manual_seed(1)
