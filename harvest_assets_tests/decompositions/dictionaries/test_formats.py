@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,27 @@ def test_circuit_tracer(has_threshold: bool, tmp_path: Path):
     np.testing.assert_allclose(opened(tmp_path, 7)(rows()).numpy(), expected, atol=1e-5)
     with pytest.raises(HarvestError, match="holds no dictionary"):
         opened(tmp_path, 6)
+
+
+SPARSIFY_KEYS = ["signed", "normalize_io", "batch_topk", "sample_topk"]
+
+
+@pytest.mark.parametrize("key", [*SPARSIFY_KEYS, "input_unit_norm", "matching_pursuit"])
+def test_a_sparse_coder_of_another_kind_is_refused_by_name(key: str, tmp_path: Path):
+    shutil.copytree(SAVED[0].parent / "sparsify_topk", tmp_path / "d")
+    edit(tmp_path / "d" / "cfg.json", **{key: False})
+    assert opened(tmp_path / "d").n_latents == 24
+    edit(tmp_path / "d" / "cfg.json", **{key: True})
+    with pytest.raises(HarvestError, match=rf"cfg\.json.*{key}"):
+        opened(tmp_path / "d")
+
+
+def test_a_sparse_coder_with_an_unknown_tensor_is_refused_by_name(tmp_path: Path):
+    shutil.copytree(SAVED[0].parent / "sparsify_topk", tmp_path / "d")
+    path = tmp_path / "d" / "sae.safetensors"
+    save_file(load_file(path) | {"in_norm": torch.ones(8)}, path)
+    with pytest.raises(HarvestError, match=r"sae\.safetensors.*in_norm"):
+        opened(tmp_path / "d")
 
 
 def test_older_sae_lens_configs(tmp_path: Path):
