@@ -101,6 +101,20 @@ def test_encoder_pt_of_an_autoencoder(tmp_path: Path):
     np.testing.assert_allclose(opened(tmp_path / "d")(rows()).numpy(), expected, atol=1e-5)
 
 
+def test_encoder_pt_with_several_outputs_subtracts_nothing(tmp_path: Path):
+    config = {"output_size": D_IN, "pre_enc_bias": True, "num_output_layers": LAYERS}
+    w = write_encoder_pt(tmp_path / "d", encoder_type="vanilla", **config)
+    add_to_encoder_pt(tmp_path / "d", b_dec=torch.ones(LAYERS, D_IN))
+    expected = np.maximum(rows().double().numpy() @ w["W_enc"] + w["b_enc"], 0)
+    np.testing.assert_allclose(opened(tmp_path / "d")(rows()).numpy(), expected, atol=1e-5)
+
+
+def test_a_cross_layer_transcoder_with_normalised_inputs_is_refused_by_name(tmp_path: Path):
+    write_encoder_pt(tmp_path / "d", n_layers=LAYERS, encoder_type="vanilla", input_unit_norm=True)
+    with pytest.raises(HarvestError, match="input_unit_norm"):
+        opened(tmp_path / "d", 0)
+
+
 def add_to_encoder_pt(folder: Path, **tensors: torch.Tensor) -> None:
     torch.save(torch.load(folder / "encoder.pt") | tensors, folder / "encoder.pt")
 

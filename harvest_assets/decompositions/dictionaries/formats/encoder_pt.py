@@ -39,6 +39,13 @@ class _Config(FormatConfig):
     top_k: Width | None = None
     pre_enc_bias: bool = False
     input_unit_norm: bool = False
+    num_output_layers: Width = 1
+
+    @property
+    def subtracts_decoder_bias(self) -> bool:
+        """Whether the decoder's bias is subtracted from the input."""
+        one_output = self.num_output_layers == 1 and self.input_size == self.output_size
+        return self.pre_enc_bias and one_output
 
 
 def open_encoder(folder: Path, layer: int | None) -> Encoder:
@@ -53,6 +60,10 @@ def open_encoder(folder: Path, layer: int | None) -> Encoder:
     is_cross_layer = "W_enc.0" in weights
     require_layer(path, layer, is_cross_layer=is_cross_layer)
     suffix = f".{layer}" if is_cross_layer else ""
+    if is_cross_layer and config.input_unit_norm:
+        raise HarvestError(
+            f"{path}: input_unit_norm is true, which is not supported for a cross-layer transcoder."
+        )
     known = _OF_CROSS_LAYER if is_cross_layer else _OF_ONE
     weights.require_known(known, is_cross_layer=is_cross_layer)
     shape = (config.input_size, config.dict_size)
@@ -60,7 +71,7 @@ def open_encoder(folder: Path, layer: int | None) -> Encoder:
     if "W_enc_mask" in weights:
         weight = weight * weights.tensor("W_enc_mask", shape)
     offset = scale = None
-    if config.pre_enc_bias and config.input_size == config.output_size and not is_cross_layer:
+    if config.subtracts_decoder_bias and not is_cross_layer:
         offset = weights.tensor("b_dec", (config.input_size,))
     if "post_enc_scale" in weights:
         scale = weights.tensor("post_enc_scale", (config.dict_size,))
