@@ -208,6 +208,8 @@ BAD_CONFIGS = {
     "architecture": {"architecture": "matching_pursuit"},
     "normalize_activations": {"normalize_activations": "expected_average_only_in"},
     "activation_fn": {"activation_fn": "tanh-relu"},
+    "hook_name": {"metadata": {"hook_name": "blocks.0.ln2.hook_normalized"}},
+    "older.*hook_normalized": {"hook_point": "blocks.0.older.hook_normalized"},
     "d_in": {"d_in": 0},
     "d_sae": {"d_sae": 10**12},
     "b_enc": {"d_sae": 11},
