@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvest_assets.decompositions.dictionaries.config import TargetConfig, resolved
+from harvest_assets.decompositions.dictionaries.config import TargetConfig, local_path, resolved
 from harvest_assets.decompositions.dictionaries.hub import fetch_folder
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.untrusted import read_json
@@ -99,7 +99,7 @@ def _trained_model(name: str, folder: Path) -> tuple[str, Sequence[Path], Path]:
     from harvest_assets.decompositions.spd.targets.pretrain_config import target_folder
 
     on_wandb = is_run_name(name) or name.strip().startswith("wandb:")
-    source = name if on_wandb else str(folder / Path(name).expanduser())
+    source = name if on_wandb else str(local_path(folder, name))
     found = target_folder(source)
     weights = _newest(found) if on_wandb else Path(source)
     return source, [found / c for c in _TRAINING_CONFIGS if (found / c).is_file()], weights

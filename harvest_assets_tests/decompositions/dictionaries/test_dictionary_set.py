@@ -206,6 +206,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "checkpoints": {"target": {**TARGET, "name": "checkpoints/model_step_1.pt"}},
     "max_seq_len": {"data": {"max_seq_len": 0}},
     "tokenizer": {"tokenizer": "./no_tokenizer"},
+    "~no_such_user/sae": {"dictionaries": [{**ONE, "path": "~no_such_user/sae"}]},
+    "~no_such_user/model.pt": {"target": {**TARGET, "name": "~no_such_user/model.pt"}},
+    "x" * 256: {"tokenizer": "x" * 256},
+    "y" * 256: {"target": {**TARGET, "name": "y" * 256}},
 }
 
 
