@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from harvest_assets.decompositions.dictionaries.config import load_config
 from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
+from harvest_assets.decompositions.dictionaries.formats import Format
 from harvest_assets.decompositions.registry import check_config, open_decomposition, verify
 from harvest_assets.errors import HarvestError
 from harvest_assets.wandb_client.run_files import fetch_run
@@ -92,6 +93,23 @@ def test_the_digest_counts_every_file(changed: str, folder: Path):
         path.write_text(path.read_text() + "\n")
     assert not before.is_of(fetch_run(parse_run(str(folder))))
     assert verified(folder).sha256 != before.sha256
+
+
+@pytest.mark.parametrize("changed", ["sae_relu/sae_weights.safetensors", "dictionaries.yaml"])
+def test_a_file_that_is_replaced_while_it_is_verified_is_refused(
+    changed: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, open_format = folder / changed, Format.open
+
+    def open_and_replace(*args: Any) -> Any:
+        encoder = open_format(*args)
+        path.with_name("newer").write_bytes(path.read_bytes() + b"\n")
+        path.with_name("newer").replace(path)
+        return encoder
+
+    monkeypatch.setattr(Format, "open", open_and_replace)
+    with pytest.raises(HarvestError, match=r"dictionaries\.yaml"):
+        verified(folder)
 
 
 def test_the_digest_does_not_count_where_the_files_are(folder: Path, tmp_path: Path):
