@@ -198,6 +198,19 @@ def test_own_weights_of_a_trained_target(folder: Path):
     assert torch.equal(before.firing_strengths, after.firing_strengths)
 
 
+def test_a_target_of_wandb_is_built_from_the_files_that_were_verified(folder: Path, out_dir: Path):
+    trained, cache = folder.parent / "target", out_dir / "pretrain_cache" / "project-abcd1234"
+    shutil.copytree(trained, cache)
+    (cache / "final_config.yaml").touch()
+    (cache / "model_step_1.pt").touch()  # `target.weights` is taken
+    change(folder, target={**TARGET, "name": "wandb:entity/project/runs/abcd1234"})
+    found = verified(folder)
+    found.open_model("cpu")
+    shutil.copytree(cache, out_dir / "runs" / "project-abcd1234")
+    with pytest.raises(HarvestError, match=r"pretrain_cache/project-abcd1234.*runs/project-abcd"):
+        found.open_model("cpu")
+
+
 TARGET = {
     "class": "simple_stories_train.models.llama_simple.LlamaSimple",
     "name": "../target/checkpoints/model_step_1.pt",
