@@ -10,7 +10,7 @@ import pydantic
 
 from harvest_assets.data.data import DataSpec
 from harvest_assets.decompositions.spd.run_config import DataConfig
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.yaml_file import read_mapping, validated
 
 _MAX_DICTIONARIES = 4096
@@ -110,11 +110,25 @@ def resolved(folder: Path, name: str) -> str:
     """A name of files: the absolute path if it exists, else the name unchanged, of the hub.
 
     Raises:
-        HarvestError: it is spelled as a path and does not exist.
+        HarvestError: it is spelled as a path and does not exist, or cannot be a path.
     """
-    path = Path(os.path.normpath(folder / Path(name).expanduser()))
+    path = Path(os.path.normpath(local_path(folder, name)))
     if path.exists():
         return str(path)
     if name.startswith((".", "/", "~")):
         raise HarvestError(f"{path} does not exist.")
     return name
+
+
+def local_path(folder: Path, name: str) -> Path:
+    """The path that a name means if it is one of files, whether or not it exists.
+
+    Raises:
+        HarvestError: it cannot be a path.
+    """
+    try:
+        path = folder / Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise HarvestError(f"{name[:300]!r} is not a valid path: {reason_of(error)}.") from error
+    return path

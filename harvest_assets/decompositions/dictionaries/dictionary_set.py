@@ -75,11 +75,6 @@ class Dictionary:
     d_in: int
     n_latents: int
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that are read of it."""
-        return self._format.paths(Path(self.folder), self.cross_layer)
-
     def open(self) -> Encoder:
         """Its encoder, on the CPU.
 
@@ -156,7 +151,7 @@ class DictionarySet:
         """Open all files and check that they fit together.
 
         Raises:
-            HarvestError: they do not.
+            HarvestError: they do not, or one changed meanwhile.
         """
         import torch
 
@@ -166,11 +161,14 @@ class DictionarySet:
 
         config, folder = load_config(files.config), files.config.parent
         target = find_target(config.target, folder)
-        opened = [_open(entry, folder) for entry in config.dictionaries]
-        dictionaries = tuple(dictionary for dictionary, _ in opened)
-        paths = _all_files(files.config, target, dictionaries)
+        places = [_place(entry, folder) for entry in config.dictionaries]
+        paths = _all_files(files.config, target, places)
+        # Before anything is opened, so that the digest is of what was opened.
         stamps, sha256 = stamps_of(paths), digest_of(paths)
+        opened = [_open(*it) for it in zip(config.dictionaries, places, strict=True)]
         model = _model(config, target, opened, torch.device("cpu"))
+        if load_config(files.config) != config or not are_unchanged(paths, sha256, stamps):
+            raise HarvestError(f"{files.config} or one of its files was just replaced; try again.")
         name = config.tokenizer_name(folder)
         tokenizer = RecordedTokenizer.in_use(name)
         return cls(
@@ -178,7 +176,7 @@ class DictionarySet:
             config_path=str(files.config),
             sha256=sha256,
             target=target,
-            dictionaries=dictionaries,
+            dictionaries=tuple(dictionary for dictionary, _ in opened),
             vocab_size=model.vocab_size,
             max_context_length=model.max_context_length,
             default_context_length=config.data.max_seq_len,
@@ -317,27 +315,46 @@ class DictionarySet:
         return tuple(map(Path, self.files))
 
 
-def _open(entry: DictionaryConfig, folder: Path) -> tuple[Dictionary, Encoder]:
-    """A dictionary and its encoder; files of the hub are downloaded."""
+@dataclass(frozen=True)
+class _Place:
+    """Where the files of a dictionary are, and their format."""
+
+    folder: Path
+    layer: int | None
+    format: Format
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.format.paths(self.folder, self.layer)
+
+
+def _place(entry: DictionaryConfig, folder: Path) -> _Place:
+    """Where the files of a dictionary are; those of the hub are downloaded."""
     place = Path(resolved(folder, entry.path))
     if not place.is_dir():
         names = sorted({name for known in FORMATS for name in known.files})
         place = fetch_folder(entry.path, [name.format(layer=entry.layer) for name in names])
-    found = format_of(place, entry.layer)
-    encoder = found.open(place, entry.layer)
+    place = place.absolute()
+    return _Place(place, entry.layer, format_of(place, entry.layer))
+
+
+def _open(entry: DictionaryConfig, place: _Place) -> tuple[Dictionary, Encoder]:
+    """A dictionary and its encoder."""
+    encoder = place.format.open(place.folder, entry.layer)
     if encoder.trained_centered and entry.center is None:
         raise HarvestError(
-            f"{place}: training saw activations without their mean (center_writing_weights). Give "
-            f"the dictionary {entry.path} center: true to subtract it here, or false."
+            f"{place.folder}: training saw activations without their mean "
+            f"(center_writing_weights). Give the dictionary {entry.path} center: true to "
+            "subtract it here, or false."
         )
     dictionary = Dictionary(
         name=entry.layer_name,
         hook=entry.hook,
         side=entry.side,
         path=entry.path,
-        folder=str(place.absolute()),
+        folder=str(place.folder),
         cross_layer=entry.layer,
-        format=found.name,
+        format=place.format.name,
         architecture=encoder.architecture,
         activation=encoder.rule,
         reads_rows=encoder.reads_rows,
@@ -365,7 +382,7 @@ def _model(
 
 
 def _all_files(
-    config: Path, target: TargetFiles, dictionaries: Sequence[Dictionary]
+    config: Path, target: TargetFiles, dictionaries: Sequence[_Place]
 ) -> tuple[Path, ...]:
     """The files that determine the model, each once; the config last, for errors name it.
 

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         architecture: what the file calls it.
         bias: float32 [n]; None: no bias.
         offset: float32 [d_in]; None: nothing is subtracted.
-        scale: float32 [n], not negative; None: 1.
+        scale: float32 [n], of either sign; None: 1.
         normalize: of the input; None: it is taken as it is.
         trained_centered: whether training saw vectors without their mean, because its program
             had removed it from the model's weights.

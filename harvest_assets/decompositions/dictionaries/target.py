@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvest_assets.decompositions.dictionaries.config import TargetConfig, resolved
+from harvest_assets.decompositions.dictionaries.config import TargetConfig, local_path, resolved
 from harvest_assets.decompositions.dictionaries.hub import fetch_folder
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.untrusted import read_json
@@ -70,12 +70,21 @@ def open_target(
     """The target model on a device, in float32, and how many weights its files hold.
 
     Raises:
-        HarvestError: its class is not known, or weights are missing or do not fit.
+        HarvestError: its class is not known, weights are missing or do not fit, or its W&B name
+            finds other files than it did.
     """
     from harvest_assets.decompositions.spd.checkpoint import TARGET, Checkpoint
     from harvest_assets.decompositions.spd.target_weights import load_target_weights
     from harvest_assets.decompositions.spd.targets import build_target
+    from harvest_assets.decompositions.spd.targets.pretrain_config import target_folder
 
+    if _is_on_wandb(files.source) and not config.model_class.startswith(_TRANSFORMERS):
+        found, verified = target_folder(files.source), Path(files.configs[0]).parent
+        if found != verified:
+            raise HarvestError(
+                f"{files.source} was verified in {verified}, but is found in {found} too; remove "
+                "one, or materialize run_checkpoint and harvest_plan again."
+            )
     target = build_target(config.model_class, files.source)
     weights = _named_as_in(target, _own_weights(files.weights))
     state = {TARGET + name: weight for name, weight in weights.items()}
@@ -98,11 +107,15 @@ def _trained_model(name: str, folder: Path) -> tuple[str, Sequence[Path], Path]:
     """A model that simple_stories_train trained: source, configs, file of weights."""
     from harvest_assets.decompositions.spd.targets.pretrain_config import target_folder
 
-    on_wandb = is_run_name(name) or name.strip().startswith("wandb:")
-    source = name if on_wandb else str(folder / Path(name).expanduser())
+    on_wandb = _is_on_wandb(name)
+    source = name if on_wandb else str(local_path(folder, name))
     found = target_folder(source)
     weights = _newest(found) if on_wandb else Path(source)
     return source, [found / c for c in _TRAINING_CONFIGS if (found / c).is_file()], weights
+
+
+def _is_on_wandb(source: str) -> bool:
+    return is_run_name(source) or source.strip().startswith("wandb:")
 
 
 def _newest(folder: Path) -> Path:

@@ -55,6 +55,23 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._opened.state
 
+    def require_known(self, names: Sequence[str], *, is_cross_layer: bool = False) -> None:
+        """Check that there are no tensors but these; any might change what the encoder gives.
+
+        Args:
+            names: of tensors; those of a cross-layer transcoder have `.<layer>` added.
+            is_cross_layer: whether the file is one.
+
+        Raises:
+            HarvestError: there is one.
+        """
+        for found in self._opened.state:
+            if (found.rpartition(".")[0] if is_cross_layer else found) not in names:
+                raise HarvestError(
+                    f"{self.path} holds the tensor {found[:100]!r}, which is not supported; "
+                    f"expected {', '.join(names)}."
+                )
+
     def matrix_shape(self, name: str) -> tuple[int, int]:
         """Rows and columns of a matrix.
 

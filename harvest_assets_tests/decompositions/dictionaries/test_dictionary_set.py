@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from harvest_assets.decompositions.dictionaries.config import load_config
 from harvest_assets.decompositions.dictionaries.dictionary_set import DictionarySet
+from harvest_assets.decompositions.dictionaries.formats import Format
 from harvest_assets.decompositions.registry import check_config, open_decomposition, verify
 from harvest_assets.errors import HarvestError
 from harvest_assets.wandb_client.run_files import fetch_run
@@ -92,6 +93,23 @@ def test_the_digest_counts_every_file(changed: str, folder: Path):
         path.write_text(path.read_text() + "\n")
     assert not before.is_of(fetch_run(parse_run(str(folder))))
     assert verified(folder).sha256 != before.sha256
+
+
+@pytest.mark.parametrize("changed", ["sae_relu/sae_weights.safetensors", "dictionaries.yaml"])
+def test_a_file_that_is_replaced_while_it_is_verified_is_refused(
+    changed: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, open_format = folder / changed, Format.open
+
+    def open_and_replace(*args: Any) -> Any:
+        encoder = open_format(*args)
+        path.with_name("newer").write_bytes(path.read_bytes() + b"\n")
+        path.with_name("newer").replace(path)
+        return encoder
+
+    monkeypatch.setattr(Format, "open", open_and_replace)
+    with pytest.raises(HarvestError, match=r"dictionaries\.yaml"):
+        verified(folder)
 
 
 def test_the_digest_does_not_count_where_the_files_are(folder: Path, tmp_path: Path):
@@ -180,6 +198,19 @@ def test_own_weights_of_a_trained_target(folder: Path):
     assert torch.equal(before.firing_strengths, after.firing_strengths)
 
 
+def test_a_target_of_wandb_is_built_from_the_files_that_were_verified(folder: Path, out_dir: Path):
+    trained, cache = folder.parent / "target", out_dir / "pretrain_cache" / "project-abcd1234"
+    shutil.copytree(trained, cache)
+    (cache / "final_config.yaml").touch()
+    (cache / "model_step_1.pt").touch()  # `target.weights` is taken
+    change(folder, target={**TARGET, "name": "wandb:entity/project/runs/abcd1234"})
+    found = verified(folder)
+    found.open_model("cpu")
+    shutil.copytree(cache, out_dir / "runs" / "project-abcd1234")
+    with pytest.raises(HarvestError, match=r"pretrain_cache/project-abcd1234.*runs/project-abcd"):
+        found.open_model("cpu")
+
+
 TARGET = {
     "class": "simple_stories_train.models.llama_simple.LlamaSimple",
     "name": "../target/checkpoints/model_step_1.pt",
@@ -206,6 +237,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "checkpoints": {"target": {**TARGET, "name": "checkpoints/model_step_1.pt"}},
     "max_seq_len": {"data": {"max_seq_len": 0}},
     "tokenizer": {"tokenizer": "./no_tokenizer"},
+    "~no_such_user/sae": {"dictionaries": [{**ONE, "path": "~no_such_user/sae"}]},
+    "~no_such_user/model.pt": {"target": {**TARGET, "name": "~no_such_user/model.pt"}},
+    "x" * 256: {"tokenizer": "x" * 256},
+    "y" * 256: {"target": {**TARGET, "name": "y" * 256}},
 }
 
 

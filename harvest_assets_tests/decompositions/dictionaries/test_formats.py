@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,45 @@ def test_encoder_pt_of_an_autoencoder(tmp_path: Path):
     np.testing.assert_allclose(opened(tmp_path / "d")(rows()).numpy(), expected, atol=1e-5)
 
 
+def test_encoder_pt_with_several_outputs_subtracts_nothing(tmp_path: Path):
+    config = {"output_size": D_IN, "pre_enc_bias": True, "num_output_layers": LAYERS}
+    w = write_encoder_pt(tmp_path / "d", encoder_type="vanilla", **config)
+    add_to_encoder_pt(tmp_path / "d", b_dec=torch.ones(LAYERS, D_IN))
+    expected = np.maximum(rows().double().numpy() @ w["W_enc"] + w["b_enc"], 0)
+    np.testing.assert_allclose(opened(tmp_path / "d")(rows()).numpy(), expected, atol=1e-5)
+
+
+def test_a_cross_layer_transcoder_with_normalised_inputs_is_refused_by_name(tmp_path: Path):
+    write_encoder_pt(tmp_path / "d", n_layers=LAYERS, encoder_type="vanilla", input_unit_norm=True)
+    with pytest.raises(HarvestError, match="input_unit_norm"):
+        opened(tmp_path / "d", 0)
+
+
+def add_to_encoder_pt(folder: Path, **tensors: torch.Tensor) -> None:
+    torch.save(torch.load(folder / "encoder.pt") | tensors, folder / "encoder.pt")
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "topk", "batchtopk", "jumprelu"])
+def test_encoder_pt_with_a_trained_scale_and_a_mask(kind: str, tmp_path: Path):
+    w = write_encoder_pt(tmp_path / "d", encoder_type=kind, train_post_encoder=True)
+    scale = torch.linspace(-2, 3, N)
+    mask = (torch.arange(D_IN)[:, None] % 2 == torch.arange(N) % 2).float()
+    add_to_encoder_pt(tmp_path / "d", post_enc_scale=scale, W_enc_mask=mask)
+    found = opened(tmp_path / "d")(rows()).numpy()
+    for row, of_row in zip(rows().double().numpy(), found, strict=True):
+        pre = (row @ (w["W_enc"] * mask.numpy()) + w["b_enc"]) * scale.double().numpy()
+        expected = by_kind(kind, np.maximum(pre, 0), w["jumprelu.log_threshold"])
+        np.testing.assert_allclose(of_row, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_layers", [None, LAYERS])
+def test_encoder_pt_with_an_unknown_tensor_is_refused_by_name(n_layers: int | None, tmp_path: Path):
+    write_encoder_pt(tmp_path / "d", n_layers=n_layers, encoder_type="vanilla")
+    add_to_encoder_pt(tmp_path / "d", **{"gain.0": torch.ones(N)})
+    with pytest.raises(HarvestError, match=r"encoder\.pt.*gain\.0"):
+        opened(tmp_path / "d", None if n_layers is None else 0)
+
+
 @pytest.mark.parametrize("has_threshold", [False, True])
 def test_circuit_tracer(has_threshold: bool, tmp_path: Path):
     generator = torch.Generator().manual_seed(1)
@@ -114,6 +154,27 @@ def test_circuit_tracer(has_threshold: bool, tmp_path: Path):
     np.testing.assert_allclose(opened(tmp_path, 7)(rows()).numpy(), expected, atol=1e-5)
     with pytest.raises(HarvestError, match="holds no dictionary"):
         opened(tmp_path, 6)
+
+
+SPARSIFY_KEYS = ["signed", "normalize_io", "batch_topk", "sample_topk"]
+
+
+@pytest.mark.parametrize("key", [*SPARSIFY_KEYS, "input_unit_norm", "matching_pursuit"])
+def test_a_sparse_coder_of_another_kind_is_refused_by_name(key: str, tmp_path: Path):
+    shutil.copytree(SAVED[0].parent / "sparsify_topk", tmp_path / "d")
+    edit(tmp_path / "d" / "cfg.json", **{key: False})
+    assert opened(tmp_path / "d").n_latents == 24
+    edit(tmp_path / "d" / "cfg.json", **{key: True})
+    with pytest.raises(HarvestError, match=rf"cfg\.json.*{key}"):
+        opened(tmp_path / "d")
+
+
+def test_a_sparse_coder_with_an_unknown_tensor_is_refused_by_name(tmp_path: Path):
+    shutil.copytree(SAVED[0].parent / "sparsify_topk", tmp_path / "d")
+    path = tmp_path / "d" / "sae.safetensors"
+    save_file(load_file(path) | {"in_norm": torch.ones(8)}, path)
+    with pytest.raises(HarvestError, match=r"sae\.safetensors.*in_norm"):
+        opened(tmp_path / "d")
 
 
 def test_older_sae_lens_configs(tmp_path: Path):
@@ -147,6 +208,8 @@ BAD_CONFIGS = {
     "architecture": {"architecture": "matching_pursuit"},
     "normalize_activations": {"normalize_activations": "expected_average_only_in"},
     "activation_fn": {"activation_fn": "tanh-relu"},
+    "hook_name": {"metadata": {"hook_name": "blocks.0.ln2.hook_normalized"}},
+    "older.*hook_normalized": {"hook_point": "blocks.0.older.hook_normalized"},
     "d_in": {"d_in": 0},
     "d_sae": {"d_sae": 10**12},
     "b_enc": {"d_sae": 11},

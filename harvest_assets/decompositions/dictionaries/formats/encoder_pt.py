@@ -24,6 +24,12 @@ from harvest_assets.decompositions.dictionaries.weights import Weights
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.yaml_file import validated
 
+_OF_CROSS_LAYER = ("W_enc", "b_enc", "W_dec", "b_dec", "jumprelu_log_thresholds")
+_OF_ONE = (
+    *("W_enc", "b_enc", "W_dec", "b_dec", "W_skip"),
+    *("W_enc_mask", "W_dec_mask", "post_enc_scale", "jumprelu.log_threshold"),
+)
+
 
 class _Config(FormatConfig):
     input_size: Width
@@ -33,6 +39,13 @@ class _Config(FormatConfig):
     top_k: Width | None = None
     pre_enc_bias: bool = False
     input_unit_norm: bool = False
+    num_output_layers: Width = 1
+
+    @property
+    def subtracts_decoder_bias(self) -> bool:
+        """Whether the decoder's bias is subtracted from the input."""
+        one_output = self.num_output_layers == 1 and self.input_size == self.output_size
+        return self.pre_enc_bias and one_output
 
 
 def open_encoder(folder: Path, layer: int | None) -> Encoder:
@@ -47,16 +60,29 @@ def open_encoder(folder: Path, layer: int | None) -> Encoder:
     is_cross_layer = "W_enc.0" in weights
     require_layer(path, layer, is_cross_layer=is_cross_layer)
     suffix = f".{layer}" if is_cross_layer else ""
-    offset = None
-    if config.pre_enc_bias and config.input_size == config.output_size and not is_cross_layer:
+    if is_cross_layer and config.input_unit_norm:
+        raise HarvestError(
+            f"{path}: input_unit_norm is true, which is not supported for a cross-layer transcoder."
+        )
+    known = _OF_CROSS_LAYER if is_cross_layer else _OF_ONE
+    weights.require_known(known, is_cross_layer=is_cross_layer)
+    shape = (config.input_size, config.dict_size)
+    weight = weights.tensor(f"W_enc{suffix}", shape)
+    if "W_enc_mask" in weights:
+        weight = weight * weights.tensor("W_enc_mask", shape)
+    offset = scale = None
+    if config.subtracts_decoder_bias and not is_cross_layer:
         offset = weights.tensor("b_dec", (config.input_size,))
+    if "post_enc_scale" in weights:
+        scale = weights.tensor("post_enc_scale", (config.dict_size,))
     log_threshold = f"jumprelu_log_thresholds{suffix}" if suffix else "jumprelu.log_threshold"
     return Encoder(
-        weights.tensor(f"W_enc{suffix}", (config.input_size, config.dict_size)),
+        weight,
         _activation(path, config, weights, log_threshold),
         f"cross-layer {config.encoder_type}" if is_cross_layer else config.encoder_type,
         bias=weights.tensor(f"b_enc{suffix}", (config.dict_size,)),
         offset=offset,
+        scale=scale,
         normalize=layer_norm if config.input_unit_norm else None,
     )
 

@@ -131,6 +131,12 @@ def _check(path: Path, config: _Config) -> None:
             f"statistics that the file lacks; fold it into the weights with SAELens, or use one of "
             f"{', '.join(_NORMALIZATIONS)}."
         )
+    if config.hook_name.endswith("hook_normalized"):
+        raise HarvestError(
+            f"{path}: hook_name is {config.hook_name[:100]!r}: training read activations before "
+            "the gain of their norm, but modules give them after it. Fold the gain and bias of the "
+            "norm into the weights, and remove hook_name."
+        )
     if config.activation_fn != "relu":
         raise HarvestError(
             f"{path}: activation_fn is {config.activation_fn!r}; expected relu or topk."

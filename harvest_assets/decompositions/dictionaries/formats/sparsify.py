@@ -21,6 +21,13 @@ from harvest_assets.decompositions.dictionaries.weights import Weights
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.yaml_file import validated
 
+# Of older versions and forks: each makes another encoder of the same tensors.
+_UNSUPPORTED = (
+    *("signed", "normalize_io", "batch_topk", "sample_topk"),
+    *("input_unit_norm", "matching_pursuit"),
+)
+_TENSORS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec", "W_skip")
+
 
 class _Config(FormatConfig):
     d_in: Width
@@ -43,7 +50,11 @@ def open_encoder(folder: Path, layer: int | None) -> Encoder:
     """
     path = folder / "cfg.json"
     require_layer(path, layer, is_cross_layer=False)
-    config = validated(path, read_config(path), _Config)
+    raw = read_config(path)
+    for key in _UNSUPPORTED:
+        if raw.get(key):
+            raise HarvestError(f"{path}: {key} is {str(raw[key])[:100]}, which is not supported.")
+    config = validated(path, raw, _Config)
     n = config.n_latents
     require_at_most(path, "k", config.k, n)
     activation: nn.Module = TopK(config.k)
@@ -52,6 +63,7 @@ def open_encoder(folder: Path, layer: int | None) -> Encoder:
             raise HarvestError(f"{path}: k is {config.k}, which does not divide {n} latents.")
         activation = GroupMax(config.k)
     weights = Weights(folder / "sae.safetensors")
+    weights.require_known(_TENSORS)
     return Encoder(
         weights.tensor("encoder.weight", (n, config.d_in)).T.contiguous(),
         activation,
