@@ -93,8 +93,9 @@ def test_a_harvest_and_its_page(place: ReadOnly, tmp_path: Path, monkeypatch: py
     assert not (place.dagster / ".telemetry").exists()
     page = place.command("view", str(run), "--port", "0", "--no-browser")
     try:
-        address = re.search(r"http://\S+", page.stdout.readline())
-        with urllib.request.urlopen(address[0], timeout=60) as answer:
+        printed = (re.search(r"http://\S+", line) for line in page.stdout)
+        address = next(found[0] for found in printed if found)
+        with urllib.request.urlopen(address, timeout=60) as answer:
             assert answer.status == 200
             assert run.name in answer.read().decode()
     finally:
