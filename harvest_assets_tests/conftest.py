@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from harvest_assets_tests import schedule
+from harvest_assets_tests.harvester.gpu import DEVICE  # noqa: F401 - decides how Triton is imported
 
 # The same examples each time; `make fuzz` looks further.
 settings.register_profile("same", derandomize=True, deadline=None)
