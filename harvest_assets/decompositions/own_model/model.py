@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from harvest_assets.harvester.stream import Activations
 
 
+_MAX_OFF = 1e-2  # of a sum of probabilities, also in bfloat16
+
+
 class SourceModel:
     """A function of tokens.
 
@@ -42,6 +45,7 @@ class SourceModel:
         self._columns = columns
         self._device = device
         self._has_second_value = has_second_value
+        self._sums_checked = False
 
     def __call__(self, tokens: torch.Tensor) -> OwnOutputs:
         """Compute activations of tokens int64 [B, S].
@@ -65,6 +69,7 @@ class SourceModel:
                     f"{type(error).__name__}: {reason_of(error)}."
                 ) from error
             self._check("probabilities", probs, (*tokens.shape, self._vocab_size))
+            self._check_sums(probs)
             self._check("firing strengths", firing, (*tokens.shape, self._n_components))
             if (second is not None) != self._has_second_value:
                 raise HarvestError(
@@ -86,6 +91,21 @@ class SourceModel:
             raise HarvestError(
                 f"{self._name} returns {what} of shape {of}; expected a tensor {list(shape)}."
             )
+
+    def _check_sums(self, probs: torch.Tensor) -> None:
+        """Check the first results: other values would be noticed only when they are merged."""
+        if self._sums_checked:
+            return
+        sums = probs.double().sum(dim=-1)
+        worst = sums.flatten()[(sums - 1).abs().argmax()].item() if sums.numel() else 1.0
+        lowest = probs.min().item() if probs.numel() else 0.0
+        if not (abs(worst - 1) <= _MAX_OFF and lowest >= 0):
+            raise HarvestError(
+                f"{self._name} returns first values that are not probabilities: at a position they "
+                f"sum to {worst:.4g}, and the lowest is {lowest:.4g}; expected a softmax over the "
+                "vocabulary."
+            )
+        self._sums_checked = True
 
     def _kept(self, values: torch.Tensor) -> torch.Tensor:
         values = values.to(self._device).float()

@@ -145,6 +145,15 @@ def test_what_it_returns_and_says_is_checked(
         verified(f"{file}:decomposition")
 
 
+@pytest.mark.parametrize("values", ["logits", "logits.softmax(-1) * 1.1", "logits / 0"])
+def test_values_that_are_no_probabilities_are_refused_at_once(tmp_path: Path, values: str):
+    file = write_module(tmp_path, identity="1")
+    source = file.read_text()
+    file.write_text(source.replace("return logits.softmax(-1)", f"return {values}"))
+    with pytest.raises(HarvestError, match=r":decomposition.*not probabilities"):
+        verified(f"{file}:decomposition")
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
