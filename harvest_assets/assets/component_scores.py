@@ -5,36 +5,20 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
-from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS
-from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.interpretation import (
     BASELINE_CONFIG,
     CONFIG,
-    ON_REQUEST_TAGS,
     interpreted,
-    only_if_asked,
+    on_request,
 )
-from harvest_assets.orchestration.jobs import asset_key
-from harvest_assets.orchestration.partitions import registration, runs
+from harvest_assets.orchestration.partitions import registration
 from harvest_assets.stages import Asset
 
 if TYPE_CHECKING:
     from harvest_assets.autointerp.task import Report, Watch
 
 
-@dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
-    tags=ON_REQUEST_TAGS,
-    partitions_def=runs,
-    kinds={"parquet"},
-    code_version="1",
-    config_schema=CONFIG | BASELINE_CONFIG,
-    output_required=False,
-    deps=[asset_key(Asset.ACTIVATION_CONTEXTS)],
-)
-@only_if_asked
-@refuses_bad_input
+@on_request(Asset.ACTIVATION_CONTEXTS, config=CONFIG | BASELINE_CONFIG)
 def component_scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any] | None:
     """Intruder scores: by tokens and embeddings (`baseline`), by a model with an endpoint."""
     paths = registration(context.partition_key).layout

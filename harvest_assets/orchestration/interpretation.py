@@ -10,9 +10,12 @@ import dagster as dg
 
 from harvest_assets.autointerp.intervals import binned
 from harvest_assets.autointerp.settings import ComponentChoice, ModelSettings
-from harvest_assets.orchestration.asset_metadata import how_to_view, paths_of, table
-from harvest_assets.orchestration.partitions import registration
+from harvest_assets.orchestration.asset_metadata import GROUP, OWNERS, how_to_view, paths_of, table
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.jobs import asset_key
+from harvest_assets.orchestration.partitions import registration, runs
 from harvest_assets.settings import CheckedModel, Option, options_of
+from harvest_assets.stages import Asset
 from harvest_assets.viewer import charts
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ON_REQUEST_TAGS = {"stage": "on_request", "work": "network"}
+_ON_REQUEST_TAGS = {"stage": "on_request", "work": "network"}
 
 _KINDS: dict[Any, Any] = {tuple: [str], str: dg.StringSource, int: dg.IntSource}
 _BINS = 20
@@ -132,7 +135,35 @@ def _histogram(values: list[float], name: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(charts.as_image(chart, f"components by {name}"))
 
 
-def only_if_asked(function: Callable[P, T | None]) -> Callable[P, Iterator[T]]:
+def on_request(
+    *upstream: Asset, config: Mapping[str, dg.Field] = CONFIG
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorator of a function that is an asset of its own, outside automation and all stages.
+
+    Where the function returns None, nothing is materialized.
+
+    Args:
+        upstream: the assets that it reads from.
+        config: its fields.
+    """
+
+    def decorator(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        return dg.asset(
+            group_name=GROUP,
+            owners=OWNERS,
+            tags=_ON_REQUEST_TAGS,
+            partitions_def=runs,
+            kinds={"parquet"},
+            code_version="1",
+            config_schema=dict(config),
+            output_required=False,
+            deps=[asset_key(asset) for asset in upstream],
+        )(_only_if_asked(refuses_bad_input(function)))
+
+    return decorator
+
+
+def _only_if_asked(function: Callable[P, T | None]) -> Callable[P, Iterator[T]]:
     """Decorator of an asset's function that returns None where there is nothing to publish.
 
     The asset must be declared with `output_required=False`.
