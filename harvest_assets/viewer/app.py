@@ -15,7 +15,8 @@ from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.library import Library
-from harvest_assets.viewer.pages import STATIC, Pages
+from harvest_assets.viewer.pages import Pages
+from harvest_assets.viewer.rendering import STATIC
 from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
 from harvest_assets.viewer.writing import Writing
 

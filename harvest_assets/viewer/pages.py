@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout, harvest_root
@@ -22,7 +20,6 @@ from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
 from harvest_assets.viewer.examples import EXAMPLES_PER_PAGE, ComponentExamples
 from harvest_assets.viewer.export import as_csv, as_parquet, download, table_frame
-from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import Interpreted, interpreted
 from harvest_assets.viewer.library import Library
@@ -33,10 +30,10 @@ from harvest_assets.viewer.portrait import (
     shown_tokens,
     token_rows,
 )
+from harvest_assets.viewer.rendering import STATIC, html_page, rendered, svg
 from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order, unreadable
 from harvest_assets.viewer.view_query import (
     ViewQuery,
-    compare_path,
     component_path,
     example_choices,
     join,
@@ -48,28 +45,11 @@ from harvest_assets.viewer.writing import meaning, person_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STATIC = Path(__file__).parent / "static"
 _TOKENS = 20
 _COMPARED_TOKENS = 12
 _FIRING = 20
 _EXPORTED_EXAMPLES = 50
 _MAX_EXPORTED = 100
-
-_templates = Environment(
-    loader=PackageLoader("harvest_assets.viewer"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.filters.update(FILTERS)
-_templates.globals.update(
-    join=join,
-    run_path=run_path,
-    component_path=component_path,
-    compare_path=compare_path,
-    example_choices=example_choices,
-)
 
 
 class Pages:
@@ -94,7 +74,7 @@ class Pages:
 
     def harvests(self, _request: Request) -> Response:
         """All harvests of this machine."""
-        return self._html("harvests.html", harvest=None, harvests=summaries(), root=harvest_root())
+        return html_page("harvests.html", harvest=None, harvests=summaries(), root=harvest_root())
 
     def overview(self, request: Request) -> Response:
         """A run: settings, charts, layers, and the table of its components."""
@@ -107,7 +87,7 @@ class Pages:
         path = run_path(harvest.name)
         shown = places[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
         written = interpreted(harvest)  # once: each time lists a folder
-        return self._html(
+        return html_page(
             "overview.html",
             harvest=harvest,
             query=query,
@@ -133,7 +113,7 @@ class Pages:
         query, view = TableQuery.of(request.query_params), _view(request, harvest)
         before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
-        return self._html(
+        return html_page(
             "component.html",
             harvest=harvest,
             query=query,
@@ -157,7 +137,7 @@ class Pages:
         wanted = params.get("b", "") or params.get("a", "")
         a = _place(one, params.get("a", ""))
         b = other.places.get(wanted)
-        return self._html(
+        return html_page(
             "compare.html",
             harvest=one,
             other=other,
@@ -208,7 +188,8 @@ class Pages:
             }
             firing = firing_rows(harvest, place, view.fires_by, _FIRING)
             components.append({**described, "lists": lists, "firing": firing})
-        html = _templates.get_template("export.html").render(
+        html = rendered(
+            "export.html",
             harvest=harvest,
             components=components,
             css=Markup((STATIC / "viewer.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
@@ -226,17 +207,13 @@ class Pages:
         message = presentable(error.detail if isinstance(error, HTTPException) else str(error))
         if isinstance(error, UnicodeDecodeError):
             status, message = 400, "The address is not valid UTF-8."
-        return self._html("error.html", status, message=message, harvest=None)
+        return html_page("error.html", status, message=message, harvest=None)
 
     def _harvest(self, request: Request) -> Harvest:
         return self._open(request.path_params["run"])
 
     def _open(self, name: str) -> Harvest:
         return self._library.get(name)
-
-    def _html(self, template: str, status: int = 200, **context: Any) -> Response:
-        html = _templates.get_template(template).render(context)
-        return HTMLResponse(html, status, {"Cache-Control": "no-store"})
 
     def _row(self, harvest: Harvest, place: int, written: Interpreted) -> dict[str, Any]:
         names = ("component_key", "layer", "firing_count", "density", "mean_ci", "informativeness")
@@ -253,8 +230,8 @@ class Pages:
             return join(path, query.params(min=low * (1 - 1e-6), max=high * (1 + 1e-6))) + "#table"
 
         return {
-            "density_chart": _svg(charts.density_histogram, density, address),
-            "ci_chart": _svg(
+            "density_chart": svg(charts.density_histogram, density, address),
+            "ci_chart": svg(
                 charts.ci_against_density,
                 density,
                 harvest.frame["mean_ci"].to_numpy(),
@@ -262,11 +239,6 @@ class Pages:
                 harvest.words,
             ),
         }
-
-
-def _svg(draw: Callable[..., str], *data: Any) -> Markup:
-    """A chart; `charts` has escaped its text."""
-    return Markup(draw(*data))  # noqa: S704
 
 
 def _place(harvest: Harvest, key: str) -> int:
@@ -297,7 +269,7 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "portrait": portrait,
         "meaning": meaning(harvest, place),
         "view": view,
-        "chart": None if histogram is None else _svg(charts.ci_histogram, histogram, harvest.words),
+        "chart": None if histogram is None else svg(charts.ci_histogram, histogram, harvest.words),
         "reads": token_rows(harvest, place, "input", view.reads_by, k),
         "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
         "all_examples": examples,
