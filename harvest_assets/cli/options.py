@@ -104,6 +104,8 @@ def add_options(command: F, settings: Iterable[Option]) -> F:
             option = f"{option}/--no-{option.removeprefix('--')}"
         default = "" if setting.default is None else f"  [default: {setting.default}]"
         several = kind is tuple
+        # Without these arguments click takes no value for a number.
+        alone = {} if setting.alone is None else {"is_flag": False, "flag_value": setting.alone}
         add = click.option(
             option,
             setting.name,
@@ -112,6 +114,7 @@ def add_options(command: F, settings: Iterable[Option]) -> F:
             metavar="PATTERN" if several else None,
             default=None,
             help=f"{setting.description}{default}",
+            **alone,
         )
         command = add(command)
     return command
