@@ -204,8 +204,8 @@ class HarvestSettings(SampleSettings):
         ge=ALL_ROWS,
         le=_MAX_BATCHES,
         description=(
-            "Keep every firing, not only a sample: of so many rows, from the first on (-1, or the "
-            "option without a number: of all rows; 0: of none). Each takes 16 bytes."
+            "Keep every firing, not only a sample, of so many rows from the first on: 0 is none, "
+            "-1 all (on the command line: no number). Each takes 16 bytes."
         ),
     )
     ci_noise: bool = Field(
