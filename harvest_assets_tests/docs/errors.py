@@ -63,7 +63,8 @@ def updated(page: str) -> str:
     def rewritten(part: re.Match[str]) -> str:
         texts = dict.fromkeys(text for name in part[2].split() for text in found[name])
         said = _said(part[3])
-        return part[1] + "".join(_line(text, said.get(text, "")) for text in texts) + part[4]
+        lines = "".join(_line(text, said.get(text, "")) for text in texts)
+        return f"{part[1]}\n{lines}\n{part[4]}"
 
     return _LIST.sub(rewritten, page)
 
