@@ -85,4 +85,4 @@ def test_each_name_of_the_reference_has_a_docstring_that_parses(caplog: pytest.L
 def test_the_page_of_errors_lists_what_the_package_raises():
     page = errors.PAGE.read_text("utf-8")
     assert errors.updated(page) == page, "run `make errors`"
-    assert len(list(errors.raised())) > 300
+    assert page.count("\n- `") > 300
