@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-slow fuzz row-orders variables check clean
+.PHONY: install demo harvest test test-slow fuzz row-orders variables docs errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -43,6 +43,15 @@ row-orders: install
 # docs/variables.md, from the models that read the environment
 variables: install
 	$(VENV)/bin/python -m harvest_assets_tests.variables
+
+# The documentation site in build/site; a dead link or anchor is an error
+docs: install
+	$(VENV)/bin/python -m harvest_assets_tests.docs.stage build/docs
+	$(VENV)/bin/zensical build --strict --clean
+
+# docs/errors.md, from the errors that the package raises
+errors: install
+	$(VENV)/bin/python -m harvest_assets_tests.docs.errors
 
 check: install
 	$(VENV)/bin/ruff check .

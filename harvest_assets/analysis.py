@@ -74,7 +74,12 @@ class CorrelatedComponent:
 class TokenPRLift:
     """A component's tokens, decoded, each with its score, highest first.
 
-    `bottom_pmi` rises, and is None for input tokens.
+    Args:
+        top_recall: share of the component's firings that each token has.
+        top_precision: share of each token's occurrences at which the component fires.
+        top_lift: precision, divided by the share of all positions at which it fires.
+        top_pmi: pointwise mutual information, in nats.
+        bottom_pmi: the same, lowest first; None for input tokens.
     """
 
     top_recall: Scored

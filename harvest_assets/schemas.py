@@ -15,6 +15,11 @@ class ActivationExample:
 
     All three lists are `2 * activation_context_tokens_per_side + 1` long; outside the sequence the
     token is -1 and the values are 0.0.
+
+    Args:
+        token_ids: the tokens.
+        ci_values: causal importance of the component at each.
+        component_acts: activation of the component at each.
     """
 
     token_ids: list[int]
@@ -34,7 +39,11 @@ class LocatedExample(ActivationExample):
 class ComponentTokenPMI:
     """Tokens with their pointwise mutual information (natural log).
 
-    `top` falls, `bottom` rises; only tokens that occurred with the component.
+    Only tokens that occurred with the component.
+
+    Args:
+        top: (token id, PMI), highest first.
+        bottom: (token id, PMI), lowest first.
     """
 
     top: list[tuple[int, float]]
@@ -43,7 +52,17 @@ class ComponentTokenPMI:
 
 @dataclass(frozen=True, slots=True)
 class ComponentData:
-    """The results for one component that fired at least once."""
+    """The results for one component that fired at least once.
+
+    Args:
+        component_key: `<layer>:<index>`.
+        layer: name of the layer.
+        component_idx: index in the layer.
+        mean_ci: causal importance, averaged over all positions.
+        activation_examples: a uniform sample of its firings.
+        input_token_pmi: the tokens on which it fires.
+        output_token_pmi: the tokens that the model predicts there.
+    """
 
     component_key: str
     layer: str
@@ -56,7 +75,13 @@ class ComponentData:
 
 @dataclass(frozen=True, slots=True)
 class ComponentSummary:
-    """The short entry of one component that fired at least once."""
+    """The short entry of one component that fired at least once.
+
+    Args:
+        layer: name of the layer.
+        component_idx: index in the layer.
+        mean_ci: causal importance, averaged over all positions.
+    """
 
     layer: str
     component_idx: int

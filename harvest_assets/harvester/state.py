@@ -130,20 +130,34 @@ class HarvesterState:
 
     Nothing is stored that can be derived; the properties return the statistics as dense tensors.
     C is the number of components of all layers, V the vocabulary.
+
+    Args:
+        settings: what must be equal for states to add up.
+        total_tokens_processed: positions seen.
+        ci_sums: float64 [C], causal importance summed over all positions.
+        ci_histogram: int64 [C, 64], firings by causal importance.
+        cooccurrence: narrow integers, packed upper triangle of [C, C].
+        input_counts: narrow integers [C, V], firings by the token read.
+        input_token_totals: int64 [V], positions with each token.
+        output_token_prob_mass: float64 [C, V], next-token probability where a component fires.
+        output_token_prob_totals: float64 [V], the same over all positions.
+        sample: the uniform sample, by component and priority.
+        highest_ci: the 20 firings of highest CI, by component, highest first.
+        highest_activation: the 20 firings of largest absolute activation, likewise; None where an
+            older version counted rows.
     """
 
     settings: HarvesterSettings
     total_tokens_processed: int
-    ci_sums: torch.Tensor  # float64 [C]
-    ci_histogram: torch.Tensor  # int64 [C, 64]
-    cooccurrence: torch.Tensor  # narrow integers, packed upper triangle of [C, C]
-    input_counts: torch.Tensor  # narrow integers [C, V]
-    input_token_totals: torch.Tensor  # int64 [V]
-    output_token_prob_mass: torch.Tensor  # float64 [C, V]
-    output_token_prob_totals: torch.Tensor  # float64 [V]
-    sample: ExampleTable  # the uniform sample, by component and priority
-    highest_ci: ExampleTable  # the 20 firings of highest CI, by component, highest first
-    # The 20 firings of largest |activation|, likewise; None where an older version counted rows.
+    ci_sums: torch.Tensor
+    ci_histogram: torch.Tensor
+    cooccurrence: torch.Tensor
+    input_counts: torch.Tensor
+    input_token_totals: torch.Tensor
+    output_token_prob_mass: torch.Tensor
+    output_token_prob_totals: torch.Tensor
+    sample: ExampleTable
+    highest_ci: ExampleTable
     highest_activation: ExampleTable | None = None
 
     @property
