@@ -35,6 +35,7 @@ from harvest_assets.results.components_jsonl import lines_of, parse_component
 from harvest_assets.results.count_tensors import CorrelationStorage
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentTokenPMI
 from harvest_assets.sharing.contents import Watch
+from harvest_assets.store.imported import require_harvested
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import owner_of
 
@@ -143,6 +144,7 @@ class _Source:
     def open(cls, paths: HarvestLayout) -> _Source:
         if not paths.manifest.exists():
             raise HarvestError(f"{paths.root} is not a finished harvest: it has no manifest.json.")
+        require_harvested(paths, "exported")
         plan, entries = HarvestPlan.open(paths.root), manifest.read(paths)
         problems = manifest.disagreements(paths)
         if {entry.plan for entry in entries.values()} != {plan.digest}:

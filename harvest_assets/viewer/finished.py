@@ -110,7 +110,8 @@ class FinishedHarvest(Harvest):
         """See `Harvest`."""
         if "ci_histogram" not in self.frame.columns:
             return None
-        return cast("NDArray[np.int64]", self.frame["ci_histogram"][place].to_numpy())
+        counts = self.frame["ci_histogram"][place]
+        return None if counts is None else cast("NDArray[np.int64]", counts.to_numpy())
 
     @property
     def counts_cofirings(self) -> bool:
