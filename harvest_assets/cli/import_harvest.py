@@ -19,7 +19,7 @@ from harvest_assets.cli.options import received_name_option
 @click.option(
     "--tokenizer",
     metavar="NAME",
-    help="Hub name or path of the run's tokenizer; omitted: as the run's files here name it.",
+    help="Hub name or path of the run's tokenizer; omitted: as the run's files or harvest here.",
 )
 @received_name_option
 @json_option

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout, run_cache_dirs
 from harvest_assets.files.manifest import forget_stamps
 from harvest_assets.files.records import FileDigest
-from harvest_assets.files.untrusted import text_of
+from harvest_assets.files.untrusted import read_json, text_of
 from harvest_assets.files.yaml_file import read_mapping
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
@@ -42,7 +42,7 @@ from harvest_assets.sharing.harvest_db_rows import (
 from harvest_assets.sharing.receive import publish
 from harvest_assets.store.harvest_name import HarvestReference
 from harvest_assets.store.imported import IMPORTED, Source
-from harvest_assets.store.registry import name_folder
+from harvest_assets.store.registry import name_folder, registration_of
 from harvest_assets.store.verification import count_problems
 from harvest_assets.wandb_client.run_name import is_run_name, parse_run
 
@@ -77,8 +77,8 @@ def import_harvest(
 
     Args:
         path: of `harvest.db`, of its folder, or of a folder of such folders: then of the last.
-        tokenizer_name: hub name or path; None: that of the run, if its files are here. Without one,
-            tokens are shown as ids.
+        tokenizer_name: hub name or path; None: that of the run, if its files or its first harvest
+            are here. Without one, tokens are shown as ids.
         out_name: the folder below `harvest/`; None for `<run_id>@<name of the folder>`.
         add_scores: adds the scores of the database to the harvest in a folder; called if it has a
             table of them.
@@ -141,17 +141,25 @@ def _harvest_of(settings: DbSettings, database: Path) -> HarvestReference | None
 
 
 def _tokenizer_of(name: str | None, harvest: HarvestReference | None) -> RecordedTokenizer | None:
-    """The tokenizer of this name, else the one that the run's files name, if they are here."""
+    """The tokenizer of this name; else that of the run's files, or of its first harvest."""
     if name is not None:
         return RecordedTokenizer.in_use(name)
-    run = None if harvest is None else harvest.run.name
-    for folder in () if run is None else run_cache_dirs(run.project, run.run_id):
+    if harvest is None:
+        return None
+    run = harvest.run.name
+    for folder in run_cache_dirs(run.project, run.run_id):
         try:
             config = read_mapping(folder / "final_config.yaml")
             return RecordedTokenizer.in_use(text_of(config["tokenizer_name"]))
         except (HarvestError, OSError, KeyError, TypeError):
             continue
-    return None
+    try:
+        first = registration_of(run.key).layout
+        recorded = RecordedTokenizer.of(read_json(first.config))
+        source = recorded.open(first.tokenizer).source
+    except (HarvestError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return replace(recorded, folder=source) if Path(source).is_dir() else recorded
 
 
 def _name_of(database: Path) -> str:

@@ -253,7 +253,7 @@ class HarvestDb:
 
 def _checked(method: _Method, known: _Settings) -> DbSettings:
     if method.type != _TYPE:
-        raise ValueError(f"it is of a {method.type[:100]!r}; only {_TYPE!r} can be imported")
+        raise ValueError(f"its type is {method.type[:100]!r}; only {_TYPE!r} can be imported")
     counts = {
         "n_batches": 0 if known.n_batches is None else known.n_batches,
         "batch_size": known.batch_size,
@@ -310,10 +310,13 @@ def _examples(
     n_cut = n_uncertain = 0
     for place, example in enumerate(stored):
         ids, firings = example["token_ids"], example["firings"]
-        _check_list("token_ids", ids, {int}, len(firings))
+        _check_list("token_ids", ids, {int})
         _check_list("firings", firings, {bool}, len(ids))
         if not ids or len(ids) > settings.window or min(ids) < 0 or max(ids) >= vocab_size:
-            raise ValueError(f"example {place} has no or too many tokens, or one out of range")
+            raise ValueError(
+                f"example {place} has no tokens, more than {settings.window}, or an id that is not "
+                f"below {vocab_size:,}"
+            )
         try:
             possible = centers(firings, settings.per_side, row_length)
         except ValueError as error:
@@ -334,10 +337,12 @@ def _examples(
     return DbExamples(token_ids, ci_values, component_acts, n_cut, n_uncertain)
 
 
-def _check_list(name: str, values: Any, kinds: set[type], length: int) -> None:
-    if type(values) is not list or len(values) != length or not {*map(type, values)} <= kinds:
+def _check_list(name: str, values: Any, kinds: set[type], length: int | None = None) -> None:
+    if type(values) is not list or not {*map(type, values)} <= kinds:
         expected = " or ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"{name} of an example is not a list of {length:,} values ({expected})")
+        raise TypeError(f"{name} of an example is not a list ({expected})")
+    if length is not None and len(values) != length:
+        raise ValueError(f"{name} of an example has {len(values):,} values; expected {length:,}")
 
 
 def _pmi(value: Any, vocab_size: int) -> ComponentTokenPMI:

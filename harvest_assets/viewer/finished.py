@@ -62,6 +62,9 @@ class FinishedHarvest(Harvest):
             vocabulary,
             warnings + doubts,
         )
+        notes = config.get("notes")
+        if self.is_imported and isinstance(notes, list):
+            self.warnings += map(str, notes)
 
     @cached_property
     def correlations(self) -> CorrelationStorage:

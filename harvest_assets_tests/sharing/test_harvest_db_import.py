@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from starlette.testclient import TestClient
 
 from harvest_assets import loaders
 from harvest_assets.cli.main import cli
@@ -22,6 +23,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.entries import Score
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.sharing import harvest_db
+from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.faults.small_harvest import RUN, SmallHarvest
 from harvest_assets_tests.sharing.harvest_db_reader import last_folder, read
@@ -116,6 +118,11 @@ def test_it_is_read_and_shared_like_others_but_not_continued(folder: Path, tmp_p
     shown = Library().get("mine")
     place = shown.places[KEY]
     assert shown.ci_histogram(place) is None
+    client = TestClient(make_app(Library(), "mine"), base_url="http://127.0.0.1:3100")
+    page = client.get(f"/run/mine/component/{KEY}").text
+    assert "perhaps not sampled uniformly" in page
+    assert "no histograms" in page
+    assert set(json.loads(paths.config.read_text())["notes"]) <= set(shown.warnings)
     by_ci = [it.ci_values[PER_SIDE] for it in shown.examples(place, "ci")]
     assert by_ci == sorted(by_ci, reverse=True)
     scores = Interpretations(paths).history().scores.select("component_key", "method", "score")
@@ -231,7 +238,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "no JSON": (column("output_token_pmi", b"{"), "output_token_pmi"),
     "deep": (column("output_token_pmi", "[" * 99_999), "output_token_pmi"),
     "no such token": (column("input_token_pmi", '{"top": [[40, 1.0]], "bottom": []}'), KEY),
-    "no list": (example(3, FIRES), "token_ids"),
+    "no lists": (example(3, 3), "token_ids"),
     "beyond the vocabulary": (example([40] * 7, FIRES), KEY),
     "padding": (example([-1] * 7, FIRES), KEY),
     "fires nowhere": (example(ONES, [False] * 7), KEY),
