@@ -28,7 +28,7 @@ configs:
 # Harvest of {harvest}
 
 What the components of a decomposed language model do: when they fire, on which tokens, and with
-which others. It was counted over {tokens} with `harvest_assets`.
+which others. It was counted over {tokens} {how}.
 
 | | |
 |---|---|
@@ -75,13 +75,16 @@ def card_of(paths: HarvestLayout, address: HubDataset) -> str:
     if source_of(paths) is None:
         plan = HarvestPlan.open(paths.root)
         run, ci_threshold, layers = plan.run, plan.ci_threshold, plan.layers
+        how = "with `harvest_assets`"
     else:
         run = markdown_cell(run_of_key(owner_of(paths) or paths.root.name))
         ci_threshold, layers = float(config["ci_threshold"]), None
+        how = "by SPD's own program, and imported with `harvest_assets`"
     n_tokens = config.get("n_tokens")
     return _CARD.format(
         harvest=owner_of(paths) or run,
         run=run,
+        how=how,
         name=paths.root.name,
         address=address,
         tokens=f"{n_tokens:,} tokens" if type(n_tokens) is int else "tokens of its dataset",

@@ -320,9 +320,9 @@ class _Import:
         settings = self._db.settings
         row_length = settings.row_length(n_tokens)
         self.notes = list(self._notes(row_length))
-        run = parse_run(settings.run).name.wandb_path if is_run_name(settings.run) else settings.run
+        named = is_run_name(settings.run)
         return {
-            "wandb_path": run,
+            **({"wandb_path": parse_run(settings.run).name.wandb_path} if named else {}),
             "n_batches": settings.n_batches,
             "n_tokens": n_tokens,
             "batch_size": settings.batch_size,
@@ -342,6 +342,9 @@ class _Import:
             "Imported: rows and positions of examples, histograms and the firings of highest "
             "causal importance are not known, nor whether the examples are a uniform sample."
         )
+        run = self._db.settings.run
+        if not is_run_name(run):
+            yield f"The database names its run {run[:200]!r}, which is not a run's name."
         if self._n_uncertain:
             yield (
                 f"{self._n_uncertain:,} of {counted(self._n_examples, 'example')} were cut at an "

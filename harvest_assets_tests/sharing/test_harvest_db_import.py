@@ -271,6 +271,16 @@ def test_what_is_wrong_with_hostile_files_is_said_and_nothing_is_left(
         shutil.rmtree(folder)
 
 
+def test_what_is_not_a_name_of_a_run_names_none(folder: Path):
+    method = json.loads(METHOD) | {"type": "SPDHarvestConfig", "wandb_path": "../.."}
+    setting("method_config", json.dumps(method))(folder)
+    paths = imported(folder)
+    assert paths.root.name == folder.name
+    (listed,) = json.loads(run("list", "--json").stdout)
+    assert (listed["key"], listed["condition"]) == (None, "harvested")
+    assert any("'../..'" in note for note in json.loads(paths.config.read_text())["notes"])
+
+
 def test_triggers_are_not_run(folder: Path):
     before = read(folder).components.keys()
     sql(
