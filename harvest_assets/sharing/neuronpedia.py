@@ -155,17 +155,20 @@ class _Export:
         return len(alive)
 
     def _settings(self, layer: str) -> dict[str, Any]:
-        plan = self._source.plan
+        plan, config = self._source.plan, self._source.config
+        is_spd = self._source.kind == "spd"
         return {
             "sae_path": layer,
             "np_sae_id_suffix": layer,
             **self._data(),
             "harvest": plan.run,
             "checkpoint_sha256": plan.checkpoint_sha256,
-            "activations_are": self._source.config.get("firing_strength", "causal importance"),
+            "activations_are": (
+                "causal importance" if is_spd else config.get("firing_strength", "activation")
+            ),
             "activation_threshold": plan.ci_threshold,
             "logits_are": "pointwise mutual information of firings and predicted tokens, in nats",
-            "harvest_assets_version": self._source.config.get("harvest_assets_version"),
+            "harvest_assets_version": config.get("harvest_assets_version"),
         }
 
     def _data(self) -> dict[str, Any]:
