@@ -1,4 +1,4 @@
-"""What all exports share: a finished harvest is checked, and a new folder appears whole."""
+"""Shared by all exports: a finished harvest, checked, and a new folder, complete or absent."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ does not say which token the firing is on. Its number of tokens leaves few place
 1. A window of full width has its firing in the middle.
 2. A shorter one was cut at the start of its row, and has `per_side` tokens after the firing, or at
    the end, and has as many before it. In rows shorter than a full window it may be cut at both.
-3. The component fires at the right place, so that places at which it does not fire are none.
+3. The component fires at the place, which rules out those at which it does not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Harvests that were imported from another program's files: they are read, and never continued.
 
-They have no plan. In its place stands a digest of the files they were made of, which `config.json`
-and the manifest name.
+They have no plan. Where others have the plan's digest, in `config.json` and the manifest, they have
+one of the files that they were made from.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def require_harvested(paths: HarvestLayout, what: str) -> None:
 
     Args:
         paths: of the harvest.
-        what: it cannot be otherwise, as "resumed or extended".
+        what: what an imported harvest cannot be, such as "resumed or extended".
 
     Raises:
         HarvestError: it was.
