@@ -17,6 +17,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.entries import Score, sha256_of_text
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.results.count_tensors import TokenStatsStorage
+from harvest_assets.store.imported import source_of
 
 
 def run_baseline(
@@ -82,6 +83,8 @@ def _solvers(paths: HarvestLayout, seed: int, report: Report) -> list[Solver]:
     occurrences = TokenStatsStorage.load(paths.token_stats).input_totals.numpy()
     solvers = [token_solver(occurrences.astype(np.float64), seed)]
     try:
+        if source_of(paths) is not None:
+            raise HarvestError("The harvest was imported, without its run.")
         decomposition = open_decomposition(paths.root)
         if not isinstance(decomposition, HasTokenEmbeddings):
             raise HarvestError("Its kind of decomposition gives none.")

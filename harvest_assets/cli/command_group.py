@@ -13,8 +13,8 @@ from harvest_assets.cli.common_options import with_common_options
 from harvest_assets.errors import HarvestError
 
 _HELP = "help"
-# Commands whose name is that of a built-in function.
-_MODULES = {"list": "list_harvests"}
+# Commands whose name is that of a built-in function or a keyword.
+_MODULES = {"list": "list_harvests", "import": "import_harvest"}
 
 
 class CommandOrRun(click.Group):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +18,9 @@ from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.cli.invocation import current
 from harvest_assets.errors import counted
-from harvest_assets.files.layout import HarvestLayout
+
+if TYPE_CHECKING:
+    from harvest_assets.files.layout import HarvestLayout
 
 
 @click.command(
@@ -28,6 +32,8 @@ from harvest_assets.files.layout import HarvestLayout
                 of components), component_correlations.pt, token_stats.pt; of SPD runs only
   delphi        FOLDER/latents/ of delphi: every firing with its activation, and the rows of tokens;
                 of harvests with --keep-firings
+  neuronpedia   FOLDER/neuronpedia-YYYYMMDD_HHMMSS/<layer>/batch-<n>.json, as SAEDashboard writes
+                them: what Neuronpedia's dashboards are made from
 
 It appears complete or not at all, and nothing is overwritten.
 
@@ -39,7 +45,7 @@ It appears complete or not at all, and nothing is overwritten.
 @click.option(
     "--format",
     "name",
-    type=click.Choice(("harvest-db", "delphi")),
+    type=click.Choice(("harvest-db", "delphi", "neuronpedia")),
     required=True,
     help="The form that is written.",
 )
@@ -49,58 +55,72 @@ def export(run: str, folder: Path, name: str, *, debug: bool) -> None:
     """Write a finished harvest in a form that other programs read."""
     with errors_reported(debug=debug):
         paths = harvest_to_read(run)
-        if name == "delphi":
-            _export_delphi(paths, folder)
-            return
-
-        from rich.filesize import decimal
-
-        from harvest_assets.cli.transfer_bar import transfer_bar
-        from harvest_assets.interpretations.exchange.autointerp_db import score_rows
-        from harvest_assets.interpretations.storage import Interpretations
-        from harvest_assets.sharing import harvest_db
-
-        history = Interpretations(paths).history()
-        for problem in history.problems:
-            click.echo(f"warning: {problem}", err=True)
-        with transfer_bar() as watch:
-            written = harvest_db.export(paths, folder, score_rows(history), watch)
+        write = {"harvest-db": _harvest_db, "delphi": _delphi, "neuronpedia": _neuronpedia}[name]
+        written = write(paths, folder)
         current().result = {
             "harvest": paths.root.name,
             "path": str(written.folder),
             "format": name,
-            "components": written.n_components,
-            "scores": written.n_scores,
+            **written.counts,
             "n_bytes": written.n_bytes,
         }
-        if not written.has_correlations:
-            click.echo("warning: co-firings were not counted, so their file is left out.", err=True)
-        click.echo(
-            f"{written.folder} holds {counted(written.n_components, 'component')} and "
-            f"{counted(written.n_scores, 'score')} of {paths.root.name} "
-            f"({decimal(written.n_bytes)})."
-        )
+
+        from rich.filesize import decimal
+
+        content = " and ".join(counted(n, noun[:-1]) for noun, n in written.counts.items())
+        size = decimal(written.n_bytes)
+        click.echo(f"{written.folder} holds {content} of {paths.root.name} ({size}).")
 
 
-def _export_delphi(paths: HarvestLayout, folder: Path) -> None:
-    from rich.filesize import decimal
+@dataclass(frozen=True)
+class _Written:
+    """A folder that was written.
 
+    Args:
+        folder: its path.
+        counts: what is in it, by its name in the plural.
+        n_bytes: of all files.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    n_bytes: int
+
+
+def _harvest_db(paths: HarvestLayout, folder: Path) -> _Written:
+    from harvest_assets.cli.transfer_bar import transfer_bar
+    from harvest_assets.interpretations.exchange.autointerp_db import score_rows
+    from harvest_assets.interpretations.storage import Interpretations
+    from harvest_assets.sharing import harvest_db
+
+    history = Interpretations(paths).history()
+    for problem in history.problems:
+        click.echo(f"warning: {problem}", err=True)
+    with transfer_bar() as watch:
+        written = harvest_db.export(paths, folder, score_rows(history), watch)
+    if not written.has_correlations:
+        click.echo("warning: co-firings were not counted, so their file is left out.", err=True)
+    counts = {"components": written.n_components, "scores": written.n_scores}
+    return _Written(written.folder, counts, written.n_bytes)
+
+
+def _delphi(paths: HarvestLayout, folder: Path) -> _Written:
     from harvest_assets.cli.transfer_bar import transfer_bar
     from harvest_assets.sharing import delphi_cache
 
     with transfer_bar() as watch:
         written = delphi_cache.export(paths, folder, watch)
-    current().result = {
-        "harvest": paths.root.name,
-        "path": str(written.folder),
-        "format": "delphi",
-        "components": written.n_components,
-        "firings": written.n_firings,
-        "n_bytes": written.n_bytes,
-    }
     if not written.has_tokens:
         click.echo("warning: the rows of tokens are not here; delphi needs them too.", err=True)
-    click.echo(
-        f"{written.folder} holds {counted(written.n_firings, 'firing')} of "
-        f"{paths.root.name} ({decimal(written.n_bytes)})."
-    )
+    counts = {"components": written.n_components, "firings": written.n_firings}
+    return _Written(written.folder, counts, written.n_bytes)
+
+
+def _neuronpedia(paths: HarvestLayout, folder: Path) -> _Written:
+    from harvest_assets.cli.transfer_bar import transfer_bar
+    from harvest_assets.sharing import neuronpedia
+
+    with transfer_bar() as watch:
+        written = neuronpedia.export(paths, folder, watch)
+    counts = {"components": written.n_components, "layers": written.n_layers}
+    return _Written(written.folder, counts, written.n_bytes)

@@ -33,6 +33,7 @@ from harvest_assets.cli.common_options import CONTEXT_SETTINGS, EXIT_STATUSES
         "push",
         "pull",
         "export",
+        "import",
         "clean",
         "completion",
     ),
@@ -61,6 +62,7 @@ def cli() -> None:
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`
       harvest-assets export RUN FOLDER   a finished harvest in a form that other programs read
+      harvest-assets import PATH         a harvest.db of SPD's newer code, to view and score here
       harvest-assets clean               delete files that are no longer needed
       harvest-assets completion SHELL    what bash, zsh or fish needs to complete all this
 

@@ -198,8 +198,8 @@ def parse_component(path: Path, line: bytes) -> ComponentData:
             component_idx=_index(value["component_idx"]),
             mean_ci=_finite(value["mean_ci"]),
             activation_examples=_examples(value["activation_examples"], line),
-            input_token_pmi=_pmi(value["input_token_pmi"]),
-            output_token_pmi=_pmi(value["output_token_pmi"]),
+            input_token_pmi=pmi_of(value["input_token_pmi"]),
+            output_token_pmi=pmi_of(value["output_token_pmi"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HarvestError(
@@ -247,7 +247,12 @@ def _check_lists(examples: list[ActivationExample]) -> None:
         raise ValueError("an example has a value that is not finite")
 
 
-def _pmi(value: dict[str, Any]) -> ComponentTokenPMI:
+def pmi_of(value: dict[str, Any]) -> ComponentTokenPMI:
+    """The two lists `top` and `bottom` of tokens with their PMI.
+
+    Raises:
+        ValueError, TypeError, KeyError: they are not valid.
+    """
     return ComponentTokenPMI(
         *([(_index(token), _finite(x)) for token, x in value[end]] for end in ("top", "bottom"))
     )

@@ -36,7 +36,7 @@ class HarvestedComponent:
         component_idx: index in the layer.
         firing_count: 0 for a component that gets no line.
         mean_ci: over all positions.
-        ci_histogram: int64 [64], sums to `firing_count`.
+        ci_histogram: int64 [64], sums to `firing_count`; None where not known.
         examples: the uniform sample, in order of priority.
         highest_ci: the examples of highest CI, highest first.
         input_token_pmi: tokens on which it fires.
@@ -53,7 +53,7 @@ class HarvestedComponent:
     component_idx: int
     firing_count: int
     mean_ci: float
-    ci_histogram: NDArray[np.int64]
+    ci_histogram: NDArray[np.int64] | None
     examples: ExampleTable
     highest_ci: ExampleTable
     input_token_pmi: ComponentTokenPMI

@@ -226,8 +226,8 @@ def merged_components(
     ci_sums = total.ci_sums.tolist()
     histogram = total.ci_histogram.numpy()
     n_positions = total.total_tokens_processed
-    inputs = _TokenCounts(total.input_token_totals, n_positions, pmi_top_k, token_limit)
-    outputs = _TokenCounts(total.output_token_prob_totals, n_positions, pmi_top_k, token_limit)
+    inputs = TokenCounts(total.input_token_totals, n_positions, pmi_top_k, token_limit)
+    outputs = TokenCounts(total.output_token_prob_totals, n_positions, pmi_top_k, token_limit)
     places = [(layer, index) for layer, c in settings.layers for index in range(c)]
 
     def merged(block: slice) -> list[HarvestedComponent]:
@@ -240,7 +240,6 @@ def merged_components(
             layer, index = places[flat]
             read = inputs.of(input_counts[flat - block.start], firings[flat])
             predicted = outputs.of(output_mass[flat - block.start], firings[flat])
-            nats = max(read.nats, predicted.nats)
             components.append(
                 HarvestedComponent(
                     layer=layer,
@@ -252,7 +251,7 @@ def merged_components(
                     highest_ci=highest_ci.of_components(flat, flat + 1),
                     input_token_pmi=read.pmi,
                     output_token_pmi=predicted.pmi,
-                    informativeness=round_significant(float(np.log1p(firings[flat])) * nats),
+                    informativeness=informativeness(firings[flat], read, predicted),
                     informative_input_tokens=read.informative,
                     informative_output_tokens=predicted.informative,
                     highest_activation=(
@@ -276,7 +275,7 @@ def _block_size(total: StateSum) -> int:
     return fits // n_threads()
 
 
-class _TokenStatistics(NamedTuple):
+class TokenStatistics(NamedTuple):
     """A component and the tokens that it reads, or those that are predicted."""
 
     pmi: ComponentTokenPMI
@@ -284,7 +283,7 @@ class _TokenStatistics(NamedTuple):
     nats: float  # the information of a firing
 
 
-class _TokenCounts:
+class TokenCounts:
     """Computes the token statistics of components.
 
     Args:
@@ -302,10 +301,16 @@ class _TokenCounts:
         self._k = pmi_top_k
         self._limit = token_limit
 
-    def of(self, counts: NDArray[np.int64] | NDArray[np.float64], firings: int) -> _TokenStatistics:
+    def of(self, counts: NDArray[np.int64] | NDArray[np.float64], firings: int) -> TokenStatistics:
         """Of a component with the same counts [V] where it fired."""
         given = (counts, firings, self._totals, self._n_positions)
-        return _TokenStatistics(
+        return TokenStatistics(
             top_bottom_pmi(*given, self._k, self._limit),
             *informative_tokens(*given, _INFORMATIVE_TOKENS, self._limit),
         )
+
+
+def informativeness(firings: int, read: TokenStatistics, predicted: TokenStatistics) -> float:
+    """Informativeness of a component's firings; see `analysis`."""
+    nats = max(read.nats, predicted.nats)
+    return round_significant(float(np.log1p(firings)) * nats)

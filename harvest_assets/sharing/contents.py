@@ -19,6 +19,7 @@ from harvest_assets.files.layout import HarvestLayout, is_folder_name
 from harvest_assets.files.manifest import disagreements, read
 from harvest_assets.files.records import FileDigest, Record
 from harvest_assets.files.untrusted import MAX_BYTES
+from harvest_assets.store.imported import results_digest, source_of
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import check_name
 
@@ -114,12 +115,13 @@ def check_complete(paths: HarvestLayout, contents: Contents) -> None:
         entry = entries.get(name)
         if entry is None or contents.files.get(name) != FileDigest(entry.size, entry.sha256):
             problems.append(f"{name} in {paths.root} is not the file that manifest.json names.")
-    plan = HarvestPlan.open(paths.root)
-    check_name(paths, plan.run)
-    if {entry.plan for entry in entries.values()} != {plan.digest}:
+    if {entry.plan for entry in entries.values()} != {results_digest(paths)}:
         problems.append(f"The results in {paths.root} are not those of its plan; harvest it again.")
-    if paths.run_checkpoint.exists() and open_decomposition(paths.root).run != plan.run:
-        problems.append(f"{paths.run_checkpoint} is of another run than {paths.plan.name}.")
+    if source_of(paths) is None:
+        plan = HarvestPlan.open(paths.root)
+        check_name(paths, plan.run)
+        if paths.run_checkpoint.exists() and open_decomposition(paths.root).run != plan.run:
+            problems.append(f"{paths.run_checkpoint} is of another run than {paths.plan.name}.")
     if problems:
         raise HarvestError("\n       ".join(dict.fromkeys(problems)))
 

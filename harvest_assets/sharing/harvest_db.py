@@ -17,7 +17,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,14 @@ import numpy as np
 import orjson
 
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files import manifest
-from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.hashed_file import HashedFile
-from harvest_assets.files.layout import HarvestLayout, harvest_root
-from harvest_assets.files.untrusted import read_json
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.results.components_jsonl import lines_of, parse_component
 from harvest_assets.results.count_tensors import CorrelationStorage
 from harvest_assets.schemas import ActivationExample, ComponentData, ComponentTokenPMI
 from harvest_assets.sharing.contents import Watch
-from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.registry import owner_of
+from harvest_assets.sharing.exporting import Source, new_folder
 
 # Component, method, score and details as JSON.
 ScoreRow = tuple[str, str, float, str]
@@ -91,88 +86,14 @@ def export(
             be made exists or would be listed as a harvest, or the disk is too full.
         OSError: the folder cannot be written.
     """
-    source = _Source.open(paths)
-    _check_is_elsewhere(folder)
-    target = folder / f"h-{datetime.now(UTC):%Y%m%d_%H%M%S}"
-    if target.exists() or target.is_symlink():
-        raise HarvestError(f"{target} exists, and was left as it is; export again.")
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    staging = temporary_beside(target)
-    try:
-        staging.mkdir()
-        exported = _Export(source, staging, watch).write(scores, target)
-        for file in (*staging.iterdir(), staging):
-            fsync_path(file)
-        staging.rename(target)
-    finally:
-        remove(staging)
-    fsync_path(folder)
-    return exported
-
-
-def _check_is_elsewhere(folder: Path) -> None:
-    """Refuse a folder that holds our harvests, or would be listed among them.
-
-    Raises:
-        HarvestError: it is one.
-    """
-    root, place = harvest_root().resolve(), folder.resolve()
-    if place == root or (place.parent == root and owner_of(HarvestLayout(place)) is None):
+    source = Source.open(paths)
+    if source.kind != "spd":
         raise HarvestError(
-            f"{folder} is the folder of our own harvests, or would be one among them; choose a "
-            "folder elsewhere."
+            f"{paths.root} is a harvest of {source.kind[:100]}; {_DATABASE} has only a form for "
+            "those of SPD runs."
         )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A finished harvest of an SPD run.
-
-    Args:
-        paths: of the harvest.
-        plan: its settings.
-        entries: of its manifest, by path below its folder.
-    """
-
-    paths: HarvestLayout
-    plan: HarvestPlan
-    entries: dict[str, manifest.Entry]
-
-    @classmethod
-    def open(cls, paths: HarvestLayout) -> _Source:
-        if not paths.manifest.exists():
-            raise HarvestError(f"{paths.root} is not a finished harvest: it has no manifest.json.")
-        plan, entries = HarvestPlan.open(paths.root), manifest.read(paths)
-        problems = manifest.disagreements(paths)
-        if {entry.plan for entry in entries.values()} != {plan.digest}:
-            problems.append(
-                f"The results in {paths.root} are not those of its plan; harvest it again."
-            )
-        if problems:
-            raise HarvestError("\n       ".join(problems))
-        try:
-            kind = read_json(paths.config).get("kind", "spd")
-        except (OSError, ValueError, AttributeError) as error:
-            raise HarvestError(f"{paths.config} cannot be read: {reason_of(error)}.") from error
-        if kind != "spd":
-            raise HarvestError(
-                f"{paths.root} is a harvest of {str(kind)[:100]}; {_DATABASE} has only a form for "
-                "those of SPD runs."
-            )
-        return cls(paths, plan, entries)
-
-    def check(self, file: Path, sha256: str) -> None:
-        """Check that what was read of a file is what the manifest names.
-
-        Raises:
-            HarvestError: it is not.
-        """
-        if sha256 != self.entries[file.relative_to(self.paths.root).as_posix()].sha256:
-            raise HarvestError(
-                f"{file} is damaged, or was replaced meanwhile; run harvest-assets verify "
-                f"{self.paths.root.name}, and export again."
-            )
+    with new_folder(folder, "h-") as (staging, target):
+        return _Export(source, staging, watch).write(scores, target)
 
 
 class _Export:
@@ -184,7 +105,7 @@ class _Export:
         watch: is shown the progress.
     """
 
-    def __init__(self, source: _Source, staging: Path, watch: Watch) -> None:
+    def __init__(self, source: Source, staging: Path, watch: Watch) -> None:
         self._source, self._staging, self._watch = source, staging, watch
         paths = source.paths
         files = (paths.component_correlations, paths.token_stats, paths.components)

@@ -91,12 +91,12 @@ def receive(
         remove(staging)  # the same attempt would end the same way
         raise
     if not layers:
-        _publish(staging, paths, contents, source)
+        publish(staging, paths, contents, source)
         return Received(paths, was_there=False)
     (staging / CONTENTS).write_bytes(contents.encoded)  # with it, the next attempt knows the files
     try:
         with some_layers(HarvestLayout(staging), layers, watch, staging.parent) as chosen:
-            _publish(chosen.root, paths, contents_of(chosen, watch), source)
+            publish(chosen.root, paths, contents_of(chosen, watch), source)
     except HarvestError:
         if not continues:
             remove(staging)
@@ -156,7 +156,18 @@ def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
-def _publish(staging: Path, paths: HarvestLayout, contents: Contents, source: str) -> None:
+def publish(staging: Path, paths: HarvestLayout, contents: Contents, source: str) -> None:
+    """Rename a complete folder into its place.
+
+    Args:
+        staging: holds the files.
+        paths: of the harvest.
+        contents: the files.
+        source: where they come from, for messages.
+
+    Raises:
+        HarvestError: another harvest is there.
+    """
     for name in contents.files:
         fsync_path(staging / name)
     for folder in {(staging / name).parent for name in contents.files}:

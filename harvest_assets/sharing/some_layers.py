@@ -20,6 +20,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import forget_stamps
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.sharing.contents import Contents, Watch, contents_of
+from harvest_assets.store.imported import require_harvested
 from harvest_assets.store.plan import HarvestPlan
 
 
@@ -64,6 +65,7 @@ def _write_some_layers(
 ) -> None:
     from harvest_assets.results.some_layers import SomeLayers, layers_of
 
+    require_harvested(paths, "divided by layers")
     contents = contents_of(paths, watch)  # what is selected from is complete and undamaged
     stored = HarvestPlan.open(paths.root)
     all_ = layers_of(paths)

@@ -15,6 +15,7 @@ from harvest_assets.files.ownership import WRITABLE_BY_OTHERS, is_own
 from harvest_assets.files.records import Older, Record
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.store.harvest_name import HarvestReference
+from harvest_assets.store.imported import require_harvested
 from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
 from harvest_assets.wandb_client.run_name import RunReference, parse_run
 
@@ -184,7 +185,12 @@ def claim_folder(registration: Registration) -> None:
     """
     check_owner(registration)
     if registration.name is not None:
-        _OWNER.write(registration.layout.harvest_name, _Owner(registration.key))
+        name_folder(registration.layout, registration.key)
+
+
+def name_folder(paths: HarvestLayout, key: str) -> None:
+    """Write into a folder which further harvest is in it."""
+    _OWNER.write(paths.harvest_name, _Owner(key))
 
 
 def _is_further(first: Registration, out_name: str) -> bool:
@@ -256,9 +262,10 @@ def check_owner(registration: Registration) -> None:
     """Check that the folder does not belong to another run or to another harvest of the run.
 
     Raises:
-        HarvestError: it does, or the file that says to which harvest is damaged.
+        HarvestError: it does, or was imported, or the file that says to which harvest is damaged.
     """
     paths = registration.layout
+    require_harvested(paths, "resumed or extended")
     owner = owner_of(paths)
     if owner is None:
         check_name(paths, registration.reference.name.key)

@@ -118,7 +118,10 @@ def _described(paths: HarvestLayout) -> dict[str, Any]:
     missing = [file for file in paths.five_files if not file.exists()]
     if not paths.plan.exists():
         # Results of another program have no plan.
-        return {"condition": Condition.UNFINISHED if missing else Condition.HARVESTED}
+        if missing:
+            return {"condition": Condition.UNFINISHED}
+        n_tokens = _tokens_of_results(paths)
+        return {"condition": Condition.HARVESTED, "tokens": n_tokens, "tokens_wanted": n_tokens}
     plan = HarvestPlan.open(paths.root)
     checkpoint = open_decomposition(paths.root).restricted(plan.layers)
     fields = {"settings": plan.flat(), "n_components": checkpoint.n_components}

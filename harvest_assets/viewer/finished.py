@@ -62,6 +62,9 @@ class FinishedHarvest(Harvest):
             vocabulary,
             warnings + doubts,
         )
+        notes = config.get("notes")
+        if self.is_imported and isinstance(notes, list):
+            self.warnings += map(str, notes)
 
     @cached_property
     def correlations(self) -> CorrelationStorage:
@@ -110,7 +113,8 @@ class FinishedHarvest(Harvest):
         """See `Harvest`."""
         if "ci_histogram" not in self.frame.columns:
             return None
-        return cast("NDArray[np.int64]", self.frame["ci_histogram"][place].to_numpy())
+        counts = self.frame["ci_histogram"][place]
+        return None if counts is None else cast("NDArray[np.int64]", counts.to_numpy())
 
     @property
     def counts_cofirings(self) -> bool:

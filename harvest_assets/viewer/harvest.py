@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.store.imported import IMPORTED
 from harvest_assets.store.registry import owner_of
 from harvest_assets.viewer.words import Words, words_of
 from harvest_assets.wandb_client.run_name import parse_run
@@ -134,6 +135,11 @@ class Harvest(ABC):
     def words(self) -> Words:
         """What pages call the values of a component."""
         return words_of(self.config)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was imported from another program's files."""
+        return IMPORTED in self.config
 
     @property
     def has_informativeness(self) -> bool:

@@ -18,7 +18,7 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.entries import Score
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.results.count_tensors import CorrelationStorage
-from harvest_assets.sharing import harvest_db
+from harvest_assets.sharing import exporting, harvest_db
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets_tests.faults import small_harvest
 from harvest_assets_tests.faults.small_harvest import N_CTX, N_ROWS, SmallHarvest
@@ -163,12 +163,12 @@ def test_an_export_is_independent_of_the_harvest_and_of_the_next(
     (first / "token_stats.pt").write_bytes(b"written over by its new owner")
     assert {file: file.read_bytes() for file in paths.five_files} == before
 
-    class SameSecond(harvest_db.datetime):
+    class SameSecond(exporting.datetime):
         @classmethod
         def now(cls, tz):
             return cls.strptime(first.name, "h-%Y%m%d_%H%M%S").replace(tzinfo=tz)
 
-    monkeypatch.setattr(harvest_db, "datetime", SameSecond)
+    monkeypatch.setattr(exporting, "datetime", SameSecond)
     again = export(tmp_path / "handed")
     assert again.exit_code == 1
     assert first.name in again.stderr

@@ -12,26 +12,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import atomic_path
+from harvest_assets.files.sqlite_file import opened_database, tables_of
 from harvest_assets.interpretations.entries import Score
 from harvest_assets.interpretations.exchange.imported import Imported
 
 if TYPE_CHECKING:
     from harvest_assets.interpretations.storage import History
 
-MAGIC = b"SQLite format 3\0"
 # The words have no numbers there; these keep their order, and come back as the same words.
 _CONFIDENCE = {"low": 0.25, "medium": 0.5, "high": 0.75}
 _LABELS = ("component_key", "label", "confidence", "reasoning")
 _SCORES = ("component_key", "score_type", "score", "details")
-_JOURNALS = {
-    "-wal": "PRAGMA wal_checkpoint(TRUNCATE)",
-    "-journal": "PRAGMA journal_mode=DELETE; PRAGMA integrity_check",
-}
-_MAX_BYTES, _MAX_ROWS, _MAX_LENGTH = 16 << 30, 1 << 21, 1 << 20
+_MAX_BYTES, _MAX_ROWS, _MAX_LENGTH = 1 << 40, 1 << 21, 1 << 20
 _DETAILS = ("low", "high", "chance", "n_trials", "n_failed")
 _SCHEMA = """
 CREATE TABLE interpretations (
@@ -51,37 +46,14 @@ def read(path: Path, imported: Imported) -> None:
         HarvestError: the database is damaged or too large, has neither table, or has changes that
             are not in the file yet.
     """
-    _check_journals(path)
-    if path.stat().st_size > _MAX_BYTES:
-        raise HarvestError(f"{path} is longer than {_MAX_BYTES:,} bytes.")
-    address = f"file:{quote(str(path.absolute()))}?immutable=1"
-    try:
-        with closing(sqlite3.connect(address, uri=True)) as database:
-            database.execute("PRAGMA trusted_schema = OFF")
-            # A small file can compute long values.
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_LENGTH)
-            tables = {
-                name
-                for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
-            }
-            if not tables & {"interpretations", "scores"}:
-                raise HarvestError(f"{path} has neither a table of interpretations nor of scores.")
-            if "interpretations" in tables:
-                _read_labels(database, imported)
-            if "scores" in tables:
-                _read_scores(database, imported)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise HarvestError(f"{path} cannot be read: {reason_of(error)}.") from error
-
-
-def _check_journals(path: Path) -> None:
-    for suffix, remedy in _JOURNALS.items():
-        journal = path.with_name(f"{path.name}{suffix}")
-        if journal.exists() and journal.stat().st_size:
-            raise HarvestError(
-                f"{path} has changes in {journal.name} that are not in the file; close the program "
-                f"that writes it, or run sqlite3 {path.name} '{remedy}'."
-            )
+    with opened_database(path, _MAX_BYTES, _MAX_LENGTH) as database:
+        tables = tables_of(database)
+        if not tables & {"interpretations", "scores"}:
+            raise HarvestError(f"{path} has neither a table of interpretations nor of scores.")
+        if "interpretations" in tables:
+            _read_labels(database, imported)
+        if "scores" in tables:
+            _read_scores(database, imported)
 
 
 def _rows(database: sqlite3.Connection, table: str, names: tuple[str, ...]) -> Iterator[Any]:

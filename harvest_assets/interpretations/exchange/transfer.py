@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.sqlite_file import MAGIC
 from harvest_assets.interpretations.entry_files import Entries
 from harvest_assets.interpretations.exchange import (
     autointerp_db,
@@ -133,7 +134,7 @@ def _format_by_content(file: Path) -> str:
         return "delphi"
     with file.open("rb") as opened:
         start = opened.read(4096)
-    if start.startswith(autointerp_db.MAGIC):
+    if start.startswith(MAGIC):
         return "autointerp"
     is_json = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{")
     return "neuronpedia" if is_json else "csv"

@@ -18,6 +18,7 @@ from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.loaders import activation_examples, load_components_frame
+from harvest_assets.sharing import neuronpedia
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
@@ -88,6 +89,29 @@ def test_counts_equal_loops_and_activations_a_formula(harvested: TinyHarvest, fo
             assert example["token_ids"] == window.token_ids
             assert example["ci_values"] == pytest.approx(window.ci_values, abs=1e-5)
             assert example["component_acts"] == example["ci_values"]
+
+
+def test_they_are_written_for_neuronpedia(harvested: TinyHarvest, folder: Path, tmp_path: Path):
+    activations, _ = by_formula(folder, rows_of(harvested))
+    written = neuronpedia.export(harvested.layout, tmp_path, lambda *_: None)
+    entries = {}
+    for file in written.folder.rglob("batch-*.json"):
+        for entry in json.loads(file.read_text())["features"]:
+            entries[f"{file.parent.name}:{entry['feature_index']}"] = entry
+    assert len(entries) == written.n_components
+    settings = next(written.folder.rglob("run_settings.json")).read_text()
+    assert json.loads(settings)["activations_are"] == "activation"
+    for c, key in enumerate(KEYS):
+        latent = activations[..., c]
+        assert (key in entries) == (latent > 0).any()
+        if key not in entries:
+            continue
+        entry = entries[key]
+        assert entry["frac_nonzero"] == (latent > 0).mean()
+        assert sum(entry["freq_hist_data_bar_heights"]) == (latent > 0).sum()
+        first = entry["activations"][0]
+        value = first["values"][first["qualifying_token_index"]]
+        assert value == first["bin_max"] == pytest.approx(latent.max(), abs=1e-5)
 
 
 def test_shards_and_batches_change_no_result(harvested: TinyHarvest, folder: Path, out_dir: Path):  # noqa: ARG001
