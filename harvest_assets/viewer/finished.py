@@ -61,6 +61,7 @@ class FinishedHarvest(Harvest):
             int(n_tokens),
             vocabulary,
             warnings + doubts,
+            paths=paths,
         )
 
     @cached_property
