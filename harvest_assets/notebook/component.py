@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SCORE = "score_"
 _EXAMPLES = 20  # of each list, on the page
-_HEIGHT = 640  # pixels of the frame in a notebook
+_HEIGHT = 720  # pixels of the frame in a notebook
 
 
 @dataclass(frozen=True, repr=False)

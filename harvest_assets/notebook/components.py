@@ -173,7 +173,10 @@ class Components:
         return line(f"{counted(len(self), 'component')} of {self._harvest.run}{shown}")
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self[:_ROWS].frame._repr_html_()}"
+        shown = self[:_ROWS].frame.drop("layer", "component_idx", "flat_index")
+        first = f", the first {_ROWS}" if len(self) > _ROWS else ""
+        title = f"{counted(len(self), 'component')} of {self._harvest.run}{first}"
+        return f"<p>{escape(title)}</p>{shown._repr_html_()}"
 
     @cached_property
     def _members(self) -> frozenset[Component]:

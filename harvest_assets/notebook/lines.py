@@ -28,9 +28,9 @@ def harvest_lines(harvest: Harvest, n_labels: int) -> list[str]:
     layers, config = harvest.layers, harvest.config
     alive, l0 = int(layers["alive"].sum()), float(layers["l0"].sum())
     state = "" if harvest.progress is None else f", {percent(harvest.progress.share)} harvested"
-    of = f" of {config['dataset_name']}" if config.get("dataset_name") else ""
+    of = f"; {config['dataset_name']}" if config.get("dataset_name") else ""
     threshold = config.get("ci_threshold")
-    above = "" if threshold is None else f", fires above a {harvest.words.long} of {threshold}"
+    above = "" if threshold is None else f", firing above a {harvest.words.long} of {threshold}"
     labels = f", {counted(n_labels, 'label')}" if n_labels else ""
     return [
         line(f"Harvest {harvest.run}, in {harvest.paths.root.name}{state}"),
@@ -38,7 +38,7 @@ def harvest_lines(harvest: Harvest, n_labels: int) -> list[str]:
             f"  {alive:,} of {counted(len(harvest.frame), 'component')} fired, in "
             f"{counted(len(layers), 'layer')}; {short(l0)} of them on a token"
         ),
-        line(f"  {counted(harvest.n_tokens, 'token')}{of}{above}{labels}"),
+        line(f"  {counted(harvest.n_tokens, 'token')}{above}{labels}{of}"),
     ]
 
 
