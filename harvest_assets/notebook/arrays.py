@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +81,22 @@ def _write(folder: Path, rows: NDArray[np.int32]) -> None:
     table = pa.table({_COLUMN: lists.cast(pa.list_(pa.int32()))})
     staging = temporary_beside(folder)
     try:
-        datasets.Dataset(table).save_to_disk(staging)
+        with _without_bars():
+            datasets.Dataset(table).save_to_disk(staging)
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

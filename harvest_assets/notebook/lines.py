@@ -61,7 +61,8 @@ def component_lines(harvest: Harvest, portrait: Portrait, label: str | None) -> 
         ("fires with", _neighbours(harvest, portrait)),
         *zip(["in", "", "", ""], (_context(harvest, it) for it in examples), strict=False),
     ]
-    return [line(title), *(line(f"  {name:<12} {text}") for name, text in lines)]
+    width = max(len(name) for name, _ in lines)
+    return [line(title), *(line(f"  {name:<{width}}  {text}") for name, text in lines)]
 
 
 def line(text: str) -> str:

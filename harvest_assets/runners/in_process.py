@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -32,7 +33,9 @@ class InProcessRunner(StagedRunner):
         poll: Callable[[], None],
     ) -> None:
         """See `StagedRunner.execute`."""
-        with _polled(poll):
+        with _polled(poll), warnings.catch_warnings():
+            # Dagster's clean-up fails harmlessly in a notebook, where an event loop is running.
+            warnings.filterwarnings("ignore", "coroutine .*shutdown_asyncgens", RuntimeWarning)
             for stage_run in stage_runs:
                 config = {**stage_run.run_config, **_SILENT}
                 failure, trace = execute(stage_run.stage, stage_run.partition, config)

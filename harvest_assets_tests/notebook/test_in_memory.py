@@ -14,6 +14,7 @@ from harvest_assets.decompositions.own_model import OwnDecomposition
 from harvest_assets.decompositions.own_model.loading import load_source
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import harvest_folders
+from harvest_assets.notebook.harvest import Harvest
 from harvest_assets_tests import oracle
 from harvest_assets_tests.decompositions.own_model.tiny_module import KEYS, LAYERS, by_loops
 from harvest_assets_tests.tiny_run import VOCAB
@@ -61,41 +62,8 @@ def harvested(function, tokens=TOKENS, **changes):
     return harvest_assets.harvest(function, **given)
 
 
-def assert_equal_to_loops(found, tokens: np.ndarray) -> None:
-    strengths, probs = by_loops(tokens)
-    truth = oracle.statistics(tokens, strengths, probs, 0.5)
-    assert found.keys == KEYS
-    assert found.n_tokens == tokens.size
-    np.testing.assert_array_equal(found.frame["firing_count"], truth.firing_counts)
-    np.testing.assert_array_equal(found.correlations.count_ij, truth.count_ij)
-    np.testing.assert_array_equal(found.token_stats.input_counts, truth.input_token_counts)
-
-
 @pytest.mark.slow
-def test_an_array_is_harvested_row_by_row(capfd: pytest.CaptureFixture[str]):
-    found = harvested(Function(), name="plain")
-    assert_equal_to_loops(found, TOKENS)
-    assert found.run.startswith("local/models/x-")
-    assert found.config["second_value"] == "second value"
-    strengths, _ = by_loops(TOKENS)
-    for component in found:
-        for it in component.examples(6):
-            assert it.example.token_ids[10] == TOKENS[it.row, it.position]
-            value = strengths[it.row, it.position, component.flat_index]
-            assert it.example.ci_values[10] == pytest.approx(value)
-    shown = capfd.readouterr()
-    assert "harvesting" in shown.err
-    assert "DEBUG" not in shown.err
-
-    with pytest.raises(HarvestError, match="identity"):
-        harvested(Function(), name="plain", n_batches=1, batch_size=5)
-    with pytest.raises(HarvestError, match="identity"):
-        harvested(Function(), name="divided", n_shards=2)
-    assert_equal_to_loops(harvest_assets.open(found.run), TOKENS)
-
-
-@pytest.mark.slow
-def test_with_an_identity_it_is_continued_and_extended():
+def test_with_an_identity_it_is_continued_where_it_was_interrupted():
     function = Function()
     own = OwnDecomposition(
         function,
@@ -108,37 +76,41 @@ def test_with_an_identity_it_is_continued_and_extended():
         tokens_per_forward=5 * 12,
     )
 
-    def extended(n_batches: int):
+    def harvested_on() -> Harvest:
         return harvest_assets.harvest(
-            own, data=torch.from_numpy(TOKENS), n_batches=n_batches, batch_size=5, **SETTINGS
+            own, data=torch.from_numpy(TOKENS), batch_size=5, n_batches=6, **SETTINGS
         )
 
     function.interrupt_at = 12
     with pytest.raises((KeyboardInterrupt, HarvestError)):
-        extended(4)
+        harvested_on()
     assert function.interrupt_at is None
-    (folder,) = [it for it in harvest_folders() if (it / "plan.json").exists() and is_new(it)]
+    (folder,) = [it for it in harvest_folders() if (it / "plan.json").exists()]
     begun = harvest_assets.open(folder.name)
     assert begun.progress is not None
-    assert 0 < begun.progress.rows < 20
+    assert 0 < begun.progress.rows < 30
     assert begun.frame["firing_count"].sum() > 0
+    assert begun[0].fires_with().height
     with pytest.raises(HarvestError, match="correlations"):
         _ = begun.correlations
-    assert begun[0].fires_with().height
 
     saved = function.n_rows
-    assert_equal_to_loops(extended(4), TOKENS[:20])
-    assert function.n_rows < saved + 20
+    found = harvested_on()
+    assert function.n_rows < saved + 30
+    strengths, probs = by_loops(TOKENS)
+    truth = oracle.statistics(TOKENS, strengths, probs, 0.5)
+    assert (found.keys, found.n_tokens) == (KEYS, TOKENS.size)
+    np.testing.assert_array_equal(found.frame["firing_count"], truth.firing_counts)
+    np.testing.assert_array_equal(found.correlations.count_ij, truth.count_ij)
+    np.testing.assert_array_equal(found.token_stats.input_counts, truth.input_token_counts)
+    for component in found:
+        for it in component.examples(6):
+            assert it.example.token_ids[10] == TOKENS[it.row, it.position]
+            value = strengths[it.row, it.position, component.flat_index]
+            assert it.example.ci_values[10] == pytest.approx(value)
     saved = function.n_rows
-    assert_equal_to_loops(extended(6), TOKENS)
-    assert function.n_rows < saved + 15
-    saved = function.n_rows
-    assert extended(6).progress is None
+    assert harvested_on().run == found.run
     assert function.n_rows <= saved + 1, "it is finished"
-
-
-def is_new(folder: Path) -> bool:
-    return not (folder / "activation_contexts" / "config.json").exists()
 
 
 @pytest.mark.parametrize(
