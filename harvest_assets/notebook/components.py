@@ -138,11 +138,12 @@ class Components:
     def __iter__(self) -> Iterator[Component]:
         return (Component(self._harvest, place) for place in self._places.tolist())
 
-    def __contains__(self, key: object) -> bool:
-        if isinstance(key, Component):
-            return key in self._members
+    def __contains__(self, item: object) -> bool:
+        key = item.key if isinstance(item, Component) else item
         place = self._harvest.places.get(key) if isinstance(key, str) else None
-        return place is not None and place in self._places
+        if place is None or place not in self._places:
+            return False
+        return item in (key, Component(self._harvest, place))
 
     @overload
     def __getitem__(self, which: str | int) -> Component: ...
@@ -177,10 +178,6 @@ class Components:
         first = f", the first {_ROWS}" if len(self) > _ROWS else ""
         title = f"{counted(len(self), 'component')} of {self._harvest.run}{first}"
         return f"<p>{escape(title)}</p>{shown._repr_html_()}"
-
-    @cached_property
-    def _members(self) -> frozenset[Component]:
-        return frozenset(self)
 
     @cached_property
     def _layers(self) -> NDArray[np.object_]:

@@ -16,7 +16,7 @@ from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.notebook.arrays import keep_rows, whole_batches
 from harvest_assets.notebook.harvest import Harvest
 from harvest_assets.notebook.opening import open as open_harvest
-from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.notebook.suggestions import close_matches, did_you_mean, quoted
 from harvest_assets.settings import ComputeSettings, HarvestSettings
 from harvest_assets.store.finished import is_finished
 from harvest_assets.store.registry import Registration, register
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _DEVICE = "HARVEST_DEVICE"
 _MAX_RETRIES = "HARVEST_MAX_RETRIES"
+_ARGUMENTS = ("data", "layers", "tokenizer", "identity", "name", "second_value", "device")
 
 
 def harvest(
@@ -38,7 +39,7 @@ def harvest(
     tokenizer: str | Path | None = None,
     identity: str | None = None,
     name: str | None = None,
-    firing_strength: str = "firing strength",
+    firing_strength: str | None = None,
     second_value: str | None = None,
     device: str | None = None,
     **settings: Any,
@@ -66,35 +67,41 @@ def harvest(
     Raises:
         HarvestError: an argument is not as described, or the harvest fails.
     """
-    for setting in settings:
-        one_of("The setting", setting, list(HarvestSettings.model_fields))
+    _check_settings(settings)
     own_name = getattr(decomposition, "__name__", type(decomposition).__name__)
     name = str(own_name if name is None else name)
-    found = data
+    about = {"firing_strength": firing_strength, "second_value": second_value, "identity": identity}
+    needed = {"layers": layers, "tokenizer": tokenizer}
+    if isinstance(decomposition, Source):
+        _refuse(needed | about)
+    else:
+        _require(name, {"data": data} | needed)
     if data is not None and not isinstance(data, Mapping):
-        found = keep_rows(data)
+        rows = keep_rows(data)
         if not {"n_batches", "batch_size"} & settings.keys():
             settings["batch_size"] = whole_batches(len(data))
-    of_function: dict[str, Any] = {"layers": layers, "tokenizer": tokenizer, "data": found}
+        data = rows
     if isinstance(decomposition, Source):
-        _refuse({"layers": layers, "tokenizer": tokenizer, "identity": identity})
-        source = decomposition if found is None else _WithData(decomposition, found)
+        source = decomposition if data is None else _WithData(decomposition, data)
     else:
-        _require(name, of_function)
-        source = _of_function(
-            decomposition,
-            name,
-            **of_function,
-            identity=identity,
-            firing_strength=firing_strength,
-            second_value=second_value,
-        )
-    registration = register(parse_run(str(keep_in_memory(source, name))))
+        source = _of_function(decomposition, name, {"data": data} | needed, about)
     chosen = HarvestSettings.over_defaults({"n_shards": 1, **settings}).model_dump()
+    registration = register(parse_run(str(keep_in_memory(source, name))))
     if not is_finished(registration, chosen, None):
         with _variable(_DEVICE, device and ComputeSettings(device=device).device):
             _run(registration, chosen)
     return open_harvest(registration.layout.root)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    known = [name for name in HarvestSettings.model_fields if name != "layers"]
+    for name in settings:
+        if name not in known:
+            meant = did_you_mean(close_matches(name, [*known, *_ARGUMENTS]))
+            raise HarvestError(
+                f"{quoted(name)} is not a setting of a harvest.{meant} Settings are "
+                f"{', '.join(known)}."
+            )
 
 
 def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
@@ -118,33 +125,34 @@ def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
 def _of_function(
     function: Callable[..., Any],
     name: str,
-    *,
-    layers: Mapping[str, int],
-    data: Mapping[str, Any],
-    second_value: str | None,
-    **options: Any,
+    needed: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> OwnDecomposition:
-    """A function as a decomposition; it is called with one token for what it returns."""
+    """A function as a decomposition; it is called with one token for what it returns.
+
+    Args:
+        function: of tokens.
+        name: for messages.
+        needed: arguments of `OwnDecomposition`.
+        about: further ones; None for its default.
+    """
     import torch
 
     try:
         with torch.inference_mode():
             outputs = OwnOutputs(*function(torch.zeros((1, 1), dtype=torch.int64)))
+        vocab_size = outputs.output_probs.shape[-1]
     except Exception as error:
         raise HarvestError(
             f"{name} failed for tokens of shape [1, 1]: {type(error).__name__}: "
             f"{reason_of(error)}. Expected probabilities, firing strengths and, if there is one, a "
             "second value of each."
         ) from error
-    has_second = outputs.second_values is not None
-    return OwnDecomposition(
-        function,
-        layers,
-        outputs.output_probs.shape[-1],
-        data=data,
-        second_value=(second_value or "second value") if has_second else second_value,
-        **options,
+    second: dict[str, Any] = (
+        {} if outputs.second_values is None else {"second_value": "second value"}
     )
+    given = second | {key: value for key, value in about.items() if value is not None}
+    return OwnDecomposition(function, vocab_size=vocab_size, **needed, **given)
 
 
 class _WithData:

@@ -123,6 +123,8 @@ def test_with_an_identity_it_is_continued_where_it_was_interrupted():
         ({"layers": None}, "layers="),
         ({"name": "no name"}, "no name"),
         ({"n_batch": 3}, "n_batches"),
+        ({"identitty": "1"}, "identity"),
+        ({"batch_size": 0}, "batch_size"),
         ({"device": "gpu"}, "gpu"),
     ],
 )
