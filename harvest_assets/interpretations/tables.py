@@ -67,8 +67,6 @@ _NOT_A_METHOD = r"[^a-z0-9_]|^[^a-z]|^.{41}"
 
 def of_rows(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
     """A table of rows, given as mappings."""
-    if not rows:  # else pandas is imported, where it is installed
-        return SCHEMAS[kind].empty_table()
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
 
 
