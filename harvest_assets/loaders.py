@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_SHOWN_CHARACTERS = 24  # of a context, on each side and of the token
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedExample:
@@ -51,6 +53,13 @@ class DecodedExample:
     example: LocatedExample
     context: list[str]
 
+    @classmethod
+    def of(cls, example: LocatedExample, vocabulary: Vocabulary) -> DecodedExample:
+        """An example decoded with a vocabulary."""
+        ids, middle = example.token_ids, len(example.token_ids) // 2
+        tokens = [vocabulary.text(token) for token in ids]
+        return cls(tokens, middle, example, vocabulary.context(ids, middle))
+
     @property
     def row(self) -> int | None:
         """Row of the harvest; None where not recorded."""
@@ -65,6 +74,13 @@ class DecodedExample:
         marked = list(self.context)
         marked[self.firing_index] = f"<<{marked[self.firing_index]}>>"
         return "".join(marked)
+
+    def __repr__(self) -> str:
+        before = "".join(self.context[: self.firing_index])[-_SHOWN_CHARACTERS:]
+        after = "".join(self.context[self.firing_index + 1 :])[:_SHOWN_CHARACTERS]
+        fires = self.context[self.firing_index][:_SHOWN_CHARACTERS]
+        text = f"{before}<<{fires}>>{after}"
+        return f"DecodedExample({text!r}, row {self.row}, position {self.position})"
 
 
 def _none_if_not_found(load: Callable[P, T | None]) -> Callable[P, T | None]:
@@ -218,7 +234,7 @@ def activation_examples(
     if found is None:
         return None
     vocabulary = _vocabulary(paths)
-    return [_decoded(example, vocabulary) for example in found[: max(0, k)]]
+    return [DecodedExample.of(example, vocabulary) for example in found[: max(0, k)]]
 
 
 def load_tokenizer_of(run_id: str) -> Any:
@@ -261,12 +277,6 @@ def _interpreted(paths: HarvestLayout, frame: pl.DataFrame) -> pl.DataFrame:
     from harvest_assets.interpretations.current import joined
 
     return joined(frame, history.current())
-
-
-def _decoded(example: LocatedExample, vocabulary: Vocabulary) -> DecodedExample:
-    ids, middle = example.token_ids, len(example.token_ids) // 2
-    tokens = [vocabulary.text(token) for token in ids]
-    return DecodedExample(tokens, middle, example, vocabulary.context(ids, middle))
 
 
 def recorded_tokenizer(paths: HarvestLayout) -> RecordedTokenizer:

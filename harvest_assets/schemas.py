@@ -26,13 +26,28 @@ class ActivationExample:
     ci_values: list[float]
     component_acts: list[float]
 
+    def __repr__(self) -> str:
+        n = len(self.token_ids)
+        values = zip(self.token_ids, self.ci_values, self.component_acts, strict=False)
+        firing = "".join(
+            f", firing on {token}, CI {ci:.3g}, activation {act:.3g}"
+            for token, ci, act in list(values)[n // 2 : n // 2 + 1]
+        )
+        return f"{type(self).__name__}({n} tokens{firing}{self._where()})"
 
-@dataclass(frozen=True, slots=True)
+    def _where(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class LocatedExample(ActivationExample):
     """An example with the row of the harvest and the position in it; None where not recorded."""
 
     row: int | None = None
     position: int | None = None
+
+    def _where(self) -> str:
+        return "" if self.row is None else f", row {self.row}, position {self.position}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,10 @@ class ComponentTokenPMI:
 
     top: list[tuple[int, float]]
     bottom: list[tuple[int, float]]
+
+    def __repr__(self) -> str:
+        first = ", ".join(f"{token}: {pmi:.3g}" for token, pmi in self.top[:3])
+        return f"ComponentTokenPMI({len(self.top)} top, {len(self.bottom)} bottom; {first})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,13 @@ class ComponentData:
     activation_examples: list[ActivationExample]
     input_token_pmi: ComponentTokenPMI
     output_token_pmi: ComponentTokenPMI
+
+    def __repr__(self) -> str:
+        return (
+            f"ComponentData({self.component_key!r}, mean CI {self.mean_ci:.3g}, "
+            f"{len(self.activation_examples)} examples, {len(self.input_token_pmi.top)} input and "
+            f"{len(self.output_token_pmi.top)} output tokens)"
+        )
 
 
 @dataclass(frozen=True, slots=True)

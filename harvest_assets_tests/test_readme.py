@@ -47,10 +47,10 @@ def test_its_code_blocks_work(tmp_path: Path):
     done = _run(["bash", "-ec", script], environment, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     (python,) = _blocks(README, "python")
-    shown = python + "\nprint(len(frame), component.component_key, len(neighbours))\n"
+    shown = python + "\nprint(len(frame), component.key, len(neighbours))\n"
     done = _run([sys.executable, "-c", shown], environment, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[0] == "33"
+    assert done.stdout.splitlines()[-1].split()[0] == "33"
 
 
 def _run(

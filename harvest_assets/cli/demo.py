@@ -51,5 +51,5 @@ Next:
   harvest-assets entity/project/run_id --dry-run what a run of yours would take
   harvest-assets entity/project/run_id           and its harvest
 
-In Python: from harvest_assets.loaders import load_components_frame
-           load_components_frame({out_name!r})"""
+In Python: import harvest_assets
+           harvest_assets.open({out_name!r})"""

@@ -71,6 +71,6 @@ def _files_of(paths: HarvestLayout) -> str:
         "View it in a browser:\n"
         f"  harvest-assets view {shlex.quote(name)}\n"
         "or read it in Python:\n"
-        "  from harvest_assets.loaders import load_components_frame\n"
-        f"  load_components_frame({name!r})"
+        "  import harvest_assets\n"
+        f"  harvest_assets.open({name!r})"
     )

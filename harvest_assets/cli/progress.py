@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +37,7 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class HarvestDisplay:
-    """A live bar on a terminal; elsewhere a line at each stage and one a minute.
+    """A live bar on a terminal or in a notebook; elsewhere a line at each stage and one a minute.
 
     Args:
         registrations: the runs that are harvested.
@@ -49,6 +50,9 @@ class HarvestDisplay:
         self._line = ""
         self._line_printed = time.monotonic()
         self._console = Console(stderr=True)
+        # Without ipywidgets, Rich has no bars in notebooks.
+        in_notebook = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._has_bar = self._console.is_terminal or in_notebook
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -57,7 +61,7 @@ class HarvestDisplay:
             TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._has_bar,
         )
         self._task = self._bar.add_task("queued", total=None, pace="")
 
@@ -96,7 +100,7 @@ class HarvestDisplay:
             total=total if progress.stage is not Stage.MERGE and total else None,
             pace=pace,
         )
-        if what and not self._console.is_terminal:
+        if what and not self._has_bar:
             share = f"{done:,} of {total:,} {unit}" if total else ""
             self._print_line(what, ", ".join(part for part in (share, pace) if part))
         self._report_results(progress)

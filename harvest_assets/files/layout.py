@@ -76,6 +76,11 @@ def data_dir(fingerprint: str) -> Path:
     return out_dir() / "data" / fingerprint
 
 
+def array_dir(digest: str) -> Path:
+    """Where an array of tokens is kept that was given as the data of a harvest."""
+    return out_dir() / "arrays" / digest
+
+
 def registration_path(key: str) -> Path:
     """The file that says where a run is stored, or into which other folder it is harvested.
 

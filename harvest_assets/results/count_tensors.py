@@ -95,6 +95,11 @@ class CorrelationStorage(_Storage):
     count_ij: torch.Tensor | None
     count_total: int
 
+    def __repr__(self) -> str:
+        counted = "" if self.count_ij is not None else ", co-firings not counted"
+        n = len(self.component_keys)
+        return f"CorrelationStorage({n:,} components, {self.count_total:,} positions{counted})"
+
     def cofirings(self) -> torch.Tensor:
         """`count_ij`, where it was counted.
 
@@ -151,6 +156,12 @@ class TokenStatsStorage(_Storage):
     output_counts: torch.Tensor
     output_totals: torch.Tensor
     firing_counts: torch.Tensor
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenStatsStorage({len(self.component_keys):,} components, vocabulary of "
+            f"{self.vocab_size:,}, {self.n_tokens:,} positions)"
+        )
 
     def _check(self, path: Path) -> None:
         n = _check_keys(path, self.component_keys)

@@ -18,6 +18,7 @@ from harvest_assets.store.planning import make_plan, settings_over_stored
 from harvest_assets.store.registry import Registration, require_named_here
 from harvest_assets.store.shards import SHARD_KEYS, Work, has_saved_states
 from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.wandb_client.module_path import is_module
 from harvest_assets.wandb_client.run_files import fetch_run
 
 
@@ -53,7 +54,7 @@ def is_finished(registration: Registration, settings: Mapping[str, Any], step: i
 
 def _is_newest(checkpoint: Decomposition, registration: Registration, step: int | None) -> bool:
     """Whether the checkpoint is the one that would be harvested."""
-    if step not in (None, checkpoint.step) or not Path(checkpoint.checkpoint_path).is_file():
+    if step not in (None, checkpoint.step) or not is_module(Path(checkpoint.checkpoint_path)):
         return False
     require_named_here(registration.key)
     return checkpoint.is_of(fetch_run(registration.reference, step))

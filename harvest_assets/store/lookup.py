@@ -174,8 +174,10 @@ def _available(wanted: str, owners: Mapping[Path, str | None] | None = None) -> 
         close = similarity.quick_ratio() >= _CLOSE and similarity.ratio() >= _CLOSE
         return similarity.ratio() if close else 0.0
 
-    ranked = sorted(folders, key=lambda it: (closeness(it), _modified(it)), reverse=True)
-    return f"Harvests in {harvest_root()}: {_listed(ranked)}."
+    close = {it: closeness(it) for it in folders}
+    ranked = sorted(folders, key=lambda it: (close[it], _modified(it)), reverse=True)
+    meant = f"Did you mean {ranked[0].name}? " if close[ranked[0]] else ""
+    return f"{meant}Harvests in {harvest_root()}: {_listed(ranked)}."
 
 
 def _listed(folders: Sequence[Path]) -> str:

@@ -30,6 +30,7 @@ _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#7d8590}
 .axis{stroke:#7d8590}.grid{stroke:#7d8590;opacity:.25}
 .bar,.heat{fill:#3f83f0}.faint{fill:#7d8590;opacity:.4}
+.heat1{opacity:.28}.heat2{opacity:.42}.heat3{opacity:.56}.heat4{opacity:.7}.heat5{opacity:.85}
 """
 
 
@@ -98,10 +99,14 @@ def linked(shape: str, address: str | None) -> str:
 
 def as_image(svg: str, text: str) -> str:
     """A chart as a Markdown image with its data inline."""
+    return f"![{text}]({data_address(svg)})"
+
+
+def data_address(svg: str) -> str:
+    """The address of an image that holds a chart with its style."""
     if "class=" in svg:
         svg = svg.replace(">", f"><style>{_STYLE}</style>", 1)
-    data = base64.b64encode(svg.encode()).decode()
-    return f"![{text}](data:image/svg+xml;base64,{data})"
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def density_histogram(

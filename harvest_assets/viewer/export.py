@@ -29,18 +29,25 @@ def table_frame(harvest: Harvest, places: NDArray[np.int64]) -> pl.DataFrame:
     predicts (lists of texts, empty where not known); where anything was written about components,
     also the columns of `interpretations.current`.
     """
-    import polars as pl
-
     rows = harvest.frame[places]
-    texts = [
-        pl.Series(name, [_texts(harvest, ids) for ids in rows[name]], dtype=pl.List(pl.String))
-        for name in ("reads", "predicts")
-    ]
+    texts = [token_texts(harvest, rows[name]) for name in ("reads", "predicts")]
     # The same name as in the Parquet tables.
     informativeness = rows["informativeness"].alias("telling")
     written = interpreted(harvest)
     more = written.frame[places].get_columns() if written.history else []
     return rows.select(*_COLUMNS).with_columns(informativeness, *texts, *more)
+
+
+def token_texts(harvest: Harvest, ids: pl.Series) -> pl.Series:
+    """A column of lists of token ids as lists of texts, empty where there is none."""
+    import polars as pl
+
+    text = harvest.vocabulary.text
+    return pl.Series(
+        ids.name,
+        [[text(i) for i in (() if row is None else row)] for row in ids],
+        dtype=pl.List(pl.String),
+    )
 
 
 def as_csv(frame: pl.DataFrame) -> bytes:
@@ -73,10 +80,6 @@ def download(content: bytes, media: str, name: str) -> Response:
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
     return Response(content, media_type=media, headers=headers)
-
-
-def _texts(harvest: Harvest, ids: Sequence[int] | None) -> list[str]:
-    return [harvest.vocabulary.text(i) for i in (() if ids is None else ids)]
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -61,6 +61,7 @@ class FinishedHarvest(Harvest):
             int(n_tokens),
             vocabulary,
             warnings + doubts,
+            paths=paths,
         )
         notes = config.get("notes")
         if self.is_imported and isinstance(notes, list):

@@ -76,6 +76,7 @@ class Harvest(ABC):
         vocabulary: of the run's tokenizer.
         warnings: what is wrong with the files, in sentences.
         progress: None for a finished harvest.
+        paths: of its files, where they are not in the folder `name` below `harvest/`.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Harvest(ABC):
         vocabulary: Vocabulary,
         warnings: list[str],
         progress: Progress | None = None,
+        paths: HarvestLayout | None = None,
     ) -> None:
         self.name = name
+        self.paths = paths or HarvestLayout.of(name)
         self.config = config
         self.frame = frame
         self.n_tokens = n_tokens
@@ -122,7 +125,7 @@ class Harvest(ABC):
     @cached_property
     def run(self) -> str:
         """The run as people name it, followed by `@name` for a further harvest of it."""
-        owner = owner_of(HarvestLayout.of(self.name))
+        owner = owner_of(self.paths)
         if owner is not None:
             return owner
         name = str(self.config.get("wandb_path") or self.config.get("run") or self.name)

@@ -67,6 +67,7 @@ class HarvestInProgress(Harvest):
             vocabulary,
             doubts,
             _progress(stored, work),
+            paths,
         )
 
     @cached_property

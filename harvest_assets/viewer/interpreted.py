@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.lists import open_list
 from harvest_assets.interpretations.storage import History, Interpretations
 
@@ -86,7 +85,7 @@ class Interpreted:
 
 def interpreted(harvest: Harvest) -> Interpreted:
     """What was written about the components of a harvest until now."""
-    stored = Interpretations(HarvestLayout.of(harvest.name))
+    stored = Interpretations(harvest.paths)
     version, known = stored.version(), harvest.interpreted
     if known is None or known.version != version:
         from harvest_assets.interpretations.current import joined
@@ -104,7 +103,7 @@ def listed_keys(harvest: Harvest, name: str) -> frozenset[str]:
     Raises:
         HarvestError: there is no such list, or it is not valid.
     """
-    return frozenset(open_list(HarvestLayout.of(harvest.name), name).component_keys)
+    return frozenset(open_list(harvest.paths, name).component_keys)
 
 
 def _event(row: dict[str, Any]) -> Event:

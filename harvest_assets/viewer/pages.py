@@ -7,30 +7,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from harvest_assets.errors import HarvestError
-from harvest_assets.files.layout import HarvestLayout, harvest_root
+from harvest_assets.files.layout import harvest_root
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
-from harvest_assets.viewer.examples import EXAMPLES_PER_PAGE, ComponentExamples
+from harvest_assets.viewer.component_parts import FIRING, TOKENS, component_of, place_of
 from harvest_assets.viewer.export import as_csv, as_parquet, download, table_frame
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import Interpreted, interpreted
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
-    Portrait,
     firing_rows,
     pair,
     shown_tokens,
-    token_rows,
 )
-from harvest_assets.viewer.rendering import STATIC, html_page, rendered, svg
+from harvest_assets.viewer.rendering import html_page, svg
+from harvest_assets.viewer.standalone import standalone_html
 from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order, unreadable
 from harvest_assets.viewer.view_query import (
     ViewQuery,
@@ -40,14 +37,12 @@ from harvest_assets.viewer.view_query import (
     page_of,
     run_path,
 )
-from harvest_assets.viewer.writing import meaning, person_of
+from harvest_assets.viewer.writing import person_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_TOKENS = 20
 _COMPARED_TOKENS = 12
-_FIRING = 20
 _EXPORTED_EXAMPLES = 50
 _MAX_EXPORTED = 100
 
@@ -102,14 +97,14 @@ class Pages:
             settings=_settings(harvest),
             form_token=self._form_token,
             written=written,
-            lists=list_titles(HarvestLayout.of(harvest.name)),
+            lists=list_titles(harvest.paths),
             **self._charts(harvest, path, query),
         )
 
     def component(self, request: Request) -> Response:
         """One component."""
         harvest, key = self._harvest(request), request.path_params["key"]
-        place = _place(harvest, key)
+        place = place_of(harvest, key)
         query, view = TableQuery.of(request.query_params), _view(request, harvest)
         before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
@@ -120,11 +115,11 @@ class Pages:
             path=component_path(harvest.name, key),
             before=None if before is None else keys[before],
             after=None if after is None else keys[after],
-            firing=firing_rows(harvest, place, view.fires_by, _FIRING),
+            firing=firing_rows(harvest, place, view.fires_by, FIRING),
             runs=self._library.names(),
             form_token=self._form_token,
             person=person_of(request),
-            **_component_of(harvest, place, view, _TOKENS),
+            **component_of(harvest, place, view, TOKENS),
         )
 
     def compare(self, request: Request) -> Response:
@@ -135,7 +130,7 @@ class Pages:
         one, other = self._open(run_a), self._open(run_b)
         view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")
-        a = _place(one, params.get("a", ""))
+        a = place_of(one, params.get("a", ""))
         b = other.places.get(wanted)
         return html_page(
             "compare.html",
@@ -144,8 +139,8 @@ class Pages:
             run_a=run_a,
             run_b=run_b,
             view=view,
-            a=_component_of(one, a, view, _COMPARED_TOKENS),
-            b=None if b is None else _component_of(other, b, view, _COMPARED_TOKENS),
+            a=component_of(one, a, view, _COMPARED_TOKENS),
+            b=None if b is None else component_of(other, b, view, _COMPARED_TOKENS),
             wanted_b=wanted,
             together=pair(one, a, b) if one is other and b is not None else None,
             differing=_differing(one, other),
@@ -160,7 +155,7 @@ class Pages:
         query, ignored = TableQuery.of(request.query_params), unreadable(request.query_params)
         if ignored:  # a file does not say so
             raise HTTPException(400, " ".join(ignored.values()))
-        places = np.array([_place(harvest, k) for k in keys]) if keys else order(harvest, query)
+        places = np.array([place_of(harvest, k) for k in keys]) if keys else order(harvest, query)
         frame = table_frame(harvest, places)
         content, media = {
             "csv": (as_csv, "text/csv; charset=utf-8"),
@@ -176,24 +171,7 @@ class Pages:
             raise HTTPException(
                 400, f"Select 1 to {_MAX_EXPORTED} components to export; {len(keys)} are selected."
             )
-        view = dataclasses.replace(_view(request, harvest), page=1)
-        components = []
-        for key in keys:
-            place = _place(harvest, key)
-            described = _component_of(harvest, place, view, _TOKENS)
-            lists = {
-                order: described["all_examples"].shown(order, 0, _EXPORTED_EXAMPLES)
-                for order in harvest.example_orders
-                if order in dict(example_choices(harvest))
-            }
-            firing = firing_rows(harvest, place, view.fires_by, _FIRING)
-            components.append({**described, "lists": lists, "firing": firing})
-        html = rendered(
-            "export.html",
-            harvest=harvest,
-            components=components,
-            css=Markup((STATIC / "viewer.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
-        )
+        html = standalone_html(harvest, keys, _view(request, harvest), _EXPORTED_EXAMPLES)
         name = keys[0].replace("/", "_").replace(":", "-") if len(keys) == 1 else "components"
         return download(html.encode(), "text/html; charset=utf-8", f"{harvest.name}-{name}.html")
 
@@ -241,13 +219,6 @@ class Pages:
         }
 
 
-def _place(harvest: Harvest, key: str) -> int:
-    place = harvest.places.get(key)
-    if place is None:
-        raise HarvestError(f"There is no component {key!r} in {harvest.name}.")
-    return place
-
-
 def _view(request: Request, *harvests: Harvest) -> ViewQuery:
     """The choices in an address, of which some harvests lack one."""
     view = ViewQuery.of(request.query_params)
@@ -255,30 +226,6 @@ def _view(request: Request, *harvests: Harvest) -> ViewQuery:
         view = dataclasses.replace(view, examples="sample")
     has_second = all(harvest.words.second for harvest in harvests)
     return view if has_second else dataclasses.replace(view, shade="ci")
-
-
-def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:
-    """The data that the parts of a component's page need."""
-    start = (view.page - 1) * EXAMPLES_PER_PAGE
-    examples = ComponentExamples(harvest, place, view.shade)
-    order = "sample" if view.examples == "intervals" else view.examples
-    n, by_interval = examples.count(order), view.examples == "intervals"
-    portrait = Portrait.of(harvest, place)
-    histogram = portrait.histogram
-    return {
-        "portrait": portrait,
-        "meaning": meaning(harvest, place),
-        "view": view,
-        "chart": None if histogram is None else svg(charts.ci_histogram, histogram, harvest.words),
-        "reads": token_rows(harvest, place, "input", view.reads_by, k),
-        "predicts": token_rows(harvest, place, "output", view.predicts_by, k),
-        "all_examples": examples,
-        "examples": [] if by_interval else examples.shown(order, start, start + EXAMPLES_PER_PAGE),
-        "intervals": examples.intervals if by_interval else [],
-        "n_examples": n,
-        "n_example_pages": 1 if by_interval else max(1, -(-n // EXAMPLES_PER_PAGE)),
-        "first_example": start + 1,
-    }
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.unwritable import advice
 from harvest_assets.interpretations import lists
 from harvest_assets.interpretations.entries import Edit, EditedField, now, sha256_of_text
@@ -68,7 +67,7 @@ class Writing:
         if not person:
             raise HTTPException(400, "Give your name, so that others know whose label it is.")
         with _reported():
-            Interpretations(HarvestLayout.of(harvest.name)).add(_edits(key, person, form))
+            Interpretations(harvest.paths).add(_edits(key, person, form))
         path = join(component_path(harvest.name, key), request.url.query)
         answer = RedirectResponse(f"{path}#meaning", 303)
         answer.set_cookie(
@@ -80,7 +79,7 @@ class Writing:
         harvest = self._library.get(request.path_params["run"])
         with _reported():
             listed = _listed(harvest, request, form.get("title", ""))
-            name = lists.keep(HarvestLayout.of(harvest.name), listed)
+            name = lists.keep(harvest.paths, listed)
         return RedirectResponse(f"{run_path(harvest.name)}?listed={quote(name)}#table", 303)
 
     async def _form(self, request: Request) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Objects of Python modules as runs: `module:name` and `file.py:name`, found and never imported."""
+"""Objects of Python modules as runs: `module:name` and `file.py:name`, found and never imported.
+
+An object that exists only in a process has the file `<in memory>.py` in the current folder.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import re
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
+
+IN_MEMORY = "<in memory>.py"
 
 _IDENTIFIER = r"[A-Za-z_]\w*"
 _MODULE = re.compile(rf"({_IDENTIFIER}(?:\.{_IDENTIFIER})*):({_IDENTIFIER})", re.ASCII)
@@ -21,7 +26,7 @@ def object_path(text: str) -> Path | None:
         return None
     if _FILE.fullmatch(text):
         path = Path(text).expanduser().absolute()
-        return path if _is_file(path) else None
+        return path if is_module(file_and_name(path)[0]) else None
     match = _MODULE.fullmatch(text)
     file = None if match is None else _file_of_module(match[1])
     return None if match is None or file is None else file.with_name(f"{file.name}:{match[2]}")
@@ -38,8 +43,9 @@ def file_and_name(path: Path) -> tuple[Path, str]:
     return path.with_name(file), name
 
 
-def _is_file(path: Path) -> bool:
-    return file_and_name(path)[0].is_file()
+def is_module(file: Path) -> bool:
+    """Whether a file of a module is there; that of objects in memory, which has no content, is."""
+    return file.name == IN_MEMORY or file.is_file()
 
 
 def _file_of_module(module: str) -> Path | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.wandb_client.files import download_files, list_files
-from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
+from harvest_assets.wandb_client.module_path import file_and_name, is_module, is_object_path
 from harvest_assets.wandb_client.run_name import DICTIONARIES, RunName, RunReference
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def is_here(reference: RunReference) -> bool:
     """Whether files of a run are on this machine: at its path or in the run cache."""
     if reference.path is not None:
         path = reference.path
-        return path.exists() or (is_object_path(path) and file_and_name(path)[0].exists())
+        return path.exists() or (is_object_path(path) and is_module(file_and_name(path)[0]))
     name = reference.name
     return any(folder.exists() for folder in layout.run_cache_dirs(name.project, name.run_id))
 
@@ -161,7 +161,7 @@ def _dictionaries_in(name: RunName, folder: Path, step: int | None) -> RunFiles:
 
 def _module_of(name: RunName, path: Path, step: int | None) -> RunFiles:
     file, _ = file_and_name(path)
-    if not file.is_file():
+    if not is_module(file):
         raise HarvestError(f"{file} does not exist.")
     if step is not None:
         raise HarvestError(f"{path} has no training steps: leave out the step {step}.")

@@ -1,4 +1,7 @@
-"""The object that a path `<file>.py:<name>` names: its module is imported, which executes it."""
+"""The object that a path `<file>.py:<name>` names: its module is imported, which executes it.
+
+One that exists only in this process is found by the path that `keep_in_memory` gave it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,29 @@ from types import ModuleType
 
 from harvest_assets.decompositions.own_model.source import Source
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.wandb_client.module_path import file_and_name
+from harvest_assets.wandb_client.module_path import IN_MEMORY, file_and_name
+
+_in_memory: dict[Path, Source] = {}
+
+
+def keep_in_memory(source: Source, name: str) -> Path:
+    """Have `load_source` find an object in this process, until it ends.
+
+    Args:
+        source: the object.
+        name: a Python identifier; an object that was kept under it in this folder is replaced.
+
+    Returns:
+        The path to load it by.
+
+    Raises:
+        HarvestError: the name is not an identifier.
+    """
+    if not (name.isascii() and name.isidentifier()):
+        raise HarvestError(f"name is {name[:100]!r}; expected letters, digits and '_'.")
+    path = Path.cwd() / f"{IN_MEMORY}:{name}"
+    _in_memory[path] = source
+    return path
 
 
 def load_source(path: Path) -> Source:
@@ -25,6 +50,8 @@ def load_source(path: Path) -> Source:
         HarvestError: the module fails, or does not have such an object.
     """
     file, name = file_and_name(path)
+    if file.name == IN_MEMORY:
+        return _kept(path, name)
     try:
         found = getattr(_module(file), name)
     except HarvestError:
@@ -41,6 +68,15 @@ def load_source(path: Path) -> Source:
             "object with the members of harvest_assets.decompositions.protocol.Decomposition."
         )
     return found
+
+
+def _kept(path: Path, name: str) -> Source:
+    if path not in _in_memory:
+        raise HarvestError(
+            f"{name} was an object in the memory of another process; harvest it there or define it "
+            f"again, with harvest_assets.harvest in the folder {path.parent}."
+        )
+    return _in_memory[path]
 
 
 def _module(file: Path) -> ModuleType:

@@ -106,16 +106,7 @@ class OwnDecomposition:
         Raises:
             HarvestError: a key of `data` has a wrong value, or the length is below 1.
         """
-        from harvest_assets.decompositions.dictionaries.config import LanguageData
-
-        config = validated(Path("data"), self._data, LanguageData)
-        return config.spec(
-            config.dataset_name,
-            self._tokenizer,
-            self._seed,
-            context_length,
-            special_tokens=config.special_tokens,
-        )
+        return spec_of(self._data, self._tokenizer, self._seed, context_length)
 
     def options(self) -> frozenset[str]:
         """None: a function has no noise of training and no matrix products to be rounded."""
@@ -142,3 +133,29 @@ class OwnDecomposition:
             return OwnOutputs(*self._function(tokens))
 
         return model
+
+
+def spec_of(
+    data: Mapping[str, Any], tokenizer: str, seed: int, context_length: int | None
+) -> DataSpec:
+    """The data that the keys of an SPD run's `task_config` name.
+
+    Args:
+        data: the keys.
+        tokenizer: a name on the hub, or a folder.
+        seed: of the order of the rows, where the data have none of their own.
+        context_length: tokens of a row; None: `max_seq_len`.
+
+    Raises:
+        HarvestError: a key has a wrong value, or the length is below 1.
+    """
+    from harvest_assets.decompositions.dictionaries.config import LanguageData
+
+    config = validated(Path("data"), dict(data), LanguageData)
+    return config.spec(
+        config.dataset_name,
+        tokenizer,
+        seed,
+        context_length,
+        special_tokens=config.special_tokens,
+    )

@@ -1,0 +1,1 @@
+"""Harvests as objects of a notebook: `harvest_assets.open` and `harvest_assets.harvest`."""

@@ -1,0 +1,112 @@
+"""A harvest, for a notebook or a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.notebook.components import Components
+from harvest_assets.notebook.lines import harvest_lines
+from harvest_assets.viewer import charts
+from harvest_assets.viewer.finished import FinishedHarvest
+from harvest_assets.viewer.rendering import rendered
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from harvest_assets.data.vocabulary import Vocabulary
+    from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+    from harvest_assets.viewer.harvest import Harvest as ViewedHarvest
+    from harvest_assets.viewer.harvest import Progress
+
+
+class Harvest(Components):
+    """A harvest as it was when it was opened: all its components, and the counts.
+
+    Labels and notes are read again whenever something was written.
+
+    Args:
+        harvest: as the viewer opens it.
+    """
+
+    def __init__(self, harvest: ViewedHarvest) -> None:
+        super().__init__(harvest, np.arange(len(harvest.frame)))
+
+    @property
+    def run(self) -> str:
+        """The run, followed by `@name` for a further harvest of it."""
+        return self._harvest.run
+
+    @property
+    def path(self) -> Path:
+        """The folder of its files."""
+        return self._harvest.paths.root
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was harvested and how: the keys of `config.json`."""
+        return dict(self._harvest.config)
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions seen."""
+        return self._harvest.n_tokens
+
+    @property
+    def progress(self) -> Progress | None:
+        """How much had been saved when it was opened; None for a finished harvest."""
+        return self._harvest.progress
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The texts of the tokens: `vocabulary.text(token_id)`."""
+        return self._harvest.vocabulary
+
+    @property
+    def layers(self) -> pl.DataFrame:
+        """A row for each layer: layer, components, alive, l0 (firing on a token), mean_ci (sum)."""
+        return self._harvest.layers
+
+    @property
+    def correlations(self) -> CorrelationStorage:
+        """Firings and co-firings, memory-mapped; rows as in `frame`.
+
+        Raises:
+            HarvestError: the harvest is in progress.
+        """
+        return self._finished("correlations").correlations
+
+    @property
+    def token_stats(self) -> TokenStatsStorage:
+        """Token counts and probability mass, memory-mapped; rows as in `frame`.
+
+        Raises:
+            HarvestError: the harvest is in progress.
+        """
+        return self._finished("token_stats").token_stats
+
+    def __repr__(self) -> str:
+        return "\n".join(harvest_lines(self._harvest, len(self.labels)))
+
+    def _repr_html_(self) -> str:
+        harvest = self._harvest
+        density, mean_ci = (harvest.frame[name].to_numpy() for name in ("density", "mean_ci"))
+        cells = charts.ci_against_density(density, mean_ci, words=harvest.words)
+        return rendered(
+            "notebook_harvest.html",
+            harvest=harvest,
+            lines=repr(self).splitlines(),
+            density_image=charts.data_address(charts.density_histogram(density)),
+            ci_image=charts.data_address(cells),
+        )
+
+    def _finished(self, name: str) -> FinishedHarvest:
+        if not isinstance(self._harvest, FinishedHarvest):
+            raise HarvestError(
+                f"{name} is there once the harvest of {self.run} is finished. Until then its "
+                "components have reads(), predicts() and fires_with()."
+            )
+        return self._harvest

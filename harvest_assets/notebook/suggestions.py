@@ -1,0 +1,51 @@
+"""Errors that say what was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TypeVar
+
+from harvest_assets.errors import HarvestError
+
+T = TypeVar("T", bound=str)
+
+_MAX_LISTED = 10
+_MAX_CLOSE = 3
+_MAX_QUOTED = 100  # characters
+
+
+def close_matches(wanted: str, known: Sequence[str]) -> list[str]:
+    """The names that a text is part of, else those that it may be a misspelling of."""
+    parts = [name for name in known if wanted and wanted in name]
+    return parts[:_MAX_CLOSE] or get_close_matches(wanted[:_MAX_QUOTED], known, _MAX_CLOSE)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """A sentence that suggests names, empty if there are none."""
+    return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, as many as fit."""
+    more = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def quoted(text: object) -> str:
+    """A value for a sentence, not too long."""
+    return repr(text)[:_MAX_QUOTED]
+
+
+def one_of(name: str, value: T, known: Sequence[T]) -> T:
+    """An argument that must be one of several texts.
+
+    Raises:
+        HarvestError: it is another.
+    """
+    if value not in known:
+        raise HarvestError(
+            f"{name} is {quoted(value)}; expected one of {', '.join(known)}."
+            f"{did_you_mean(close_matches(str(value), known))}"
+        )
+    return value
