@@ -118,11 +118,13 @@ class LiveModel:
         return is_this and self._is_open
 
     def close(self) -> None:
-        """End the process, for good."""
+        """End the process, for good; a thread that waits for its answer gets an error."""
         self._is_closed = True
         process = self._process
         if process is not None:
-            process.end()
+            # Closing the pipe would not wake a thread that waits for it.
+            process.popen.kill()
+            process.popen.wait()
 
     def _exchange(self, paths: HarvestLayout, message: dict[str, Any], attempt: int = 0) -> Any:
         """Ask the process of a run, which is started if there is none."""
@@ -139,6 +141,7 @@ class LiveModel:
             ) from None
         except _EndedError:
             status = self._end()
+        self._require_not_closed()
         if status == 0 and attempt == 0:  # it had been idle, and ended before it read this
             return self._exchange(paths, message, attempt + 1)
         how = f"signal {-status}" if status < 0 else f"status {status}"
@@ -154,8 +157,7 @@ class LiveModel:
         if process is not None and process.files == files and _runs(process):
             return process
         self._end()
-        if self._is_closed:
-            raise HarvestError("The viewer is being stopped.")
+        self._require_not_closed()
         process = self._process = _Process.start(paths, files)
         try:
             process.reply(deadline)
@@ -164,6 +166,10 @@ class LiveModel:
             raise
         self._is_open = True
         return process
+
+    def _require_not_closed(self) -> None:
+        if self._is_closed:
+            raise HarvestError("The viewer is being stopped.")
 
     def _end(self) -> int:
         """End the process, if there is one; returns its status."""

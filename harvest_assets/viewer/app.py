@@ -49,7 +49,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             asking.close()
 
     run = "/run/{run}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", pages.start),
             Route("/harvests", pages.harvests),
@@ -75,3 +75,5 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             (HTTPException, HarvestError, OSError, UnicodeDecodeError), pages.error
         ),
     )
+    app.state.asking = asking
+    return app

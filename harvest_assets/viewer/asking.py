@@ -67,7 +67,12 @@ class Asking:
         """
         asked = self._ask(paths, kind, question)
         done, _ = await asyncio.wait([asyncio.wrap_future(asked.future)], timeout=seconds)
-        return done.pop().result() if done else None
+        if not done:
+            return None
+        if asked.future.cancelled():
+            raise HarvestError("The viewer is being stopped.")
+        answer: A = done.pop().result()
+        return answer
 
     def is_open(self, paths: HarvestLayout) -> bool:
         """Whether the model of a run is open, or opening."""

@@ -104,11 +104,21 @@ def test_a_model_is_closed_when_idle_and_when_time_is_up(
     monkeypatch.setenv("HARVEST_LIVE_IDLE_SECONDS", "60")
     live.ask(paths, PROMPT, QUESTION)
     (process,) = models()
-    monkeypatch.setenv("HARVEST_LIVE_ANSWER_SECONDS", "0.3")
     process.send_signal(signal.SIGSTOP)
+    monkeypatch.setenv("HARVEST_LIVE_ANSWER_SECONDS", "0.3")
     with pytest.raises(HarvestError, match="HARVEST_LIVE_ANSWER_SECONDS"):
         live.ask(paths, PROMPT, QUESTION)
     assert not models()
+
+
+def test_a_model_is_closed_while_a_thread_waits_for_it(live: LiveModel, paths: HarvestLayout):
+    threading.Timer(0.5, live.close).start()
+    begun = time.monotonic()
+    with pytest.raises(HarvestError, match="stopped"):
+        live.ask(paths, PROMPT, QUESTION)
+    assert time.monotonic() - begun < 10
+    with pytest.raises(HarvestError, match="stopped"):
+        live.ask(paths, PROMPT, QUESTION)
 
 
 def test_a_model_ends_with_its_parent(paths: HarvestLayout):
