@@ -1,4 +1,4 @@
-"""Where a firing strength lies among those of a component's harvested firings."""
+"""How a firing strength compares with those of a component's harvested firings."""
 
 from __future__ import annotations
 
