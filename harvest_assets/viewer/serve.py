@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 
 import uvicorn
+from starlette.applications import Starlette
 
 from harvest_assets.files.sanitize import RedactingFilter
 from harvest_assets.system.ports import listening, url_of
@@ -21,6 +23,8 @@ from harvest_assets.viewer.view_query import component_path
 
 # The browser's first page goes first.
 _FIRST_PAGE_SECONDS = 1.0
+# A question to a model may take minutes.
+_SECONDS_TO_STOP = 2
 
 
 def serve(
@@ -49,7 +53,12 @@ def serve(
         app = make_app(library, name, host)
         # h11, unlike uvicorn's other parser, bounds the size of request headers.
         config = uvicorn.Config(
-            app, http="h11", log_level="warning", access_log=False, server_header=False
+            app,
+            http="h11",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SECONDS_TO_STOP,
         )
         logging.getLogger("uvicorn.error").addFilter(RedactingFilter())
         if browser:
@@ -61,7 +70,20 @@ def serve(
             warm_up.start()
         hangup_terminates()  # uvicorn shuts down gracefully on SIGTERM only
         with suppress(KeyboardInterrupt):  # the normal way to stop
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, app).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that does not wait for questions to a model when it is stopped."""
+
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        self._app.state.asking.close()
+        await super().shutdown(sockets)
 
 
 def _warm_up(host: str, port: int, path: str) -> None:
