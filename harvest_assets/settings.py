@@ -42,6 +42,7 @@ Patterns = Annotated[
 Shards = Annotated[int, Field(ge=1, le=MAX_SHARDS)]
 
 _EXPECTED = {
+    "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
@@ -257,6 +258,23 @@ class PreflightSettings(EnvironmentModel):
             "A harvest that, by the estimate, does not fit into memory or onto the disk: `refuse`, "
             "or `warn` and try, for runs whose components are mostly dead and need less."
         ),
+    )
+
+
+class LiveSettings(EnvironmentModel):
+    """The process that keeps a run's model open for questions of the viewer."""
+
+    live_idle_seconds: float = Field(
+        default=600,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds without a question after which the model is closed.",
+    )
+    live_answer_seconds: float = Field(
+        default=120,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds to open the model or answer a question, after which it is closed.",
     )
 
 

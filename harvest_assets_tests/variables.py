@@ -14,6 +14,7 @@ from harvest_assets.settings import (
     ComputeSettings,
     EnvironmentModel,
     HarvestDefaults,
+    LiveSettings,
     PreflightSettings,
     StorageSettings,
 )
@@ -24,6 +25,7 @@ _HEADINGS: dict[type[EnvironmentModel], str] = {
     ComputeSettings: "Device",
     StorageSettings: "Storage",
     PreflightSettings: "Memory and disk",
+    LiveSettings: "Questions to a model",
     WatchSettings: "Watching W&B",
     UnattendedSettings: "Unattended",
     SlurmSettings: "SLURM",

@@ -15,7 +15,11 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
 from harvest_assets.settings import PreflightSettings
 from harvest_assets.store.plan import HarvestPlan
-from harvest_assets.store.resource_estimate import ResourceEstimate, estimate_resources
+from harvest_assets.store.resource_estimate import (
+    ResourceEstimate,
+    estimate_resources,
+    memory_to_ask,
+)
 from harvest_assets.system.gpus import first_device, shards_at_once
 
 if TYPE_CHECKING:
@@ -55,6 +59,32 @@ def require_memory(
         f"The harvest needs about {decimal(needed)} of memory{side_by_side} "
         f"({memory_parts(needs)}), but {_name(device)} has {decimal(available)} free; harvest on a "
         f"machine or GPU that has more, or less of the run: {_how_to_need_less(plan, n_shards)}."
+    )
+    _refuse_or_warn(shortage)
+
+
+def require_memory_to_ask(
+    device: torch.device, plan: HarvestPlan, checkpoint: Decomposition, extra_bytes: int = 0
+) -> None:
+    """Check that a device has memory to compute single rows of a harvest.
+
+    Args:
+        device: a CPU or a GPU.
+        plan: the settings.
+        checkpoint: the run, restricted to the layers of the plan.
+        extra_bytes: needed beside the model and a row.
+
+    Raises:
+        HarvestError: it does not, and shortages are refused.
+    """
+    needed = memory_to_ask(plan, checkpoint) + extra_bytes
+    available = available_memory(device, leased=True)
+    if needed * _MUST_FIT <= available:
+        return
+    shortage = HarvestError(
+        f"The model of {checkpoint.run} needs about {decimal(needed)} of memory (weights "
+        f"{decimal(checkpoint.weight_bytes)}), but {_name(device)} has {decimal(available)} free; "
+        "close what uses it, or choose another device with --device."
     )
     _refuse_or_warn(shortage)
 

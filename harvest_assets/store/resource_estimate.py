@@ -73,11 +73,8 @@ def estimate_resources(
     window = 2 * plan.activation_context_tokens_per_side + 1
     examples = c * _examples_per_component(plan, n_rows) if n_examples is None else n_examples
     example_bytes = examples * (12 * window + 28)
-    # Probabilities, CI and activations; before the first there are logits, and before the second
-    # what the model needs for it.
-    per_token = 4 * v + 8 * c + max(4 * v, checkpoint.extra_bytes_per_token)
     rows = plan.rows_per_forward(checkpoint.tokens_per_forward)
-    group = rows * plan.context_length * per_token
+    group = rows * plan.context_length * _bytes_per_token(checkpoint)
     packing = 3 * pairs + 2 * c * v
     return ResourceEstimate(
         weights=checkpoint.weight_bytes,
@@ -88,6 +85,22 @@ def estimate_resources(
         state=pairs + (2 + 8) * c * v + example_bytes,
         results=8 * pairs + (4 + 8) * c * v + examples * window * _TEXT_OF_A_TOKEN,
     )
+
+
+def memory_to_ask(plan: HarvestPlan, checkpoint: Decomposition) -> int:
+    """Bytes of memory that a process needs to compute single rows of a harvest."""
+    row = plan.context_length * _bytes_per_token(checkpoint)
+    return _PROGRAM + checkpoint.weight_bytes + row
+
+
+def _bytes_per_token(checkpoint: Decomposition) -> int:
+    """Of what the model computes for a token.
+
+    Probabilities, CI and activations; before the first there are logits, and before the second what
+    the model needs for it.
+    """
+    c, v = checkpoint.n_components, checkpoint.vocab_size
+    return 4 * v + 8 * c + max(4 * v, checkpoint.extra_bytes_per_token)
 
 
 def _examples_per_component(plan: HarvestPlan, n_rows: int | None) -> int:

@@ -1,0 +1,183 @@
+"""Asks the process that holds the model of a run; starts, replaces and ends it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import file_version
+from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.live.kind import A, Kind, Q
+from harvest_assets.settings import LiveSettings
+
+_MODULE = "harvest_assets.live.process"
+_SECONDS_TO_END = 2.0
+
+
+class _EndedError(Exception):
+    """The process ended without a reply."""
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A process and the files that it has opened."""
+
+    popen: subprocess.Popen[bytes]
+    pipe: Connection
+    files: Hashable
+
+    @classmethod
+    def start(cls, paths: HarvestLayout, files: Hashable) -> _Process:
+        """Start one that opens a run."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(theirs.fileno()), paths.root.name],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
+        return cls(popen, Connection(ours.detach()), files)
+
+    def reply(self, deadline: float) -> Any:
+        """What it replies next.
+
+        Raises:
+            HarvestError: the reply is an error.
+            TimeoutError: there was none in time.
+            _EndedError: it ended.
+        """
+        try:
+            if not self.pipe.poll(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            content = json.loads(self.pipe.recv_bytes())
+        except (EOFError, ConnectionError):
+            raise _EndedError from None
+        if "error" in content:
+            raise HarvestError(content["error"])
+        return content["answer"]
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Ask; a process that has ended shows in the reply."""
+        with suppress(ConnectionError):
+            self.pipe.send_bytes(json.dumps(message).encode())
+
+    def end(self) -> int:
+        """End it, also while it computes; returns its status."""
+        with suppress(OSError):
+            self.pipe.close()  # on which it ends
+        try:
+            return self.popen.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            return self.popen.wait()
+
+
+class LiveModel:
+    """Asks the model of one run at a time; threads may share it.
+
+    The first question about a run starts a process that opens the model, in place of that of
+    another run. The process ends when idle (`HARVEST_LIVE_IDLE_SECONDS`) and with this one.
+    """
+
+    def __init__(self) -> None:
+        self._process: _Process | None = None
+        self._one_at_a_time = threading.Lock()
+        self._is_closed = False
+
+    def ask(self, paths: HarvestLayout, kind: Kind[Q, A], question: Q) -> A:
+        """The answer to a question; waits for those of other threads.
+
+        Args:
+            paths: of a harvest of the run.
+            kind: of the question.
+            question: to ask.
+
+        Raises:
+            HarvestError: there is no answer, the process ended, or time was up.
+        """
+        with self._one_at_a_time:
+            message = {"kind": kind.name, "question": question.model_dump(mode="json")}
+            answer = self._exchange(paths, message)
+        return kind.answer.model_validate(answer)
+
+    def is_open(self, paths: HarvestLayout) -> bool:
+        """Whether a question about a run would find its model open, or opening."""
+        process = self._process
+        return process is not None and process.files == _files(paths) and _runs(process)
+
+    def close(self) -> None:
+        """End the process, for good."""
+        self._is_closed = True
+        process = self._process
+        if process is not None:
+            process.end()
+
+    def _exchange(self, paths: HarvestLayout, message: dict[str, Any], attempt: int = 0) -> Any:
+        """Ask the process of a run, which is started if there is none."""
+        limit = LiveSettings.from_environment().live_answer_seconds
+        try:
+            process = self._opened(paths, time.monotonic() + limit)
+            process.send(message)
+            return process.reply(time.monotonic() + limit)
+        except TimeoutError:
+            self._end()
+            raise HarvestError(
+                f"The model of {paths.root.name} did not answer within {limit:g} s and was closed; "
+                "ask something shorter, or raise HARVEST_LIVE_ANSWER_SECONDS."
+            ) from None
+        except _EndedError:
+            status = self._end()
+        if status == 0 and attempt == 0:  # it had been idle, and ended before it read this
+            return self._exchange(paths, message, attempt + 1)
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        raise HarvestError(
+            f"The process that computes the model of {paths.root.name} ended ({how}); if memory "
+            "ran out, free some. Asking again starts it again."
+        )
+
+    def _opened(self, paths: HarvestLayout, deadline: float) -> _Process:
+        """The process of a run; that of another run is ended first, which frees its memory."""
+        files = _files(paths)
+        process = self._process
+        if process is not None and process.files == files and _runs(process):
+            return process
+        self._end()
+        if self._is_closed:
+            raise HarvestError("The viewer is being stopped.")
+        process = self._process = _Process.start(paths, files)
+        try:
+            process.reply(deadline)
+        except HarvestError:
+            self._end()
+            raise
+        return process
+
+    def _end(self) -> int:
+        """End the process, if there is one; returns its status."""
+        process, self._process = self._process, None
+        return 0 if process is None else process.end()
+
+
+def _runs(process: _Process) -> bool:
+    return process.popen.poll() is None
+
+
+def _files(paths: HarvestLayout) -> Hashable:
+    """Identifies the run and the settings with which its model is opened."""
+    versions: list[tuple[int, ...]] = []
+    for file in (paths.run_checkpoint, paths.plan):
+        try:
+            versions.append(file_version(file))
+        except OSError:
+            versions.append(())
+    return (paths.root, *versions)
