@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding
 
+from harvest_assets.decompositions.directions import Directions
 from harvest_assets.decompositions.protocol import (
     TOKENS_PER_FORWARD,
     check_row_length,
@@ -42,6 +43,7 @@ from harvest_assets.decompositions.spd.masked_forward import (
     masked_layers,
 )
 from harvest_assets.decompositions.spd.noise import noisy, row_noise
+from harvest_assets.decompositions.spd.residual_stream import directions_of
 from harvest_assets.decompositions.spd.run_config import RunConfig
 from harvest_assets.decompositions.spd.sigmoids import LOWER_LEAKY
 from harvest_assets.decompositions.spd.target_outputs import context_limit, logits_of
@@ -198,6 +200,10 @@ class DecomposedModel:
             output = self._target(tokens.to(self.device))
             logits = logits_of(output, self._output_attr, tuple(tokens.shape))
             return logits.float().log_softmax(dim=-1)
+
+    def directions(self) -> Directions:
+        """See `HasDirections`."""
+        return directions_of(self._target, self._masked)
 
     @cached_property
     def _masked(self) -> list[MaskedLayer]:
