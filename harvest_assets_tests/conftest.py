@@ -41,6 +41,21 @@ def out_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An `SPD_OUT_DIR` with the finished harvest of the tiny run, to be read only."""
+    import dagster as dg
+
+    from harvest_assets_tests.tiny_harvest import FINISHED, TinyHarvest
+    from harvest_assets_tests.tiny_run import write_world
+
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        patch.setenv("SPD_OUT_DIR", str(place / "out"))
+        TinyHarvest.of(instance, write_world(place / "world"), FINISHED).harvest()
+    return place / "out"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests begin first."""
     schedule.sort(items)

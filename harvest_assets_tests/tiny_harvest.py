@@ -14,6 +14,7 @@ from harvest_assets.orchestration.partitions import shard_partition
 from harvest_assets.store.registry import register
 from harvest_assets.wandb_client.run_name import parse_run
 
+FINISHED = "finished"  # the folder of the harvest that tests share
 SETTINGS = {
     "n_batches": 6,
     "batch_size": 8,

@@ -102,11 +102,11 @@ def _labelled(label: str, text: Text) -> Text:
 def _listed(scored: Scored, *, percent: bool = True) -> Text:
     parts = []
     for token, score in scored:
-        parts.append(_quoted(token) + (f" {score:.0%}" if percent else f" {score:.1f}"))
+        parts.append(quoted(token) + (f" {score:.0%}" if percent else f" {score:.1f}"))
     return Text("  ".join(parts))
 
 
-def _quoted(token: str) -> str:
+def quoted(token: str) -> str:
     """A token in quotes: it may be blank or hold control characters."""
     return plain_text(json.dumps(token, ensure_ascii=False))
 
@@ -114,21 +114,22 @@ def _quoted(token: str) -> str:
 def _context(example: DecodedExample, *, coloured: bool) -> Text:
     text = Text()
     for i, token in enumerate(example.context):
-        shown = _on_one_line(token)
+        shown = on_one_line(token)
         fires = i == example.firing_index
         if coloured:
-            text.append(shown, _shade(example.example.ci_values[i], fires=fires))
+            text.append(shown, shade(example.example.ci_values[i], fires=fires))
         else:
             text.append(f"<<{shown}>>" if fires else shown)
     return text
 
 
-def _on_one_line(token: str) -> str:
+def on_one_line(token: str) -> str:
+    """A token without line breaks and what cannot be printed."""
     marked = token.replace("\n", "⏎").replace("\t", "→")
     return "".join(c if c.isprintable() else "�" for c in marked)
 
 
-def _shade(ci: float, *, fires: bool) -> str:
+def shade(ci: float, *, fires: bool) -> str:
     """A colour that is deeper the closer the causal importance is to 1."""
     share = min(1.0, max(0.0, ci))
     style = "bold underline" if fires else ""

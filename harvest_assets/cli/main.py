@@ -24,6 +24,7 @@ from harvest_assets.cli.common_options import CONTEXT_SETTINGS, EXIT_STATUSES
         "list",
         "status",
         "view",
+        "prompt",
         "label",
         "score",
         "labels",
@@ -54,6 +55,7 @@ def cli() -> None:
       harvest-assets ui                  watch, start and inspect harvests in a browser
       harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
+      harvest-assets prompt RUN TEXT     which components fire on a text of yours
       harvest-assets label RUN           ask a language model what its components mean
       harvest-assets score RUN           score its components and labels, --method baseline offline
       harvest-assets labels export RUN F labels, scores and notes as a file; `labels import RUN F`

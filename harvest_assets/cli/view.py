@@ -7,6 +7,7 @@ import click
 from harvest_assets.cli.common_options import RUN_OR_HARVEST_HELP, complete_harvest, debug_option
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
+from harvest_assets.cli.options import device_option
 
 
 @click.command(
@@ -25,6 +26,7 @@ Labels and notes that you write are kept with the harvest; with another --host i
 @click.option("--port", type=click.IntRange(0, 65535), default=3100, help="0: any free port.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--browser/--no-browser", default=True, help="Open a browser.", show_default=True)
+@device_option
 @debug_option
 def view(run: str | None, port: int, host: str, *, browser: bool, debug: bool) -> None:
     """View the components of runs in a browser."""

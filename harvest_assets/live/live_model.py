@@ -91,6 +91,7 @@ class LiveModel:
 
     def __init__(self) -> None:
         self._process: _Process | None = None
+        self._is_open = False  # its model is
         self._one_at_a_time = threading.Lock()
         self._is_closed = False
 
@@ -111,9 +112,10 @@ class LiveModel:
         return kind.answer.model_validate(answer)
 
     def is_open(self, paths: HarvestLayout) -> bool:
-        """Whether a question about a run would find its model open, or opening."""
+        """Whether a question about a run would find its model open."""
         process = self._process
-        return process is not None and process.files == _files(paths) and _runs(process)
+        is_this = process is not None and process.files == files_of(paths) and _runs(process)
+        return is_this and self._is_open
 
     def close(self) -> None:
         """End the process, for good."""
@@ -147,7 +149,7 @@ class LiveModel:
 
     def _opened(self, paths: HarvestLayout, deadline: float) -> _Process:
         """The process of a run; that of another run is ended first, which frees its memory."""
-        files = _files(paths)
+        files = files_of(paths)
         process = self._process
         if process is not None and process.files == files and _runs(process):
             return process
@@ -160,10 +162,12 @@ class LiveModel:
         except HarvestError:
             self._end()
             raise
+        self._is_open = True
         return process
 
     def _end(self) -> int:
         """End the process, if there is one; returns its status."""
+        self._is_open = False
         process, self._process = self._process, None
         return 0 if process is None else process.end()
 
@@ -172,7 +176,7 @@ def _runs(process: _Process) -> bool:
     return process.popen.poll() is None
 
 
-def _files(paths: HarvestLayout) -> Hashable:
+def files_of(paths: HarvestLayout) -> Hashable:
     """Identifies the run and the settings with which its model is opened."""
     versions: list[tuple[int, ...]] = []
     for file in (paths.run_checkpoint, paths.plan):

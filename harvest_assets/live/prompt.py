@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.live.kind import Answer, Kind, Question
-from harvest_assets.live.opened_run import OpenedRun
+from harvest_assets.live.opened_run import MAX_CHARACTERS, OpenedRun
 
 if TYPE_CHECKING:
     import torch
-
-    from harvest_assets.harvester.stream import Activations
 
 MAX_TOP = 1000
 
@@ -55,11 +54,13 @@ class PromptQuestion(TextQuestion):
 
     Args:
         component: key of one whose values are wanted at every position.
+        at: list components and predictions of this position alone, from the end if negative.
         top: components listed for each position, at most.
         predictions: next tokens listed for each position.
     """
 
     component: str | None = None
+    at: int | None = None
     top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 50
     predictions: Annotated[int, Field(ge=1, le=MAX_TOP)] = 10
 
@@ -68,12 +69,12 @@ class Firing(Answer):
     """A component that fires at a position.
 
     Args:
-        component: its flat index.
+        component: its key.
         strength: its firing strength.
         second: its second value; None for kinds without one.
     """
 
-    component: int
+    component: str
     strength: float
     second: float | None
 
@@ -91,8 +92,8 @@ class PromptPosition(Answer):
     Args:
         token_id: the token.
         n_firing: components that fire here.
-        firing: those of largest strength, falling.
-        predictions: the likeliest next tokens, falling.
+        firing: those of largest strength, falling; empty where another position was asked for.
+        predictions: the likeliest next tokens, falling; likewise.
         strength, second: of the component that was asked for; None where none was.
     """
 
@@ -108,13 +109,13 @@ class TextComponent(Answer):
     """A component that fires somewhere on the text.
 
     Args:
-        component: its flat index.
+        component: its key.
         n_firings: positions at which it fires.
         strength: its largest firing strength.
         position: where it has that.
     """
 
-    component: int
+    component: str
     n_firings: int
     strength: float
     position: int
@@ -136,6 +137,23 @@ class PromptAnswer(Answer):
     threshold: float
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Numbers with blanks or commas between them.
+
+    Raises:
+        HarvestError: there is none, or something else.
+    """
+    words = text[:MAX_CHARACTERS].replace(",", " ").split()
+    try:
+        if not words or len(text) > MAX_CHARACTERS:
+            raise ValueError
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise HarvestError(
+            f"{text[:100]!r} is not a list of whole numbers; expected, for example, 12 7 300."
+        ) from None
+
+
 def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     """Compute a text.
 
@@ -144,78 +162,112 @@ def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     """
     place = None if question.component is None else run.place(question.component)
     token_ids = question.token_ids(run)
-    activations = run.activations(token_ids)
-    strengths = activations.firing_strengths[0].float().cpu()
-    second = activations.second_values
-    values = None if second is None else second[0].float().cpu()
-    fires = strengths > run.plan.ci_threshold
-    firing = _firing(strengths, values, fires, question.top)
-    predictions = _predictions(activations, question.predictions)
-    chosen = [None] * len(token_ids) if place is None else strengths[:, place].tolist()
-    chosen_second = [None] * len(token_ids)
-    if place is not None and values is not None:
-        chosen_second = values[:, place].tolist()
+    listed = _listed_positions(question.at, len(token_ids))
+    values = _Values.of(run, token_ids)
     positions = tuple(
         PromptPosition(
             token_id=token,
             n_firing=n,
-            firing=firing[i],
-            predictions=predictions[i],
-            strength=chosen[i],
-            second=chosen_second[i],
+            firing=values.firing(i, question.top) if i in listed else (),
+            predictions=values.predictions(i, question.predictions) if i in listed else (),
+            strength=None if place is None else float(values.strengths[i, place]),
+            second=None if place is None else values.second_at(i, place),
         )
-        for i, (token, n) in enumerate(zip(token_ids, fires.sum(dim=1).tolist(), strict=True))
+        for i, (token, n) in enumerate(
+            zip(token_ids, values.fires.sum(dim=1).tolist(), strict=True)
+        )
     )
     return PromptAnswer(
         positions=positions,
-        n_components=int(fires.any(dim=0).sum()),
-        components=_text_components(strengths, fires, question.top),
+        n_components=int(values.fires.any(dim=0).sum()),
+        components=values.text_components(question.top),
         threshold=run.plan.ci_threshold,
     )
 
 
-def _firing(
-    strengths: torch.Tensor, values: torch.Tensor | None, fires: torch.Tensor, top: int
-) -> list[tuple[Firing, ...]]:
-    """The components that fire at each position, the strongest first, equal ones in flat order."""
-    found = []
-    for position, row in enumerate(strengths):
-        places = fires[position].nonzero()[:, 0]
-        order = row[places].argsort(descending=True, stable=True)[:top]
-        kept = places[order]
-        seconds = [None] * len(kept) if values is None else values[position, kept].tolist()
-        rows = zip(kept.tolist(), row[kept].tolist(), seconds, strict=True)
-        found.append(tuple(Firing(component=c, strength=s, second=v) for c, s, v in rows))
-    return found
+def _listed_positions(at: int | None, n: int) -> range:
+    if at is None:
+        return range(n)
+    if not -n <= at < n:
+        raise HarvestError(
+            f"There is no position {at} in a text of {counted(n, 'token')}; expected 0 to {n - 1}."
+        )
+    return range(at % n, at % n + 1)
 
 
-def _predictions(activations: Activations, k: int) -> list[tuple[Prediction, ...]]:
-    probabilities = activations.output_probs[0].float()
-    top = probabilities.topk(min(k, probabilities.shape[1]), dim=1)
-    return [
-        tuple(Prediction(token_id=i, probability=p) for i, p in zip(ids, values, strict=True))
-        for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+@dataclass(frozen=True)
+class _Values:
+    """What the model computes for a text of S tokens, in float32 on the CPU."""
 
+    keys: list[str]
+    probabilities: torch.Tensor  # [S, V]
+    strengths: torch.Tensor  # [S, C]
+    seconds: torch.Tensor | None  # [S, C]
+    fires: torch.Tensor  # bool [S, C]
 
-def _text_components(
-    strengths: torch.Tensor, fires: torch.Tensor, top: int
-) -> tuple[TextComponent, ...]:
-    fired = strengths.where(fires, strengths.new_zeros(()))
-    counts, sums = fires.sum(dim=0), fired.sum(dim=0)
-    places = counts.nonzero()[:, 0]
-    kept = places[sums[places].argsort(descending=True, stable=True)[:top]]
-    best = fired[:, kept].max(dim=0)
-    rows = zip(
-        kept.tolist(),
-        counts[kept].tolist(),
-        best.values.tolist(),
-        best.indices.tolist(),
-        strict=True,
-    )
-    return tuple(
-        TextComponent(component=c, n_firings=n, strength=s, position=p) for c, n, s, p in rows
-    )
+    @classmethod
+    def of(cls, run: OpenedRun, token_ids: list[int]) -> _Values:
+        computed = run.activations(token_ids)
+        second = computed.second_values
+        strengths = computed.firing_strengths[0].float().cpu()
+        probabilities = computed.output_probs[0].float().cpu()
+        if not (strengths.isfinite().all() and probabilities.isfinite().all()):
+            raise HarvestError("The model computes a NaN or an infinity for this text.")
+        return cls(
+            run.component_keys,
+            probabilities,
+            strengths,
+            None if second is None else second[0].float().cpu(),
+            strengths > run.plan.ci_threshold,
+        )
+
+    def second_at(self, position: int, place: int) -> float | None:
+        return None if self.seconds is None else float(self.seconds[position, place])
+
+    def firing(self, position: int, top: int) -> tuple[Firing, ...]:
+        """The strongest components that fire at a position, of equal ones the larger second value.
+
+        Causal importances saturate, so that many are equal.
+        """
+        row = self.strengths[position]
+        places = self.fires[position].nonzero()[:, 0]
+        if self.seconds is not None:
+            sizes = self.seconds[position, places].abs()
+            places = places[sizes.argsort(descending=True, stable=True)]
+        kept = places[row[places].argsort(descending=True, stable=True)[:top]].tolist()
+        return tuple(
+            Firing(
+                component=self.keys[place],
+                strength=float(row[place]),
+                second=self.second_at(position, place),
+            )
+            for place in kept
+        )
+
+    def predictions(self, position: int, k: int) -> tuple[Prediction, ...]:
+        """The likeliest next tokens after a position."""
+        row = self.probabilities[position]
+        top = row.topk(min(k, len(row)))
+        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return tuple(Prediction(token_id=i, probability=p) for i, p in pairs)
+
+    def text_components(self, top: int) -> tuple[TextComponent, ...]:
+        """The components that fire most strongly on the text, by the sum over its positions."""
+        fired = self.strengths.where(self.fires, self.strengths.new_zeros(()))
+        counts, sums = self.fires.sum(dim=0), fired.sum(dim=0)
+        places = counts.nonzero()[:, 0]
+        kept = places[sums[places].argsort(descending=True, stable=True)[:top]]
+        best = fired[:, kept].max(dim=0)
+        return tuple(
+            TextComponent(component=self.keys[c], n_firings=n, strength=s, position=p)
+            for c, n, s, p in zip(
+                kept.tolist(),
+                counts[kept].tolist(),
+                best.values.tolist(),
+                best.indices.tolist(),
+                strict=True,
+            )
+        )
 
 
 PROMPT = Kind("prompt", PromptQuestion, PromptAnswer, answer_prompt)

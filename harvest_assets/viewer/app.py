@@ -14,20 +14,16 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.pages import Pages
+from harvest_assets.viewer.prompting import Prompting
 from harvest_assets.viewer.rendering import STATIC
 from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
 from harvest_assets.viewer.writing import Writing
 
 # Pages computed at once: more would not be faster, and each takes about 15 MB.
 _PAGES_AT_ONCE = 8
-
-
-@asynccontextmanager
-async def _few_at_once(_app: Starlette) -> AsyncIterator[None]:
-    current_default_thread_limiter().total_tokens = _PAGES_AT_ONCE
-    yield
 
 
 def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> Starlette:
@@ -41,6 +37,17 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     """
     writing = Writing(library)
     pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
+    asking = Asking()
+    prompting = Prompting(library, asking)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = _PAGES_AT_ONCE
+        try:
+            yield
+        finally:
+            asking.close()
+
     run = "/run/{run}"
     return Starlette(
         routes=[
@@ -54,6 +61,8 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             *(Route(f"{run}/table.{kind}", pages.table) for kind in ("csv", "parquet")),
             Route(f"{run}/export.html", pages.export),
             Route(f"{run}/version", pages.version),
+            Route(f"{run}/prompt", prompting.page),
+            Route(f"/api{run}/prompt", prompting.json),
             Route("/compare", pages.compare),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
@@ -61,7 +70,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Middleware(OwnOriginOnly, host=host),
             Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1),
         ],
-        lifespan=_few_at_once,
+        lifespan=lifespan,
         exception_handlers=dict.fromkeys(
             (HTTPException, HarvestError, OSError, UnicodeDecodeError), pages.error
         ),
