@@ -25,6 +25,8 @@ from harvest_assets.decompositions.directions import (
 from harvest_assets.decompositions.spd.masked_forward import MaskedLayer
 from harvest_assets.decompositions.spd.run_config import PRE_IDENTITY
 
+_UNEMBEDDING = "lm_head"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -36,7 +38,6 @@ class Family:
         norm: of the final norm.
         readers: modules of a block that read the stream, after a norm.
         writers: modules of a block whose output is added to the stream.
-        unembedding: of the matrix that makes logits.
         positions: of the position embedding.
     """
 
@@ -45,7 +46,6 @@ class Family:
     norm: str
     readers: tuple[str, ...]
     writers: tuple[str, ...]
-    unembedding: str = "lm_head"
     positions: str | None = None
 
     def reads(self, path: str) -> Literal["residual stream", "tokens"] | None:
@@ -53,12 +53,12 @@ class Family:
         path = path.removesuffix(f".{PRE_IDENTITY}")
         if path == self.embedding:
             return TOKENS
-        is_reader = path == self.unembedding or self._in_block(path) in self.readers
+        is_reader = path == _UNEMBEDDING or self._in_block(path) in self.readers
         return RESIDUAL_STREAM if is_reader else None
 
     def writes(self, path: str) -> Literal["residual stream", "logits"] | None:
         """Where the output of a module goes."""
-        if path == self.unembedding:
+        if path == _UNEMBEDDING:
             return LOGITS
         is_embedding = path in (self.embedding, self.positions)
         is_writer = is_embedding or self._in_block(path) in self.writers
@@ -103,14 +103,6 @@ FAMILIES: dict[str, Family] = {
         writers=("attn.c_proj", "mlp.c_proj"),
         positions="transformer.wpe",
     ),
-    "GPTNeoXForCausalLM": Family(
-        block=r"gpt_neox\.layers\.\d+\.",
-        embedding="gpt_neox.embed_in",
-        norm="gpt_neox.final_layer_norm",
-        readers=("attention.query_key_value", "mlp.dense_h_to_4h"),
-        writers=("attention.dense", "mlp.dense_4h_to_h"),
-        unembedding="embed_out",
-    ),
 }
 
 
@@ -141,7 +133,7 @@ def _stream(target: nn.Module, family: Family) -> ResidualStream:
     norm = target.get_submodule(family.norm)
     return ResidualStream(
         embeddings=weight(family.embedding),
-        unembeddings=weight(family.unembedding),
+        unembeddings=weight(_UNEMBEDDING),
         norm_scale=weight(family.norm),
         norm_centers=getattr(norm, "bias", None) is not None,  # an RMS norm has none
     )
