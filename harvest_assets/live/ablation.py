@@ -32,6 +32,7 @@ class AblateQuestion(TextQuestion):
         with_rest: whether what no component explains stays too, in the model of those that are kept
             and in the CI-masked one.
         at: list tokens of this position alone, from the end if negative.
+        at_largest: where `at` is not given, list tokens alone where the KL divergence is largest.
         top: tokens in each list.
     """
 
@@ -40,6 +41,7 @@ class AblateQuestion(TextQuestion):
     only_firing: bool = False
     with_rest: bool = False
     at: int | None = None
+    at_largest: bool = False
     top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 10
 
     @model_validator(mode="before")
@@ -155,13 +157,14 @@ def answer_ablation(run: OpenedRun, question: AblateQuestion) -> AblateAnswer:
             raise HarvestError("The model computes a NaN or an infinity for this text.")
         return found
 
-    full = log_probs(None, with_rest=True)
-    changed = None
+    full, changed = log_probs(None, with_rest=True), None
+    ci_masked = log_probs(ci[None], with_rest=question.with_rest)
     mask = _mask(question, chosen, fires)
     if mask is not None:
-        with_rest = question.with_rest or bool(question.without)
-        changed = _compared(full, log_probs(mask, with_rest=with_rest), listed, question.top)
-    masked = log_probs(ci[None], with_rest=question.with_rest)
+        changed = log_probs(mask, with_rest=question.with_rest or bool(question.without))
+    if question.at is None and question.at_largest:
+        kl = _kl(full, ci_masked if changed is None else changed)
+        listed = listed_positions(kl.index(max(kl)), len(kl))
     return AblateAnswer(
         positions=tuple(
             FullPosition(
@@ -171,8 +174,8 @@ def answer_ablation(run: OpenedRun, question: AblateQuestion) -> AblateAnswer:
             )
             for i, (token, n) in enumerate(zip(token_ids, fires.sum(dim=1).tolist(), strict=True))
         ),
-        changed=changed,
-        ci_masked=_compared(full, masked, listed, question.top),
+        changed=None if changed is None else _compared(full, changed, listed, question.top),
+        ci_masked=_compared(full, ci_masked, listed, question.top),
         n_components=int(fires.any(dim=0).sum()),
         firing=_firing(run.component_keys, ci.cpu(), fires.cpu()),
     )

@@ -121,7 +121,10 @@ def test_one_position_is_listed_and_nothing_need_be_chosen(run: OpenedRun):
     assert answer.changed is None
     for positions in (answer.positions, answer.ci_masked.positions):
         assert [len(it.predictions) for it in positions] == [0, 0, 0, 0, 3, 0]
-    assert all(it.kl > 0 for it in answer.ci_masked.positions)
+    kl = [it.kl for it in answer.ci_masked.positions]
+    assert min(kl) > 0
+    answer = ask(run, at_largest=True, top=3)
+    assert [i for i, it in enumerate(answer.positions) if it.predictions] == [kl.index(max(kl))]
 
 
 @pytest.mark.parametrize(
