@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from harvest_assets.errors import HarvestError
+from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles, open_list
@@ -187,7 +187,7 @@ def _rendered(
         known=knows(harvest),
         address=lambda **changes: join(path, query.params(**changes)),
         path=path,
-        **({} if answer is None else _shown(harvest, answer)),
+        **({} if answer is None else _shown(harvest, answer, _changed_name(query))),
     )
     return asks_again(response) if is_waiting else response
 
@@ -198,11 +198,27 @@ def _unlisted(query: AblateQuery, answer: AblateAnswer | None) -> list[str]:
     return [key for key in query.keys if key not in fire]
 
 
-def _shown(harvest: Harvest, answer: AblateAnswer) -> dict[str, object]:
-    """What the page shows of an answer: its tokens shaded, and the position that is listed."""
+def _changed_name(query: AblateQuery) -> str:
+    """What distinguishes the changed model, in words."""
+    if query.mode == "firing":
+        return "only those that fire"
+    chosen = "the list" if query.listed else counted(len(query.keys), "component")
+    if query.listed and query.keys:
+        chosen += f" and {counted(len(query.keys), 'component')}"
+    return f"{query.mode} {chosen}"
+
+
+def _shown(harvest: Harvest, answer: AblateAnswer, changed: str) -> dict[str, object]:
+    """What the page shows of an answer: its tokens shaded, and the position that is listed.
+
+    Args:
+        harvest: of the run that was asked.
+        answer: of the question `ablate`.
+        changed: name of the changed model.
+    """
     models = [("CI-masked", answer.ci_masked)]
     if answer.changed is not None:
-        models.insert(0, ("changed", answer.changed))
+        models.insert(0, (changed, answer.changed))
     at = next(i for i, it in enumerate(answer.positions) if it.predictions)
     highest = max(it.kl for _, model in models for it in model.positions)
     return {
