@@ -17,7 +17,8 @@ Without RUN the first page lists all harvests.
 
 A small server on this machine reads the harvest's files where they are; nothing is copied, and
 nothing is requested from other machines. Every choice is part of the address, which can be shared.
-Labels and notes that you write are kept with the harvest; with another --host it is read-only.
+Labels and notes that you write are kept with the harvest; with another --host it is read-only. A
+text of your own opens the run's model, on --device, in another process that ends when idle.
 
 {RUN_OR_HARVEST_HELP}
 """,

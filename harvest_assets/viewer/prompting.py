@@ -18,7 +18,7 @@ from starlette.responses import Response
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
-from harvest_assets.live.prompt import PROMPT, PromptAnswer, PromptQuestion, whole_numbers
+from harvest_assets.live.prompt import MAX_TOP, PROMPT, PromptAnswer, PromptQuestion, whole_numbers
 from harvest_assets.viewer.answering import PATIENCE_SECONDS, asks_again, json_error
 from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.examples import SHADES, ComponentExamples
@@ -43,6 +43,7 @@ class PromptQuery:
         ids: token ids instead of a text, with blanks or commas between them.
         at: the position whose components are listed; None: the last.
         component: key of the component that shades the tokens.
+        top: components listed.
     """
 
     text: str = ""
@@ -52,6 +53,7 @@ class PromptQuery:
     ids_b: str = ""
     at_b: str = ""
     component: str = ""
+    top: str = ""
 
     @classmethod
     def of(cls, params: Mapping[str, str]) -> Self:
@@ -77,11 +79,13 @@ class PromptQuery:
             HarvestError: a number is none, or both a text and ids are given.
         """
         ids, at = self._of(side, "ids"), self._of(side, "at")
+        top = {"top": whole_numbers(self.top)[0]} if self.top.strip() else {}
         return PromptQuestion(
             text=self._of(side, "text") or None,
             ids=whole_numbers(ids) if ids else None,
             component=self.component.strip() or None,
             at=whole_numbers(at)[0] if at.strip() else -1,
+            **top,
         )
 
     def _of(self, side: str, name: str) -> str:
@@ -208,6 +212,7 @@ class Prompting:
             prompt_query=query,
             sides=shown,
             scale=scale,
+            max_top=MAX_TOP,
             is_waiting=is_waiting,
             is_open=is_open,
             shown_tokens=lambda key: shown_tokens(harvest, harvest.places[key]),
