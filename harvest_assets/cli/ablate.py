@@ -19,7 +19,7 @@ from harvest_assets.cli.prompt import read_stdin
 
 @click.command(
     short_help="Show what a text predicts with components taken out.",
-    help=f"""Show what an SPD run's model predicts for TEXT with components taken out of its weights.
+    help=f"""Show what an SPD run's model predicts for TEXT with components taken out.
 
 Beside the full model are the changed one and the CI-masked one, which has each component times its
 causal importance. For each token of TEXT the KL divergence from the full model's prediction is

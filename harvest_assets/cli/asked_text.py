@@ -56,9 +56,9 @@ def _changes(name: str, model: ChangedModel, i: int, vocabulary: Vocabulary) -> 
         )
 
     line = Text.assemble((f"{name:>16}", "cyan"), f"  {short(there.kl)}")
-    for sign, changes in (("+", there.gains), ("−", there.losses)):
+    for word, changes in (("gain", there.gains), ("lose", there.losses)):
         if changes:
-            line.append(f"  {sign} ", "bold").append(listed(changes))
+            line.append(f"  {word} ", "bold").append(listed(changes))
     return line
 
 
