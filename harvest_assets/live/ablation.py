@@ -233,19 +233,15 @@ def _changed_position(
 ) -> ChangedPosition:
     before, after = full.exp(), changed.exp()
     grown = after - before
-    k = min(top, len(grown))
 
-    def changes(tokens: list[int]) -> tuple[TokenChange, ...]:
-        return tuple(
-            TokenChange(token_id=it, before=float(before[it]), after=float(after[it]))
-            for it in tokens
-        )
+    def changes(sign: int) -> tuple[TokenChange, ...]:
+        most = (sign * grown).topk(min(top, len(grown)))
+        tokens = most.indices[most.values > 0]
+        rows = zip(tokens.tolist(), before[tokens].tolist(), after[tokens].tolist(), strict=True)
+        return tuple(TokenChange(token_id=it, before=old, after=new) for it, old, new in rows)
 
     return ChangedPosition(
-        kl=kl,
-        predictions=_likeliest(changed, top),
-        gains=changes([it for it in grown.topk(k).indices.tolist() if grown[it] > 0]),
-        losses=changes([it for it in (-grown).topk(k).indices.tolist() if grown[it] < 0]),
+        kl=kl, predictions=_likeliest(changed, top), gains=changes(1), losses=changes(-1)
     )
 
 

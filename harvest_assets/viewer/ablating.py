@@ -187,7 +187,7 @@ def _rendered(
         known=knows(harvest),
         address=lambda **changes: join(path, query.params(**changes)),
         path=path,
-        **({} if answer is None else _shown(harvest, answer, _changed_name(query))),
+        **({} if answer is None else _shown(harvest, answer, *_names(query))),
     )
     return asks_again(response) if is_waiting else response
 
@@ -198,25 +198,29 @@ def _unlisted(query: AblateQuery, answer: AblateAnswer | None) -> list[str]:
     return [key for key in query.keys if key not in fire]
 
 
-def _changed_name(query: AblateQuery) -> str:
-    """What distinguishes the changed model, in words."""
+def _names(query: AblateQuery) -> tuple[str, str]:
+    """What distinguishes the changed and the CI-masked model, in words."""
+    rest = ", with the rest" if query.with_rest else ""
     if query.mode == "firing":
-        return "only those that fire"
-    chosen = "the list" if query.listed else counted(len(query.keys), "component")
-    if query.listed and query.keys:
-        chosen += f" and {counted(len(query.keys), 'component')}"
-    return f"{query.mode} {chosen}"
+        return f"only those that fire{rest}", f"CI-masked{rest}"
+    chosen = [counted(len(query.keys), "component")] if query.keys else []
+    chosen += ["the list"] if query.listed else []
+    changed = f"{query.mode} {' and '.join(chosen)}"
+    return changed + (rest if query.mode == "only" else ""), f"CI-masked{rest}"
 
 
-def _shown(harvest: Harvest, answer: AblateAnswer, changed: str) -> dict[str, object]:
+def _shown(
+    harvest: Harvest, answer: AblateAnswer, changed: str, ci_masked: str
+) -> dict[str, object]:
     """What the page shows of an answer: its tokens shaded, and the position that is listed.
 
     Args:
         harvest: of the run that was asked.
         answer: of the question `ablate`.
         changed: name of the changed model.
+        ci_masked: of the CI-masked one.
     """
-    models = [("CI-masked", answer.ci_masked)]
+    models = [(ci_masked, answer.ci_masked)]
     if answer.changed is not None:
         models.insert(0, (changed, answer.changed))
     at = next(i for i, it in enumerate(answer.positions) if it.predictions)
