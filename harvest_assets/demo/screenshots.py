@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import urlencode
 
 import uvicorn
 
@@ -24,6 +25,11 @@ from harvest_assets.viewer.view_query import compare_path
 from harvest_assets.wandb_client.run_name import parse_run
 
 _SIZE = (1280, 1000)
+_TEXTS = {
+    "text": "Return the number of items in the list.",
+    "text_b": "Raise an error if the list is empty.",
+}
+_SECONDS_TO_OPEN = 60  # the model
 
 
 def main() -> None:
@@ -33,6 +39,7 @@ def main() -> None:
     harvest = Library().get(name)
     keys = [harvest.frame["component_key"][int(i)] for i in order(harvest, TableQuery())]
     chosen = next(key for key in keys if key.startswith("h.1.mlp.c_fc"))
+    often = max(keys, key=lambda key: harvest.firing_counts[harvest.places[key]])
     run = f"/run/{name}"
     (nearest,) = firing_rows(harvest, harvest.places[keys[6]], "jaccard", 1) or []
     pages = {
@@ -40,6 +47,7 @@ def main() -> None:
         "view-component": (f"{run}/component/{chosen}", "light"),
         "view-component-dark": (f"{run}/component/{keys[6]}?examples=ci&shade=act", "dark"),
         "view-compare": (compare_path(name, keys[6], name, nearest.key), "light"),
+        "view-prompt": (f"{run}/prompt?{urlencode(_TEXTS | {'component': often})}", "light"),
     }
     with listening("127.0.0.1", 0) as listener:
         config = uvicorn.Config(make_app(Library(), name), log_level="warning")
@@ -68,6 +76,7 @@ def _take(address: str, pages: dict[str, tuple[str, str]], folder: Path) -> None
                 color_scheme="dark" if scheme == "dark" else "light",
             )
             page.goto(address + where)
+            page.locator(".waits").wait_for(state="detached", timeout=_SECONDS_TO_OPEN * 1000)
             page.screenshot(path=folder / f"{name}.png")
         browser.close()
 

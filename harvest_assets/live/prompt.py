@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_TOP = 1000
+_NOT_FINITE = "The model computes a NaN or an infinity for this text."
 
 
 class TextQuestion(Question):
@@ -202,25 +203,26 @@ def listed_positions(at: int | None, n: int) -> range:
 
 @dataclass(frozen=True)
 class _Values:
-    """What the model computes for a text of S tokens, in float32 on the CPU."""
+    """What the model computes for a text of S tokens: in float32 on the CPU, but probabilities."""
 
     keys: list[str]
-    probabilities: torch.Tensor  # [S, V]
+    probabilities: torch.Tensor  # [S, V], where they were computed
     strengths: torch.Tensor  # [S, C]
     seconds: torch.Tensor | None  # [S, C]
     fires: torch.Tensor  # bool [S, C]
 
     @classmethod
     def of(cls, run: OpenedRun, token_ids: list[int]) -> _Values:
+        import torch
+
         computed = run.activations(token_ids)
         second = computed.second_values
         strengths = computed.firing_strengths[0].float().cpu()
-        probabilities = computed.output_probs[0].float().cpu()
-        if not (strengths.isfinite().all() and probabilities.isfinite().all()):
-            raise HarvestError("The model computes a NaN or an infinity for this text.")
+        if not strengths.sum(dtype=torch.float64).isfinite():
+            raise HarvestError(_NOT_FINITE)
         return cls(
             run.component_keys,
-            probabilities,
+            computed.output_probs[0],
             strengths,
             None if second is None else second[0].float().cpu(),
             strengths > run.plan.ci_threshold,
@@ -251,7 +253,9 @@ class _Values:
 
     def predictions(self, position: int, k: int) -> tuple[Prediction, ...]:
         """The likeliest next tokens after a position."""
-        row = self.probabilities[position]
+        row = self.probabilities[position].float()
+        if not row.isfinite().all():
+            raise HarvestError(_NOT_FINITE)
         top = row.topk(min(k, len(row)))
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return tuple(Prediction(token_id=i, probability=p) for i, p in pairs)

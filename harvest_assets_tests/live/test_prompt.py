@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -100,6 +101,16 @@ def test_what_cannot_be_computed_is_refused(run: OpenedRun, question: dict, name
 def test_texts_that_look_dangerous_are_only_texts(run: OpenedRun):
     for text in ("<b>a</b>", "\u202eabc", "a\0b", "\n\n", "[EOS]"):
         assert ask(run, text=text).positions
+
+
+def test_a_model_that_computes_no_number_is_reported(run: OpenedRun):
+    computed = run.activations([1, 2])
+    for field in ("ci", "output_probs"):
+        values = getattr(computed, field).clone()
+        values[0, -1, 0] = torch.nan
+        run.model = Mock(return_value=computed._replace(**{field: values}))
+        with pytest.raises(HarvestError, match="NaN"):
+            ask(run, ids=[1, 2])
 
 
 def test_a_run_that_does_not_fit_or_is_elsewhere_is_refused(

@@ -17,6 +17,8 @@ from harvest_assets.cli.main import cli
 from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.decompositions.registry import open_decomposition
+from harvest_assets.live.opened_run import OpenedRun
+from harvest_assets.live.prompt import PromptQuestion, answer_prompt
 from harvest_assets.loaders import activation_examples, load_components_frame
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.verification import problems_of
@@ -184,3 +186,20 @@ def test_the_command_harvests_a_set_and_finds_it_finished(
     assert (results / "activation_contexts" / "components.jsonl").stat().st_mtime_ns == before
     verified = CliRunner().invoke(cli, ["verify", results.name])
     assert (verified.exit_code, "agrees" in verified.output) == (0, True)
+
+
+def test_a_text_is_answered_by_the_formula(harvested: TinyHarvest, folder: Path):
+    tokens = rows_of(harvested)[:1, :7]
+    activations, probs = by_formula(folder, tokens)
+    question = PromptQuestion(ids=tokens[0].tolist(), top=len(KEYS), predictions=1)
+    answer = answer_prompt(OpenedRun(harvested.layout), question)
+    for position, acts, p in zip(answer.positions, activations[0], probs[0], strict=True):
+        found = {it.component: it.strength for it in position.firing}
+        assert all(it.second is None for it in position.firing)
+        fires = {KEYS[c]: acts[c] for c in np.flatnonzero(acts > 0)}
+        assert found == pytest.approx(fires, rel=1e-4, abs=1e-5)
+        assert position.predictions[0].probability == pytest.approx(p.max(), rel=1e-4)
+    page = TestClient(make_app(Library(), None)).get(
+        f"/run/{harvested.layout.root.name}/component/{KEYS[0]}", headers={"host": "127.0.0.1"}
+    )
+    assert "/prompt?component=" in page.text
