@@ -141,3 +141,9 @@ def test_one_position_is_listed_and_nothing_need_be_chosen(run: OpenedRun):
 def test_what_cannot_be_computed_is_refused(run: OpenedRun, question: dict):
     with pytest.raises(HarvestError):
         ask(run, **question)
+
+
+def test_components_that_are_not_parts_of_weights_are_refused(run: OpenedRun):
+    run.__dict__["model"] = lambda tokens: tokens  # of another kind
+    with pytest.raises(HarvestError, match="SPD"):
+        ask(run)
