@@ -61,9 +61,9 @@ class AblateQuery:
     @classmethod
     def of(cls, params: QueryParams) -> Self:
         """The choices in an address."""
-        mode = params.get("mode", "firing" if params.get("only_firing") else "")
-        if mode not in MODES:
-            mode = "only" if "only" in params else "without"
+        named = [name for name in ("without", "only") if name in params]
+        named += ["firing"] if _is_on(params, "only_firing") else []
+        modes = [*params.getlist("mode"), *named] or ["without"]
         typed = [key for name in ("key", "without", "only") for key in params.getlist(name)]
         keys = [key for text in typed for key in text.replace(",", " ").split()]
         return cls(
@@ -71,7 +71,7 @@ class AblateQuery:
             text=params.get("text", "").replace("\r\n", "\n"),
             ids=params.get("ids", ""),
             at=params.get("at", "").strip(),
-            mode=mode,
+            mode=" and ".join(modes),
             keys=tuple(dict.fromkeys(keys)),
             listed=params.get("list", ""),
             with_rest=_is_on(params, "with_rest"),
@@ -95,8 +95,13 @@ class AblateQuery:
         """What is asked.
 
         Raises:
-            HarvestError: a number is none, there is no such list, or both a text and ids are given.
+            HarvestError: a number is none, there is no such list, both a text and ids are given,
+                or not exactly one mode.
         """
+        if self.mode not in MODES:
+            raise HarvestError(
+                f"{self.mode[:100]!r} is not a valid mode; expected one of {', '.join(MODES)}."
+            )
         keys = self.keys
         if self.listed:
             keys += open_list(HarvestLayout.of(harvest.name), self.listed).component_keys

@@ -111,6 +111,8 @@ def test_bad_questions_and_hostile_texts_get_a_sentence_or_an_answer(client: Tes
         {"text": "a", "at": "7"},
         {"text": "a", "without": "<b>:1"},
         {"text": "a", "ids": "1"},
+        {"text": "a", "without": KEYS[0], "only": KEYS[1]},
+        {"text": "a", "mode": "<b>"},
     ):
         refused = client.get(API, params=query)
         assert refused.status_code == 400
