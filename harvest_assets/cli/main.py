@@ -25,6 +25,8 @@ from harvest_assets.cli.common_options import CONTEXT_SETTINGS, EXIT_STATUSES
         "status",
         "view",
         "prompt",
+        "ablate",
+        "weights",
         "label",
         "score",
         "labels",
@@ -57,6 +59,8 @@ def cli() -> None:
       harvest-assets list                all harvests here; `status RUN` shows one in detail
       harvest-assets view RUN            view its components in a browser
       harvest-assets prompt RUN TEXT     which components fire on a text of yours
+      harvest-assets ablate RUN TEXT     what it predicts for a text without some components
+      harvest-assets weights RUN KEY     what the weights of a component say, without data
       harvest-assets label RUN           ask a language model what its components mean
       harvest-assets score RUN           score its components and labels, --method baseline offline
       harvest-assets labels export RUN F labels, scores and notes as a file; `labels import RUN F`

@@ -70,7 +70,7 @@ def prompt(
         from harvest_assets.viewer.typicality import Typicality
 
         question = PromptQuestion(
-            text=_read_stdin() if text == "-" else text,
+            text=read_stdin() if text == "-" else text,
             ids=None if ids is None else whole_numbers(ids),
             component=component,
             at=at,
@@ -85,6 +85,6 @@ def prompt(
         print_prompt(found, Console(highlight=False, markup=False, soft_wrap=True))
 
 
-def _read_stdin() -> str:
+def read_stdin() -> str:
     """The text of stdin; a character that is not UTF-8 is refused like one of an argument."""
     return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")

@@ -296,3 +296,29 @@ class HasTokenEmbeddings(Protocol):
         Raises:
             HarvestError: the files are not the ones that were verified, or have no such matrix.
         """
+
+
+@runtime_checkable
+class HasMaskedForward(Protocol):
+    """A model, as `open_model` returns it, whose components can be taken out; a kind may lack this.
+
+    The weight of a decomposed layer is the sum of its components and of a rest that none of them
+    explains. Biases, and layers that the decomposition leaves out, stay as they are.
+    """
+
+    def masked(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None, *, with_rest: bool
+    ) -> torch.Tensor:
+        """Log-probabilities of next tokens, float32 [B, S, vocab], of components times a mask.
+
+        With the rest and a mask of ones they are those of the target.
+
+        Args:
+            tokens: int64 [B, S], below the vocabulary's size.
+            mask: what each component is multiplied by, [C] or [B, S, C] in flat order; None for
+                the target itself.
+            with_rest: whether the rest takes part.
+
+        Raises:
+            HarvestError: the rows are longer than the target can read, or the mask does not fit.
+        """

@@ -163,7 +163,7 @@ def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     """
     place = None if question.component is None else run.place(question.component)
     token_ids = question.token_ids(run)
-    listed = _listed_positions(question.at, len(token_ids))
+    listed = listed_positions(question.at, len(token_ids))
     values = _Values.of(run, token_ids)
     positions = tuple(
         PromptPosition(
@@ -186,7 +186,12 @@ def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     )
 
 
-def _listed_positions(at: int | None, n: int) -> range:
+def listed_positions(at: int | None, n: int) -> range:
+    """The positions that are listed of a text of n tokens: all, or the one that was asked for.
+
+    Raises:
+        HarvestError: there is no such position.
+    """
     if at is None:
         return range(n)
     if not -n <= at < n:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from harvest_assets.live.ablation import ABLATE
 from harvest_assets.live.kind import Kind
 from harvest_assets.live.prompt import PROMPT
+from harvest_assets.live.weights import WEIGHTS
 
-KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (PROMPT,)}
+KINDS: dict[str, Kind[Any, Any]] = {kind.name: kind for kind in (PROMPT, ABLATE, WEIGHTS)}

@@ -14,12 +14,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.ablating import AblatePages
 from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.pages import Pages
 from harvest_assets.viewer.prompting import Prompting
 from harvest_assets.viewer.rendering import STATIC
 from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
+from harvest_assets.viewer.weights import WeightsPages
 from harvest_assets.viewer.writing import Writing
 
 # Pages computed at once: more would not be faster, and each takes about 15 MB.
@@ -39,6 +41,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
     asking = Asking()
     prompting = Prompting(library, asking)
+    ablate, weights = AblatePages(library, asking), WeightsPages(library, asking)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -63,6 +66,10 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/version", pages.version),
             Route(f"{run}/prompt", prompting.page),
             Route(f"/api{run}/prompt", prompting.json),
+            Route(f"{run}/ablate", ablate.page),
+            Route(f"/api{run}/ablate", ablate.api),
+            Route(f"{run}/weights/{{key:path}}", weights.page),
+            Route(f"/api{run}/weights/{{key:path}}", weights.api),
             Route("/compare", pages.compare),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],

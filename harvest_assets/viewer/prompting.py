@@ -13,13 +13,14 @@ from weakref import WeakKeyDictionary
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.live.prompt import MAX_TOP, PROMPT, PromptAnswer, PromptQuestion, whole_numbers
-from harvest_assets.viewer.asking import Asking, BusyError
+from harvest_assets.viewer.answering import PATIENCE_SECONDS, asks_again, json_error
+from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.examples import SHADES, ComponentExamples
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.library import Library
@@ -31,10 +32,6 @@ from harvest_assets.viewer.view_query import join, run_path
 
 if TYPE_CHECKING:
     from harvest_assets.data.vocabulary import ShownToken
-
-# How long a page waits for an answer before it says so, and until it asks again.
-_PATIENCE_SECONDS = 1.0
-_RETRY_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class Prompting:
         try:
             harvest = await run_in_threadpool(self._library.get, request.path_params["run"])
         except HarvestError as error:
-            return _json_error(error, 404)
+            return json_error(error, 404)
         try:
             ids, numbers = params.get("ids"), {n: params[n] for n in _NUMBERS if n in params}
             question = PromptQuestion(
@@ -169,7 +166,7 @@ class Prompting:
             )
             answer = await self._answer(harvest, question, None)
         except HarvestError as error:
-            return _json_error(error, 503 if isinstance(error, BusyError) else 400)
+            return json_error(error)
         assert answer is not None  # noqa: S101 - it waited
         prompt = await run_in_threadpool(self._described, harvest, answer, question.component)
         return Response(prompt.model_dump_json(), media_type="application/json")
@@ -182,7 +179,7 @@ class Prompting:
     async def _side(self, harvest: Harvest, query: PromptQuery, suffix: str) -> _Side:
         try:
             question = query.question(suffix)
-            answer = await self._answer(harvest, question, _PATIENCE_SECONDS)
+            answer = await self._answer(harvest, question, PATIENCE_SECONDS)
         except HarvestError as error:
             return _Side(suffix, presentable(str(error), 1000))
         if answer is None:
@@ -222,16 +219,10 @@ class Prompting:
             address=lambda **changes: join(path, query.params(**changes)),
             path=path,
         )
-        if is_waiting:
-            response.headers["Refresh"] = str(_RETRY_SECONDS)
-        return response
+        return asks_again(response) if is_waiting else response
 
 
 _NUMBERS = ("at", "top", "predictions")
-
-
-def _json_error(error: HarvestError, status: int) -> Response:
-    return JSONResponse({"error": presentable(str(error))}, status)
 
 
 def _by_layer(

@@ -97,11 +97,11 @@ def test_percentiles_are_those_of_the_harvested_firings(client: TestClient):
 def test_a_page_says_that_it_waits_and_is_loaded_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(prompting, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(prompting, "PATIENCE_SECONDS", 0.1)
     InThisProcess.may_answer.clear()
     query = {"text": "not asked before"}
     waiting = client.get(PAGE, params=query)
-    monkeypatch.setattr(prompting, "_PATIENCE_SECONDS", 10)
+    monkeypatch.setattr(prompting, "PATIENCE_SECONDS", 10)
     assert waiting.headers["refresh"]
     assert "spinner" in waiting.text
     assert client.get(f"/run/{FINISHED}").status_code == 200  # other pages go on
@@ -140,7 +140,7 @@ def test_too_many_waiting_questions_are_refused(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(asking, "_MAX_WAITING", 1)
-    monkeypatch.setattr(prompting, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(prompting, "PATIENCE_SECONDS", 0.1)
     InThisProcess.may_answer.clear()
     assert "spinner" in client.get(PAGE, params={"text": "one"}).text
     refused = client.get(API, params={"text": "two"})

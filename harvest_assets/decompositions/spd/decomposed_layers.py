@@ -104,6 +104,25 @@ def matrix_widths(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def by_position(
+    given: torch.Tensor, layer: DecomposedLayer, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """A layer's input as [B, S, d_in], an embedding's as [B, S].
+
+    Some targets flatten batch and position before a layer, and positions themselves are often
+    looked up once for all rows of a batch.
+    """
+    width = () if layer.reads_tokens else (layer.d_in,)
+    if layer.reads_tokens and tuple(given.shape) in (shape[1:], (1, *shape[1:])):
+        return given.expand(shape)
+    if tuple(given.shape) not in ((*shape, *width), (shape[0] * shape[1], *width)):
+        raise HarvestError(
+            f"{layer.path} gets an input of shape {list(given.shape)} for tokens of shape "
+            f"{list(shape)}, so what belongs to which position is not known."
+        )
+    return given.reshape(*shape, *width)
+
+
 def _widths(path: str, module: nn.Module, pattern: str) -> tuple[int, int]:
     """Width of input and output of a module whose components can be harvested."""
     if isinstance(module, nn.Embedding):

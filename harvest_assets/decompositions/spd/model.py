@@ -8,8 +8,9 @@ The input of an embedding is a token, so there V[:, c] . a is V[token, c].
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding
 
+from harvest_assets.decompositions.directions import Directions
 from harvest_assets.decompositions.protocol import (
     TOKENS_PER_FORWARD,
     check_row_length,
@@ -29,9 +31,19 @@ from harvest_assets.decompositions.spd.ci_functions import (
     open_global_ci_function,
 )
 from harvest_assets.decompositions.spd.ci_functions.global_function import GlobalCIFunction
-from harvest_assets.decompositions.spd.decomposed_layers import DecomposedLayer, find_layers
+from harvest_assets.decompositions.spd.decomposed_layers import (
+    DecomposedLayer,
+    by_position,
+    find_layers,
+)
 from harvest_assets.decompositions.spd.identity_layers import insert_identities
+from harvest_assets.decompositions.spd.masked_forward import (
+    MaskedLayer,
+    full_mask,
+    masked_layers,
+)
 from harvest_assets.decompositions.spd.noise import noisy, row_noise
+from harvest_assets.decompositions.spd.residual_stream import directions_of
 from harvest_assets.decompositions.spd.run_config import RunConfig
 from harvest_assets.decompositions.spd.sigmoids import LOWER_LEAKY
 from harvest_assets.decompositions.spd.target_outputs import context_limit, logits_of
@@ -66,6 +78,7 @@ class _Layer:
     place: slice  # its components among those of all layers, in flat order
     columns: slice | None  # among those asked for; None: only a global CI function reads its input
     V: torch.Tensor  # float32 [d_in, C]
+    U: torch.Tensor  # [C, d_out], as saved: mapped, on the CPU
     U_norm: torch.Tensor  # float32 [C]
     ci_function: CIFunction | None  # None where one function answers for all layers
 
@@ -174,6 +187,32 @@ class DecomposedModel:
                 self._fill_ci(self._global_ci, answers, noise)
             return ModelOutputs(probs, answers.ci, answers.acts)
 
+    def masked(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None, *, with_rest: bool
+    ) -> torch.Tensor:
+        """See `HasMaskedForward`; matrix products are in float32."""
+        check_row_length(tokens, self.max_context_length)
+        with torch.inference_mode(), ExitStack() as hooks:
+            if mask is not None:
+                shape = (*tokens.shape, sum(c for _, c in self.layers))
+                mask = full_mask(mask.to(self.device), shape)
+                hooks.enter_context(masked_layers(self._masked, mask, with_rest=with_rest))
+            output = self._target(tokens.to(self.device))
+            logits = logits_of(output, self._output_attr, tuple(tokens.shape))
+            return logits.float().log_softmax(dim=-1)
+
+    def directions(self) -> Directions:
+        """See `HasDirections`."""
+        return directions_of(self._target, self._masked)
+
+    @cached_property
+    def _masked(self) -> list[MaskedLayer]:
+        return [
+            MaskedLayer(it.found, it.columns, it.V, it.U.to(self.device, torch.float32))
+            for it in self._asked
+            if it.columns is not None
+        ]
+
     def _fill_ci(
         self, function: GlobalCIFunction, answers: _Answers, noise: torch.Tensor | None
     ) -> None:
@@ -222,7 +261,7 @@ class DecomposedModel:
         def fill(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ran.append(layer.found.path)
             given = args[0] if args else next(iter(kwargs.values()))
-            layer_input = _by_position(given, layer.found, tuple(answers.ci.shape[:2]))
+            layer_input = by_position(given, layer.found, tuple(answers.ci.shape[:2]))
             inner = None
             if layer.found.reads_tokens:
                 inner = embedding(layer_input, layer.V)
@@ -321,28 +360,10 @@ def _open_layers(
             )
         if columns is None and not layer.reads_tokens:
             v, u = v[:0], u[:0]  # nothing is read of them
-        v, u_norm = v.to(device, torch.float32), u.to(device, torch.float32).norm(dim=1)
-        layers.append(_Layer(layer, place, columns, v, u_norm, ci_function))
+        u_norm = u.to(device, torch.float32).norm(dim=1)
+        v = v.to(device, torch.float32)
+        layers.append(_Layer(layer, place, columns, v, u, u_norm, ci_function))
     return layers
-
-
-def _by_position(
-    given: torch.Tensor, layer: DecomposedLayer, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """A layer's input as [B, S, d_in], an embedding's as [B, S].
-
-    Some targets flatten batch and position before a layer, and positions themselves are often
-    looked up once for all rows of a batch.
-    """
-    width = () if layer.reads_tokens else (layer.d_in,)
-    if layer.reads_tokens and tuple(given.shape) in (shape[1:], (1, *shape[1:])):
-        return given.expand(shape)
-    if tuple(given.shape) not in ((*shape, *width), (shape[0] * shape[1], *width)):
-        raise HarvestError(
-            f"{layer.path} gets an input of shape {list(given.shape)} for tokens of shape "
-            f"{list(shape)}, so what belongs to which position is not known."
-        )
-    return given.reshape(*shape, *width)
 
 
 def _max_context_length(target: nn.Module, global_ci: GlobalCIFunction | None) -> int | None:
