@@ -103,6 +103,8 @@ def _tokens_with_firings(plan: HarvestPlan, n_rows: int | None) -> int:
     if rows is None:
         rows = max(0, plan.keep_firings)
     return len(plan.rows_with_firings(range(rows))) * plan.context_length
+
+
 def memory_to_ask(plan: HarvestPlan, checkpoint: Decomposition) -> int:
     """Bytes of memory that a process needs to compute single rows of a harvest."""
     row = plan.context_length * _bytes_per_token(checkpoint)
