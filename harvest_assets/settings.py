@@ -30,6 +30,9 @@ DEFAULT_CI_THRESHOLD = 1e-6  # of SPD; another kind of decomposition may replace
 MAX_COUNT = (1 << 31) - 1  # of components, tokens or examples; more would overflow
 _DEVICE = re.compile(r"(cpu|cuda(:\d+)?)?", re.ASCII)
 _MAX_BATCHES = (1 << 63) - 1
+ALL_ROWS = -1  # of `keep_firings`
+# What an option means that is given without a value; the others need one.
+_ALONE = {"keep_firings": ALL_ROWS}
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -196,6 +199,15 @@ class HarvestSettings(SampleSettings):
             "it there are no correlated components."
         ),
     )
+    keep_firings: int = Field(
+        default=0,
+        ge=ALL_ROWS,
+        le=_MAX_BATCHES,
+        description=(
+            "Keep every firing, not only a sample, of so many rows from the first on: 0 is none, "
+            "-1 all (on the command line: no number). Each takes 16 bytes."
+        ),
+    )
     ci_noise: bool = Field(
         default=False,
         description=(
@@ -288,6 +300,7 @@ class Option(NamedTuple):
         optional: whether None is a value.
         default: the deployment's.
         description: for help texts.
+        alone: the value of a command's option that is given without one; None: it needs one.
     """
 
     name: str
@@ -295,6 +308,7 @@ class Option(NamedTuple):
     optional: bool
     default: Any
     description: str
+    alone: int | None = None
 
 
 def deployment_options() -> Iterator[Option]:
@@ -321,6 +335,7 @@ def options_of(defaults: CheckedModel) -> Iterator[Option]:
             optional=bool(none),
             default=getattr(defaults, name),
             description=str(field.description),
+            alone=_ALONE.get(name),
         )
 
 

@@ -60,6 +60,7 @@ def activation_contexts(
             _harvest_config(run_checkpoint, harvest_plan, token_rows, overview.n_tokens),
             harvest_plan.pmi_token_top_k,
             run_checkpoint.tokenizer_vocab_size,
+            harvest_shard.firings(harvest_plan),
         ),
         metadata={
             "components": overview.n_components,

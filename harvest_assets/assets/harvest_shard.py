@@ -29,8 +29,6 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 if TYPE_CHECKING:
     import torch
 
-    from harvest_assets.harvester import HarvesterState
-
 # Changes when states of before can neither be added up nor continued: with another version, Dagster
 # shows shards and all that was made of them as out of date, though automation leaves them as they
 # are. A new format that reads the older ones (`state.FORMAT_VERSION`) is no reason.
@@ -79,8 +77,7 @@ def harvest_shard(
         require_one_go(checkpoint, paths)
         needs = estimate_resources(harvest_plan, checkpoint, token_rows.n_rows)
         require_disk(paths.root, needs, 1)
-        state = harvest_share(harvest_plan, checkpoint, token_rows, share, paths, context.log.info)
-        share = dataclasses.replace(share, state=state)
+        share = harvest_share(harvest_plan, checkpoint, token_rows, share, paths, context.log.info)
     return dg.MaterializeResult(
         value=share,
         metadata={
@@ -97,7 +94,7 @@ def harvest_share(
     share: ShardResult,
     paths: HarvestLayout,
     log: Callable[[str], None],
-) -> "HarvesterState":
+) -> ShardResult:
     """Harvest a share on a GPU that no other process uses, or on the CPU if there is no GPU.
 
     Rows that an earlier attempt saved are not harvested again; the shard's lease must be held.
@@ -114,9 +111,10 @@ def _harvest_share_on(
     share: ShardResult,
     paths: HarvestLayout,
     log: Callable[[str], None],
-) -> "HarvesterState":
+) -> ShardResult:
     from harvest_assets.harvester import Harvester
     from harvest_assets.store.harvester_settings import harvester_settings
+    from harvest_assets.store.keeping import recorder_of
     from harvest_assets.store.resume import harvest_saving, resume_or_begin
 
     needs = estimate_resources(plan, checkpoint, len(share.rows), on_gpu=device.type == "cuda")
@@ -127,7 +125,8 @@ def _harvest_share_on(
 
     saved = paths.shard_saved(share.shard)
     lease = paths.shard_lease(share.shard)
-    harvester, done = resume_or_begin(saved, share, begin, device, log)
+    recorder = recorder_of(plan, share, paths)
+    harvester, done = resume_or_begin(saved, share, begin, device, log, recorder)
     harvest_saving(
         harvester,
         checkpoint.open_model(device, ci_noise=plan.ci_noise, bf16=plan.bf16),
@@ -141,8 +140,10 @@ def _harvest_share_on(
             paths.shard_progress(share.shard), len(share.rows), plan.context_length, log, done
         ),
         may_write=lambda: check_held(lease),
+        recorder=recorder,
     )
-    return harvester.build_results()
+    firings = None if recorder is None else recorder.blocks()
+    return dataclasses.replace(share, state=harvester.build_results(), firings=firings)
 
 
 def _metadata(share: ShardResult, seconds: float) -> dict[str, Any]:

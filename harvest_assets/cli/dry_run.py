@@ -113,6 +113,15 @@ def dry_run(
     device = torch.device(first_device())
     at_once = min(plan.n_shards, gpus) if gpus else 1
     pace = measure_pace(checkpoint, plan, sample, device)
+    needs = estimate_resources(
+        plan,
+        checkpoint,
+        sample.n_rows,
+        on_gpu=gpus > 0,
+        firings_per_token=float(pace.firing_rates.sum()),
+    )
+    if where == "here" and shares:
+        require_disk(registration.layout.root, needs, len(shares))
     speed = at_once * pace.tokens_per_second
     time = None
     if _batches(plan, sample.n_rows) is not None:

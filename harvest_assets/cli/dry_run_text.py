@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from harvest_assets.cli.dry_run import DryRun
+from harvest_assets.settings import ALL_ROWS
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import memory_parts
 from harvest_assets.store.registry import Registration
+from harvest_assets.store.resource_estimate import ResourceEstimate
 from harvest_assets.store.time_estimate import TimeEstimate
 
 _SHOWN_AS_SECONDS = 120
@@ -46,11 +49,21 @@ def _lines(result: DryRun) -> list[tuple[str, str]]:
         ("", f"{decimal(result.free_memory)} are free on this machine"),
         *without_gpu,
         ("disk", f"about {decimal(needs.results)} of results, {peak} at the peak"),
+        *_firings(plan, needs),
         ("", f"{decimal(result.free_disk)} are free in {result.registration.layout.root.parent}"),
         *_times(result),
         ("results", f"{result.registration.layout.root} (nothing was written)"),
         *(("warning", it) for it in checkpoint.warnings(plan.ci_threshold, plan.context_length)),
     ]
+
+
+def _firings(plan: HarvestPlan, needs: ResourceEstimate) -> list[tuple[str, str]]:
+    """The size of every firing, where they are kept."""
+    if not plan.keep_firings:
+        return []
+    whose = "all" if plan.keep_firings == ALL_ROWS else f"the first {plan.keep_firings:,}"
+    size = f"about {decimal(needs.firings)}" if needs.firings else "of unknown size"
+    return [("", f"and {size} of every firing of {whose} rows, at the peak in two copies")]
 
 
 def _rows(result: DryRun) -> str:
@@ -115,6 +128,7 @@ def dry_run_record(result: DryRun) -> dict[str, Any]:
         "memory_bytes": needs.memory(),
         "free_memory_bytes": result.free_memory,
         "result_bytes": needs.results,
+        "firing_bytes": needs.firings,
         "disk_bytes": needs.disk(plan.n_shards),
         "free_disk_bytes": result.free_disk,
         "tokens_per_second": result.tokens_per_second,

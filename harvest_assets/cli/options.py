@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -96,6 +96,16 @@ def _settings_options(command: F) -> F:
     return add_options(command, deployment_options())
 
 
+class _NumberOrNothing(click.types.IntParamType):
+    """The number after an option that may stand alone; the argument after it is taken for one."""
+
+    def fail(
+        self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None
+    ) -> NoReturn:
+        """Report what was taken for the number."""
+        super().fail(f"{message.rstrip('.')}; without a number, give it last.", param, ctx)
+
+
 def add_options(command: F, settings: Iterable[Option]) -> F:
     """Add an option for each setting, with its default in the help."""
     for setting in reversed(list(settings)):
@@ -104,14 +114,18 @@ def add_options(command: F, settings: Iterable[Option]) -> F:
             option = f"{option}/--no-{option.removeprefix('--')}"
         default = "" if setting.default is None else f"  [default: {setting.default}]"
         several = kind is tuple
+        alone: dict[str, Any] = {}
+        if setting.alone is not None:
+            alone = {"is_flag": False, "flag_value": setting.alone, "metavar": "[NUMBER]"}
+            kind = _NumberOrNothing()
         add = click.option(
             option,
             setting.name,
             type=str if several else None if kind is bool else kind,
             multiple=several,
-            metavar="PATTERN" if several else None,
             default=None,
             help=f"{setting.description}{default}",
+            **{"metavar": "PATTERN" if several else None, **alone},
         )
         command = add(command)
     return command

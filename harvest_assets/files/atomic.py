@@ -106,6 +106,7 @@ def rename_into_place(temporary: Path, path: Path) -> None:
     """Put a finished file in the place of `path`; readers see the old or the new one, whole."""
     fsync_path(temporary)
     temporary.replace(path)
+    temporary.unlink(missing_ok=True)  # still there if both were names of one file
     fsync_path(path.parent)
 
 

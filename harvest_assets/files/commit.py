@@ -76,8 +76,10 @@ def publish_files(paths: HarvestLayout, value: Value) -> int:
     with _staging(paths.root) as staging:
         digests = value.write(staging) or {}
         new = HarvestLayout(staging)
-        if new.components.exists() and not new.highest_activation_examples.exists():
-            forget(paths, paths.highest_activation_examples)
+        if new.components.exists():
+            for old, replacement in zip(paths.optional_files, new.optional_files, strict=True):
+                if not replacement.exists():
+                    forget(paths, old)
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             final = paths.root / file.relative_to(staging)
             written += file.stat().st_size

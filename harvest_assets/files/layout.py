@@ -186,6 +186,16 @@ class HarvestLayout:
         return self.activation_contexts / "highest_activation_examples.parquet"
 
     @property
+    def firings(self) -> Path:
+        """Every firing of the first rows; only of harvests that keep them."""
+        return self.activation_contexts / "firings.safetensors"
+
+    @property
+    def optional_files(self) -> tuple[Path, ...]:
+        """The files beside the five and the tables that some harvests lack."""
+        return (self.highest_activation_examples, self.firings)
+
+    @property
     def component_correlations(self) -> Path:
         """Firing and co-firing counts."""
         return self.correlations / "component_correlations.pt"

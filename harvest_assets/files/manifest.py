@@ -62,6 +62,19 @@ def record(
     _RECORD.write(paths.manifest, _Manifest({**read(paths), _name(paths, file): entry}))
 
 
+def restamp(paths: HarvestLayout, file: Path) -> None:
+    """Replace the stamp of a file whose change time is another only because it has other names."""
+    entries, name = read(paths), _name(paths, file)
+    entry, stamp = entries[name], stamp_of_published(file)
+    if entry.stamp and stamp and _without_change_time(entry.stamp) == _without_change_time(stamp):
+        _RECORD.write(paths.manifest, _Manifest({**entries, name: replace(entry, stamp=stamp)}))
+
+
+def _without_change_time(stamp: Stamp) -> tuple[int, ...]:
+    size, modified, _, inode = stamp
+    return size, modified, inode
+
+
 def forget_stamps(paths: HarvestLayout) -> None:
     """Leave out the stamps, so that equal files have equal manifests wherever they are."""
     entries = {name: replace(entry, stamp=None) for name, entry in read(paths).items()}
@@ -131,8 +144,7 @@ def is_intact(paths: HarvestLayout, plan_digest: str) -> bool:
     """
     entries = read(paths)
     files = [*paths.five_files, *paths.tables]
-    if _name(paths, paths.highest_activation_examples) in entries:
-        files.append(paths.highest_activation_examples)
+    files += [file for file in paths.optional_files if _name(paths, file) in entries]
     if any(_name(paths, file) not in entries or not file.is_file() for file in files):
         return False
     if {entry.plan for entry in entries.values()} != {plan_digest}:

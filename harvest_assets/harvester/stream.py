@@ -9,12 +9,15 @@ makes causal importances equal to the last bit however the work was cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.harvester.state import HarvesterSettings
+
+if TYPE_CHECKING:
+    from harvest_assets.harvester.kept_firings import FiringRecorder
 
 
 class Activations(Protocol):
@@ -73,6 +76,7 @@ def harvest_rows(
     batch_size: int,
     rows_per_forward: int,
     on_progress: Callable[[int], None] | None = None,
+    recorder: FiringRecorder | None = None,
 ) -> None:
     """Add the rows of one share to a harvester.
 
@@ -84,6 +88,7 @@ def harvest_rows(
         batch_size: rows of a batch, to name the batch in an error.
         rows_per_forward: rows of a group; results depend on it in their last bits.
         on_progress: called after each group with the rows of the share that are done.
+        recorder: keeps every firing; None: they are only counted.
 
     Raises:
         HarvestError: a NaN, an infinity or a token outside the vocabulary, named by its batch; or
@@ -97,7 +102,7 @@ def harvest_rows(
             batches = f"Batches {group.first // batch_size} to {(group.last - 1) // batch_size}"
         try:
             _check_tokens(group.tokens, harvester.settings.vocab_size, group.start)
-            n_pieces = _add_group(harvester, model, group, n_pieces)
+            n_pieces = _add_group(harvester, model, group, n_pieces, recorder)
         except HarvestError as error:
             raise HarvestError(f"{batches}: {error}") from error
         except torch.OutOfMemoryError as error:
@@ -148,6 +153,7 @@ def _add_group(
     model: Callable[[torch.Tensor], Activations],
     group: _Group,
     n_pieces: int,
+    recorder: FiringRecorder | None,
 ) -> int:
     """Compute and add a group in one piece, or in two halves where memory is short.
 
@@ -164,7 +170,7 @@ def _add_group(
         if activations is None:
             # The memory that the error referred to is free only outside its handler.
             torch.cuda.empty_cache()
-            return _add_group(harvester, model, group, 2)
+            return _add_group(harvester, model, group, 2, recorder)
         first, last = (
             max(group.first, group.start + start),
             min(group.last, group.start + start + size),
@@ -172,6 +178,8 @@ def _add_group(
         if first < last:
             mine = slice(first - group.start - start, last - group.start - start)
             add_answer(harvester, group.padded[start : start + size], activations, first, mine)
+            if recorder is not None:
+                recorder.add(activations, first, mine)
         del activations
     return n_pieces
 

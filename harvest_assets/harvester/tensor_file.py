@@ -7,8 +7,9 @@ rows of components that never fired are holes.
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,27 +36,51 @@ _PIECE = 1 << 26
 _STEP = 1 << 13
 
 
+class Column(NamedTuple):
+    """A tensor that is written piece by piece.
+
+    Args:
+        dtype: of the tensor.
+        shape: of the tensor.
+        pieces: its values in order, of the same type.
+    """
+
+    dtype: torch.dtype
+    shape: Sequence[int]
+    pieces: Iterable[NDArray[Any]]
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileDigest:
     """Write tensors on the CPU into a safetensors file, and return its digest."""
+    columns = {
+        name: Column(tensor.dtype, tensor.shape, (tensor.contiguous().numpy(),))
+        for name, tensor in tensors.items()
+    }
+    return save_columns(path, columns)
+
+
+def save_columns(path: Path, columns: Mapping[str, Column]) -> FileDigest:
+    """Write tensors that need not fit into memory; otherwise as `save_tensors`."""
     # The widest first, so that every tensor is aligned.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ordered = sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {}
     end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.nbytes
+    for name, column in ordered:
+        start, end = end, end + math.prod(column.shape) * column.dtype.itemsize
         header[name] = {
-            "dtype": _TYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": _TYPE_NAMES[column.dtype],
+            "shape": list(column.shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with HashedFile(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, tensor in ordered:
-            values = tensor.contiguous().numpy().reshape(-1).view(np.uint8)
-            for start in range(0, len(values), _PIECE):
-                _write_piece(file, values[start : start + _PIECE])
+        for _, column in ordered:
+            for piece in column.pieces:
+                values = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+                for start in range(0, len(values), _PIECE):
+                    _write_piece(file, values[start : start + _PIECE])
     return file.digest
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest
 from harvest_assets.harvester.counters import mirror
+from harvest_assets.harvester.kept_firings import FiringBlocks
 from harvest_assets.harvester.state_sum import StateSum, blocks
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
@@ -74,6 +75,7 @@ class MergedContexts:
         config: the content of `config.json`.
         pmi_top_k: tokens in each PMI list.
         token_limit: only token ids below it are listed: readers look them up in the tokenizer.
+        firings: every firing of the first rows; None of a harvest that keeps none.
     """
 
     total: StateSum
@@ -81,11 +83,16 @@ class MergedContexts:
     config: dict[str, Any]
     pmi_top_k: int
     token_limit: int
+    firings: FiringBlocks | None = None
 
     def write(self, directory: Path) -> dict[Path, FileDigest]:
         """Write the files into a harvest folder, and return digests of the large ones."""
+        paths = HarvestLayout(directory)
         components = merged_components(self.total, self.pmi_top_k, self.token_limit)
-        return write_contexts(HarvestLayout(directory), components, self.config)
+        digests = write_contexts(paths, components, self.config)
+        if self.firings is not None:
+            digests[paths.firings] = self.firings.join(paths.firings)
+        return digests
 
 
 @dataclass(frozen=True)

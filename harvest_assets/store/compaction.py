@@ -5,7 +5,6 @@ Extending a harvest needs what was counted so far, but not shard by shard.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +18,9 @@ from harvest_assets.files.atomic import fsync_path, remove
 from harvest_assets.files.commit import commit_directory
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
-from harvest_assets.files.manifest import disagreements
+from harvest_assets.files.manifest import disagreements, read, restamp
+from harvest_assets.files.records import FileDigest
+from harvest_assets.harvester.kept_firings import FiringBlocks, link_or_copy
 from harvest_assets.harvester.state_sum import StateSum
 from harvest_assets.results.merge import scratch
 from harvest_assets.store.plan import HarvestPlan
@@ -41,6 +42,7 @@ class CompactedState:
         total: of the states.
         plan_digest, compatibility_digest, rows: as in `ShardResult`.
         only: the directory of the state, if the sum is of a single one.
+        firings: of all rows whose firings are kept; None if none are.
     """
 
     total: StateSum
@@ -48,13 +50,14 @@ class CompactedState:
     compatibility_digest: str
     rows: range
     only: Path | None = None
+    firings: FiringBlocks | None = None
 
     def write(self, directory: Path) -> None:
         """Write it as the state of a shard is written."""
         given = (self.plan_digest, self.compatibility_digest, MERGED, self.rows)
         if self.only is not None:
             _share_files(self.only / STATE_FOLDER, directory / STATE_FOLDER)
-            ShardResult(*given, None).write_description(directory)
+            ShardResult(*given, None, firings=self.firings).write(directory)
             return
         with ExitStack() as stack:
 
@@ -62,18 +65,14 @@ class CompactedState:
                 file = directory / f"{name}.scratch"
                 return stack.enter_context(scratch(file, shape, dtype))
 
-            ShardResult(*given, self.total.state(allocate)).write(directory)
+            ShardResult(*given, self.total.state(allocate), firings=self.firings).write(directory)
 
 
 def _share_files(source: Path, directory: Path) -> None:
     """Give the files of a folder, which are never changed, a second name; else copy them."""
     directory.mkdir()
     for file in source.iterdir():
-        try:
-            (directory / file.name).hardlink_to(file)
-        except OSError:
-            shutil.copyfile(file, directory / file.name)
-            fsync_path(directory / file.name)
+        link_or_copy(file, directory / file.name)
     fsync_path(directory)
 
 
@@ -94,6 +93,13 @@ def compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
     Raises:
         HarvestError: states or published files are missing or damaged; then nothing is removed.
     """
+    written = _compact(paths, plan, keep)
+    if plan.keep_firings:
+        restamp(paths, paths.firings)  # its names were changed
+    return written
+
+
+def _compact(paths: HarvestLayout, plan: HarvestPlan, keep: str) -> int:
     written = 0
     with ThreadPoolExecutor(max_workers=1) as background:
         read_back = None
@@ -121,8 +127,17 @@ def _write_merged(paths: HarvestLayout, plan: HarvestPlan) -> int:
     if work.merged is not None and work.merged.rows == whole:
         return 0
     only = stored[0].directory if len(stored) == 1 else None
-    merged = CompactedState(total, plan.digest, work.compatibility_digest, whole, only)
+    firings = _kept_firings(paths, plan)
+    merged = CompactedState(total, plan.digest, work.compatibility_digest, whole, only, firings)
     return commit_directory(paths.merged_current, merged)
+
+
+def _kept_firings(paths: HarvestLayout, plan: HarvestPlan) -> FiringBlocks | None:
+    """The firings of a verified harvest: its result, whose file the state then shares."""
+    if not plan.keep_firings:
+        return None
+    entry = read(paths)[paths.firings.relative_to(paths.root).as_posix()]
+    return FiringBlocks.of_whole(paths.firings, FileDigest(entry.size, entry.sha256))
 
 
 def _remove_shard(paths: HarvestLayout, shard: str) -> None:

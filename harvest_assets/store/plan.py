@@ -10,7 +10,7 @@ from typing import Any
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import Record
-from harvest_assets.settings import MAX_SHARDS, Count, HarvestSettings, Shards
+from harvest_assets.settings import ALL_ROWS, MAX_SHARDS, Count, HarvestSettings, Shards
 from harvest_assets.system.gpus import count_gpus
 
 PLAN_VERSION = 3
@@ -125,6 +125,12 @@ class HarvestPlan(HarvestSettings):
             for part in (shard, shard + 1)
         )
         return range(first, last)
+
+    def rows_with_firings(self, rows: range) -> range:
+        """Those of some rows, numbered in the whole harvest, whose firings are all kept."""
+        if self.keep_firings == ALL_ROWS:
+            return rows
+        return range(rows.start, max(rows.start, min(rows.stop, self.keep_firings)))
 
     def compatibility_digest(self, data: str) -> str:
         """Identifies what must be equal for states to add up.

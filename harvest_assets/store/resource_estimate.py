@@ -18,6 +18,8 @@ _PROGRAM = 600_000_000
 _FIRING_SHARE = 1 / 32
 # A token, a CI and an activation as JSON text.
 _TEXT_OF_A_TOKEN = 26
+# Position, component, and two values.
+_FIRING_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ResourceEstimate:
         examples: of one shard, as many as components of trained runs have.
         state: of one shard on disk.
         results: of the five files and the tables beside them.
+        firings: of every firing, where they are kept and were measured.
     """
 
     weights: int
@@ -40,14 +43,18 @@ class ResourceEstimate:
     examples: int
     state: int
     results: int
+    firings: int = 0
 
     def memory(self, n_shards: int = 1) -> int:
         """Of shards that work side by side; they share the weights of a mapped file."""
         return self.weights + n_shards * (_PROGRAM + self.working + self.counts + self.examples)
 
     def disk(self, n_shards: int) -> int:
-        """While results are written: the states of so many shards, their sum, and the results."""
-        return (n_shards + 1) * self.state + self.results
+        """While results are written: the states of so many shards, their sum, and the results.
+
+        Firings are there in blocks and joined.
+        """
+        return (n_shards + 1) * self.state + self.results + 2 * self.firings
 
 
 def estimate_resources(
@@ -57,6 +64,7 @@ def estimate_resources(
     *,
     on_gpu: bool = False,
     n_examples: int | None = None,
+    firings_per_token: float = 0.0,
 ) -> ResourceEstimate:
     """What a harvest needs.
 
@@ -67,6 +75,7 @@ def estimate_resources(
         on_gpu: whether the memory is a GPU's. A state leaves it block by block, so that nothing is
             packed there and no window has a second copy.
         n_examples: of all components together; None: as many as trained runs have at most.
+        firings_per_token: of all components; 0 while that is not measured.
     """
     c, v = checkpoint.n_components, checkpoint.vocab_size
     pairs = c * c if plan.cooccurrence else 0
@@ -87,7 +96,20 @@ def estimate_resources(
         examples=example_bytes if on_gpu else example_bytes * 3 // 2,
         state=pairs + (2 + 8) * c * v + example_bytes,
         results=8 * pairs + (4 + 8) * c * v + examples * window * _TEXT_OF_A_TOKEN,
+        firings=round(
+            _tokens_with_firings(plan, n_rows)
+            * firings_per_token
+            * (_FIRING_BYTES if checkpoint.second_value else _FIRING_BYTES - 4)
+        ),
     )
+
+
+def _tokens_with_firings(plan: HarvestPlan, n_rows: int | None) -> int:
+    """Tokens whose firings are kept; 0 for all of a stream of unknown length."""
+    rows = plan.n_rows_wanted if n_rows is None else plan.batches_seen(n_rows) * plan.batch_size
+    if rows is None:
+        rows = max(0, plan.keep_firings)
+    return len(plan.rows_with_firings(range(rows))) * plan.context_length
 
 
 def _examples_per_component(plan: HarvestPlan, n_rows: int | None) -> int:

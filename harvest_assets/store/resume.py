@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.commit import commit_directory
 from harvest_assets.harvester.harvester import Harvester
+from harvest_assets.harvester.kept_firings import FiringRecorder
 from harvest_assets.harvester.stream import Activations, RowSource, harvest_rows
 from harvest_assets.store.shards import ShardResult, StoredState
 from harvest_assets.system.stopping import handling
@@ -47,6 +48,7 @@ def resume_or_begin(
     begin: Callable[[], Harvester],
     device: torch.device,
     log: Callable[[str], None],
+    recorder: FiringRecorder | None = None,
 ) -> tuple[Harvester, int]:
     """A harvester and how many rows of the share it has already seen.
 
@@ -56,11 +58,14 @@ def resume_or_begin(
         begin: makes an empty harvester.
         device: where to accumulate.
         log: called with each line to log.
+        recorder: keeps every firing, and continues with those that were saved.
     """
     try:
         stored = StoredState.find(saved)
         if stored is not None and stored.begins(share.rows, share.compatibility_digest):
             harvester = Harvester.from_state(stored.open(), device)
+            if recorder is not None:
+                recorder.go_on_after(stored.firings(), len(stored.rows))
             log(f"Resumed at row {stored.rows.stop}: rows from {share.rows.start} on were saved.")
             return harvester, len(stored.rows)
     except HarvestError as error:
@@ -80,6 +85,7 @@ def harvest_saving(
     rows_per_forward: int,
     on_progress: Callable[[int], None],
     may_write: Callable[[], None] = lambda: None,
+    recorder: FiringRecorder | None = None,
     saving_share: float = _SAVING_SHARE,
     min_seconds: float = _MIN_SECONDS,
 ) -> None:
@@ -96,6 +102,7 @@ def harvest_saving(
         rows_per_forward: rows of a group.
         on_progress: called with the number of rows of the share that are done.
         may_write: raises if the shard no longer belongs to this process.
+        recorder: keeps every firing; None: they are only counted.
         saving_share: the largest share of the time that saving may take.
         min_seconds: the shortest time between two saved states.
 
@@ -114,7 +121,12 @@ def harvest_saving(
             return
         started = time.monotonic()
         may_write()
-        part = replace(share, rows=share.rows[: done + rows_done], state=harvester.borrowed_state())
+        part = replace(
+            share,
+            rows=share.rows[: done + rows_done],
+            state=harvester.borrowed_state(),
+            firings=None if recorder is None else recorder.blocks(),
+        )
         commit_directory(saved, part)
         now = time.monotonic()
         next_save = now + max(min_seconds, (now - started) / saving_share)
@@ -131,6 +143,7 @@ def harvest_saving(
                 batch_size=batch_size,
                 rows_per_forward=rows_per_forward,
                 on_progress=save_if_due,
+                recorder=recorder,
             )
 
 

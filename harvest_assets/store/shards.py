@@ -29,6 +29,7 @@ from harvest_assets.store.shared_rows import SharedTokenRows
 
 if TYPE_CHECKING:
     from harvest_assets.harvester import HarvesterState
+    from harvest_assets.harvester.kept_firings import FiringBlocks
     from harvest_assets.harvester.state_sum import StateSum
 
 SHARD_KEYS = tuple(f"{shard:02d}" for shard in range(MAX_SHARDS))
@@ -38,7 +39,9 @@ FORMAT_VERSION = 2
 
 _META_FILE = "shard.json"
 STATE_FOLDER = "state"
+FIRINGS_FOLDER = "firings"
 _STATE_META_FILE = "state.json"
+_FIRINGS_META_FILE = "firings.json"
 
 _Row = Annotated[int, Field(ge=0, lt=1 << 62)]
 
@@ -72,6 +75,7 @@ class ShardResult:
         rows: what has been harvested.
         state: the statistics; None where there are no rows.
         is_stored: it is on disk already, complete, and is not written again.
+        firings: every firing of those rows whose firings are kept; None if none are.
     """
 
     plan_digest: str
@@ -80,12 +84,15 @@ class ShardResult:
     rows: range
     state: HarvesterState | None
     is_stored: bool = False
+    firings: FiringBlocks | None = None
 
     def write(self, directory: Path) -> None:
         """Write the state into a new directory, `shard.json` last."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.state is not None:
             self.state.save(directory / STATE_FOLDER)
+        if self.firings is not None:
+            self.firings.save(directory / FIRINGS_FOLDER)
         self.write_description(directory)
 
     def write_description(self, directory: Path) -> None:
@@ -148,23 +155,50 @@ class StoredState:
 
         return HarvesterState.load(self.directory / STATE_FOLDER, trusted=trusted)
 
+    @property
+    def has_firings(self) -> bool:
+        """Whether the firings of those rows whose firings are kept are stored too."""
+        return (self.directory / FIRINGS_FOLDER / _FIRINGS_META_FILE).exists()
+
+    def firings(self) -> FiringBlocks:
+        """The firings that are kept, all bytes compared with their digests.
+
+        Raises:
+            HarvestError: there are none, or they are damaged.
+        """
+        from harvest_assets.harvester.kept_firings import FiringBlocks
+
+        blocks = FiringBlocks.load(self.directory / FIRINGS_FOLDER)
+        if problems := blocks.damage():
+            raise HarvestError(" ".join(problems))
+        return blocks
+
     def is_whole(self) -> bool:
         """Whether the files of the state have their recorded sizes; their bytes are not read."""
-        folder = self.directory / STATE_FOLDER
+        lists = [self.directory / STATE_FOLDER / _STATE_META_FILE]
+        if self.has_firings:
+            lists.append(self.directory / FIRINGS_FOLDER / _FIRINGS_META_FILE)
         try:
-            files = read_json(folder / _STATE_META_FILE)["files"]
-            return all((folder / name).stat().st_size == files[name]["size"] for name in files)
-        except (OSError, ValueError, KeyError, TypeError):
+            return all(
+                (path.parent / name).stat().st_size == file["size"]
+                for path in lists
+                for name, file in read_json(path)["files"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
 
     def damage(self) -> list[str]:
         """What is wrong with the files, in sentences."""
+        from harvest_assets.harvester.kept_firings import FiringBlocks
         from harvest_assets.harvester.state import state_damage
 
         if not self.rows:
             return []
         try:
-            return state_damage(self.directory / STATE_FOLDER)
+            problems = state_damage(self.directory / STATE_FOLDER)
+            if self.has_firings:
+                problems += FiringBlocks.load(self.directory / FIRINGS_FOLDER).damage()
+            return problems
         except HarvestError as error:
             return [str(error)]
 
@@ -197,7 +231,9 @@ class Work:
         n_rows = plan.batches_seen(rows.n_rows) * plan.batch_size
         merged = _find_sound(paths.merged_current)
         if merged is not None and (
-            merged.compatibility_digest != digest or merged.rows.stop > n_rows
+            merged.compatibility_digest != digest
+            or merged.rows.stop > n_rows
+            or (plan.keep_firings and not merged.has_firings)
         ):
             merged = None
         done = merged.rows.stop if merged else 0
@@ -222,7 +258,7 @@ class Work:
             plan.digest,
             self.compatibility_digest,
             rows,
-        )
+        ) and (stored.has_firings or not plan.keep_firings)
 
 
 @dataclass(frozen=True)
@@ -244,6 +280,25 @@ class ShardResults:
             with self._naming(plan, name):
                 states.append(stored.open())
         return StateSum(states)
+
+    def firings(self, plan: HarvestPlan) -> FiringBlocks | None:
+        """The firings that a plan keeps, in files undamaged; None if it keeps none.
+
+        Raises:
+            HarvestError: as `find`, or files of firings are missing or damaged.
+        """
+        if not plan.keep_firings:
+            return None
+        from harvest_assets.harvester.kept_firings import FiringBlocks
+
+        found = []
+        for name, stored in self.find(plan).items():
+            with self._naming(plan, name):
+                blocks = stored.firings()
+                if problem := blocks.gap(plan.rows_with_firings(stored.rows)):
+                    raise HarvestError(f"its firings are not usable: {problem}.")
+                found.append(blocks)
+        return FiringBlocks.of_states(found)
 
     def find(self, plan: HarvestPlan) -> dict[str, StoredState]:
         """The states that are the harvest of a plan, by shard; `merged` is the one of earlier work.

@@ -2,10 +2,11 @@
 
 1. The manifest: size, digest and plan of each of the five files.
 2. The counts: symmetry, diagonal, bounds; the marginals of the token counts.
-3. The lines: each where the index says, in flat order, with the same numbers as the other files.
-4. The states that are kept: their digests.
-5. The copy of the tokenizer: its digest.
-6. The name of a further harvest: that of a harvest of the plan's run.
+3. The firings, where they are kept: order, values, and as many as were counted.
+4. The lines: each where the index says, in flat order, with the same numbers as the other files.
+5. The states that are kept: their digests.
+6. The copy of the tokenizer: its digest.
+7. The name of a further harvest: that of a harvest of the plan's run.
 
 Of files that were just written only a sample of the lines is read, and no digests are compared.
 """
@@ -27,6 +28,7 @@ from harvest_assets.files.untrusted import read_json
 from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import line_at, parse_component, read_summary
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.firings import KeptFirings, impossible_firings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import check_name
 from harvest_assets.store.shards import SHARD_KEYS, StoredState
@@ -62,7 +64,12 @@ def problems_of(
         ("lines", partial(_lines, n_parsed=None if deep else _SAMPLED_LINES)),
     ]
     if deep:
-        checks += [("states", _states), ("tokenizer", _tokenizer), ("name", _name)]
+        checks += [
+            ("firings", _kept_firings),
+            ("states", _states),
+            ("tokenizer", _tokenizer),
+            ("name", _name),
+        ]
     for what, check in checks:
         progress(what)
         try:
@@ -202,6 +209,18 @@ def _misplaced(paths: HarvestLayout, placed: pa.Table) -> str | None:
 def _firings(paths: HarvestLayout) -> dict[str, int]:
     counts = CorrelationStorage.load(paths.component_correlations)
     return dict(zip(counts.component_keys, counts.count_i.tolist(), strict=True))
+
+
+def _kept_firings(paths: HarvestLayout) -> Iterator[str]:
+    if not paths.firings.exists():
+        if read_json(paths.config).get("keep_firings"):
+            yield f"{paths.firings} is missing; merge again to rebuild it."
+        return
+    counts = CorrelationStorage.load(paths.component_correlations)
+    threshold = float(read_json(paths.config)["ci_threshold"])
+    given = (counts.count_i.numpy(), counts.count_total, threshold)
+    for problem in impossible_firings(KeptFirings.open(paths), *given):
+        yield f"{paths.firings}: {problem}."
 
 
 def _states(paths: HarvestLayout) -> Iterator[str]:

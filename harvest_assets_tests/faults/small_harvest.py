@@ -6,7 +6,7 @@ Everything that touches the disk is the product's own; the model answers from a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from harvest_assets.files.lease import check_held, hold_lease
 from harvest_assets.harvester import Harvester, HarvesterState
 from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
 from harvest_assets.store.compaction import compact
+from harvest_assets.store.keeping import recorder_of
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resume import harvest_saving, resume_or_begin
 from harvest_assets.store.shards import SHARD_KEYS, ShardResult, ShardResults, Work, commit_shard
@@ -72,6 +73,7 @@ class SmallHarvest:
         n_shards: shards.
         config_extras: further entries of config.json.
         saving_share: of the time that may go into saving.
+        keep_firings: rows whose firings are kept; -1 is all.
     """
 
     root: Path
@@ -80,6 +82,7 @@ class SmallHarvest:
     n_shards: int = 2
     config_extras: tuple[tuple[str, str], ...] = ()
     saving_share: float = 0.9
+    keep_firings: int = 0
 
     @property
     def paths(self) -> HarvestLayout:
@@ -98,6 +101,7 @@ class SmallHarvest:
             pmi_token_top_k=4,
             seed=self.seed,
             n_shards=self.n_shards,
+            keep_firings=self.keep_firings,
         )
 
     def prepare(self) -> None:
@@ -116,12 +120,14 @@ class SmallHarvest:
             )
             if not share.rows or work.reusable(paths, plan, name):
                 return
+            recorder = recorder_of(plan, share, paths)
             harvester, done = resume_or_begin(
                 paths.shard_saved(name),
                 share,
                 lambda: Harvester(LAYERS, VOCAB, 1e-6, 8, 3, self.seed),
                 torch.device("cpu"),
                 lambda _: None,
+                recorder,
             )
             harvest_saving(
                 harvester,
@@ -136,21 +142,26 @@ class SmallHarvest:
                 may_write=lambda: check_held(lease),
                 saving_share=self.saving_share,
                 min_seconds=0.0,
+                recorder=recorder,
             )
             state = harvester.build_results()
-            result = ShardResult(plan.digest, work.compatibility_digest, name, share.rows, state)
-            commit_shard(paths, result)
+            firings = recorder and recorder.blocks()
+            commit_shard(paths, replace(share, state=state, firings=firings))
 
     def merge(self, keep: str = "merged") -> None:
         paths, plan = self.paths, self.plan
         with hold_lease(paths.merge_lease, "The merge"):
             total = ShardResults(paths).open(plan)
             config = {"plan": plan.digest, "seed": self.seed, "n_batches": self.n_batches}
+            if self.keep_firings:
+                config |= {"context_length": N_CTX, "ci_threshold": plan.ci_threshold}
             config |= dict(self.config_extras)
             for value in (
                 MergedCorrelations(total, plan.digest),
                 MergedTokenStats(total, plan.digest),
-                MergedContexts(total, plan.digest, config, 4, VOCAB),
+                MergedContexts(
+                    total, plan.digest, config, 4, VOCAB, ShardResults(paths).firings(plan)
+                ),
             ):
                 publish_files(paths, value)
             compact(paths, plan, keep)

@@ -1,0 +1,257 @@
+"""Every firing of a share, written in blocks while the share is computed.
+
+1. After each group of rows its firings are listed in order and buffered.
+2. A full buffer, or one whose state is about to be saved, becomes a block: a file of its own that
+   never changes.
+3. A saved state has all blocks of its rows: it shares the files with the state before it by hard
+   links. So state and firings are committed together, and none is missing or there twice.
+4. Blocks of consecutive rows are joined to the result.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harvest_assets.errors import HarvestError
+from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.records import FileDigest, Record, damage
+from harvest_assets.harvester.firing_file import FiringFile, RowsOfFirings, join_files
+
+if TYPE_CHECKING:
+    from harvest_assets.harvester.stream import Activations
+
+# Firings in memory before they become a block: 16 bytes each.
+_BLOCK_FIRINGS = 1 << 22
+# Values that are compared with the threshold together; CUDA lists at most 2^31 at once.
+_LISTED_VALUES = 1 << 28
+_META_FILE = "firings.json"
+_NAME = re.compile(r"\d{12}\.safetensors", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _BlocksMeta:
+    """What `firings.json` holds: the files by the number of their first row."""
+
+    files: dict[str, FileDigest]
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.files if not _NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"{wrong[0][:100]!r} is not a name of a block")
+
+
+_META = Record(_BlocksMeta, "a list of blocks of firings")
+
+
+@dataclass(frozen=True)
+class FiringBlocks:
+    """Blocks of firings on disk, in the order of their rows.
+
+    Args:
+        files: where each is stored, and its digest, by the name it has in a state.
+    """
+
+    files: dict[str, tuple[Path, FileDigest]]
+
+    @classmethod
+    def load(cls, folder: Path) -> FiringBlocks:
+        """Those in a folder that `save` wrote.
+
+        Raises:
+            HarvestError: the list of them is missing or damaged.
+        """
+        files = _META.read(folder / _META_FILE).files
+        return cls({name: (folder / name, files[name]) for name in sorted(files)})
+
+    @classmethod
+    def of_whole(cls, path: Path, digest: FileDigest) -> FiringBlocks:
+        """A single file of all rows from row 0 on."""
+        return cls({block_name(0): (path, digest)})
+
+    def save(self, folder: Path) -> None:
+        """Give the files, which never change, a second name in a new folder; else copy them."""
+        folder.mkdir()
+        for name, (path, _) in self.files.items():
+            link_or_copy(path, folder / name)
+        fsync_path(folder)
+        _META.write(folder / _META_FILE, _BlocksMeta({n: d for n, (_, d) in self.files.items()}))
+
+    def damage(self) -> list[str]:
+        """What is wrong with the files, in sentences."""
+        return [
+            problem
+            for path, digest in self.files.values()
+            for problem in damage(path.parent, {path.name: digest})
+        ]
+
+    def gap(self, rows: range) -> str | None:
+        """The problem if the blocks are not those of exactly these rows.
+
+        Raises:
+            HarvestError: one of them is not a file of firings.
+        """
+        row = rows.start
+        for name, (path, _) in self.files.items():
+            if int(name.partition(".")[0]) != row:
+                return f"{path} does not begin at row {row}"
+            row += FiringFile(path).n_rows
+        return None if row == rows.stop else f"their rows end at {row} instead of {rows.stop}"
+
+    def join(self, path: Path) -> FileDigest:
+        """Write all of them, at least one, as one file; a single one gets a second name.
+
+        Raises:
+            HarvestError: one does not hold firings, or only some have activations.
+        """
+        (first, digest), *rest = self.files.values()
+        if rest:
+            return join_files([first, *(source for source, _ in rest)], path)
+        link_or_copy(first, path)
+        return digest
+
+    @classmethod
+    def of_states(cls, states: Iterable[FiringBlocks]) -> FiringBlocks:
+        """Those of several states of disjoint rows."""
+        files = {name: file for state in states for name, file in state.files.items()}
+        return cls({name: files[name] for name in sorted(files)})
+
+
+def block_name(first_row: int) -> str:
+    """The name of the file of a block; names sort as rows do."""
+    return f"{first_row:012d}.safetensors"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that is never changed a second name; else copy it."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+        fsync_path(target)
+
+
+class FiringWriter:
+    """Collects the firings of consecutive rows, and writes them in blocks.
+
+    Args:
+        folder: for the blocks; a new one.
+        first_row: of the first block.
+    """
+
+    def __init__(self, folder: Path, first_row: int) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._next_row = first_row
+        self._files: dict[str, tuple[Path, FileDigest]] = {}
+        self._buffer: list[RowsOfFirings] = []
+
+    def go_on_after(self, blocks: FiringBlocks, n_rows: int) -> None:
+        """Continue after the blocks of this many rows."""
+        for name, (path, digest) in blocks.files.items():
+            link_or_copy(path, self._folder / name)
+            self._files[name] = (self._folder / name, digest)
+        self._next_row += n_rows
+
+    def add(self, firings: RowsOfFirings) -> None:
+        """Add the next rows."""
+        self._buffer.append(firings)
+        if sum(len(part.ci) for part in self._buffer) >= _BLOCK_FIRINGS:
+            self._write_block()
+
+    def blocks(self) -> FiringBlocks:
+        """All that was added, on the disk."""
+        if self._buffer:
+            self._write_block()
+        return FiringBlocks(dict(self._files))
+
+    def _write_block(self) -> None:
+        block = RowsOfFirings.joined(self._buffer)
+        name = block_name(self._next_row)
+        path = self._folder / name
+        self._files[name] = (path, block.save(path))
+        self._next_row += len(block.per_row)
+        self._buffer = []
+
+
+class FiringRecorder:
+    """Lists the firings of what a model computes, for a share whose firings are kept.
+
+    Args:
+        folder: for the blocks; a new one.
+        rows: of the share, those whose firings are kept.
+        threshold: a component fires where its firing strength is strictly above.
+    """
+
+    def __init__(self, folder: Path, rows: range, threshold: float) -> None:
+        self._writer = FiringWriter(folder, rows.start)
+        self._rows = rows
+        self._threshold = threshold
+
+    def go_on_after(self, blocks: FiringBlocks, n_rows: int) -> None:
+        """Continue after the first rows of the share, whose firings are in blocks.
+
+        Raises:
+            HarvestError: the blocks are not of these rows, or one is not a file of firings.
+        """
+        rows = self._rows[:n_rows]
+        if problem := blocks.gap(rows):
+            raise HarvestError(f"The firings that were saved are not usable: {problem}.")
+        self._writer.go_on_after(blocks, len(rows))
+
+    def add(self, answer: Activations, first_row: int, rows: slice) -> None:
+        """Add what a model computed.
+
+        Args:
+            answer: for a group of rows.
+            first_row: number in the whole harvest of the first row that is added.
+            rows: which of the group to add, those that `Harvester.process_batch` was given.
+        """
+        strengths, second = answer.firing_strengths[rows], answer.second_values
+        seconds = None if second is None else second[rows]
+        n_kept = max(0, min(len(strengths), self._rows.stop - first_row))
+        step = max(1, _LISTED_VALUES // max(1, strengths[0].numel())) if n_kept else 1
+        for start in range(0, n_kept, step):
+            part = slice(start, min(start + step, n_kept))
+            self._writer.add(
+                list_firings(
+                    strengths[part], None if seconds is None else seconds[part], self._threshold
+                )
+            )
+
+    def blocks(self) -> FiringBlocks:
+        """All that was added, on the disk."""
+        return self._writer.blocks()
+
+
+def list_firings(
+    strengths: torch.Tensor, seconds: torch.Tensor | None, threshold: float
+) -> RowsOfFirings:
+    """The firings of rows, by row, position and component.
+
+    Args:
+        strengths: float [B, S, C].
+        seconds: float [B, S, C], second values; None if the kind has none.
+        threshold: a component fires where its strength is strictly above.
+    """
+    n_rows, length, n = strengths.shape
+    flat = (strengths > threshold).flatten().nonzero().squeeze(1)
+    at = flat.div(n, rounding_mode="floor")
+
+    def values(of: torch.Tensor) -> np.ndarray:
+        return of.detach().flatten().index_select(0, flat).float().cpu().numpy()
+
+    return RowsOfFirings(
+        per_row=torch.bincount(at // length, minlength=n_rows).cpu().numpy(),
+        position=(at % length).int().cpu().numpy(),
+        component=(flat - at * n).int().cpu().numpy(),
+        ci=values(strengths),
+        act=None if seconds is None else values(seconds),
+    )
