@@ -25,16 +25,20 @@ def count_pairs(
     Args:
         one: the first harvest.
         other: the second, of the same rows.
-        n_rows: rows to count over; None: 200.
+        n_rows: rows to count over; None: all whose firings were kept, else 200.
         top: matches of each component at most.
         progress: called with what is done, how much of it, and of how much.
 
     Raises:
-        HarvestError: as `joint_pass`.
+        HarvestError: as `kept_firings` and `joint_pass`.
     """
     from harvest_assets.comparison.joint_pass import joint_pass
+    from harvest_assets.comparison.kept import kept_firings
 
-    firings, n_rows = joint_pass(one, other, n_rows or DEFAULT_ROWS, progress)
+    found, source = kept_firings(one, other, n_rows, progress), "kept firings"
+    if found is None:
+        found, source = joint_pass(one, other, n_rows or DEFAULT_ROWS, progress), "joint pass"
+    firings, n_rows = found
     pairs = best_pairs(
         firings[0],
         firings[1],
@@ -43,4 +47,4 @@ def count_pairs(
         top,
         lambda done, total: progress("counting pairs", done, total),
     )
-    return PairsOf(n_rows, firings[0].n_positions, top, "joint pass"), pairs
+    return PairsOf(n_rows, firings[0].n_positions, top, source), pairs
