@@ -27,6 +27,7 @@ _NUMBERS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("run", "run", str),
     ("kind", "kind", str),
     ("tokens", "tokens", "{:,}".format),
+    ("fires above", "threshold", "{:g}".format),
     ("components", "components", "{:,}".format),
     ("alive", "share_alive", percent),
     ("fire at a token (L0)", "l0", short),

@@ -13,7 +13,7 @@ from harvest_assets.comparison.counting import Progress, count_pairs
 from harvest_assets.comparison.opened import OpenedHarvest
 from harvest_assets.comparison.same_rows import Sameness, check_same_rows
 from harvest_assets.comparison.stored_pairs import PairsOf
-from harvest_assets.comparison.summaries import layers_of, summary_of
+from harvest_assets.comparison.summaries import components_of, layers_of, summary_of
 from harvest_assets.errors import HarvestError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Comparison:
         sameness: what is known of their rows and targets.
         summary: one row for each harvest; see `summaries.summary_of`.
         layers: one row for each layer of each; see `summaries.layers_of`.
+        components: one row for each component of each; see `summaries.components_of`.
         pairs: the best matches of the components of the first; see `pairs.best_pairs`. None where
             they were not computed.
         pairs_of: the rows that they were counted over; None where they were not.
@@ -78,6 +79,7 @@ class Comparison:
     sameness: Sameness
     summary: pl.DataFrame
     layers: pl.DataFrame
+    components: pl.DataFrame
     pairs: pl.DataFrame | None = None
     pairs_of: PairsOf | None = None
 
@@ -92,7 +94,7 @@ class Comparison:
         return f"harvest-assets compare {self.run_a} {self.run_b}"
 
     def as_json(self, n_pairs: int | None = None) -> dict[str, Any]:
-        """All of it as JSON values.
+        """All of it as JSON values, but for `components`.
 
         Args:
             n_pairs: rows of `pairs` at most; None: all.
@@ -100,7 +102,9 @@ class Comparison:
         value = {
             "run_a": self.run_a,
             "run_b": self.run_b,
-            **asdict(self.sameness),
+            "same_target": self.sameness.same_target,
+            "difference": self.sameness.difference,
+            "warnings": list(self.sameness.warnings),
             "summary": self.summary.to_dicts(),
             "layers": self.layers.to_dicts(),
             "pairs": None,
@@ -147,9 +151,11 @@ def compare(
             f"rows is {rows} and top is {top}; expected at least 1, and at most {_MAX_TOP} for top."
         )
     one, other, sameness = _opened(find_harvest(run_a), find_harvest(run_b))
-    wanted = None if rows is None else min(rows, one.n_rows)
     found = stored_pairs.find(one, other)
-    if found is None or wanted not in {None, found[0].n_rows} or found[0].top < top:
+    wanted = None if rows is None else min(rows, one.n_rows)
+    if wanted is None and found is not None:
+        wanted = found[0].n_rows
+    if found is None or wanted != found[0].n_rows or found[0].top < top:
         found = count_pairs(one, other, wanted, top, progress)
         _keep(one, other, *found)
     of, pairs = found
@@ -190,6 +196,8 @@ def _opened(a: HarvestLayout, b: HarvestLayout) -> tuple[OpenedHarvest, OpenedHa
 
 def _numbers(
     one: OpenedHarvest, other: OpenedHarvest, sameness: Sameness
-) -> tuple[str, str, Sameness, pl.DataFrame, pl.DataFrame]:
+) -> tuple[str, str, Sameness, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     harvests = (one, other)
-    return one.name, other.name, sameness, summary_of(harvests), layers_of(harvests)
+    components = components_of(harvests)
+    summary, layers = summary_of(harvests, components), layers_of(components)
+    return one.name, other.name, sameness, summary, layers, components

@@ -89,6 +89,12 @@ class OpenedHarvest:
         return self.token_stats.n_tokens
 
     @property
+    def threshold(self) -> float | None:
+        """A component fires where its strength is above; None where the files do not say."""
+        value = self.config.get("ci_threshold")
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
     def row_length(self) -> int | None:
         """Tokens of a row; None where the files do not say."""
         length = self.config.get("context_length")

@@ -17,13 +17,33 @@ _QUANTILES = (5, 25, 50, 75, 95)
 _INTRUDER = "intruder"
 
 
-def summary_of(harvests: Sequence[OpenedHarvest]) -> pl.DataFrame:
+def components_of(harvests: Sequence[OpenedHarvest]) -> pl.DataFrame:
+    """One row for each component of each harvest, in flat order.
+
+    Columns: harvest, component_key, layer, firing_count, density (firings per token),
+    informativeness, and `score_<method>` for each method of scoring.
+    """
+    import polars as pl
+
+    frames = [it.frame.select(pl.lit(it.name).alias("harvest"), pl.all()) for it in harvests]
+    methods = sorted({_INTRUDER, *(method for it in harvests for method in it.scored_by)})
+    empty = pl.DataFrame(schema={SCORE + method: pl.Float64 for method in methods})
+    return pl.concat([*frames, empty], how="diagonal")
+
+
+def summary_of(harvests: Sequence[OpenedHarvest], components: pl.DataFrame) -> pl.DataFrame:
     """One row for each harvest.
 
-    Columns: harvest, run, kind, target, tokens; components, alive (that fired), share_alive, l0
-    (components that fire at a token, on average); of those alive density_q05 to density_q95,
-    informativeness_mean and informativeness_median; for each method of scoring its mean score
-    (`intruder_mean`) and how many components have one (`intruder_n`).
+    Args:
+        harvests: what is compared.
+        components: of `components_of`.
+
+    Returns:
+        The columns harvest, run, kind, target, tokens, threshold (components fire where their
+        strength is above); components, alive (that fired), share_alive, l0 (components that fire at
+        a token, on average); of those alive density_q05 to density_q95, informativeness_mean and
+        informativeness_median; for each method of scoring its mean score (`intruder_mean`) and how
+        many components have one (`intruder_n`).
     """
     import polars as pl
 
@@ -35,28 +55,23 @@ def summary_of(harvests: Sequence[OpenedHarvest]) -> pl.DataFrame:
                 "kind": it.kind,
                 "target": it.target,
                 "tokens": it.n_tokens,
+                "threshold": it.threshold,
             }
             for it in harvests
         ],
-        schema_overrides={"target": pl.String},
+        schema_overrides={"target": pl.String, "threshold": pl.Float64},
     )
-    numbers = _grouped(harvests, "harvest")
+    numbers = _grouped(components, "harvest")
     return described.join(numbers, on="harvest", how="left", maintain_order="left")
 
 
-def layers_of(harvests: Sequence[OpenedHarvest]) -> pl.DataFrame:
+def layers_of(components: pl.DataFrame) -> pl.DataFrame:
     """One row for each layer of each harvest, in flat order: the columns of `summary_of`."""
-    return _grouped(harvests, "harvest", "layer")
+    return _grouped(components, "harvest", "layer")
 
 
-def _grouped(harvests: Sequence[OpenedHarvest], *by: str) -> pl.DataFrame:
-    import polars as pl
-
-    methods = sorted({_INTRUDER, *(method for it in harvests for method in it.scored_by)})
-    frames = [it.frame.with_columns(harvest=pl.lit(it.name)) for it in harvests]
-    scores = {SCORE + method: pl.Float64 for method in methods}
-    empty = pl.DataFrame(schema=scores)
-    components = pl.concat([*frames, empty], how="diagonal")
+def _grouped(components: pl.DataFrame, *by: str) -> pl.DataFrame:
+    methods = [name.removeprefix(SCORE) for name in components.columns if name.startswith(SCORE)]
     return components.group_by(by, maintain_order=True).agg(*_numbers(methods))
 
 

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.methods import Methods
 from harvest_assets.viewer.pages import Pages
 from harvest_assets.viewer.rendering import STATIC
 from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
@@ -41,6 +42,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     """
     writing = Writing(library)
     pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
+    methods = Methods(library)
     run = "/run/{run}"
     return Starlette(
         routes=[
@@ -55,6 +57,8 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/export.html", pages.export),
             Route(f"{run}/version", pages.version),
             Route("/compare", pages.compare),
+            Route("/methods", methods.page),
+            Route("/api/methods", methods.json),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[

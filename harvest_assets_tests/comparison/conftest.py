@@ -17,6 +17,7 @@ from harvest_assets_tests.decompositions.dictionaries.tiny_set import by_formula
 from harvest_assets_tests.tiny_harvest import SETTINGS, TinyHarvest
 
 N_ROWS = SETTINGS["n_batches"] * SETTINGS["batch_size"]
+N_KEPT = 20  # rows whose firings are kept
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def harvested(tmp_path_factory: pytest.TempPathFactory) -> Two:
         patch.setenv("SPD_OUT_DIR", str(out))
         spd, saes = (TinyHarvest.of(instance, it) for it in (folder.parent / "tiny_run", folder))
         for each in (spd, saes):
-            each.harvest(n_shards=1)
+            each.harvest(n_shards=1, keep_firings=N_KEPT)
         shared = SharedTokenRows.open(spd.layout.root)
         tokens = TokenRows.open(data_dir(shared.fingerprint)).rows(0, N_ROWS).numpy()
     activations, _ = by_formula(folder, tokens)

@@ -10,7 +10,7 @@ from harvest_assets.comparison import compare
 from harvest_assets.comparison.firings import Firings, cross_counts
 from harvest_assets.comparison.pairs import best_pairs
 from harvest_assets_tests.comparison.by_formula import LAYERS, best, counts
-from harvest_assets_tests.comparison.conftest import Two
+from harvest_assets_tests.comparison.conftest import N_KEPT, N_ROWS, Two
 from harvest_assets_tests.decompositions.dictionaries.tiny_set import KEYS
 
 SPD_KEYS = [f"{layer}:{c}" for layer, size in LAYERS.items() for c in range(size)]
@@ -42,11 +42,19 @@ def check(pairs: pl.DataFrame, a: np.ndarray, b: np.ndarray, keys, other_keys, t
             assert row["mutual"] == (rank == 1 and back[j][0][0] == i)
 
 
-@pytest.mark.parametrize("rows", [30, 10_000])
-def test_both_models_compute_what_formulas_do(two: Two, rows: int):
+@pytest.mark.parametrize(
+    ("rows", "n", "source"),
+    [
+        (None, N_KEPT, "kept firings"),
+        (7, 7, "kept firings"),
+        (30, 30, "joint pass"),
+        (10_000, N_ROWS, "joint pass"),
+    ],
+)
+def test_pairs_of_two_kinds_equal_loops(two: Two, rows: int | None, n: int, source: str):
     found = compare(*two.names, rows=rows, top=4)
-    n = min(rows, len(two.spd_fires))
-    assert (found.pairs_of.n_rows, found.pairs_of.source) == (n, "joint pass")
+    assert (found.pairs_of.n_rows, found.pairs_of.source) == (n, source)
+    assert found.pairs_of.n_tokens == n * two.spd_fires.shape[1]
     check(found.pairs, two.spd_fires[:n], two.saes_fire[:n], SPD_KEYS, KEYS, 4)
     assert found.pairs["mutual"].any()
 
