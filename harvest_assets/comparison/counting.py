@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from harvest_assets.comparison.pairs import best_pairs
 from harvest_assets.comparison.stored_pairs import PairsOf
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ def count_pairs(
     """
     from harvest_assets.comparison.joint_pass import joint_pass
     from harvest_assets.comparison.kept import kept_firings
+    from harvest_assets.comparison.pairs import best_pairs
 
     found, source = kept_firings(one, other, n_rows, progress), "kept firings"
     if found is None:

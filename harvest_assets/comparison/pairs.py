@@ -19,24 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.comparison.firings import Firings, cross_counts
+from harvest_assets.comparison.stored_pairs import COLUMNS
 
 if TYPE_CHECKING:
     import polars as pl
 
 _BLOCK_BYTES = 8 << 20  # of counts; their scores take as much again
 _PLACES = ("a", "b", "rank", "n_ab")
-COLUMNS = (
-    "component_a",
-    "component_b",
-    "rank",
-    "n_a",
-    "n_b",
-    "n_ab",
-    "jaccard",
-    "precision",
-    "recall",
-    "mutual",
-)
 
 
 @dataclass(frozen=True)

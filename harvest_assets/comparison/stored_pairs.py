@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
-from harvest_assets.comparison.pairs import COLUMNS
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import atomic_path
 from harvest_assets.files.untrusted import as_record, parse_json
@@ -21,6 +20,19 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.comparison.opened import OpenedHarvest
+
+COLUMNS = (
+    "component_a",
+    "component_b",
+    "rank",
+    "n_a",
+    "n_b",
+    "n_ab",
+    "jaccard",
+    "precision",
+    "recall",
+    "mutual",
+)
 
 _VERSION = 1
 _KEY = b"pairs"
