@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ class Comparison:
     @property
     def command(self) -> str:
         """The command that computes the pairs."""
-        return f"harvest-assets compare {self.run_a} {self.run_b}"
+        return shlex.join(["harvest-assets", "compare", self.run_a, self.run_b])
 
     def as_json(self, n_pairs: int | None = None) -> dict[str, Any]:
         """All of it as JSON values, but for `components`.

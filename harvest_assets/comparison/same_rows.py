@@ -18,9 +18,9 @@ from harvest_assets.errors import HarvestError
 if TYPE_CHECKING:
     from harvest_assets.comparison.opened import OpenedHarvest
 
-# The share of all probability mass by which two sums of one model may differ: bfloat16 has about
-# three decimal digits, and its errors mostly cancel.
-_SAME_PREDICTIONS = 1e-3
+# The share of all probability mass by which two sums of one model may differ. bfloat16 has about
+# three decimal digits, float32 seven, and errors of single positions mostly cancel.
+_SAME_IN_BF16, _SAME_IN_FLOAT32 = 1e-3, 1e-4
 
 
 class NotComparableError(HarvestError):
@@ -56,7 +56,8 @@ def check_same_rows(one: OpenedHarvest, other: OpenedHarvest) -> Sameness:
     _check_equal("all rows", "as many rows", one, other, "n_tokens", "--n_batches, --batch_size")
     _check_tokens(one, other)
     difference = _difference_of_predictions(one, other)
-    same = difference <= _SAME_PREDICTIONS
+    in_bf16 = one.config.get("bf16") or other.config.get("bf16")
+    same = difference <= (_SAME_IN_BF16 if in_bf16 else _SAME_IN_FLOAT32)
     return Sameness(same, difference, tuple(_warnings(one, other, difference, same=same)))
 
 
@@ -111,7 +112,7 @@ def _warnings(
     found = []
     if not same:
         found.append(
-            f"The targets are not the same: {difference:.1%} of the probability that they give to "
+            f"The targets are not the same: {difference:.2%} of the probability that they give to "
             "next tokens differs, so what differs here may be due to the models."
         )
     elif one.target is None or other.target is None:
