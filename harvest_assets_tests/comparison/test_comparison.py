@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -186,3 +187,18 @@ def test_what_cannot_be_compared_is_said(two: Two, client: TestClient):
         assert 'class="banner warns"' in page.text
         assert name in client.get("/api/methods", params=params).json()["error"]
     assert "Choose two" in client.get("/methods", params={"run_a": two.names[0]}).text
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_numbers(two: Two, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("harvest_assets.comparison.source.available_memory", lambda *_, **__: 1000)
+        with pytest.raises(HarvestError, match=rf"{two.names[0]}.*1\.0 kB"):
+            compare(*two.names, rows=30)
+    there = SimpleNamespace(available=1000)
+    monkeypatch.setattr("harvest_assets.comparison.joint_pass.psutil.virtual_memory", lambda: there)
+    fires = [it[:20].sum() for it in (two.spd_fires, two.saes_fire)]
+    with pytest.raises(HarvestError, match=f"{sum(fires):,} firings .*--rows"):
+        compare(*two.names, rows=20)
+    with pytest.raises(HarvestError, match="--rows"):
+        compare(*two.names, rows=30)
+    assert compare_known(two.spd.layout, two.saes.layout).pairs is None
