@@ -16,6 +16,7 @@ from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.cli.invocation import current
 from harvest_assets.errors import counted
+from harvest_assets.files.layout import HarvestLayout
 
 
 @click.command(
@@ -25,6 +26,8 @@ from harvest_assets.errors import counted
 \b
   harvest-db    FOLDER/h-YYYYMMDD_HHMMSS/ of SPD's newer code: harvest.db (SQLite, with the scores
                 of components), component_correlations.pt, token_stats.pt; of SPD runs only
+  delphi        FOLDER/latents/ of delphi: every firing with its activation, and the rows of tokens;
+                of harvests with --keep-firings
 
 It appears complete or not at all, and nothing is overwritten.
 
@@ -36,7 +39,7 @@ It appears complete or not at all, and nothing is overwritten.
 @click.option(
     "--format",
     "name",
-    type=click.Choice(("harvest-db",)),
+    type=click.Choice(("harvest-db", "delphi")),
     required=True,
     help="The form that is written.",
 )
@@ -46,6 +49,9 @@ def export(run: str, folder: Path, name: str, *, debug: bool) -> None:
     """Write a finished harvest in a form that other programs read."""
     with errors_reported(debug=debug):
         paths = harvest_to_read(run)
+        if name == "delphi":
+            _export_delphi(paths, folder)
+            return
 
         from rich.filesize import decimal
 
@@ -74,3 +80,27 @@ def export(run: str, folder: Path, name: str, *, debug: bool) -> None:
             f"{counted(written.n_scores, 'score')} of {paths.root.name} "
             f"({decimal(written.n_bytes)})."
         )
+
+
+def _export_delphi(paths: HarvestLayout, folder: Path) -> None:
+    from rich.filesize import decimal
+
+    from harvest_assets.cli.transfer_bar import transfer_bar
+    from harvest_assets.sharing import delphi_cache
+
+    with transfer_bar() as watch:
+        written = delphi_cache.export(paths, folder, watch)
+    current().result = {
+        "harvest": paths.root.name,
+        "path": str(written.folder),
+        "format": "delphi",
+        "components": written.n_components,
+        "firings": written.n_firings,
+        "n_bytes": written.n_bytes,
+    }
+    if not written.has_tokens:
+        click.echo("warning: the rows of tokens are not here; delphi needs them too.", err=True)
+    click.echo(
+        f"{written.folder} holds {counted(written.n_firings, 'firing')} of "
+        f"{paths.root.name} ({decimal(written.n_bytes)})."
+    )

@@ -34,7 +34,7 @@ def print_result(registration: Registration, seconds: float | None, *, several: 
         "path": str(paths.root),
         "seconds": seconds,
         "n_shards": n_shards,
-        "files": {str(it.relative_to(paths.root)): it.stat().st_size for it in paths.five_files},
+        "files": _sizes(paths),
         "warnings": warnings,
     }
     current().add("harvests", record)
@@ -56,12 +56,15 @@ def harvest_warnings(paths: HarvestLayout) -> list[str]:
     return open_decomposition(paths.root).warnings(plan.ci_threshold, plan.context_length)
 
 
+def _sizes(paths: HarvestLayout) -> dict[str, int]:
+    """Bytes of the five files, and of kept firings."""
+    files = [*paths.five_files, *([paths.firings] if paths.firings.exists() else [])]
+    return {str(file.relative_to(paths.root)): file.stat().st_size for file in files}
+
+
 def _files_of(paths: HarvestLayout) -> str:
     """The five files with their sizes, and how to read them."""
-    sizes = "\n".join(
-        f"  {file.relative_to(paths.root)!s:46}{file.stat().st_size:>16,} bytes"
-        for file in paths.five_files
-    )
+    sizes = "\n".join(f"  {name:46}{size:>16,} bytes" for name, size in _sizes(paths).items())
     name = paths.root.name
     return (
         f"{sizes}\n\n"

@@ -65,8 +65,13 @@ def record(
 def restamp(paths: HarvestLayout, file: Path) -> None:
     """Replace the stamp of a file whose change time is another only because it has other names."""
     entries, name = read(paths), _name(paths, file)
-    entry, stamp = entries[name], stamp_of_published(file)
-    if entry.stamp and stamp and _without_change_time(entry.stamp) == _without_change_time(stamp):
+    entry, stamp = entries.get(name), stamp_of_published(file)
+    if (
+        entry
+        and entry.stamp
+        and stamp
+        and _without_change_time(entry.stamp) == _without_change_time(stamp)
+    ):
         _RECORD.write(paths.manifest, _Manifest({**entries, name: replace(entry, stamp=stamp)}))
 
 

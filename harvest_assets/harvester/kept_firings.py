@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
@@ -33,13 +34,15 @@ _BLOCK_FIRINGS = 1 << 22
 # Values that are compared with the threshold together; CUDA lists at most 2^31 at once.
 _LISTED_VALUES = 1 << 28
 _META_FILE = "firings.json"
+_Row = Annotated[int, Field(ge=0, lt=1 << 62)]
 _NAME = re.compile(r"\d{12}\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True)
 class _BlocksMeta:
-    """What `firings.json` holds: the files by the number of their first row."""
+    """What `firings.json` holds: the first row and the one after the last, and the files."""
 
+    rows: tuple[_Row, _Row]
     files: dict[str, FileDigest]
 
     def __post_init__(self) -> None:
@@ -56,9 +59,11 @@ class FiringBlocks:
     """Blocks of firings on disk, in the order of their rows.
 
     Args:
+        rows: whose firings they are.
         files: where each is stored, and its digest, by the name it has in a state.
     """
 
+    rows: range
     files: dict[str, tuple[Path, FileDigest]]
 
     @classmethod
@@ -68,13 +73,18 @@ class FiringBlocks:
         Raises:
             HarvestError: the list of them is missing or damaged.
         """
-        files = _META.read(folder / _META_FILE).files
-        return cls({name: (folder / name, files[name]) for name in sorted(files)})
+        meta = _META.read(folder / _META_FILE)
+        files = {name: (folder / name, meta.files[name]) for name in sorted(meta.files)}
+        return cls(range(*meta.rows), files)
 
     @classmethod
     def of_whole(cls, path: Path, digest: FileDigest) -> FiringBlocks:
-        """A single file of all rows from row 0 on."""
-        return cls({block_name(0): (path, digest)})
+        """A single file of all rows from row 0 on.
+
+        Raises:
+            HarvestError: it is not a file of firings.
+        """
+        return cls(range(FiringFile(path).n_rows), {block_name(0): (path, digest)})
 
     def save(self, folder: Path) -> None:
         """Give the files, which never change, a second name in a new folder; else copy them."""
@@ -82,28 +92,28 @@ class FiringBlocks:
         for name, (path, _) in self.files.items():
             link_or_copy(path, folder / name)
         fsync_path(folder)
-        _META.write(folder / _META_FILE, _BlocksMeta({n: d for n, (_, d) in self.files.items()}))
+        digests = {name: digest for name, (_, digest) in self.files.items()}
+        meta = _BlocksMeta((self.rows.start, self.rows.stop), digests)
+        _META.write(folder / _META_FILE, meta)
 
-    def damage(self) -> list[str]:
-        """What is wrong with the files, in sentences."""
-        return [
-            problem
-            for path, digest in self.files.values()
-            for problem in damage(path.parent, {path.name: digest})
-        ]
-
-    def gap(self, rows: range) -> str | None:
-        """The problem if the blocks are not those of exactly these rows.
+    def problems(self) -> list[str]:
+        """What is wrong with the files, in sentences.
 
         Raises:
             HarvestError: one of them is not a file of firings.
         """
-        row = rows.start
-        for name, (path, _) in self.files.items():
+        found, row = [], self.rows.start
+        for name, (path, digest) in self.files.items():
+            damaged = damage(path.parent, {path.name: digest})
+            found += damaged
+            if damaged:
+                continue
             if int(name.partition(".")[0]) != row:
-                return f"{path} does not begin at row {row}"
+                found.append(f"{path} does not begin at row {row}.")
             row += FiringFile(path).n_rows
-        return None if row == rows.stop else f"their rows end at {row} instead of {rows.stop}"
+        if not found and row != self.rows.stop:
+            found.append(f"The firings end at row {row} instead of {self.rows.stop}.")
+        return found
 
     def join(self, path: Path) -> FileDigest:
         """Write all of them, at least one, as one file; a single one gets a second name.
@@ -118,10 +128,12 @@ class FiringBlocks:
         return digest
 
     @classmethod
-    def of_states(cls, states: Iterable[FiringBlocks]) -> FiringBlocks:
-        """Those of several states of disjoint rows."""
+    def of_states(cls, states: Sequence[FiringBlocks]) -> FiringBlocks:
+        """Those of several states, at least one, whose rows follow one another."""
         files = {name: file for state in states for name, file in state.files.items()}
-        return cls({name: files[name] for name in sorted(files)})
+        first = states[0].rows.start
+        stop = max((state.rows.stop for state in states if state.rows), default=first)
+        return cls(range(first, stop), {name: files[name] for name in sorted(files)})
 
 
 def block_name(first_row: int) -> str:
@@ -149,16 +161,16 @@ class FiringWriter:
     def __init__(self, folder: Path, first_row: int) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self._next_row = first_row
+        self._first_row = self._next_row = first_row
         self._files: dict[str, tuple[Path, FileDigest]] = {}
         self._buffer: list[RowsOfFirings] = []
 
-    def go_on_after(self, blocks: FiringBlocks, n_rows: int) -> None:
-        """Continue after the blocks of this many rows."""
+    def go_on_after(self, blocks: FiringBlocks) -> None:
+        """Continue after blocks that begin at the first row."""
         for name, (path, digest) in blocks.files.items():
             link_or_copy(path, self._folder / name)
             self._files[name] = (self._folder / name, digest)
-        self._next_row += n_rows
+        self._next_row = blocks.rows.stop
 
     def add(self, firings: RowsOfFirings) -> None:
         """Add the next rows."""
@@ -170,7 +182,7 @@ class FiringWriter:
         """All that was added, on the disk."""
         if self._buffer:
             self._write_block()
-        return FiringBlocks(dict(self._files))
+        return FiringBlocks(range(self._first_row, self._next_row), dict(self._files))
 
     def _write_block(self) -> None:
         block = RowsOfFirings.joined(self._buffer)
@@ -199,12 +211,11 @@ class FiringRecorder:
         """Continue after the first rows of the share, whose firings are in blocks.
 
         Raises:
-            HarvestError: the blocks are not of these rows, or one is not a file of firings.
+            HarvestError: the blocks are of other rows.
         """
-        rows = self._rows[:n_rows]
-        if problem := blocks.gap(rows):
-            raise HarvestError(f"The firings that were saved are not usable: {problem}.")
-        self._writer.go_on_after(blocks, len(rows))
+        if blocks.rows != self._rows[:n_rows]:
+            raise HarvestError("The firings of other rows were saved.")
+        self._writer.go_on_after(blocks)
 
     def add(self, answer: Activations, first_row: int, rows: slice) -> None:
         """Add what a model computed.

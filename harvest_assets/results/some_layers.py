@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.atomic import fsync_path, remove
 from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import read
@@ -28,6 +28,7 @@ from harvest_assets.results.component_tables import WRITTEN, metadata_of
 from harvest_assets.results.components_jsonl import line_at, read_summary
 from harvest_assets.results.contexts import write_summary_and_config
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
+from harvest_assets.results.firings import KeptFirings
 from harvest_assets.results.parquet import row_groups
 from harvest_assets.schemas import ComponentSummary
 
@@ -92,6 +93,8 @@ class SomeLayers:
             ),
             target.token_stats: _select_token_stats(tokens, chosen, target.token_stats),
         }
+        if self.source.firings.exists():
+            digests[target.firings] = _select_firings(self.source, chosen, target.firings)
         for table in self._example_tables():
             path = target.activation_contexts / table.name
             digests[path] = _select_rows(table, chosen, path, lines)
@@ -159,6 +162,30 @@ def _select_rows(
             if len(kept):
                 writer.write_table(kept.cast(schema))
     return file.digest
+
+
+def _select_firings(source: HarvestLayout, chosen: NDArray[np.int64], target: Path) -> FileDigest:
+    """Write every firing of some components, by their new places in flat order."""
+    from harvest_assets.harvester.firing_file import RowsOfFirings
+    from harvest_assets.harvester.kept_firings import FiringWriter
+
+    kept = KeptFirings.open(source)
+    folder = target.with_suffix(".scratch")
+    writer = FiringWriter(folder, 0)
+    for block in kept.blocks():
+        mine = np.flatnonzero(np.isin(block.component, chosen))
+        writer.add(
+            RowsOfFirings(
+                per_row=np.bincount(block.row[mine] - block.first_row, minlength=block.n_rows),
+                position=block.position[mine],
+                component=np.searchsorted(chosen, block.component[mine]).astype(np.int32),
+                ci=block.ci[mine],
+                act=block.act[mine] if kept.has_act else None,
+            )
+        )
+    digest = writer.blocks().join(target)
+    remove(folder)
+    return digest
 
 
 def _select_correlations(

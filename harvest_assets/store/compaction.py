@@ -136,7 +136,9 @@ def _kept_firings(paths: HarvestLayout, plan: HarvestPlan) -> FiringBlocks | Non
     """The firings of a verified harvest: its result, whose file the state then shares."""
     if not plan.keep_firings:
         return None
-    entry = read(paths)[paths.firings.relative_to(paths.root).as_posix()]
+    entry = read(paths).get(paths.firings.relative_to(paths.root).as_posix())
+    if entry is None:
+        raise HarvestError(f"{paths.manifest} does not name {paths.firings.name}; merge again.")
     return FiringBlocks.of_whole(paths.firings, FileDigest(entry.size, entry.sha256))
 
 

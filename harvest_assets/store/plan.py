@@ -31,8 +31,10 @@ _ALWAYS_WRITTEN = (
     "ci_noise",
     "bf16",
 )
-# States of plans that differ in these alone add up.
-_NOT_IN_STATES = frozenset({"n_batches", "batch_size", "pmi_token_top_k", "n_shards"})
+# States of plans that differ in these alone add up; whether they keep the firings is asked of them.
+_NOT_IN_STATES = frozenset(
+    {"n_batches", "batch_size", "pmi_token_top_k", "n_shards", "keep_firings"}
+)
 
 
 def default_n_shards() -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.settings import ALL_ROWS
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults, Work, has_saved_states
 
@@ -100,4 +101,6 @@ def _name(setting: str) -> str:
 def _value(setting: str, value: Any) -> str:
     if setting == "n_batches" and value is None:
         return "the whole dataset"
+    if setting == "keep_firings" and value in (0, ALL_ROWS):
+        return "all rows" if value else "none"
     return str(value)[:8] if setting == "checkpoint_sha256" else str(value)

@@ -18,7 +18,7 @@ _PROGRAM = 600_000_000
 _FIRING_SHARE = 1 / 32
 # A token, a CI and an activation as JSON text.
 _TEXT_OF_A_TOKEN = 26
-# Position, component, and two values.
+# Position, component, and two values; where there is no second value, 12.
 _FIRING_BYTES = 16
 
 
@@ -96,11 +96,7 @@ def estimate_resources(
         examples=example_bytes if on_gpu else example_bytes * 3 // 2,
         state=pairs + (2 + 8) * c * v + example_bytes,
         results=8 * pairs + (4 + 8) * c * v + examples * window * _TEXT_OF_A_TOKEN,
-        firings=round(
-            _tokens_with_firings(plan, n_rows)
-            * firings_per_token
-            * (_FIRING_BYTES if checkpoint.second_value else _FIRING_BYTES - 4)
-        ),
+        firings=round(_tokens_with_firings(plan, n_rows) * firings_per_token) * _FIRING_BYTES,
     )
 
 

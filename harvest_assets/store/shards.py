@@ -157,8 +157,18 @@ class StoredState:
 
     @property
     def has_firings(self) -> bool:
-        """Whether the firings of those rows whose firings are kept are stored too."""
+        """Whether the firings of some of its rows are stored too."""
         return (self.directory / FIRINGS_FOLDER / _FIRINGS_META_FILE).exists()
+
+    def keeps_what(self, plan: HarvestPlan) -> bool:
+        """Whether the firings that a plan keeps of its rows are stored; files are not read."""
+        if not plan.keep_firings:
+            return True
+        try:
+            meta = read_json(self.directory / FIRINGS_FOLDER / _FIRINGS_META_FILE)
+            return range(*meta["rows"]) == plan.rows_with_firings(self.rows)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def firings(self) -> FiringBlocks:
         """The firings that are kept, all bytes compared with their digests.
@@ -169,7 +179,7 @@ class StoredState:
         from harvest_assets.harvester.kept_firings import FiringBlocks
 
         blocks = FiringBlocks.load(self.directory / FIRINGS_FOLDER)
-        if problems := blocks.damage():
+        if problems := blocks.problems():
             raise HarvestError(" ".join(problems))
         return blocks
 
@@ -197,7 +207,7 @@ class StoredState:
         try:
             problems = state_damage(self.directory / STATE_FOLDER)
             if self.has_firings:
-                problems += FiringBlocks.load(self.directory / FIRINGS_FOLDER).damage()
+                problems += FiringBlocks.load(self.directory / FIRINGS_FOLDER).problems()
             return problems
         except HarvestError as error:
             return [str(error)]
@@ -233,7 +243,7 @@ class Work:
         if merged is not None and (
             merged.compatibility_digest != digest
             or merged.rows.stop > n_rows
-            or (plan.keep_firings and not merged.has_firings)
+            or not merged.keeps_what(plan)
         ):
             merged = None
         done = merged.rows.stop if merged else 0
@@ -258,7 +268,7 @@ class Work:
             plan.digest,
             self.compatibility_digest,
             rows,
-        ) and (stored.has_firings or not plan.keep_firings)
+        ) and stored.keeps_what(plan)
 
 
 @dataclass(frozen=True)
@@ -294,10 +304,7 @@ class ShardResults:
         found = []
         for name, stored in self.find(plan).items():
             with self._naming(plan, name):
-                blocks = stored.firings()
-                if problem := blocks.gap(plan.rows_with_firings(stored.rows)):
-                    raise HarvestError(f"its firings are not usable: {problem}.")
-                found.append(blocks)
+                found.append(stored.firings())
         return FiringBlocks.of_states(found)
 
     def find(self, plan: HarvestPlan) -> dict[str, StoredState]:

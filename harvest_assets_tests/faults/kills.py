@@ -74,16 +74,18 @@ class Killer:
         torch.set_num_threads(1)  # a forked child has no threads of its parent
         self._random = random.Random(seed)
         self._folder = folder
-        self._old = SmallHarvest(folder / "old", OLD_SEED)
-        fresh = SmallHarvest(folder / "new", NEW_SEED)
+        self._old = SmallHarvest(folder / "old", OLD_SEED, keep_firings=-1)
+        fresh = SmallHarvest(folder / "new", NEW_SEED, keep_firings=-1)
         for harvest in (self._old, fresh):
             in_child(harvest.run)
         self._versions = {
-            SmallHarvest(folder, seed).plan.digest: contents(harvest.paths)
+            SmallHarvest(folder, seed, keep_firings=-1).plan.digest: contents(harvest.paths)
             for seed, harvest in ((OLD_SEED, self._old), (NEW_SEED, fresh))
         }
         self._right = contents(fresh.paths)
-        self._stage_events = _count_stages(SmallHarvest(folder / "counted", NEW_SEED))
+        self._stage_events = _count_stages(
+            SmallHarvest(folder / "counted", NEW_SEED, keep_firings=-1)
+        )
         self.tally = Tally()
 
     def run(self, kills: int, seconds: float = float("inf")) -> Tally:
@@ -99,7 +101,7 @@ class Killer:
         over_old = self._random.random() < 0.5
         if over_old:
             shutil.copytree(self._old.root, place)
-        harvest = SmallHarvest(place, NEW_SEED)
+        harvest = SmallHarvest(place, NEW_SEED, keep_firings=-1)
         last = STAGES[0]
         for _ in range(self._random.randint(1, 4)):
             if self.tally.kills >= kills:

@@ -174,9 +174,9 @@ class SmallHarvest:
 
 
 def contents(paths: HarvestLayout) -> dict[str, object]:
-    """The five files as a reader sees them; `.pt` files count by what they hold."""
+    """The five files and kept firings; `.pt` files count by what they hold."""
     found: dict[str, object] = {}
-    for file in paths.five_files:
+    for file in (*paths.five_files, paths.firings):
         if not file.exists():
             continue
         if file.suffix == ".pt":

@@ -19,6 +19,7 @@ from harvest_assets.data.token_rows import TokenRows
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.orchestration.checks import check_counts
 from harvest_assets.orchestration.run_failures import failure_of
+from harvest_assets.results.firings import KeptFirings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 from harvest_assets_tests import oracle
@@ -106,7 +107,7 @@ def rows_of(tiny: TinyHarvest, n: int) -> torch.Tensor:
 
 
 def test_a_harvest_equals_plain_loops(tiny: TinyHarvest, tiny_run: Path):
-    tiny.harvest(n_shards=2)
+    tiny.harvest(n_shards=2, keep_firings=-1)
     n_rows = SETTINGS["n_batches"] * SETTINGS["batch_size"]
     tokens = rows_of(tiny, n_rows)
     ci, probs, acts = independent_forward(tiny_run, tokens)
@@ -155,6 +156,20 @@ def test_a_harvest_equals_plain_loops(tiny: TinyHarvest, tiny_run: Path):
         )
         assert line["input_token_pmi"] == {"top": to_lists(top), "bottom": to_lists(bottom)}
 
+    fired = [
+        (*place, c)
+        for place in np.ndindex(ci.shape[:2])
+        for c in range(len(KEYS))
+        if float(ci[(*place, c)]) > 1e-6
+    ]
+    kept = KeptFirings.open(tiny.layout)
+    (block,) = kept.blocks(n_rows)
+    columns = (block.row.tolist(), block.position.tolist(), block.component.tolist())
+    assert list(zip(*columns, strict=True)) == fired
+    assert (kept.n_rows, kept.n_firings, kept.row_length) == (n_rows, len(fired), N_CTX)
+    np.testing.assert_allclose(block.ci, [ci[firing] for firing in fired], atol=1e-5)
+    np.testing.assert_allclose(block.act, [acts[firing] for firing in fired], atol=1e-4)
+
 
 def to_lists(pairs):
     return [[int(token), value] for token, value in pairs]
@@ -170,12 +185,14 @@ def oracle_places(tiny: TinyHarvest) -> dict[int, list[tuple[int, int]]]:
 
 def test_cuts_do_not_show(tiny: TinyHarvest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HARVEST_KEEP", "none")  # each cut harvests all rows
-    tiny.harvest(n_shards=1)
+    tiny.harvest(n_shards=1, keep_firings=-1)
     first = tiny.layout.components.read_bytes()
+    firings = tiny.layout.firings.read_bytes()
     counts = torch.load(tiny.layout.token_stats, weights_only=True)
     for n_shards, n_batches, batch_size in ((3, 6, 8), (2, 16, 3), (1, 1, 48), (16, 12, 4)):
         tiny.harvest(n_shards=n_shards, n_batches=n_batches, batch_size=batch_size)
         assert tiny.layout.components.read_bytes() == first
+        assert tiny.layout.firings.read_bytes() == firings
         again = torch.load(tiny.layout.token_stats, weights_only=True)
         assert torch.equal(again["input_counts"], counts["input_counts"])
         torch.testing.assert_close(

@@ -16,9 +16,10 @@ from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements, is_intact, record
 from harvest_assets.harvester import kept_firings
 from harvest_assets.results.firings import KeptFirings
+from harvest_assets.sharing.some_layers import some_layers
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState
 from harvest_assets.store.verification import problems_of
-from harvest_assets_tests.faults.small_harvest import N_CTX, Rows, SmallHarvest, Table
+from harvest_assets_tests.faults.small_harvest import LAYERS, N_CTX, Rows, SmallHarvest, Table
 
 
 def by_loops(n_rows: int) -> list[tuple[int, int, int, float, float]]:
@@ -136,7 +137,9 @@ def test_without_them_nothing_changes_and_a_sentence_says_so(tmp_path: Path, who
     later = SmallHarvest(tmp_path / "h", n_shards=1, keep_firings=-1)
     later.run()
     assert later.paths.firings.read_bytes() == whole.paths.firings.read_bytes()
-    harvest.run()
+    harvest.prepare()
+    assert ShardResults(harvest.paths).without_result(harvest.plan) == [], "counts stay as they are"
+    harvest.merge()
     assert not harvest.paths.firings.exists()
     assert problems_of(harvest.paths) == []
 
@@ -161,3 +164,12 @@ def test_firings_that_cannot_be_are_named(tmp_path: Path, column: str):
     assert any("firings.safetensors" in problem for problem in problems_of(paths))
     record(paths, paths.firings, harvest.plan.digest)
     assert any("firings" in problem for problem in problems_of(paths)), "not only by its digest"
+
+
+def test_some_layers_have_their_own_firings(whole: SmallHarvest, tmp_path: Path):
+    before = LAYERS[0][1]
+    with some_layers(whole.paths, ["h.1.*"], lambda *_: None, tmp_path) as part:
+        expected = [(*at, c - before, *v) for *at, c, ci, act in by_loops(96) for v in [(ci, act)]]
+        assert as_read(part) == [firing for firing in expected if firing[2] >= 0]
+        assert problems_of(part) == []
+        assert not list(part.activation_contexts.glob("*.scratch"))
