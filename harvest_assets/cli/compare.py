@@ -17,6 +17,8 @@ from harvest_assets.errors import HarvestError, counted
 from harvest_assets.viewer.figures import percent, short
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from harvest_assets.comparison import Comparison
 
 _SUFFIXES = (".parquet", ".csv")
@@ -72,15 +74,32 @@ A and B are names of runs or folders of harvests.
     metavar="FILE",
     help="Write the pairs into FILE, .parquet or .csv.",
 )
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the numbers of both and of their layers into FILE, .parquet or .csv.",
+)
 @click.option("--no-pairs", is_flag=True, help="Open no model: the numbers of each harvest only.")
 @json_option
 @debug_option
 def compare(
-    a: str, b: str, rows: int | None, top: int, pairs: Path | None, *, no_pairs: bool, debug: bool
+    a: str,
+    b: str,
+    rows: int | None,
+    top: int,
+    pairs: Path | None,
+    summary: Path | None,
+    *,
+    no_pairs: bool,
+    debug: bool,
 ) -> None:
     """Compare two harvests of the same rows."""
     with errors_reported(debug=debug):
-        _check(pairs, no_pairs=no_pairs)
+        if pairs is not None and no_pairs:
+            raise click.UsageError("--pairs and --no-pairs contradict each other.")
+        for file in (pairs, summary):
+            _check(file)
         one, other = harvest_to_read(a), harvest_to_read(b)
 
         from harvest_assets.comparison import compare, compare_known
@@ -90,25 +109,25 @@ def compare(
             click.echo(f"warning: {warning}", err=True)
         current().result = numbers.as_json(n_pairs=0)
         _print_numbers(numbers)
+        if summary is not None:
+            _write(numbers.numbers, summary, "row")
         if no_pairs:
             return
         with _pass_bar() as progress:
             found = compare(one.root.name, other.root.name, rows=rows, top=top, progress=progress)
         current().result = found.as_json()
         _print_pairs(found)
-        if pairs is not None:
-            _write(found, pairs)
+        if pairs is not None and found.pairs is not None:
+            _write(found.pairs, pairs, "pair")
 
 
-def _check(pairs: Path | None, *, no_pairs: bool) -> None:
-    if pairs is None:
+def _check(file: Path | None) -> None:
+    if file is None:
         return
-    if no_pairs:
-        raise click.UsageError("--pairs and --no-pairs contradict each other.")
-    if pairs.suffix not in _SUFFIXES:
-        raise click.UsageError(f"{pairs} must end in {' or '.join(_SUFFIXES)}.")
-    if pairs.exists():
-        raise HarvestError(f"{pairs} exists, and nothing is overwritten; name another file.")
+    if file.suffix not in _SUFFIXES:
+        raise click.UsageError(f"{file} must end in {' or '.join(_SUFFIXES)}.")
+    if file.exists():
+        raise HarvestError(f"{file} exists, and nothing is overwritten; name another file.")
 
 
 @contextmanager
@@ -208,13 +227,16 @@ def _print_table(headings: list[str], rows: list[list[str]], names: int = 1) -> 
     console.print(table)
 
 
-def _write(found: Comparison, file: Path) -> None:
-    from harvest_assets.files.atomic import new_path
+def _write(frame: pl.DataFrame, file: Path, row: str) -> None:
+    import polars as pl
 
-    assert found.pairs is not None  # noqa: S101
+    from harvest_assets.files.atomic import new_path
+    from harvest_assets.files.sanitize import FORMULA
+
     with new_path(file) as temporary:
         if file.suffix == ".csv":
-            found.pairs.write_csv(temporary)
+            texts = pl.col(pl.String).str.replace(FORMULA, "'${1}")
+            frame.with_columns(texts).write_csv(temporary)
         else:
-            found.pairs.write_parquet(temporary)
-    click.echo(f"\n{file} holds {counted(len(found.pairs), 'pair')}.")
+            frame.write_parquet(temporary)
+    click.echo(f"\n{file} holds {counted(len(frame), row)}.")

@@ -85,6 +85,14 @@ class Comparison:
     pairs_of: PairsOf | None = None
 
     @property
+    def numbers(self) -> pl.DataFrame:
+        """`summary` and `layers` in one frame; `layer` is null in the rows of whole harvests."""
+        import polars as pl
+
+        both = pl.concat([self.summary, self.layers], how="diagonal")
+        return both.select("harvest", "layer", pl.exclude("harvest", "layer"))
+
+    @property
     def matches(self) -> Matches | None:
         """The pairs in a few numbers; None where there are none."""
         return None if self.pairs is None else Matches.of(self.pairs)

@@ -116,7 +116,10 @@ def _warnings(
             "next tokens differs, so what differs here may be due to the models."
         )
     elif one.target is None or other.target is None:
-        found.append("The files do not name both targets, but these predict the same.")
+        found.append(
+            "The files do not name both targets; they are taken for one model because they predict "
+            "the same."
+        )
     if not have_one_order(one, other):
         found.append(
             "Fingerprints do not prove that the rows are the same: it follows from each token "

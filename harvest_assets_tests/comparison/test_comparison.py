@@ -137,12 +137,17 @@ def test_pairs_are_kept_until_a_harvest_changes(two: Two, out_dir: Path, monkeyp
 def test_the_command(two: Two, tmp_path: Path):
     file = tmp_path / "pairs.parquet"
     arguments = ["compare", *two.names, "--rows", "16"]
-    ran = CliRunner().invoke(cli, [*arguments, "--pairs", str(file), "--json"])
+    table = tmp_path / "numbers.csv"
+    written = ["--pairs", str(file), "--summary", str(table), "--json"]
+    ran = CliRunner().invoke(cli, [*arguments, *written])
     assert ran.exit_code == 0, ran.output
     value = json.loads(ran.stdout)
     assert value["pairs"]["n_rows"] == 16
     assert value["pairs"]["best"] == pl.read_parquet(file).to_dicts()
     assert [it["harvest"] for it in value["summary"]] == list(two.names)
+    rows = [row | {"layer": None} for row in value["summary"]] + value["layers"]
+    for got, row in zip(pl.read_csv(table).to_dicts(), rows, strict=True):
+        assert {name: got[name] for name in row} == row
     shown = CliRunner().invoke(cli, arguments)
     best = value["pairs"]["best"][0]
     assert best["component_a"] in shown.stdout
