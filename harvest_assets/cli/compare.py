@@ -50,8 +50,8 @@ how informative they are, and which components of B fire where those of A do.
   harvest-assets compare s-d2ec3bfe x-84b6700c
   harvest-assets compare s-d2ec3bfe x-84b6700c --rows 2000 --pairs pairs.parquet
 
-To count pairs, both models compute the first rows again. The pairs are kept, and `view` shows them.
-A and B are names of runs or folders of harvests.
+To count pairs, both models compute the first rows again, unless both harvests kept their firings.
+The pairs are kept, and `view` shows them. A and B are names of runs or folders of harvests.
 """,
 )
 @click.argument("a", shell_complete=complete_harvest)
@@ -59,7 +59,8 @@ A and B are names of runs or folders of harvests.
 @click.option(
     "--rows",
     type=click.IntRange(min=1),
-    help="Count pairs over so many rows.  [default: those counted before, else 200]",
+    help="Count pairs over so many rows.  [default: as before, else all whose firings were kept, "
+    "else 200]",
 )
 @click.option(
     "--top",

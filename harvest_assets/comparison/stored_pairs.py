@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
     from harvest_assets.comparison.opened import OpenedHarvest
 
-COLUMNS = (
-    "component_a",
-    "component_b",
-    "rank",
-    "n_a",
-    "n_b",
-    "n_ab",
-    "jaccard",
-    "precision",
-    "recall",
-    "mutual",
-)
+# Their types, as Polars names them.
+COLUMNS = {
+    "component_a": "String",
+    "component_b": "String",
+    "rank": "Int64",
+    "n_a": "Int64",
+    "n_b": "Int64",
+    "n_ab": "Int64",
+    "jaccard": "Float64",
+    "precision": "Float64",
+    "recall": "Float64",
+    "mutual": "Boolean",
+}
+_NEVER_NULL = COLUMNS.keys() - {"component_b", "n_b", "recall"}
 
 _VERSION = 1
 _KEY = b"pairs"
@@ -100,14 +102,16 @@ def find(one: OpenedHarvest, other: OpenedHarvest) -> tuple[PairsOf, pl.DataFram
         header = as_record(parse_json((table.schema.metadata or {})[_KEY]), _Header)
     except (HarvestError, OSError, ValueError, KeyError, RecursionError):
         return None
-    if (header.version, header.identity_a, header.identity_b) != (
-        _VERSION,
-        one.identity,
-        other.identity,
-    ) or tuple(table.column_names) != COLUMNS:
+    identities = (header.identity_a, header.identity_b)
+    if header.version != _VERSION or identities != (one.identity, other.identity):
         return None
-    of = PairsOf(header.n_rows, header.n_tokens, header.top, header.source)
-    return of, cast("pl.DataFrame", pl.from_arrow(table))
+    if table.column_names != list(COLUMNS):
+        return None
+    pairs = cast("pl.DataFrame", pl.from_arrow(table))
+    types = {name: str(kind) for name, kind in pairs.schema.items()}
+    if types != COLUMNS or any(pairs[name].null_count() for name in _NEVER_NULL):
+        return None
+    return PairsOf(header.n_rows, header.n_tokens, header.top, header.source), pairs
 
 
 def _place(one: OpenedHarvest, other: OpenedHarvest) -> Path:
