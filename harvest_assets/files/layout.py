@@ -23,6 +23,7 @@ $SPD_OUT_DIR/
     ├── interpretations/                the tables labels, scores, edits (-<number>.parquet);
     │   ├── entries/                    what was written since, one file each time
     │   └── lists/                      lists of components, to be shared
+    ├── comparisons/                    pairs of components with those of other harvests
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -135,7 +136,7 @@ class HarvestLayout:
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
         folders += [self.interpretations, self.interpretation_entries, self.interpretation_lists]
-        folders += [self.answers, self.autointerp_reports]
+        folders += [self.answers, self.autointerp_reports, self.comparisons]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -264,6 +265,11 @@ class HarvestLayout:
     def interpretation_entries(self) -> Path:
         """The folder of what is not in the tables of `interpretations` yet."""
         return self.interpretations / "entries"
+
+    @property
+    def comparisons(self) -> Path:
+        """The folder of pairs of components with those of other harvests."""
+        return self.root / "comparisons"
 
     @property
     def answers(self) -> Path:

@@ -17,6 +17,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.ablating import AblatePages
 from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.methods import Methods
 from harvest_assets.viewer.pages import Pages
 from harvest_assets.viewer.prompting import Prompting
 from harvest_assets.viewer.rendering import STATIC
@@ -42,6 +43,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     asking = Asking()
     prompting = Prompting(library, asking)
     ablate, weights = AblatePages(library, asking), WeightsPages(library, asking)
+    methods = Methods(library)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -71,6 +73,8 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/weights/{{key:path}}", weights.page),
             Route(f"/api{run}/weights/{{key:path}}", weights.api),
             Route("/compare", pages.compare),
+            Route("/methods", methods.page),
+            Route("/api/methods", methods.json),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[

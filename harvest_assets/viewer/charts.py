@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,55 @@ def density_histogram(
             bar = canvas.rect("bar", box, title)
             canvas.parts.append(linked(bar, address and address(start, stop)))
     return canvas.svg()
+
+
+def density_histograms(densities: Mapping[str, NDArray[np.float64]]) -> str:
+    """The components of several harvests by how often they fire, as shares of those that fire.
+
+    Args:
+        densities: firings per token of each component, by the name of the harvest; bars of the
+            second have the class `other`.
+    """
+    alive = {name: density[density > 0] for name, density in densities.items()}
+    lowest = min((it.min() for it in alive.values() if len(it)), default=1e-6)
+    low = min(math.floor(np.log10(lowest)), -1)
+    n_bins = -low * _DENSITY_BINS_PER_DECADE // 2
+    canvas = _Canvas(560, 240, f"Histograms of firing density: {' and '.join(densities)}")
+    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
+    shares: dict[str, list[float]] = {}
+    for name, density in alive.items():
+        place = np.clip((np.log10(density) - low) / -low * n_bins, 0, n_bins - 1)
+        counts = np.bincount(place.astype(np.int64), minlength=n_bins)
+        shares[name] = (counts / max(1, len(density))).tolist()
+    edges = [10 ** (low - low * b / n_bins) for b in range(n_bins + 1)]
+    names = [f"{_percent(a)} to {_percent(b)} of tokens" for a, b in pairwise(edges)]
+    _side_by_side(canvas, shares, names)
+    return canvas.svg()
+
+
+def best_jaccard_histogram(name: str, best: NDArray[np.float64]) -> str:
+    """The components of a harvest by the Jaccard index with their best match, from 0 to 1."""
+    canvas = _Canvas(560, 240, "Histogram of the Jaccard index with the best match")
+    canvas.x_axis([(k / 5, f"{k / 5:g}") for k in range(6)], "Jaccard index with the best match")
+    counts, edges = np.histogram(best, bins=20, range=(0.0, 1.0))
+    names = [f"{a:.2f} to {b:.2f}" for a, b in pairwise(edges.tolist())]
+    _side_by_side(canvas, {name: (counts / max(1, len(best))).tolist()}, names)
+    return canvas.svg()
+
+
+def _side_by_side(canvas: _Canvas, shares: Mapping[str, list[float]], bins: list[str]) -> None:
+    """Bars of several series in each bin, and the y axis of their shares."""
+    highest = max((share for series in shares.values() for share in series), default=0) or 1
+    canvas.y_axis([(k, f"{highest * k:.0%}") for k in (0.5, 1.0)])
+    width = 0.92 / max(1, len(shares))
+    for number, (name, series) in enumerate(shares.items()):
+        for b, share in enumerate(series):
+            if share:
+                left = b + number * width
+                box = (left / len(bins), 0, (left + width) / len(bins), share / highest)
+                kind = "bar other" if number else "bar"
+                title = f"{name}: {_percent(share)} of components, {bins[b]}"
+                canvas.parts.append(canvas.rect(kind, box, title))
 
 
 def ci_against_density(

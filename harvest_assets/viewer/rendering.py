@@ -16,6 +16,7 @@ from harvest_assets.viewer.view_query import (
     component_path,
     example_choices,
     join,
+    methods_path,
     run_path,
 )
 
@@ -34,6 +35,7 @@ _templates.globals.update(
     run_path=run_path,
     component_path=component_path,
     compare_path=compare_path,
+    methods_path=methods_path,
     example_choices=example_choices,
 )
 
