@@ -18,6 +18,7 @@ from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.pages import Pages
 from harvest_assets.viewer.rendering import STATIC
 from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
+from harvest_assets.viewer.walking import Walking
 from harvest_assets.viewer.writing import Writing
 
 # Pages computed at once: more would not be faster, and each takes about 15 MB.
@@ -41,6 +42,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     """
     writing = Writing(library)
     pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
+    walking = Walking(library)
     run = "/run/{run}"
     return Starlette(
         routes=[
@@ -55,6 +57,9 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/export.html", pages.export),
             Route(f"{run}/version", pages.version),
             Route("/compare", pages.compare),
+            Route("/switch", walking.switch),
+            Route(f"{run}/jump", walking.jump),
+            Route(f"{run}/random", walking.random),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
