@@ -14,6 +14,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.contexts.page import ContextPages
+from harvest_assets.viewer.derived import Derived
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.pages import Pages
 from harvest_assets.viewer.rendering import STATIC
@@ -42,7 +44,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     """
     writing = Writing(library)
     pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
-    walking = Walking(library)
+    walking, derived = Walking(library), Derived()
     run = "/run/{run}"
     return Starlette(
         routes=[
@@ -60,6 +62,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route("/switch", walking.switch),
             Route(f"{run}/jump", walking.jump),
             Route(f"{run}/random", walking.random),
+            Route(f"{run}/contexts", ContextPages(library, derived).contexts),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
