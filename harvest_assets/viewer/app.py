@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.viewer.api.lazy import Api
 from harvest_assets.viewer.contexts.page import ContextPages
 from harvest_assets.viewer.derived import Derived
 from harvest_assets.viewer.library import Library
@@ -45,6 +46,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     writing = Writing(library)
     pages = Pages(library, first, writing.form_token if is_loopback(host) else None)
     walking, derived = Walking(library), Derived()
+    api = Api(library=library, derived=derived)
     run = "/run/{run}"
     return Starlette(
         routes=[
@@ -63,6 +65,8 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/jump", walking.jump),
             Route(f"{run}/random", walking.random),
             Route(f"{run}/contexts", ContextPages(library, derived).contexts),
+            Route("/api", api.page),
+            Mount("/api", api),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[

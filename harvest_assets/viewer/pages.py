@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout, harvest_root
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles
@@ -109,7 +108,7 @@ class Pages:
     def component(self, request: Request) -> Response:
         """One component."""
         harvest, key = self._harvest(request), request.path_params["key"]
-        place = _place(harvest, key)
+        place = harvest.place_of(key)
         query, view = TableQuery.of(request.query_params), _view(request, harvest)
         before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
@@ -135,7 +134,7 @@ class Pages:
         one, other = self._open(run_a), self._open(run_b)
         view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")
-        a = _place(one, params.get("a", ""))
+        a = one.place_of(params.get("a", ""))
         b = other.places.get(wanted)
         return html_page(
             "compare.html",
@@ -160,7 +159,7 @@ class Pages:
         query, ignored = TableQuery.of(request.query_params), unreadable(request.query_params)
         if ignored:  # a file does not say so
             raise HTTPException(400, " ".join(ignored.values()))
-        places = np.array([_place(harvest, k) for k in keys]) if keys else order(harvest, query)
+        places = np.array([harvest.place_of(k) for k in keys]) if keys else order(harvest, query)
         frame = table_frame(harvest, places)
         content, media = {
             "csv": (as_csv, "text/csv; charset=utf-8"),
@@ -179,7 +178,7 @@ class Pages:
         view = dataclasses.replace(_view(request, harvest), page=1)
         components = []
         for key in keys:
-            place = _place(harvest, key)
+            place = harvest.place_of(key)
             described = _component_of(harvest, place, view, _TOKENS)
             lists = {
                 order: described["all_examples"].shown(order, 0, _EXPORTED_EXAMPLES)
@@ -239,13 +238,6 @@ class Pages:
                 harvest.words,
             ),
         }
-
-
-def _place(harvest: Harvest, key: str) -> int:
-    place = harvest.places.get(key)
-    if place is None:
-        raise HarvestError(f"There is no component {key!r} in {harvest.name}.")
-    return place
 
 
 def _view(request: Request, *harvests: Harvest) -> ViewQuery:

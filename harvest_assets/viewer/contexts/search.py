@@ -49,6 +49,7 @@ class Hit:
     Args:
         row, position: of the first token of the hit; None where not recorded.
         left, tokens, right: tokens before, of and after the hit.
+        texts: the same as texts; bytes that form no character are escaped.
         components: the first of those that are known to fire in it, highest first.
         n_components: how many there are.
     """
@@ -58,6 +59,7 @@ class Hit:
     left: list[ShownToken]
     tokens: list[ShownToken]
     right: list[ShownToken]
+    texts: tuple[str, str, str]
     components: list[FiringThere]
     n_components: int
 
@@ -206,12 +208,21 @@ class ContextIndex:
             left=tokens[: first - left],
             tokens=tokens[first - left : last + 1 - left],
             right=tokens[last + 1 - left :],
+            texts=(
+                self._text(left, first),
+                self._text(first, last + 1),
+                self._text(last + 1, right),
+            ),
             components=[
                 FiringThere(keys[int(c)], float(value))
                 for c, value in zip(components[:_MAX_COMPONENTS], ci, strict=False)
             ],
             n_components=len(components),
         )
+
+    def _text(self, first: int, stop: int) -> str:
+        part = self.text[int(self.starts[first]) : int(self.starts[stop])]
+        return part.removesuffix(SEPARATOR).decode("utf-8", "backslashreplace")
 
     def _firing(self, first: int, last: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The components that fire between two places, each once, the highest first."""
