@@ -25,6 +25,7 @@ from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
     Portrait,
     firing_rows,
+    neighbourhood,
     pair,
     shown_tokens,
     token_rows,
@@ -120,6 +121,7 @@ class Pages:
             before=None if before is None else keys[before],
             after=None if after is None else keys[after],
             firing=firing_rows(harvest, place, view.fires_by, _FIRING),
+            graph=_graph(harvest, place, query),
             runs=self._library.names(),
             form_token=self._form_token,
             person=person_of(request),
@@ -271,6 +273,20 @@ def _component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict
         "n_example_pages": 1 if by_interval else max(1, -(-n // EXAMPLES_PER_PAGE)),
         "first_example": start + 1,
     }
+
+
+def _graph(harvest: Harvest, place: int, query: TableQuery) -> Markup | None:
+    """The nearest neighbours of a component, drawn; None where there are none to be shown."""
+    near = neighbourhood(harvest, place)
+    if near is None:
+        return None
+    layers = harvest.layers["layer"].to_list()
+    colours = [charts.layer_colour(layers.index(it), len(layers)) for it in near.layers]
+
+    def address(key: str) -> str:
+        return join(component_path(harvest.name, key), query.params())
+
+    return svg(charts.neighbour_graph, near.keys, colours, near.jaccard, address)
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:
