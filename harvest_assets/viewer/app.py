@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.api.lazy import Api
+from harvest_assets.viewer.component_map.page import MapPages
 from harvest_assets.viewer.contexts.page import ContextPages
 from harvest_assets.viewer.derived import Derived
 from harvest_assets.viewer.library import Library
@@ -65,6 +66,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/jump", walking.jump),
             Route(f"{run}/random", walking.random),
             Route(f"{run}/contexts", ContextPages(library, derived).contexts),
+            Route(f"{run}/map", MapPages(library, derived).map),
             Route("/api", api.page),
             Mount("/api", api),
             Mount("/static", StaticFiles(directory=STATIC)),

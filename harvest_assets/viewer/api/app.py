@@ -50,6 +50,7 @@ ENDPOINTS = (
     Endpoint("/run/{run}/components", components.components),
     Endpoint("/run/{run}/component/{key:path}", components.component),
     Endpoint("/run/{run}/contexts", harvests.contexts, computed=True),
+    Endpoint("/run/{run}/map", harvests.component_map, computed=True),
 )
 
 

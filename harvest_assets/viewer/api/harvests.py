@@ -14,10 +14,13 @@ from harvest_assets.viewer.api.models import (
     Contexts,
     HarvestLine,
     Layer,
+    Map,
     OftenThere,
     Overview,
     Working,
 )
+from harvest_assets.viewer.component_map.page import map_of
+from harvest_assets.viewer.component_map.points import Colour
 from harvest_assets.viewer.contexts.page import ContextQuery, find
 from harvest_assets.viewer.contexts.search import HITS_PER_PAGE, MAX_QUERY
 from harvest_assets.viewer.derived import Work
@@ -99,3 +102,11 @@ def contexts(
         ],
         often=[OftenThere.model_validate(it) for it in found.often],
     )
+
+
+def component_map(request: Request, run: str, colour: Colour = "layer") -> Map:
+    """Where each component is on the map, and its colour."""
+    answer = map_of(request.app.state.derived, harvest_of(request, run), colour)
+    if isinstance(answer, Work):
+        return working(answer)  # type: ignore[no-any-return]
+    return Map.model_validate(answer)

@@ -186,3 +186,22 @@ class Contexts(Answer):
     n_pages: int
     hits: list[ContextHit]
     often: list[OftenThere]
+
+
+class MapGroup(Answer):
+    """Components of one colour."""
+
+    name: str
+    colour: str = Field(description="in CSS")
+    n: int
+
+
+class Map(Answer):
+    """The components that fired, near those that they fire with; lists are of equal length."""
+
+    keys: list[str]
+    x: list[float] = Field(description="from 0 to 1")
+    y: list[float]
+    group: list[int] = Field(description="a place in `groups`")
+    groups: list[MapGroup]
+    tokens: list[str] = Field(description="what it reads and predicts, as pages show it")

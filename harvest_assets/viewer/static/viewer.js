@@ -136,7 +136,7 @@ const unsaved = () =>
 async function watch() {
   const typing = document.activeElement?.matches("input, select, textarea");
   if (document.querySelector("main [data-again]") && !document.hidden && !typing)
-    return swap(location.href, { push: false });
+    return location.reload(); // the page may then need other scripts
   const main = document.querySelector("main[data-watch]");
   if (main && !document.hidden) {
     const version = await (await fetch(main.dataset.watch)).text();
