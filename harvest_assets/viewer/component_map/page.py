@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from harvest_assets.viewer.library import Library
 
 
-def map_of(derived: Derived, harvest: Harvest, colour: Colour) -> Points | Work:
-    """The map of a harvest; while it is made, how much of it is done.
+def map_of(
+    derived: Derived, harvest: Harvest, colour: Colour, *, tokens: bool = True
+) -> Points | Work:
+    """The map of a harvest, see `points`; while it is made, how much of it is done.
 
     Raises:
         HarvestError: the harvest is in progress or damaged, or has no co-firings.
     """
     folder = derived.folder(harvest, "map")
-    return folder if isinstance(folder, Work) else points(harvest, folder, colour)
+    return folder if isinstance(folder, Work) else points(harvest, folder, colour, tokens=tokens)
 
 
 class MapPages:
@@ -45,6 +47,6 @@ class MapPages:
         colour = next((known for known in COLOURS if known == asked), COLOURS[0])
         values: dict[str, Any] = {"work": None, "points": None}
         if harvest.progress is None and harvest.counts_cofirings:
-            answer = map_of(self._derived, harvest, colour)
+            answer = map_of(self._derived, harvest, colour, tokens=False)
             values["work" if isinstance(answer, Work) else "points"] = answer
         return html_page("map.html", harvest=harvest, colour=colour, colours=COLOURS, **values)

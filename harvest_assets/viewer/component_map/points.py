@@ -62,13 +62,14 @@ class Points:
     tokens: list[str]
 
 
-def points(harvest: Harvest, folder: Path, colour: Colour) -> Points:
+def points(harvest: Harvest, folder: Path, colour: Colour, *, tokens: bool = True) -> Points:
     """The map that `build` wrote.
 
     Args:
         harvest: that it is of.
         folder: of the map.
         colour: what the groups are by.
+        tokens: whether they are needed, which takes most of the time.
 
     Raises:
         HarvestError: the folder is damaged.
@@ -92,7 +93,7 @@ def points(harvest: Harvest, folder: Path, colour: Colour) -> Points:
         y=xy[:, 1].tolist(),
         group=group.tolist(),
         groups=[Group(*it) for it in zip(names, colours, n, strict=True)],
-        tokens=_tokens(harvest, frame),
+        tokens=_tokens(harvest, frame) if tokens else [],
     )
 
 
