@@ -26,7 +26,7 @@ def test_a_walk_by_keyboard_and_mouse(page, paths):  # noqa: F811
     page.keyboard.press("Enter")
     page.wait_for_url(f"**{RUN}/component/h.2.mlp.c_fc:3")
     seen = set()
-    for _ in range(6):
+    for _ in range(3):
         before = page.url
         page.keyboard.press("r")
         page.wait_for_url(lambda url, before=before: "/component/" in url and url != before)
