@@ -72,10 +72,10 @@ class Derived:
             raise HarvestError(f"{harvest.name} is in progress; come back when it is complete.")
         with self._lock:
             for root in self._roots():
-                folder = _folder_of(root, harvest, kind)
+                folder = folder_of(root, harvest, kind)
                 if folder.is_dir():
                     return folder
-            folder = _folder_of(self._writable(harvest), harvest, kind)
+            folder = folder_of(self._writable(harvest), harvest, kind)
             work = self._work.get(folder)
             if work is not None and work.ended:
                 del self._work[folder]
@@ -126,8 +126,9 @@ class Derived:
             work.ended = True
 
 
-def _folder_of(root: Path, harvest: Harvest, kind: str) -> Path:
-    return root / harvest.name / f"{kind}-{harvest.version}"
+def folder_of(root: Path, harvest: Harvest, kind: str) -> Path:
+    """The folder below a cache for the harvest as it is, with the vocabulary that it has now."""
+    return root / harvest.name / f"{kind}-{harvest.version}-{harvest.vocabulary.size:x}"
 
 
 def compute(harvest: Harvest, kind: str, folder: Path, progress: Callable[[float], None]) -> None:
@@ -174,7 +175,7 @@ def main(kind: str, name: str, folder: str) -> int:
 
     try:
         harvest = Library().get(name)
-        if _folder_of(Path(), harvest, kind).name != Path(folder).name:
+        if folder_of(Path(), harvest, kind).name != Path(folder).name:
             raise HarvestError(f"The files of {name} have just changed; load the page again.")
         compute(harvest, kind, Path(folder), progress)
     except (HarvestError, OSError, MemoryError) as error:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import viewer_cache_root
 from harvest_assets.viewer.component_map.build import NEIGHBOURS, build, layout, nearest
-from harvest_assets.viewer.derived import Derived, compute
+from harvest_assets.viewer.derived import compute, folder_of
 from harvest_assets.viewer.finished import FinishedHarvest
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests import oracle
@@ -29,7 +30,7 @@ def quiet(_share: float) -> None:
 @pytest.fixture
 def harvest(paths):
     harvest = Library().get(paths.root.name)
-    folder = Derived()._roots()[0] / harvest.name / f"map-{harvest.version}"
+    folder = folder_of(viewer_cache_root(), harvest, "map")
     if not folder.exists():
         compute(harvest, "map", folder, quiet)
     return harvest

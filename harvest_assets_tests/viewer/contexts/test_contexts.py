@@ -19,7 +19,7 @@ from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.contexts import build as building
 from harvest_assets.viewer.contexts import search as searching
 from harvest_assets.viewer.contexts.search import ContextIndex
-from harvest_assets.viewer.derived import Derived, Work, compute
+from harvest_assets.viewer.derived import Derived, Work, compute, folder_of
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.viewer.synthetic import write_harvest
 
@@ -43,7 +43,7 @@ def harvest(out: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def index(harvest) -> ContextIndex:
-    folder = Derived()._roots()[0] / harvest.name / f"contexts-{harvest.version}"
+    folder = folder_of(viewer_cache_root(), harvest, "contexts")
     if not folder.exists():
         compute(harvest, "contexts", folder, lambda _: None)
     return ContextIndex.open(folder)
@@ -236,7 +236,8 @@ def test_older_folders_are_replaced_and_cleaned(harvest):
     for path in (folder / "contexts-1", gone / "contexts-1"):
         path.mkdir(parents=True)
     assert [item.path for item in removable() if "cache" in item.path.parts] == [gone]
-    compute(harvest, "contexts", folder / f"contexts-{harvest.version}", lambda _: None)
-    assert [path.name for path in folder.iterdir()] == [f"contexts-{harvest.version}"]
+    newest = folder_of(viewer_cache_root(), harvest, "contexts")
+    compute(harvest, "contexts", newest, lambda _: None)
+    assert list(folder.iterdir()) == [newest]
     gone.joinpath("contexts-1").rmdir()
     gone.rmdir()
