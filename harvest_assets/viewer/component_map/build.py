@@ -7,8 +7,8 @@
    least 0.1), joined components then attract each other, and each is repelled by some drawn at
    random; all move at once, by the mean of these forces.
 
-The same counts give the same map. A map of 40,000 components takes about 2 minutes, of which half
-is reading the counts, and 500 MB of memory.
+The same counts give the same map. The layout of 36,000 components takes 15 seconds of one core and
+about 400 MB of memory, besides reading the counts.
 """
 
 from __future__ import annotations
@@ -64,12 +64,16 @@ def nearest(harvest: Harvest, alive: NDArray[np.int64], progress: Callable[[floa
     for i, place in enumerate(alive.tolist()):
         together = harvest.together(place)[alive].astype(np.float64)
         together[i] = 0
-        jaccard = together / (firings[i] + firings - together)
-        best = np.argsort(-jaccard, kind="stable")[:NEIGHBOURS]
-        best = best[jaccard[best] > 0]
+        near = np.flatnonzero(together)
+        jaccard = together[near] / (firings[i] + firings[near] - together[near])
+        if len(near) > NEIGHBOURS:  # sorting all would take most of the time
+            high = jaccard >= np.partition(jaccard, -NEIGHBOURS)[-NEIGHBOURS]
+            near, jaccard = near[high], jaccard[high]
+        order = np.argsort(-jaccard, kind="stable")[:NEIGHBOURS]
+        best = near[order]
         ones.append(np.minimum(best, i))
         others.append(np.maximum(best, i))
-        values.append(jaccard[best])
+        values.append(jaccard[order])
         progress(i / len(alive))
     if not ones:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
