@@ -10,6 +10,7 @@ $SPD_OUT_DIR/
 │   └── watched.json                    which runs of a watched project were left out, and why
 ├── demo/                               the built-in run
 ├── huggingface/                        converted datasets, where the usual cache is read-only
+├── cache/viewer/<run_id>[@<name>]/     what the viewer computed, and can compute again
 └── harvest/<run_id>[@<name>]/
     ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
     ├── correlations/                   component_correlations.pt, token_stats.pt
@@ -107,6 +108,11 @@ def harvest_folders() -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
+
+
+def viewer_cache_root() -> Path:
+    """What the viewer computed from harvests, in a folder for each harvest's name."""
+    return out_dir() / "cache" / "viewer"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -248,6 +248,54 @@ def ci_histogram(counts: NDArray[np.int64], words: Words = SPD) -> str:
             title = f"{words.short} {start} to {stop}: {firings} ({_percent(count / total)})"
             box = (b / n, 0, (b + 0.92) / n, count / highest)
             canvas.parts.append(canvas.rect("bar", box, title))
+    return canvas.svg()
+
+
+def layer_colour(place: int, n: int) -> str:
+    """The colour of the n-th of some layers, on light and dark paper; neighbours differ."""
+    return f"hsl({round(360 * place / max(1, n))} 65% {50 + 12 * (place % 2)}%)"
+
+
+def neighbour_graph(
+    keys: Sequence[str],
+    colours: Sequence[str],
+    jaccard: NDArray[np.float64],
+    address: Callable[[str], str],
+) -> str:
+    """A component in the middle of those that it fires with; thicker lines are nearer pairs.
+
+    Of the pairs of neighbours, only the nearest have a line.
+
+    Args:
+        keys: of the component and its n neighbours.
+        colours: of each.
+        jaccard: float64 [n + 1, n + 1], of each pair.
+        address: the link of a component, by its key.
+    """
+    canvas, n = _Canvas(640, 320, f"The nearest neighbours of {keys[0]}"), len(keys) - 1
+    angles = 2 * np.pi * (np.arange(n) + 0.5) / n - np.pi / 2
+    x = np.append(320, np.round(320 + 140 * np.cos(angles), 1))
+    y = np.append(160, np.round(160 + 130 * np.sin(angles), 1))
+    highest = float(jaccard.max())
+    pairs = [pair for pair in combinations(range(1, n + 1), 2) if jaccard[pair] > 0]
+    pairs.sort(key=lambda pair: -float(jaccard[pair]))
+    for i, j in [*pairs[: 2 * n][::-1], *((0, i) for i in range(1, n + 1))]:
+        level = math.ceil(_HEAT_LEVELS * float(jaccard[i, j]) / highest)
+        kind = f"edge edge{level}{' own' if i == 0 else ''}"
+        title = f"<title>{escape(f'{keys[i]} and {keys[j]}: Jaccard {jaccard[i, j]:.2f}')}</title>"
+        line = _line(kind, x[i], y[i], x[j], y[j])
+        canvas.parts.append(line.replace("/>", f">{title}</line>"))
+    for i, (key, colour) in enumerate(zip(keys, colours, strict=True)):
+        near = f"{key}: Jaccard {jaccard[0, i]:.2f}" if i else key
+        node = (
+            f'<circle class="node" cx="{x[i]}" cy="{y[i]}" r="{6 if i else 9}" fill="{colour}">'
+            f"<title>{escape(near)}</title></circle>"
+        )
+        canvas.parts.append(linked(node, address(key) if i else None))
+        if i:
+            right = x[i] > x[0]
+            side, anchor = (x[i] + 11, "start") if right else (x[i] - 11, "end")
+            canvas.text(side, y[i] + 4, _short(key, 22), anchor)
     return canvas.svg()
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
+from harvest_assets.files.layout import harvest_folders
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.view_query import (
     compare_path,
@@ -37,6 +38,8 @@ _templates.globals.update(
     compare_path=compare_path,
     methods_path=methods_path,
     example_choices=example_choices,
+    harvest_names=lambda: [folder.name for folder in harvest_folders()],
+    query=None,  # of the table; pages with one set it
 )
 
 
