@@ -148,7 +148,9 @@ def _of_downloads() -> Iterator[Removable]:
 def _of_viewer() -> Iterator[Removable]:
     harvests = {folder.name for folder in harvest_folders()}
     root = layout.viewer_cache_root()
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    if root.is_symlink() or root.parent.is_symlink() or not root.is_dir():
+        return  # what a link points to is not ours
+    for folder in sorted(path for path in root.iterdir() if not path.is_symlink()):
         if folder.name not in harvests and folder.is_dir():
             why = "the viewer computed it from a harvest that is gone"
             yield Removable(folder, why, _size(folder))

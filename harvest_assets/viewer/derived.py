@@ -97,6 +97,8 @@ class Derived:
         """The cache, or a temporary folder where that cannot be written."""
         root = viewer_cache_root()
         try:
+            if any(path.is_symlink() for path in (root.parent, root, root / harvest.name)):
+                raise OSError("nothing is written through a link")
             (root / harvest.name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root / harvest.name):
                 return root

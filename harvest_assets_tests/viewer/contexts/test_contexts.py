@@ -200,16 +200,22 @@ def test_the_page_and_hostile_texts(harvest, index):
     assert raw.status_code == 200
 
 
-def test_a_cache_that_cannot_be_written_is_a_temporary_one(harvest, monkeypatch, tmp_path):
-    derived = Derived()
-    monkeypatch.setattr("harvest_assets.viewer.derived.viewer_cache_root", lambda: tmp_path / "f")
-    (tmp_path / "f").write_text("a file")
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_cache_that_cannot_be_written_is_a_temporary_one(harvest, monkeypatch, tmp_path, kind):
+    derived, cache = Derived(), tmp_path / "cache"
+    monkeypatch.setattr("harvest_assets.viewer.derived.viewer_cache_root", lambda: cache)
+    if kind == "file":
+        cache.write_text("a file")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        cache.symlink_to(tmp_path / "elsewhere")
     begun = []
     monkeypatch.setattr(derived, "_compute", lambda *args: begun.append(args))
     assert isinstance(derived.folder(harvest, "contexts"), Work)
     ((_, _, folder, _),) = begun
-    assert folder.parent.parent != tmp_path / "f"
+    assert cache not in folder.parents
     assert folder.parent.parent.is_dir()
+    assert not (tmp_path / "elsewhere").exists() or not any((tmp_path / "elsewhere").iterdir())
 
 
 def test_what_fails_is_reported_once_and_tried_again(harvest, monkeypatch):
@@ -241,3 +247,10 @@ def test_older_folders_are_replaced_and_cleaned(harvest):
     assert list(folder.iterdir()) == [newest]
     gone.joinpath("contexts-1").rmdir()
     gone.rmdir()
+    kept = viewer_cache_root().rename(viewer_cache_root().with_name("elsewhere"))
+    (kept / "gone").mkdir()
+    viewer_cache_root().symlink_to(kept)
+    assert not [item for item in removable() if "gone" in item.path.parts]
+    viewer_cache_root().unlink()
+    (kept / "gone").rmdir()
+    kept.rename(viewer_cache_root())
