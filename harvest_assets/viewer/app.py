@@ -49,7 +49,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     prompting = Prompting(library, asking)
     ablate, weights = AblatePages(library, asking), WeightsPages(library, asking)
     methods, walking, derived = Methods(library), Walking(library), Derived()
-    api = Api(library=library, derived=derived)
+    api = Api(library=library, derived=derived, asking=asking, prompting=prompting)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -73,14 +73,10 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/export.html", pages.export),
             Route(f"{run}/version", pages.version),
             Route(f"{run}/prompt", prompting.page),
-            Route(f"/api{run}/prompt", prompting.json),
             Route(f"{run}/ablate", ablate.page),
-            Route(f"/api{run}/ablate", ablate.api),
             Route(f"{run}/weights/{{key:path}}", weights.page),
-            Route(f"/api{run}/weights/{{key:path}}", weights.api),
             Route("/compare", pages.compare),
             Route("/methods", methods.page),
-            Route("/api/methods", methods.json),
             Route("/switch", walking.switch),
             Route(f"{run}/jump", walking.jump),
             Route(f"{run}/random", walking.random),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from harvest_assets.comparison import Comparison, compare_known
 from harvest_assets.errors import HarvestError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 _PAIRS_PER_PAGE = 50
-_MAX_PAIRS = 10_000
 
 
 class Methods:
@@ -44,7 +43,8 @@ class Methods:
         context: dict[str, Any] = {"found": None, "problem": ""}
         if run_a and run_b:
             try:
-                context = _shown(self._compare(run_a, run_b), layer, page_of(params))
+                found = known_comparison(self._library, run_a, run_b)
+                context = _shown(found, layer, page_of(params))
             except HarvestError as error:
                 context["problem"] = presentable(str(error))
         return html_page(
@@ -57,23 +57,18 @@ class Methods:
             **context,
         )
 
-    def json(self, request: Request) -> Response:
-        """The same as JSON, with the first `n_pairs` pairs, by default 100."""
-        params = request.query_params
-        text = params.get("n_pairs", "100")
-        n_pairs = min(int(text), _MAX_PAIRS) if text.isdecimal() and len(text) < 10 else 100  # noqa: PLR2004
-        try:
-            found = self._compare(params.get("run_a", ""), params.get("run_b", ""))
-        except HarvestError as error:
-            return JSONResponse({"error": presentable(str(error))}, 404)
-        return JSONResponse(found.as_json(n_pairs))
 
-    def _compare(self, run_a: str, run_b: str) -> Comparison:
-        there = self._library.names()
-        for name in (run_a, run_b):
-            if name not in there:
-                raise HarvestError(f"There is no harvest {name!r} here.")
-        return compare_known(HarvestLayout.of(run_a), HarvestLayout.of(run_b))
+def known_comparison(library: Library, run_a: str, run_b: str) -> Comparison:
+    """Two harvests, with the pairs that are known.
+
+    Raises:
+        HarvestError: there is no such harvest, or they cannot be compared.
+    """
+    there = library.names()
+    for name in (run_a, run_b):
+        if name not in there:
+            raise HarvestError(f"There is no harvest {name!r} here.")
+    return compare_known(HarvestLayout.of(run_a), HarvestLayout.of(run_b))
 
 
 def _shown(found: Comparison, layer: str, page: int) -> dict[str, Any]:

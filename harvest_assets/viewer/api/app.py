@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -15,8 +16,11 @@ from starlette.responses import JSONResponse
 import harvest_assets
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.sanitize import presentable
-from harvest_assets.viewer.api import components, harvests
+from harvest_assets.live.ablation import AblateAnswer
+from harvest_assets.live.weights import WeightsAnswer
+from harvest_assets.viewer.api import components, harvests, methods, questions
 from harvest_assets.viewer.api.models import Problem, Working
+from harvest_assets.viewer.prompted import DescribedPrompt
 
 
 class _NotStored(JSONResponse):
@@ -34,12 +38,14 @@ class Endpoint:
     Args:
         path: below `/api`, with parameters in braces.
         answer: the function.
+        model: of an answer, where the function does not declare it.
         computed: whether the first request may be answered by `harvests.working`.
         method: of the request.
     """
 
     path: str
     answer: Callable[..., Any]
+    model: type[BaseModel] | None = None
     computed: bool = False
     method: str = "GET"
 
@@ -51,6 +57,10 @@ ENDPOINTS = (
     Endpoint("/run/{run}/component/{key:path}", components.component),
     Endpoint("/run/{run}/contexts", harvests.contexts, computed=True),
     Endpoint("/run/{run}/map", harvests.component_map, computed=True),
+    Endpoint("/run/{run}/prompt", questions.prompt, model=DescribedPrompt),
+    Endpoint("/run/{run}/ablate", questions.ablate, model=AblateAnswer),
+    Endpoint("/run/{run}/weights/{key:path}", questions.weights, model=WeightsAnswer),
+    Endpoint("/methods", methods.methods),
 )
 
 
@@ -77,10 +87,33 @@ def make_api(state: dict[str, Any]) -> FastAPI:
         responses: dict[int | str, dict[str, Any]] = {
             "4XX": {"model": Problem, "description": "What is wrong with the request"}
         }
+        if it.model is not None:
+            responses[200] = {"model": it.model}
         if it.computed:
             responses[202] = {"model": Working, "description": "It is being computed; ask again"}
-        app.add_api_route(it.path, it.answer, methods=[it.method], responses=responses)
+        app.add_api_route(
+            it.path,
+            it.answer,
+            methods=[it.method],
+            responses=responses,
+            dependencies=[Depends(_only_known_parameters)],
+        )
     return app
+
+
+def _only_known_parameters(request: Request) -> None:
+    """Refuse a misspelt parameter, which would else be ignored.
+
+    Raises:
+        HTTPException: the address has one that the endpoint lacks.
+    """
+    described = request.app.openapi()["paths"][request.scope["route"].path_format]
+    parameters = described[request.method.lower()].get("parameters", ())
+    known = [it["name"] for it in parameters if it["in"] == "query"]
+    for name in request.query_params:
+        if name not in known:
+            expected = f"expected {', '.join(known)}" if known else "expected none"
+            raise HTTPException(400, f"{name!r} is not a valid parameter; {expected}.")
 
 
 def _problem(_request: Request, error: Exception) -> JSONResponse:

@@ -127,6 +127,8 @@ def test_contexts_are_computed_and_then_found(client, tmp_path, monkeypatch):
         (f"{API}/components?dead=yes", 400, "dead"),
         (f"{API}/components?listed=..%2Fa", 404, ""),
         (f"{API}/contexts", 400, "q"),
+        (f"{API}/contexts?q=a&pgae=2", 400, "pgae"),
+        (f"{API}/components?minimum=2", 400, "minimum"),
         (f"{API}/contexts?q={'a' * 1001}", 400, "q"),
     ],
 )
