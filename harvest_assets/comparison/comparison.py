@@ -128,8 +128,8 @@ class Comparison:
 
 
 def compare(
-    run_a: str,
-    run_b: str,
+    run_a: str | HarvestLayout,
+    run_b: str | HarvestLayout,
     *,
     rows: int | None = None,
     top: int = DEFAULT_TOP,
@@ -142,7 +142,7 @@ def compare(
     next time.
 
     Args:
-        run_a: the folder below `harvest/`, or any name of the run.
+        run_a: the folder below `harvest/`, any name of the run, or the paths of a harvest.
         run_b: the other.
         rows: rows to count pairs over, from the first on; None: as before, else all whose firings
             were kept, else 200.
@@ -155,11 +155,14 @@ def compare(
     """
     from harvest_assets.store.lookup import find_harvest
 
+    def paths_of(run: str | HarvestLayout) -> HarvestLayout:
+        return find_harvest(run) if isinstance(run, str) else run
+
     if not 1 <= top <= _MAX_TOP or (rows is not None and rows < 1):
         raise HarvestError(
             f"rows is {rows} and top is {top}; expected at least 1, and at most {_MAX_TOP} for top."
         )
-    one, other, sameness = _opened(find_harvest(run_a), find_harvest(run_b))
+    one, other, sameness = _opened(paths_of(run_a), paths_of(run_b))
     found = stored_pairs.find(one, other)
     wanted = None if rows is None else min(rows, one.n_rows)
     if wanted is None and found is not None:

@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+import harvest_assets
 from harvest_assets.cli.main import cli
 from harvest_assets.comparison import NotComparableError, compare, compare_known
 from harvest_assets.comparison.opened import OpenedHarvest
@@ -46,6 +47,17 @@ def opened(two: Two) -> tuple[OpenedHarvest, OpenedHarvest]:
 
 def score(key: str, value: float) -> Score:
     return Score(key, "intruder", value, None, None, None, None, 0, "somebody")
+
+
+def test_opened_harvests_are_compared_as_their_names_are(two: Two):
+    one, other = (harvest_assets.open(each.layout.root) for each in (two.spd, two.saes))
+    expected = compare(*two.names, top=2)
+    for named in (other, other.path, two.names[1]):
+        found = one.compare(named, top=2)
+        assert found.summary.equals(expected.summary)
+        assert found.pairs.equals(expected.pairs)
+    with pytest.raises(HarvestError, match="nowhere"):
+        one.compare("nowhere")
 
 
 def test_numbers_follow_from_the_counts(two: Two):
