@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-slow rehearsal fuzz row-orders variables docs errors check clean
+.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders variables docs errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -25,7 +25,10 @@ demo: install
 harvest: install
 	$(VENV)/bin/python -m harvest_assets $(RUN) $(ARGS)
 
-test: install check
+test: check
+	$(MAKE) test-quick
+
+test-quick: install
 	$(call pytest,$(JOBS)) -m 'not slow and not rehearsal' --durations=10
 
 test-slow: install

@@ -53,6 +53,7 @@ def refused(result: subprocess.CompletedProcess, *named: str) -> None:
         assert name in errors[0]
 
 
+@pytest.mark.slow
 def test_a_run_is_harvested_and_harvested_again(
     home: dict[str, str], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
