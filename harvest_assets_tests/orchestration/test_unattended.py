@@ -173,9 +173,10 @@ def test_automation_harvests_what_comes(
     add(server, 3, {"output.log": b""})
     with dagster_dev({**environment, "HARVEST_AUTOMATION": "1"}, tmp_path) as address:
         killed = kill_a_shard(tmp_path)
+        server.runs[key(2)].files[checkpoint] = files[checkpoint]
+        wait_until(lambda: key(2) in statuses(), "the late checkpoint is found", tmp_path)
         server.go_away()
         add(server, 4, files)
-        server.runs[key(2)].files[checkpoint] = files[checkpoint]
         time.sleep(30)
         server.come()
         sound = [0, 2, 4]
