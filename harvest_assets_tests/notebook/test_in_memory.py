@@ -82,7 +82,7 @@ def test_with_an_identity_it_is_continued_where_it_was_interrupted():
         )
 
     function.interrupt_at = 12
-    with pytest.raises((KeyboardInterrupt, HarvestError)):
+    with pytest.raises(KeyboardInterrupt):
         harvested_on()
     assert function.interrupt_at is None
     (folder,) = [it for it in harvest_folders() if (it / "plan.json").exists()]
