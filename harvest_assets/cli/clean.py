@@ -19,7 +19,7 @@ def clean(older_than: str, *, dry_run: bool, debug: bool) -> None:
     """List and delete files that are no longer needed.
 
     These are shards that were compacted into a merged state, leftovers of killed processes, and
-    token rows that no harvest uses. Results, merged states and files in use are kept.
+    token rows and arrays that no harvest uses. Results, merged states and files in use are kept.
     """
     with errors_reported(debug=debug):
         age = parse_age(older_than)

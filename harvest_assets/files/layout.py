@@ -5,6 +5,7 @@ $SPD_OUT_DIR/
 ├── runs/<project>-<run_id>/            files of SPD runs and of target models
 ├── pretrain_cache/<project>-<id>/      files of target models, older place
 ├── data/<fingerprint>/                 token rows, shared by harvests of equal data
+├── arrays/<digest>/                    arrays of tokens that were harvested from a notebook
 ├── registered/<entity>/<project>/
 │   ├── <run_id>[@<name>].json          where a run that is not on W&B is stored
 │   └── watched.json                    which runs of a watched project were left out, and why

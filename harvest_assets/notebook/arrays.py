@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import temporary_beside
+from harvest_assets.errors import HarvestError, counted
+from harvest_assets.files.atomic import sweep, temporary_beside
 from harvest_assets.files.layout import array_dir
 
 if TYPE_CHECKING:
@@ -23,36 +23,54 @@ _SEED = 0
 _MAX_BATCH = 256
 
 
-def keep_rows(tokens: Any) -> dict[str, Any]:
-    """Store an array of tokens, so that the harvest can be read and extended later.
+class Rows:
+    """An array of tokens as the data of a harvest: row i of the harvest is row i of the array.
 
     Args:
         tokens: NumPy array or torch tensor of integers, [rows, tokens].
 
-    Returns:
-        The keys of `data` that name it. Row i of the harvest is row i of the array.
-
     Raises:
         HarvestError: it is something else.
     """
-    rows = _checked(tokens)
-    digest = hashlib.sha256(str(rows.shape).encode() + rows.tobytes()).hexdigest()[:32]
-    folder = array_dir(digest)
-    if not folder.is_dir():
-        _write(folder, rows)
-    return {
-        "dataset_name": str(folder),
-        "column_name": _COLUMN,
-        "is_tokenized": True,
-        "max_seq_len": rows.shape[1],
-        "shuffle_each_epoch": False,
-        "dataset_seed": _SEED,
-    }
 
+    def __init__(self, tokens: Any) -> None:
+        self._rows = rows = _checked(tokens)
+        digest = hashlib.sha256(str(rows.shape).encode() + rows.tobytes()).hexdigest()[:32]
+        self._folder = array_dir(digest)
+        self.data: dict[str, Any] = {
+            "dataset_name": str(self._folder),
+            "column_name": _COLUMN,
+            "is_tokenized": True,
+            "max_seq_len": rows.shape[1],
+            "shuffle_each_epoch": False,
+            "dataset_seed": _SEED,
+        }
 
-def whole_batches(n_rows: int) -> int:
-    """The largest batch that divides the rows: only whole batches are harvested."""
-    return max(b for b in range(1, _MAX_BATCH + 1) if n_rows % b == 0)
+    def keep(self) -> None:
+        """Store it where `data` says, so that the harvest can be read and extended later."""
+        if not self._folder.is_dir():
+            sweep(self._folder.parent)
+            _write(self._folder, self._rows)
+
+    def batch_size(self, given: int | None, n_batches: int | None) -> int:
+        """Rows of a batch; only whole batches are harvested.
+
+        Args:
+            given: by the caller; None: one that the rows fill.
+            n_batches: how many are harvested; None: all rows, so that the batch must divide them.
+
+        Raises:
+            HarvestError: the rows do not fill the batch that was given.
+        """
+        n_rows = len(self._rows)
+        if given is not None and given > n_rows:
+            raise HarvestError(
+                f"batch_size is {given:,}, but data has {counted(n_rows, 'row')}; give at most "
+                "that, or leave it out."
+            )
+        if given is not None or n_batches is not None:
+            return given or min(n_rows, _MAX_BATCH)
+        return max(b for b in range(1, _MAX_BATCH + 1) if n_rows % b == 0)
 
 
 def _checked(tokens: Any) -> NDArray[np.int32]:

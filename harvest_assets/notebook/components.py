@@ -190,6 +190,11 @@ class Components:
         place = self._harvest.places.get(key)
         if place is not None and place in self._places:
             return place
+        if place is not None and self._harvest.firing_counts[place] == 0:
+            raise HarvestError(
+                f"{key} is not among these {counted(len(self), 'component')}: it never fired. The "
+                "harvest itself has it."
+            )
         found = order(self._harvest, TableQuery(q=key, dead=True, sort="layer"))
         found = found[np.isin(found, self._places)] if key.strip() else found[:0]
         if len(found) == 1:

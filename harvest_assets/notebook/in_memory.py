@@ -13,12 +13,13 @@ from harvest_assets.decompositions.own_model.loading import keep_in_memory
 from harvest_assets.decompositions.own_model.own_decomposition import OwnOutputs, spec_of
 from harvest_assets.decompositions.own_model.source import Source
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.notebook.arrays import keep_rows, whole_batches
+from harvest_assets.notebook.arrays import Rows
 from harvest_assets.notebook.harvest import Harvest
 from harvest_assets.notebook.opening import open as open_harvest
 from harvest_assets.notebook.suggestions import close_matches, did_you_mean, quoted
 from harvest_assets.settings import ComputeSettings, HarvestSettings
 from harvest_assets.store.finished import is_finished
+from harvest_assets.store.plan_change import is_begun
 from harvest_assets.store.registry import Registration, register
 from harvest_assets.wandb_client.run_name import parse_run
 
@@ -76,19 +77,24 @@ def harvest(
         _refuse(needed | about)
     else:
         _require(name, {"data": data} | needed)
+    device = _checked_device(device)
+    chosen = HarvestSettings.over_defaults({"n_shards": 1, **settings}).model_dump()
+    rows = None
     if data is not None and not isinstance(data, Mapping):
-        rows = keep_rows(data)
-        if not {"n_batches", "batch_size"} & settings.keys():
-            settings["batch_size"] = whole_batches(len(data))
-        data = rows
+        rows = Rows(data)
+        given = chosen["batch_size"] if "batch_size" in settings else None
+        chosen["batch_size"] = rows.batch_size(given, chosen["n_batches"])
+        data = rows.data
     if isinstance(decomposition, Source):
         source = decomposition if data is None else _WithData(decomposition, data)
     else:
         source = _of_function(decomposition, name, {"data": data} | needed, about)
-    chosen = HarvestSettings.over_defaults({"n_shards": 1, **settings}).model_dump()
     registration = register(parse_run(str(keep_in_memory(source, name))))
+    _require_one_go(source, name, registration)
+    if rows is not None:
+        rows.keep()
     if not is_finished(registration, chosen, None):
-        with _variable(_DEVICE, device and ComputeSettings(device=device).device):
+        with _variable(_DEVICE, device):
             _run(registration, chosen)
     return open_harvest(registration.layout.root)
 
@@ -104,10 +110,27 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             )
 
 
+def _checked_device(device: str | None) -> str | None:
+    try:
+        return device and ComputeSettings(device=device).device
+    except HarvestError as error:
+        raise HarvestError(str(error).replace(_DEVICE, "device")) from None
+
+
+def _require_one_go(source: Source, name: str, registration: Registration) -> None:
+    """What `store.one_go` checks, in the words of this function's arguments."""
+    if source.sha256 is None and is_begun(registration.layout):
+        raise HarvestError(
+            f"{name} was harvested in {registration.layout.root} and has no identity=, so that it "
+            "can be neither resumed nor extended; give it an identity=, or another name=, or "
+            "remove that folder."
+        )
+
+
 def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
     from harvest_assets.cli.progress import HarvestDisplay
 
-    with _variable(_MAX_RETRIES, "0"):  # somebody waits; read when the graph is first imported
+    with _variable(_MAX_RETRIES, "0"):  # read when the graph is imported; the caller can retry
         from harvest_assets.orchestration.instance import open_instance
         from harvest_assets.runners.in_process import InProcessRunner
 

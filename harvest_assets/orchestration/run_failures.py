@@ -9,6 +9,7 @@ import dagster as dg
 
 from harvest_assets.orchestration.failures import SKIPPED
 
+_INTERRUPTS = {"KeyboardInterrupt", "DagsterExecutionInterruptedError"}
 _ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED)
 
 
@@ -45,6 +46,14 @@ def failure_in(events: Sequence[dg.DagsterEvent], *, success: bool) -> str | Non
         return stored_message(error)
     ends = [event.message for event in events if event.event_type in _ENDS and event.message]
     return ends[-1] if ends else "The run failed; its log says why."
+
+
+def was_interrupted(events: Sequence[dg.DagsterEvent]) -> bool:
+    """Whether a failed run was ended by a signal to the process that executed it."""
+    error = _error_in(events)
+    while error is not None and error.cls_name not in _INTERRUPTS:
+        error = error.cause
+    return error is not None
 
 
 def traceback_in(events: Sequence[dg.DagsterEvent]) -> str:

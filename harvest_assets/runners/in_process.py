@@ -32,13 +32,21 @@ class InProcessRunner(StagedRunner):
         stage_runs: Sequence[StageRun],
         poll: Callable[[], None],
     ) -> None:
-        """See `StagedRunner.execute`."""
+        """See `StagedRunner.execute`.
+
+        Raises:
+            KeyboardInterrupt: the process was interrupted; what was saved is kept.
+        """
         with _polled(poll), warnings.catch_warnings():
             # Dagster's clean-up fails harmlessly in a notebook, where an event loop is running.
             warnings.filterwarnings("ignore", "coroutine .*shutdown_asyncgens", RuntimeWarning)
             for stage_run in stage_runs:
                 config = {**stage_run.run_config, **_SILENT}
-                failure, trace = execute(stage_run.stage, stage_run.partition, config)
+                failure, trace, is_interrupted = execute(
+                    stage_run.stage, stage_run.partition, config
+                )
+                if is_interrupted:
+                    raise KeyboardInterrupt
                 if failure is not None:
                     error = HarvestError(failure)
                     error.add_note(trace)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 
@@ -36,7 +36,11 @@ from harvest_assets.files.sanitize import (
     redact_uncaught_errors,
 )
 from harvest_assets.orchestration.partitions import partition_key
-from harvest_assets.orchestration.run_failures import failure_of, traceback_in
+from harvest_assets.orchestration.run_failures import (
+    failure_of,
+    traceback_in,
+    was_interrupted,
+)
 from harvest_assets.system.stopping import hangup_terminates
 
 
@@ -57,12 +61,22 @@ def _follow_stdin(receive: Callable[[str], None]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> tuple[str | None, str]:
-    """Execute a job for a partition.
+class Executed(NamedTuple):
+    """How a job ended.
 
-    Returns:
-        One sentence that says why it failed, or None, and the traceback.
+    Args:
+        failure: one sentence that says why it failed; None if it did not.
+        trace: the traceback; empty if there is none.
+        is_interrupted: whether a signal to this process ended it.
     """
+
+    failure: str | None
+    trace: str = ""
+    is_interrupted: bool = False
+
+
+def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> Executed:
+    """Execute a job for a partition."""
     from harvest_assets.definitions import defs
     from harvest_assets.orchestration.instance import owner_tags
 
@@ -74,14 +88,16 @@ def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> tuple[
             tags=owner_tags(),
             raise_on_error=False,
         )
-        failure = failure_of(result)
-        return failure, traceback_in(result.all_events) if failure else ""
+        failure, events = failure_of(result), result.all_events
+        if failure is None:
+            return Executed(None)
+        return Executed(failure, traceback_in(events), was_interrupted(events))
 
 
 def _answer(job_name: str, partition: str, run_config: dict[str, Any]) -> dict[str, str | None]:
     """Execute a job; the answer for the process that waits for it."""
     try:
-        error, trace = execute(job_name, partition, run_config)
+        error, trace, _ = execute(job_name, partition, run_config)
     except Exception as raised:  # noqa: BLE001  whatever stops Dagster before the run
         cause = innermost(raised)
         ours = isinstance(cause, HarvestError)

@@ -2,8 +2,8 @@
 
 Results, merged states and whatever a process is working on are never touched. What is removed can
 be made again: shard states of a complete harvest that was compacted, saved states that a finished
-shard left, token rows that no harvest names, what the viewer computed from harvests that are gone,
-and what killed processes left.
+shard left, token rows and arrays that no harvest names, what the viewer computed from harvests that
+are gone, and what killed processes left.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.files.atomic import abandoned, remove
@@ -54,7 +55,7 @@ def removable(older_than: float = 0.0) -> list[Removable]:
         older_than: only what has not been written to for this many seconds.
     """
     now = time.time()
-    found = [*_of_harvests(), *_of_data(), *_of_downloads(), *_of_viewer()]
+    found = [*_of_harvests(), *_of_data(), *_of_arrays(), *_of_downloads(), *_of_viewer()]
     return [item for item in found if now - _newest(item.path) >= older_than]
 
 
@@ -128,10 +129,29 @@ def _of_data() -> Iterator[Removable]:
             named.add(SharedTokenRows.open(folder).fingerprint)
         except HarvestError:
             return  # a harvest whose token rows are unknown may need any of them
-    for rows in sorted(data.iterdir()) if data.is_dir() else ():
+    yield from _unnamed(data, named, "token rows that no harvest names")
+
+
+def _of_arrays() -> Iterator[Removable]:
+    arrays = layout.array_dir("_").parent
+    yield from _temporary(arrays)
+    named = set()
+    for folder in harvest_folders() if arrays.is_dir() else ():
+        if not HarvestLayout(folder).run_checkpoint.exists():
+            continue
+        try:
+            named.add(Path(open_decomposition(folder).data_spec(None).dataset_name).name)
+        except HarvestError:
+            return  # a harvest whose data are unknown may need any of them
+    yield from _unnamed(arrays, named, "an array of tokens that no harvest names")
+
+
+def _unnamed(parent: Path, named: set[str], why: str) -> Iterator[Removable]:
+    """The folders in another whose names are not among these, and that are not new."""
+    for rows in sorted(parent.iterdir()) if parent.is_dir() else ():
         unnamed = rows.is_dir() and not rows.name.startswith(".") and rows.name not in named
         if unnamed and time.time() - _newest(rows) > _PREPARING_SECONDS:
-            yield Removable(rows, "token rows that no harvest names", _size(rows))
+            yield Removable(rows, why, _size(rows))
 
 
 def _of_downloads() -> Iterator[Removable]:

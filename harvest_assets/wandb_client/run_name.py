@@ -17,6 +17,7 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt")
 DICTIONARIES = "dictionaries.yaml"  # makes a folder a run
 
 _RUN_ID = re.compile(r"(?:[A-Za-z0-9]-)?[a-z0-9]{8}")
+_PATH_STARTS = ("/", ".", "~")
 _PREFIX = re.compile(r"(?:\s*wandb:)*")
 _PAGE = re.compile(r"https://wandb\.ai/([^/?#]+)/([^/?#]+)/runs/([^/?#]+)(?:[/?#].*)?", re.DOTALL)
 _REFUSED = re.compile(r"[|,\[\]/\\]|\.\.\.")  # the first four and `...` mean something to Dagster
@@ -116,8 +117,20 @@ def parse_run(text: str) -> RunReference:
         return RunReference(name=RunName(*parts), path=None)
     path = _existing_path(stripped)
     if path is None:
+        if text.startswith(_PATH_STARTS) and not _is_there(text):
+            raise HarvestError(
+                f"{text[:500]!r} does not exist; expected a folder or a file of a run or harvest."
+            )
         raise HarvestError(f"{text[:500]!r} is not a valid run; expected {_ACCEPTED}.")
     return RunReference(name=_path_name(path), path=path)
+
+
+def _is_there(text: str) -> bool:
+    """Whether a path, or the module of an object, exists."""
+    try:
+        return Path(re.sub(r"(?<=\.py):\w*$", "", text)).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def is_run_name(text: str) -> bool:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from harvest_assets_tests.docs.stage import DOCS, ROOT
 
 PAGE = DOCS / "errors.md"
 GAP = "…"  # whatever a message says there: a name, a number, another library's words
 _PACKAGE = ROOT / "harvest_assets"
-_RAISED = ("HarvestError", "NotFoundError", "TransientError", "UsageError", "BadParameter")
-_RAISED += ("LeaseHeldError", "ClusterSilentError", "RunNotOnWandbError")
+_ROOTS = {"HarvestError", "UsageError", "BadParameter"}
 _LIST = re.compile(r"(<!-- raised in ([^>]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _LINE = re.compile(r"^- (`+) ?(.+?) ?\1(?:: (.*))?$", re.MULTILINE)
 _WORD = re.compile(r"[a-zA-Z]{3}")
@@ -32,11 +31,28 @@ def _text(node: ast.expr) -> str:
     return GAP
 
 
+def _exceptions(trees: Collection[ast.AST]) -> set[str]:
+    """The names of the exceptions whose messages users read: `_ROOTS` and their subclasses."""
+    classes = [it for tree in trees for it in ast.walk(tree) if isinstance(it, ast.ClassDef)]
+    names: set[str] = set()
+    found = _ROOTS
+    while not found <= names:
+        names |= found
+        found = {it.name for it in classes if names & set(map(_last_name, it.bases))}
+    return names
+
+
+def _last_name(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
+
+
 def raised() -> Iterator[tuple[str, str]]:
     """The messages of the package, each with its file below `harvest_assets/`."""
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(_RAISED):
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in sorted(_PACKAGE.rglob("*.py"))}
+    exceptions = _exceptions(trees.values())
+    for path, tree in trees.items():
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and _last_name(call.func) in exceptions:
                 text = " ".join(_text(call.args[0]).split()) if call.args else ""
                 if _WORD.search(text):
                     yield path.relative_to(_PACKAGE).as_posix(), text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from harvest_assets.decompositions.own_model import OwnDecomposition
 from harvest_assets.decompositions.own_model.loading import load_source
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import harvest_folders
+from harvest_assets.notebook.arrays import Rows
 from harvest_assets.notebook.harvest import Harvest
+from harvest_assets.store.garbage import free, removable
 from harvest_assets_tests import oracle
 from harvest_assets_tests.decompositions.own_model.tiny_module import KEYS, LAYERS, by_loops
 from harvest_assets_tests.tiny_run import VOCAB
@@ -63,7 +66,7 @@ def harvested(function, tokens=TOKENS, **changes):
 
 
 @pytest.mark.slow
-def test_with_an_identity_it_is_continued_where_it_was_interrupted():
+def test_with_an_identity_it_is_continued_where_it_was_interrupted(place: Path):
     function = Function()
     own = OwnDecomposition(
         function,
@@ -82,7 +85,7 @@ def test_with_an_identity_it_is_continued_where_it_was_interrupted():
         )
 
     function.interrupt_at = 12
-    with pytest.raises((KeyboardInterrupt, HarvestError)):
+    with pytest.raises(KeyboardInterrupt):
         harvested_on()
     assert function.interrupt_at is None
     (folder,) = [it for it in harvest_folders() if (it / "plan.json").exists()]
@@ -108,6 +111,15 @@ def test_with_an_identity_it_is_continued_where_it_was_interrupted():
             assert it.example.token_ids[10] == TOKENS[it.row, it.position]
             value = strengths[it.row, it.position, component.flat_index]
             assert it.example.ci_values[10] == pytest.approx(value)
+    unnamed = Rows(TOKENS + 1)
+    unnamed.keep()
+    for array in (place / "out" / "arrays").iterdir():
+        for path in (*array.rglob("*"), array):
+            os.utime(path, (0, 0))
+    free(removable())
+    assert not Path(unnamed.data["dataset_name"]).exists()
+    assert Path(found.config["dataset_name"]).is_dir()
+
     saved = function.n_rows
     assert harvested_on().run == found.run
     assert function.n_rows <= saved + 1, "it is finished"
@@ -125,12 +137,22 @@ def test_with_an_identity_it_is_continued_where_it_was_interrupted():
         ({"n_batch": 3}, "n_batches"),
         ({"identitty": "1"}, "identity"),
         ({"batch_size": 0}, "batch_size"),
-        ({"device": "gpu"}, "gpu"),
+        ({"device": "gpu"}, "^device .*gpu"),
+        ({"batch_size": 31}, "batch_size is 31.*30 rows"),
     ],
 )
-def test_what_cannot_be_harvested_is_refused_by_name(given, names: str):
+def test_what_cannot_be_harvested_is_refused_by_name(place: Path, given, names: str):
+    kept = set(place.glob("out/arrays/*"))
     with pytest.raises(HarvestError, match=names):
         harvested(Function(), **given)
+    assert set(place.glob("out/arrays/*")) == kept
+
+
+def test_a_batch_is_one_that_the_array_fills():
+    rows = Rows(TOKENS)
+    assert [rows.batch_size(*it) for it in ((7, None), (None, 1), (None, None))] == [7, 30, 30]
+    assert Rows(np.zeros((514, 2), int)).batch_size(None, None) == 2
+    assert Rows(np.zeros((514, 2), int)).batch_size(None, 2) == 256
 
 
 def test_what_a_function_does_wrong_is_said():

@@ -136,9 +136,11 @@ def test_selections(harvest):
         (lambda it: it["c_fc:1"], "h.7.mlp.c_fc:1"),
         (lambda it: it.layer("h.0.mlp.c_fc")["h.1.mlp.c_fc:1"], "h.0.mlp.c_fc"),
         (lambda it: it.layer("0.mlp"), "h.0.mlp.c_fc"),
+        (lambda it: it.alive[DEAD], "never fired"),
         (lambda it: it[KEY].examples(3, order="sampel"), "sample"),
         (lambda it: it[KEY].reads(by="recal"), "recall"),
         (lambda _: harvest_assets.open("s-d2ec3bff"), f"Did you mean {RUN}"),
+        (lambda _: harvest_assets.open("./nope"), "'./nope' does not exist"),
         (lambda _: harvest_assets.harvest(print, batchsize=3), "batch_size"),
     ],
 )

@@ -25,7 +25,7 @@ def view(*arguments: str):
     [
         ("entity/project/aaaaaaaa", "has not been harvested"),
         ("no name", "no name"),
-        ("../nowhere", "is not a valid run"),
+        ("../nowhere", "does not exist"),
         ("../elsewhere", "has not been harvested"),
     ],
 )
