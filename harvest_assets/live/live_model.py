@@ -99,7 +99,7 @@ class LiveModel:
         self._is_closed = False
 
     def ask(self, paths: HarvestLayout, kind: Kind[Q, A], question: Q) -> A:
-        """The answer to a question; waits for those of other threads.
+        """The answer to a question, after those to the questions of other threads.
 
         Args:
             paths: of a harvest of the run.
