@@ -1,12 +1,29 @@
-"""The types that the loaders return."""
+"""The types that the loaders return, and the bins of `ci_histogram`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # The uniform sample by priority, or the firings of highest causal importance or largest activation.
 ExampleOrder = Literal["sample", "ci", "activation"]
+
+N_CI_BINS = 64
+
+
+def ci_bin_edges(n_bins: int = N_CI_BINS) -> NDArray[np.float64]:
+    """The inner edges of the bins of causal importances [n_bins - 1], rising.
+
+    The first bin is below 1e-6, the last from 1 upwards (where saturated and overshooting sigmoids
+    end), the others have equal widths in log CI. A bin holds its lower edge.
+    """
+    import numpy as np
+
+    return np.logspace(-6, 0, n_bins - 1)
 
 
 @dataclass(frozen=True, slots=True)

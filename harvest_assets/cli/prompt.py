@@ -67,7 +67,6 @@ def prompt(
         from harvest_assets.live.prompt import PromptQuestion, answer_prompt, whole_numbers
         from harvest_assets.viewer.library import Library
         from harvest_assets.viewer.prompted import described
-        from harvest_assets.viewer.typicality import Typicality
 
         question = PromptQuestion(
             text=read_stdin() if text == "-" else text,
@@ -80,7 +79,7 @@ def prompt(
         paths = harvest_to_read(run)
         harvest = Library().get(paths.root.name)
         answer = answer_prompt(OpenedRun(paths), question)
-        found = described(harvest, Typicality(harvest), answer, component)
+        found = described(harvest, answer, component)
         current().result = found.model_dump(mode="json")
         print_prompt(found, Console(highlight=False, markup=False, soft_wrap=True))
 

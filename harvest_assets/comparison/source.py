@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from harvest_assets.comparison.firings import Firings
-from harvest_assets.decompositions.protocol import Decomposition, is_repeatable
+from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import available_memory
-from harvest_assets.store.registry import owner_of, registration_of, require_named_here
+from harvest_assets.store.reopened import reopened
 from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.system.gpus import first_device
 
@@ -42,21 +42,7 @@ class RunSource:
         Raises:
             HarvestError: it is not known here, or cannot compute the same again.
         """
-        from harvest_assets.decompositions.registry import open_registered
-
-        root = harvest.paths.root
-        key = owner_of(harvest.paths)
-        if key is None:
-            raise HarvestError(f"{root} does not name its run, so its model cannot be opened.")
-        require_named_here(key)
-        plan = HarvestPlan.open(root)
-        opened = open_registered(root, registration_of(key).reference)
-        if not is_repeatable(opened):
-            raise HarvestError(
-                f"{opened.config_path} has no identity=, so what it computes now may differ from "
-                f"its harvest in {root}; give it an identity and harvest it again."
-            )
-        return cls(harvest, plan, opened.restricted(plan.layers))
+        return cls(harvest, *reopened(harvest.paths))
 
     def firings(self, rows: TokenRows, n_rows: int, progress: Callable[[int], None]) -> Firings:
         """The firings at the first `n_rows` rows; the errors are those of `harvest_rows`."""

@@ -1,20 +1,13 @@
-"""Histogram of the causal importances at which a component fires.
-
-64 bins: below 1e-6, 62 bins of equal width in log CI from 1e-6 to 1, and from 1 upwards (where
-saturated and overshooting sigmoids end).
-"""
+"""Histogram of the causal importances at which a component fires."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-N_BINS = 64
+from harvest_assets.schemas import N_CI_BINS, ci_bin_edges
 
-
-def bin_edges() -> np.ndarray:
-    """The 63 inner edges, float64, rising; a bin holds its lower edge."""
-    return np.logspace(-6, 0, N_BINS - 1)
+N_BINS = N_CI_BINS
+bin_edges = ci_bin_edges
 
 
 def count_bins(ci: torch.Tensor, component: torch.Tensor, n_components: int) -> torch.Tensor:

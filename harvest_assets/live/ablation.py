@@ -6,28 +6,45 @@ CI-masked model is masked by, come from one pass of the unmodified model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harvest_assets.decompositions.protocol import HasMaskedForward
 from harvest_assets.errors import HarvestError
-from harvest_assets.live.kind import Answer, Kind
+from harvest_assets.live.kind import MAX_TOP, Answer, Kind
 from harvest_assets.live.opened_run import OpenedRun
-from harvest_assets.live.prompt import MAX_TOP, Prediction, TextQuestion, listed_positions
+from harvest_assets.live.prompt import (
+    Prediction,
+    TextComponent,
+    TextQuestion,
+    likeliest,
+    listed_positions,
+    text_components,
+)
+from harvest_assets.store.preflight import require_memory_to_ablate
+from harvest_assets.store.resource_estimate import POSITIONS_AT_ONCE
 
 if TYPE_CHECKING:
     import torch
 
-_POSITIONS_AT_ONCE = 64  # in float64
+_LISTS = 7  # of a position: likeliest tokens of three models, gains and losses of two
+
+
+def split_keys(texts: Iterable[str]) -> tuple[str, ...]:
+    """Keys of components, each once, from texts with blanks or commas between them."""
+    return tuple(dict.fromkeys(key for text in texts for key in text.replace(",", " ").split()))
 
 
 class AblateQuestion(TextQuestion):
     """What is predicted with a part of the components; at most one choice of them is given.
 
     Args:
-        without: keys of those that are taken out; the rest of the weights stays.
-        only: keys of those that are kept.
+        without: keys of those that are taken out, also several in a text (`split_keys`); the rest
+            of the weights stays.
+        only: keys of those that are kept, likewise.
         only_firing: keep those that fire, at each position.
         with_rest: whether what no component explains stays too, in the model of those that are kept
             and in the CI-masked one.
@@ -50,6 +67,11 @@ class AblateQuestion(TextQuestion):
         if sum(bool(values.get(name)) for name in ("without", "only", "only_firing")) > 1:
             raise HarvestError("Give one of without, only and only_firing.")
         return values
+
+    @field_validator("without", "only")
+    @classmethod
+    def _split(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return split_keys(texts)
 
 
 class TokenChange(Answer):
@@ -102,20 +124,6 @@ class FullPosition(Answer):
     predictions: tuple[Prediction, ...]
 
 
-class FiringComponent(Answer):
-    """A component that fires on the text.
-
-    Args:
-        component: its key.
-        n_firings: positions at which it fires.
-        strength: its largest causal importance.
-    """
-
-    component: str
-    n_firings: int
-    strength: float
-
-
 class AblateAnswer(Answer):
     """Predictions of the full model and of changed ones.
 
@@ -131,7 +139,7 @@ class AblateAnswer(Answer):
     changed: ChangedModel | None
     ci_masked: ChangedModel
     n_components: int
-    firing: tuple[FiringComponent, ...]
+    firing: tuple[TextComponent, ...]
 
 
 def answer_ablation(run: OpenedRun, question: AblateQuestion) -> AblateAnswer:
@@ -143,52 +151,78 @@ def answer_ablation(run: OpenedRun, question: AblateQuestion) -> AblateAnswer:
     """
     import torch
 
+    ABLATE.require(run.decomposition.kind, run.paths.root.name)
     chosen = [run.place(key) for key in (*question.without, *question.only)]
     token_ids = question.token_ids(run)
-    listed = listed_positions(question.at, len(token_ids))
-    row = torch.tensor([token_ids], dtype=torch.int64)
-    model = _maskable(run)
+    listed = None
+    if question.at is not None or not question.at_largest:
+        per_position = _LISTS * min(question.top, run.decomposition.vocab_size)
+        listed = listed_positions(question.at, len(token_ids), per_position)
+    model = cast("HasMaskedForward", run.model)
+    require_memory_to_ablate(run.decomposition, len(token_ids))
     ci = run.activations(token_ids).firing_strengths[0].float()
     fires = ci > run.plan.ci_threshold
 
-    def log_probs(mask: torch.Tensor | None, *, with_rest: bool) -> torch.Tensor:
-        found = model.masked(row, mask, with_rest=with_rest)[0].cpu()
-        if not found.isfinite().all():
-            raise HarvestError("The model computes a NaN or an infinity for this text.")
-        return found
-
-    full, changed = log_probs(None, with_rest=True), None
-    ci_masked = log_probs(ci[None], with_rest=question.with_rest)
-    mask = _mask(question, chosen, fires)
+    row = torch.tensor([token_ids], dtype=torch.int64)
+    full = _log_probs(model, row, None, with_rest=True)
+    compared = _Comparison(model, row, question.top, full, listed)
+    mask, changed = _mask(question, chosen, fires), None
     if mask is not None:
-        changed = log_probs(mask, with_rest=question.with_rest or bool(question.without))
-    if question.at is None and question.at_largest:
-        kl = _kl(full, ci_masked if changed is None else changed)
-        listed = listed_positions(kl.index(max(kl)), len(kl))
+        with_rest = question.with_rest or bool(question.without)
+        changed = compared.with_mask(mask, with_rest=with_rest)
+    ci_masked = compared.with_mask(ci[None], with_rest=question.with_rest)
     return AblateAnswer(
         positions=tuple(
-            FullPosition(
-                token_id=token,
-                n_firing=n,
-                predictions=_likeliest(full[i], question.top) if i in listed else (),
-            )
+            FullPosition(token_id=token, n_firing=n, predictions=compared.of_full(i))
             for i, (token, n) in enumerate(zip(token_ids, fires.sum(dim=1).tolist(), strict=True))
         ),
-        changed=None if changed is None else _compared(full, changed, listed, question.top),
-        ci_masked=_compared(full, ci_masked, listed, question.top),
+        changed=changed,
+        ci_masked=ci_masked,
         n_components=int(fires.any(dim=0).sum()),
-        firing=_firing(run.component_keys, ci.cpu(), fires.cpu()),
+        firing=text_components(run.component_keys, ci, fires, MAX_TOP),
     )
 
 
-def _maskable(run: OpenedRun) -> HasMaskedForward:
-    model: object = run.model
-    if not isinstance(model, HasMaskedForward):
-        raise HarvestError(
-            f"Components can be taken out of the model for SPD runs only; {run.paths.root.name} is "
-            f"of the kind {run.decomposition.kind!r}."
+@dataclass
+class _Comparison:
+    """Compares changed models with the full one; of one of them at a time, all predictions."""
+
+    model: HasMaskedForward
+    row: torch.Tensor  # int64 [1, S]
+    top: int
+    full: torch.Tensor  # log-probabilities [S, V]
+    listed: range | None  # positions; None: where the first changed model differs most
+
+    def with_mask(self, mask: torch.Tensor, *, with_rest: bool) -> ChangedModel:
+        """What is predicted with a mask [C] or [1, S, C]."""
+        changed = _log_probs(self.model, self.row, mask, with_rest=with_rest)
+        kl = _kl(self.full, changed)
+        if self.listed is None:
+            largest = kl.index(max(kl))
+            self.listed = range(largest, largest + 1)
+        return ChangedModel(
+            mean_kl=sum(kl) / len(kl),
+            positions=tuple(
+                _changed_position(value, self.full[i], changed[i], self.top)
+                if i in self.listed
+                else ChangedPosition(kl=value, predictions=(), gains=(), losses=())
+                for i, value in enumerate(kl)
+            ),
         )
-    return model
+
+    def of_full(self, position: int) -> tuple[Prediction, ...]:
+        """The likeliest tokens of the full model; empty for a position that is not listed."""
+        is_listed = self.listed is not None and position in self.listed
+        return likeliest(self.full[position].exp(), self.top) if is_listed else ()
+
+
+def _log_probs(
+    model: HasMaskedForward, row: torch.Tensor, mask: torch.Tensor | None, *, with_rest: bool
+) -> torch.Tensor:
+    found = model.masked(row, mask, with_rest=with_rest)[0].cpu()
+    if not found.isfinite().all():
+        raise HarvestError("The model computes a NaN or an infinity for this text.")
+    return found
 
 
 def _mask(question: AblateQuestion, chosen: list[int], fires: torch.Tensor) -> torch.Tensor | None:
@@ -204,25 +238,11 @@ def _mask(question: AblateQuestion, chosen: list[int], fires: torch.Tensor) -> t
     return ~is_chosen if question.without else is_chosen
 
 
-def _compared(full: torch.Tensor, changed: torch.Tensor, listed: range, top: int) -> ChangedModel:
-    """Compare two models by the log-probabilities [S, V] of their next tokens."""
-    kl = _kl(full, changed)
-    return ChangedModel(
-        mean_kl=sum(kl) / len(kl),
-        positions=tuple(
-            _changed_position(value, full[i], changed[i], top)
-            if i in listed
-            else ChangedPosition(kl=value, predictions=(), gains=(), losses=())
-            for i, value in enumerate(kl)
-        ),
-    )
-
-
 def _kl(full: torch.Tensor, changed: torch.Tensor) -> list[float]:
     """KL(full || changed) of each position, in nats; rounding alone would make it negative."""
     values: list[float] = []
-    for first in range(0, len(full), _POSITIONS_AT_ONCE):
-        places = slice(first, first + _POSITIONS_AT_ONCE)
+    for first in range(0, len(full), POSITIONS_AT_ONCE):
+        places = slice(first, first + POSITIONS_AT_ONCE)
         p, q = full[places].double(), changed[places].double()
         values += (p.exp() * (p - q)).sum(dim=1).clamp(min=0).tolist()
     return values
@@ -241,28 +261,8 @@ def _changed_position(
         return tuple(TokenChange(token_id=it, before=old, after=new) for it, old, new in rows)
 
     return ChangedPosition(
-        kl=kl, predictions=_likeliest(changed, top), gains=changes(1), losses=changes(-1)
+        kl=kl, predictions=likeliest(after, top), gains=changes(1), losses=changes(-1)
     )
 
 
-def _likeliest(log_probs: torch.Tensor, top: int) -> tuple[Prediction, ...]:
-    best = log_probs.exp().topk(min(top, len(log_probs)))
-    return tuple(
-        Prediction(token_id=token, probability=p)
-        for token, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    )
-
-
-def _firing(keys: list[str], ci: torch.Tensor, fires: torch.Tensor) -> tuple[FiringComponent, ...]:
-    """The components that fire on the text, by the sum of their causal importances."""
-    fired = ci.where(fires, ci.new_zeros(()))
-    sums, highest = fired.sum(dim=0), fired.max(dim=0).values.tolist()
-    counts = fires.sum(dim=0).tolist()
-    order = sums.argsort(descending=True, stable=True).tolist()
-    return tuple(
-        FiringComponent(component=keys[i], n_firings=counts[i], strength=highest[i])
-        for i in [i for i in order if counts[i]][:MAX_TOP]
-    )
-
-
-ABLATE = Kind("ablate", AblateQuestion, AblateAnswer, answer_ablation)
+ABLATE = Kind("ablate", AblateQuestion, AblateAnswer, answer_ablation, spd_only=True)

@@ -8,8 +8,11 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from harvest_assets.errors import HarvestError
 from harvest_assets.live.opened_run import OpenedRun
 from harvest_assets.settings import CheckedModel
+
+MAX_TOP = 1000  # entries of a list
 
 
 class Question(CheckedModel):
@@ -35,13 +38,32 @@ class Kind(Generic[Q, A]):
         question: the model of a question.
         answer: the model of its answer.
         handle: answers a question; raises `HarvestError` where that is impossible.
+        spd_only: whether it is answered for SPD runs only.
     """
 
     name: str
     question: type[Q]
     answer: type[A]
     handle: Callable[[OpenedRun, Q], A]
+    spd_only: bool = False
 
     def answered(self, run: OpenedRun, values: Mapping[str, Any]) -> str:
         """The JSON text of the answer to a question with these values."""
         return self.handle(run, self.question(**values)).model_dump_json()
+
+    def require(self, decomposition: str, harvest: str) -> None:
+        """Check that it can be answered, before a model is opened for it.
+
+        Args:
+            decomposition: the kind of decomposition.
+            harvest: the folder's name.
+
+        Raises:
+            HarvestError: it is answered for SPD runs only, and this is none.
+        """
+        if self.spd_only and decomposition != "spd":
+            raise HarvestError(
+                f"{harvest} is of the kind {decomposition[:100]!r}; components that are parts of a "
+                "model's weights, which can be taken out and say something by themselves, are "
+                "found in SPD runs only."
+            )

@@ -12,13 +12,16 @@ from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import file_version
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.untrusted import read_json
 from harvest_assets.live.kind import A, Kind, Q
 from harvest_assets.settings import LiveSettings
+from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
 
 _MODULE = "harvest_assets.live.process"
 _SECONDS_TO_END = 2.0
@@ -42,14 +45,14 @@ class _Process:
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(theirs.fileno()), paths.root.name],
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), paths.root.name],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
         return cls(popen, Connection(ours.detach()), files)
 
     def reply(self, deadline: float) -> Any:
-        """What it replies next.
+        """Its next reply.
 
         Raises:
             HarvestError: the reply is an error.
@@ -67,7 +70,7 @@ class _Process:
         return content["answer"]
 
     def send(self, message: dict[str, Any]) -> None:
-        """Ask; a process that has ended shows in the reply."""
+        """Ask; waiting for the reply reports a process that has ended."""
         with suppress(ConnectionError):
             self.pipe.send_bytes(json.dumps(message).encode())
 
@@ -96,7 +99,7 @@ class LiveModel:
         self._is_closed = False
 
     def ask(self, paths: HarvestLayout, kind: Kind[Q, A], question: Q) -> A:
-        """The answer to a question; waits for those of other threads.
+        """The answer to a question, after those to the questions of other threads.
 
         Args:
             paths: of a harvest of the run.
@@ -130,7 +133,7 @@ class LiveModel:
         """Ask the process of a run, which is started if there is none."""
         limit = LiveSettings.from_environment().live_answer_seconds
         try:
-            process = self._opened(paths, time.monotonic() + limit)
+            process = self._opened(paths, limit)
             process.send(message)
             return process.reply(time.monotonic() + limit)
         except TimeoutError:
@@ -150,8 +153,13 @@ class LiveModel:
             "ran out, free some. Asking again starts it again."
         )
 
-    def _opened(self, paths: HarvestLayout, deadline: float) -> _Process:
-        """The process of a run; that of another run is ended first, which frees its memory."""
+    def _opened(self, paths: HarvestLayout, limit: float) -> _Process:
+        """The process of a run; that of another run is ended first, which frees its memory.
+
+        Args:
+            paths: of a harvest of the run.
+            limit: seconds that opening it may take.
+        """
         files = files_of(paths)
         process = self._process
         if process is not None and process.files == files and _runs(process):
@@ -160,7 +168,14 @@ class LiveModel:
         self._require_not_closed()
         process = self._process = _Process.start(paths, files)
         try:
-            process.reply(deadline)
+            self._require_not_closed()  # `close` may not have seen this process
+            process.reply(time.monotonic() + limit)
+        except TimeoutError:
+            self._end()
+            raise HarvestError(
+                f"The model of {paths.root.name} was not open within {limit:g} s; ask again when "
+                "the machine is less busy, or raise HARVEST_LIVE_ANSWER_SECONDS."
+            ) from None
         except HarvestError:
             self._end()
             raise
@@ -183,11 +198,21 @@ def _runs(process: _Process) -> bool:
 
 
 def files_of(paths: HarvestLayout) -> Hashable:
-    """Identifies the run and the settings with which its model is opened."""
+    """Identifies the run and the settings with which its model is opened, as their files are."""
     versions: list[tuple[int, ...]] = []
-    for file in (paths.run_checkpoint, paths.plan):
+    for file in (paths.run_checkpoint, paths.plan, *_run_files(paths)):
         try:
             versions.append(file_version(file))
         except OSError:
             versions.append(())
     return (paths.root, *versions)
+
+
+def _run_files(paths: HarvestLayout) -> list[Path]:
+    """The files of the run, or of the module that defines it."""
+    try:
+        record = read_json(paths.run_checkpoint)
+        files = [Path(record[name]) for name in ("config_path", "checkpoint_path")]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return [file_and_name(file)[0] if is_object_path(file) else file for file in files]

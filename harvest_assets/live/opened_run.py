@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harvest_assets.decompositions.protocol import Decomposition
-from harvest_assets.decompositions.registry import open_registered
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import require_memory_to_ask
-from harvest_assets.store.registry import owner_of, registration_of, require_named_here
+from harvest_assets.store.reopened import reopened
 from harvest_assets.system.gpus import first_device, require_device
 from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
 
@@ -38,22 +36,14 @@ class OpenedRun:
         paths: of the harvest.
 
     Raises:
-        HarvestError: the harvest does not say which run it is of, or `HARVEST_DEVICE` is not valid.
+        HarvestError: the run is not known here, cannot compute the same again, or its files are
+            elsewhere; or `HARVEST_DEVICE` is not valid.
     """
 
     def __init__(self, paths: HarvestLayout) -> None:
-        owner = owner_of(paths)
-        if owner is None or not paths.run_checkpoint.exists() or not paths.plan.exists():
-            raise HarvestError(
-                f"{paths.root} does not describe the files of its run, so its model cannot be "
-                "opened; harvest the run on this machine, and ask that harvest."
-            )
-        require_named_here(owner)
-        opened = open_registered(paths.root, registration_of(owner).reference)
-        _require_files(opened, owner)
         self.paths = paths
-        self.plan = HarvestPlan.open(paths.root)
-        self.decomposition: Decomposition = opened.restricted(self.plan.layers)
+        self.plan, self.decomposition = reopened(paths)
+        _require_files(self.decomposition)
         require_device()
 
     @cached_property
@@ -70,7 +60,7 @@ class OpenedRun:
         Raises:
             HarvestError: the files have changed, or the device has too little memory.
         """
-        self.require_memory()
+        require_memory_to_ask(self.device, self.plan, self.decomposition)
         return self.decomposition.open_model(
             self.device, ci_noise=self.plan.ci_noise, bf16=self.plan.bf16
         )
@@ -79,17 +69,6 @@ class OpenedRun:
         """Load what every question needs, and compute one token."""
         self._tokenizer  # noqa: B018 - loaded when first read
         self.activations([0])
-
-    def require_memory(self, extra_bytes: int = 0) -> None:
-        """Check that the device has memory for the model and one row of tokens.
-
-        Args:
-            extra_bytes: needed beside them.
-
-        Raises:
-            HarvestError: it has not, and shortages are refused.
-        """
-        require_memory_to_ask(self.device, self.plan, self.decomposition, extra_bytes)
 
     @cached_property
     def max_tokens(self) -> int:
@@ -179,7 +158,7 @@ class OpenedRun:
             return self.model(row)
 
 
-def _require_files(decomposition: Decomposition, owner: str) -> None:
+def _require_files(decomposition: Decomposition) -> None:
     """Check that the run's files are on this machine, as they are not where results were received.
 
     Raises:
@@ -189,6 +168,6 @@ def _require_files(decomposition: Decomposition, owner: str) -> None:
         file = file_and_name(Path(path))[0] if is_object_path(Path(path)) else Path(path)
         if not file.exists():
             raise HarvestError(
-                f"{file}, which {owner} was harvested from, is not on this machine; restore it, or "
-                "harvest the run here and ask that harvest."
+                f"{file}, which {decomposition.run} was harvested from, is not on this machine; "
+                "restore it, or harvest the run here and ask that harvest."
             )

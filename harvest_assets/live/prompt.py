@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from harvest_assets.errors import HarvestError, counted
-from harvest_assets.live.kind import Answer, Kind, Question
+from harvest_assets.live.kind import MAX_TOP, Answer, Kind, Question
 from harvest_assets.live.opened_run import MAX_CHARACTERS, OpenedRun
 
 if TYPE_CHECKING:
     import torch
 
-MAX_TOP = 1000
+# An answer is handed on and shown as a whole: so many entries have about 6 MB as JSON.
+MAX_ENTRIES = 100_000
 _NOT_FINITE = "The model computes a NaN or an infinity for this text."
 
 
@@ -155,6 +156,22 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def whole_number(name: str, text: str) -> int:
+    """The number in a text.
+
+    Args:
+        name: of the value, for the error.
+        text: to read.
+
+    Raises:
+        HarvestError: it holds something else, or several numbers.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise HarvestError(f"{name} is {text[:100]!r}; expected one whole number.") from None
+
+
 def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     """Compute a text.
 
@@ -163,7 +180,8 @@ def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     """
     place = None if question.component is None else run.place(question.component)
     token_ids = question.token_ids(run)
-    listed = listed_positions(question.at, len(token_ids))
+    per_position = min(question.top, len(run.component_keys)) + question.predictions
+    listed = listed_positions(question.at, len(token_ids), per_position)
     values = _Values.of(run, token_ids)
     positions = tuple(
         PromptPosition(
@@ -181,18 +199,29 @@ def answer_prompt(run: OpenedRun, question: PromptQuestion) -> PromptAnswer:
     return PromptAnswer(
         positions=positions,
         n_components=int(values.fires.any(dim=0).sum()),
-        components=values.text_components(question.top),
+        components=text_components(values.keys, values.strengths, values.fires, question.top),
         threshold=run.plan.ci_threshold,
     )
 
 
-def listed_positions(at: int | None, n: int) -> range:
-    """The positions that are listed of a text of n tokens: all, or the one that was asked for.
+def listed_positions(at: int | None, n: int, per_position: int) -> range:
+    """The positions that are listed of a text: all, or the one that was asked for.
+
+    Args:
+        at: the position that was asked for, from the end if negative.
+        n: tokens of the text.
+        per_position: entries that may be listed for a position.
 
     Raises:
-        HarvestError: there is no such position.
+        HarvestError: there is no such position, or the answer would be too long.
     """
     if at is None:
+        if n * per_position > MAX_ENTRIES:
+            raise HarvestError(
+                f"Up to {per_position:,} entries for each of {n:,} tokens are too many; expected "
+                f"at most {MAX_ENTRIES:,} in all. Ask for shorter lists (top), or one position "
+                "(at)."
+            )
         return range(n)
     if not -n <= at < n:
         raise HarvestError(
@@ -256,27 +285,37 @@ class _Values:
         row = self.probabilities[position].float()
         if not row.isfinite().all():
             raise HarvestError(_NOT_FINITE)
-        top = row.topk(min(k, len(row)))
-        pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        return tuple(Prediction(token_id=i, probability=p) for i, p in pairs)
+        return likeliest(row, k)
 
-    def text_components(self, top: int) -> tuple[TextComponent, ...]:
-        """The components that fire most strongly on the text, by the sum over its positions."""
-        fired = self.strengths.where(self.fires, self.strengths.new_zeros(()))
-        counts, sums = self.fires.sum(dim=0), fired.sum(dim=0)
-        places = counts.nonzero()[:, 0]
-        kept = places[sums[places].argsort(descending=True, stable=True)[:top]]
-        best = fired[:, kept].max(dim=0)
-        return tuple(
-            TextComponent(component=self.keys[c], n_firings=n, strength=s, position=p)
-            for c, n, s, p in zip(
-                kept.tolist(),
-                counts[kept].tolist(),
-                best.values.tolist(),
-                best.indices.tolist(),
-                strict=True,
-            )
-        )
+
+def likeliest(probabilities: torch.Tensor, k: int) -> tuple[Prediction, ...]:
+    """The k tokens of largest probability [V], falling."""
+    top = probabilities.topk(min(k, len(probabilities)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple(Prediction(token_id=i, probability=p) for i, p in pairs)
+
+
+def text_components(
+    keys: list[str], strengths: torch.Tensor, fires: torch.Tensor, top: int
+) -> tuple[TextComponent, ...]:
+    """The components that fire most strongly on a text, by the sum over its positions.
+
+    Args:
+        keys: of the C components.
+        strengths: float [S, C].
+        fires: bool [S, C], on the same device.
+        top: listed at most.
+    """
+    fired = strengths.where(fires, strengths.new_zeros(()))
+    counts, sums = fires.sum(dim=0), fired.sum(dim=0)
+    places = counts.nonzero()[:, 0]
+    kept = places[sums[places].argsort(descending=True, stable=True)[:top]]
+    best = fired[:, kept].max(dim=0)
+    columns = (kept, counts[kept], best.values, best.indices)
+    return tuple(
+        TextComponent(component=keys[c], n_firings=n, strength=s, position=p)
+        for c, n, s, p in zip(*(column.tolist() for column in columns), strict=True)
+    )
 
 
 PROMPT = Kind("prompt", PromptQuestion, PromptAnswer, answer_prompt)

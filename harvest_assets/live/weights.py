@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import Field
 
@@ -15,14 +15,11 @@ from harvest_assets.decompositions.directions import (
     LayerDirections,
     ResidualStream,
 )
-from harvest_assets.errors import HarvestError
-from harvest_assets.live.kind import Answer, Kind, Question
+from harvest_assets.live.kind import MAX_TOP, Answer, Kind, Question
 from harvest_assets.live.opened_run import OpenedRun
 
 if TYPE_CHECKING:
     import torch
-
-_MAX_TOP = 1000
 
 
 class WeightsQuestion(Question):
@@ -34,7 +31,7 @@ class WeightsQuestion(Question):
     """
 
     component: str
-    top: Annotated[int, Field(ge=1, le=_MAX_TOP)] = 10
+    top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 10
 
 
 class TokenValue(Answer):
@@ -100,18 +97,13 @@ def answer_weights(run: OpenedRun, question: WeightsQuestion) -> WeightsAnswer:
     """Compute what the weights of a component say.
 
     Raises:
-        HarvestError: there is no such component, or its kind has no directions.
+        HarvestError: there is no such component, or this is no SPD run.
     """
     import torch
 
+    WEIGHTS.require(run.decomposition.kind, run.paths.root.name)
     run.place(question.component)
-    model: object = run.model
-    if not isinstance(model, HasDirections):
-        raise HarvestError(
-            f"What weights say is available for SPD runs only; {run.paths.root.name} is of the "
-            f"kind {run.decomposition.kind!r}."
-        )
-    directions = model.directions()
+    directions = cast("HasDirections", run.model).directions()
     name, _, index = question.component.rpartition(":")
     own = next(layer for layer in directions.layers if layer.name == name)
     with torch.inference_mode():
@@ -207,4 +199,4 @@ def _cosines(vectors: torch.Tensor, one: torch.Tensor) -> torch.Tensor:
     return cosines
 
 
-WEIGHTS = Kind("weights", WeightsQuestion, WeightsAnswer, answer_weights)
+WEIGHTS = Kind("weights", WeightsQuestion, WeightsAnswer, answer_weights, spd_only=True)

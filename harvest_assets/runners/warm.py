@@ -130,7 +130,7 @@ def start_worker(
     """
     with log.open("a", encoding="utf-8") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-m", "harvest_assets.runners.worker", *arguments],
+            [sys.executable, "-P", "-m", "harvest_assets.runners.worker", *arguments],
             stdin=subprocess.PIPE,  # the worker ends when this process has closed it
             stdout=stdout,
             stderr=stderr,

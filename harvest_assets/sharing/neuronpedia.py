@@ -21,7 +21,6 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
@@ -34,7 +33,7 @@ from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import read_component
 from harvest_assets.results.count_tensors import CorrelationStorage
 from harvest_assets.results.examples import StoredExamples
-from harvest_assets.schemas import ActivationExample
+from harvest_assets.schemas import ActivationExample, ci_bin_edges
 from harvest_assets.sharing.contents import Watch
 from harvest_assets.sharing.exporting import Source, new_folder
 
@@ -245,7 +244,7 @@ def _layer_number(layer: str, place: int) -> int:
 
 def _histogram(counts: Sequence[int]) -> dict[str, list[Any]]:
     """The bins, each with the middle of its interval in log strength; an open one with its edge."""
-    edges = np.logspace(-6, 0, len(counts) - 1).tolist()  # of `harvester.histogram`
+    edges = ci_bin_edges(len(counts)).tolist()
     middles = [edges[0], *(math.sqrt(a * b) for a, b in pairwise(edges)), edges[-1]]
     return {
         "freq_hist_data_bar_values": [float(f"{value:.{_DECIMALS}g}") for value in middles],

@@ -18,6 +18,7 @@ from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.resource_estimate import (
     ResourceEstimate,
     estimate_resources,
+    memory_to_ablate,
     memory_to_ask,
 )
 from harvest_assets.system.gpus import first_device, shards_at_once
@@ -64,7 +65,7 @@ def require_memory(
 
 
 def require_memory_to_ask(
-    device: torch.device, plan: HarvestPlan, checkpoint: Decomposition, extra_bytes: int = 0
+    device: torch.device, plan: HarvestPlan, checkpoint: Decomposition
 ) -> None:
     """Check that a device has memory to compute single rows of a harvest.
 
@@ -72,19 +73,41 @@ def require_memory_to_ask(
         device: a CPU or a GPU.
         plan: the settings.
         checkpoint: the run, restricted to the layers of the plan.
-        extra_bytes: needed beside the model and a row.
 
     Raises:
         HarvestError: it does not, and shortages are refused.
     """
-    needed = memory_to_ask(plan, checkpoint) + extra_bytes
-    available = available_memory(device, leased=True)
+    needed, available = memory_to_ask(plan, checkpoint), available_memory(device, leased=True)
     if needed * _MUST_FIT <= available:
         return
     shortage = HarvestError(
         f"The model of {checkpoint.run} needs about {decimal(needed)} of memory (weights "
         f"{decimal(checkpoint.weight_bytes)}), but {_name(device)} has {decimal(available)} free; "
         "close what uses it, or choose another device with --device."
+    )
+    _refuse_or_warn(shortage)
+
+
+def require_memory_to_ablate(checkpoint: Decomposition, n_tokens: int) -> None:
+    """Check that this machine has memory to take components out of a model that is open.
+
+    Args:
+        checkpoint: the run, restricted to the layers of the plan.
+        n_tokens: of the text.
+
+    Raises:
+        HarvestError: it does not, and shortages are refused.
+    """
+    import torch
+
+    needed = memory_to_ablate(checkpoint, n_tokens)
+    available = available_memory(torch.device("cpu"), leased=True)
+    if needed * _MUST_FIT <= available:
+        return
+    shortage = HarvestError(
+        f"Predictions of changed models of {checkpoint.run} for {n_tokens:,} tokens need about "
+        f"{decimal(needed)} of memory, but this machine has {decimal(available)} free; close what "
+        "uses it, or give a shorter text."
     )
     _refuse_or_warn(shortage)
 

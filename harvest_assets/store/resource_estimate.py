@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.store.plan import HarvestPlan
 
+# For which the divergence of predictions is computed at once.
+POSITIONS_AT_ONCE = 64
 # Python, its libraries, and what a shard needs whatever its size.
 _PROGRAM = 600_000_000
 # Trained components fire, on average, at 0.4% to 4% of the positions.
@@ -109,6 +111,17 @@ def memory_to_ask(plan: HarvestPlan, checkpoint: Decomposition) -> int:
     """Bytes of memory that a process needs to compute single rows of a harvest."""
     row = plan.context_length * _bytes_per_token(checkpoint)
     return _PROGRAM + checkpoint.weight_bytes + row
+
+
+def memory_to_ablate(checkpoint: Decomposition, n_tokens: int) -> int:
+    """Bytes of memory to compare predictions of changed models with those of the full one.
+
+    Of each token: log-probabilities of the full model, logits and log-probabilities of a changed
+    one and which are finite; causal importances, a mask and which components fire. Divergences are
+    computed in float64, of a few tokens at once.
+    """
+    c, v = checkpoint.n_components, checkpoint.vocab_size
+    return n_tokens * (13 * v + 9 * c) + POSITIONS_AT_ONCE * 5 * 8 * v
 
 
 def _bytes_per_token(checkpoint: Decomposition) -> int:

@@ -80,6 +80,6 @@ def _has_driver() -> bool:
 @lru_cache(maxsize=1)
 def _counted_elsewhere() -> int:
     counted = subprocess.run(
-        [sys.executable, "-c", _QUESTION], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", _QUESTION], capture_output=True, text=True, check=True
     )
     return int(counted.stdout)

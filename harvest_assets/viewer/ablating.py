@@ -17,9 +17,15 @@ from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles, open_list
-from harvest_assets.live.ablation import ABLATE, AblateAnswer, AblateQuestion, ChangedModel
-from harvest_assets.live.prompt import whole_numbers
-from harvest_assets.viewer.answering import AskedPages, asks_again, knows
+from harvest_assets.live.ablation import (
+    ABLATE,
+    AblateAnswer,
+    AblateQuestion,
+    ChangedModel,
+    split_keys,
+)
+from harvest_assets.live.prompt import whole_number, whole_numbers
+from harvest_assets.viewer.answering import AskedPages, kind_of, knows
 from harvest_assets.viewer.examples import SHADES
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.rendering import html_page
@@ -47,7 +53,7 @@ class AblateQuery:
         mode: one of `MODES`.
         keys: of the components that were chosen; in the address as `key`, `without` or `only`.
         listed: name of a list whose components are chosen too, in the address `list`.
-        with_rest: whether what no component explains stays in.
+        with_rest: "1" if what no component explains stays in; what was given if it is not valid.
     """
 
     text: str = ""
@@ -56,25 +62,26 @@ class AblateQuery:
     mode: str = "without"
     keys: tuple[str, ...] = ()
     listed: str = ""
-    with_rest: bool = False
+    with_rest: str = ""
 
     @classmethod
     def of(cls, params: QueryParams) -> Self:
         """The choices in an address."""
         named = [name for name in ("without", "only") if name in params]
-        named += ["firing"] if _is_on(params, "only_firing") else []
+        only_firing = _switch(params, "only_firing")
+        if only_firing:
+            named.append("firing" if only_firing == "1" else f"only_firing={only_firing}")
         modes = [*params.getlist("mode"), *named] or ["without"]
         typed = [key for name in ("key", "without", "only") for key in params.getlist(name)]
-        keys = [key for text in typed for key in text.replace(",", " ").split()]
         return cls(
             # Browsers send line breaks of forms as CR LF.
             text=params.get("text", "").replace("\r\n", "\n"),
             ids=params.get("ids", ""),
             at=params.get("at", "").strip(),
             mode=" and ".join(modes),
-            keys=tuple(dict.fromkeys(keys)),
+            keys=split_keys(typed),
             listed=params.get("list", ""),
-            with_rest=_is_on(params, "with_rest"),
+            with_rest=_switch(params, "with_rest"),
         )
 
     def params(self, **changes: str) -> str:
@@ -85,7 +92,7 @@ class AblateQuery:
             "at": self.at,
             "mode": self.mode if self.mode != "without" else "",
             "list": self.listed,
-            "with_rest": "1" if self.with_rest else "",
+            "with_rest": self.with_rest,
             **changes,
         }
         given = [(name, value) for name, value in fields.items() if value]
@@ -95,13 +102,20 @@ class AblateQuery:
         """What is asked.
 
         Raises:
-            HarvestError: a number is none, there is no such list, both a text and ids are given,
-                or not exactly one mode.
+            HarvestError: a number is not valid, there is no such list, or choices contradict each
+                other.
         """
         if self.mode not in MODES:
             raise HarvestError(
                 f"{self.mode[:100]!r} is not a valid mode; expected one of {', '.join(MODES)}."
             )
+        if self.mode == "firing" and (self.keys or self.listed):
+            raise HarvestError(
+                "Components are chosen, but what fires is to be kept; untick the components, or "
+                "choose another mode."
+            )
+        if self.with_rest not in ("", "1"):
+            raise HarvestError(f"with_rest is {self.with_rest[:100]!r}; expected 1 or 0.")
         keys = self.keys
         if self.listed:
             keys += open_list(HarvestLayout.of(harvest.name), self.listed).component_keys
@@ -111,8 +125,8 @@ class AblateQuery:
             without=keys if self.mode == "without" else (),
             only=keys if self.mode == "only" else (),
             only_firing=self.mode == "firing",
-            with_rest=self.with_rest,
-            at=whole_numbers(self.at)[0] if self.at else None,
+            with_rest=self.with_rest == "1",
+            at=whole_number("at", self.at) if self.at else None,
             at_largest=True,
         )
 
@@ -134,8 +148,8 @@ class AblatePages(AskedPages):
         harvest = await self.harvest(request)
         query = AblateQuery.of(request.query_params)
         is_open = self.is_open(harvest)
-        answer, error = None, None
-        if query.text or query.ids:
+        answer, error = None, _refusal(harvest)
+        if error is None and (query.text or query.ids):
             try:
                 question = await run_in_threadpool(query.question, harvest)
                 answer, error = await self.answer(harvest, ABLATE, question)
@@ -144,8 +158,19 @@ class AblatePages(AskedPages):
         return await run_in_threadpool(_rendered, harvest, query, answer, error, is_open=is_open)
 
 
-def _is_on(params: Mapping[str, str], name: str) -> bool:
-    return params.get(name, "") not in ("", "0", "false")
+def _refusal(harvest: Harvest) -> str | None:
+    """Why components of a harvest cannot be taken out, if so."""
+    try:
+        ABLATE.require(kind_of(harvest), harvest.name)
+    except HarvestError as error:
+        return presentable(str(error), 1000)
+    return None
+
+
+def _switch(params: Mapping[str, str], name: str) -> str:
+    """Whether something is on, as "1" or blank; what was given if it is neither on nor off."""
+    given = params.get(name, "")
+    return {"0": "", "false": "", "true": "1", "on": "1"}.get(given.lower(), given)
 
 
 def _rendered(
@@ -159,7 +184,7 @@ def _rendered(
     is_waiting = bool(query.text or query.ids) and answer is None and error is None
     path = run_path(harvest.name, "ablate")
 
-    response = html_page(
+    return html_page(
         "ablate.html",
         200 if error is None else 400,
         harvest=harvest,
@@ -171,12 +196,12 @@ def _rendered(
         error=error,
         is_waiting=is_waiting,
         is_open=is_open,
+        has_form=_refusal(harvest) is None,
         known=knows(harvest),
         address=lambda **changes: join(path, query.params(**changes)),
         path=path,
         **({} if answer is None else _shown(harvest, answer, *_names(query))),
     )
-    return asks_again(response) if is_waiting else response
 
 
 def _unlisted(query: AblateQuery, answer: AblateAnswer | None) -> list[str]:

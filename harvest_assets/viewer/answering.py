@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.interpretations.lists import open_list
 from harvest_assets.live.kind import A, Answer, Kind, Q
 from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.harvest import Harvest
@@ -22,15 +22,8 @@ from harvest_assets.viewer.portrait import shown_tokens
 if TYPE_CHECKING:
     from harvest_assets.data.vocabulary import ShownToken
 
-# How long a page waits for an answer before it says so, and until it asks again.
+# How long a page waits for an answer before it says so.
 PATIENCE_SECONDS = 1.0
-_RETRY_SECONDS = 1
-
-
-def asks_again(response: Response) -> Response:
-    """A page that the browser asks for again, because its answer is not there yet."""
-    response.headers["Refresh"] = str(_RETRY_SECONDS)
-    return response
 
 
 def with_tokens(harvest: Harvest, answer: Answer) -> dict[str, Any]:
@@ -65,6 +58,38 @@ def knows(
     return known
 
 
+def kind_of(harvest: Harvest) -> str:
+    """The kind of decomposition of a harvest."""
+    return str(harvest.config.get("kind", "spd"))
+
+
+async def answered(
+    asking: Asking, harvest: Harvest, kind: Kind[Q, A], question: Q, seconds: float | None = None
+) -> A | None:
+    """As `Asking.answer`; a question that the run's kind cannot answer opens no model."""
+    kind.require(kind_of(harvest), harvest.name)
+    return await asking.answer(HarvestLayout.of(harvest.name), kind, question, seconds)
+
+
+def chosen_keys(
+    paths: HarvestLayout, listed: str, without: Sequence[str], only: Sequence[str]
+) -> dict[str, Any]:
+    """The components of a question `ablate`, with those of a list added to those chosen.
+
+    Args:
+        paths: of the harvest.
+        listed: name of the list; blank: none.
+        without: keys of components that are taken out.
+        only: keys of those that are kept; the list is added to them if there are any.
+
+    Raises:
+        HarvestError: there is no such list, or it is damaged.
+    """
+    keys = open_list(paths, listed).component_keys if listed else ()
+    added = ((), keys) if only else (keys, ())
+    return {"without": (*without, *added[0]), "only": (*only, *added[1])}
+
+
 class AskedPages:
     """Opens harvests and asks their models, for pages and JSON.
 
@@ -89,9 +114,8 @@ class AskedPages:
         self, harvest: Harvest, kind: Kind[Q, A], question: Q
     ) -> tuple[A | None, str | None]:
         """The answer for a page, and why there is none; neither while it must wait."""
-        paths = HarvestLayout.of(harvest.name)
         try:
-            answer = await self._asking.answer(paths, kind, question, PATIENCE_SECONDS)
+            answer = await answered(self._asking, harvest, kind, question, PATIENCE_SECONDS)
         except HarvestError as error:
             return None, presentable(str(error), 1000)
         return answer, None

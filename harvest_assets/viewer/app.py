@@ -49,7 +49,7 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     prompting = Prompting(library, asking)
     ablate, weights = AblatePages(library, asking), WeightsPages(library, asking)
     methods, walking, derived = Methods(library), Walking(library), Derived()
-    api = Api(library=library, derived=derived, asking=asking, prompting=prompting)
+    api = Api(library=library, derived=derived, asking=asking)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.errors import counted
+from harvest_assets.schemas import ci_bin_edges
 from harvest_assets.viewer.words import SPD, Words
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
@@ -232,9 +233,9 @@ def ci_against_density(
 
 
 def ci_histogram(counts: NDArray[np.int64], words: Words = SPD) -> str:
-    """The 64 bins of one component's causal importances, see `harvester.histogram`."""
+    """The 64 bins of one component's causal importances, see `ci_bin_edges`."""
     canvas = _Canvas(560, 170, f"Histogram of {words.long}")
-    edges = np.logspace(-6, 0, len(counts) - 1)  # of `harvester.histogram`, which loads torch
+    edges = ci_bin_edges(len(counts))
     total, highest = int(counts.sum()), max(1, int(counts.max()))
     n = len(counts)
     ticks = [((1 + k * 62 / 6) / n, _power(k - 6)) for k in range(6)]

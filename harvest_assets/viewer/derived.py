@@ -108,7 +108,7 @@ class Derived:
             return Path(self._temporary.name)
 
     def _compute(self, name: str, kind: Kind, folder: Path, work: Work) -> None:
-        command = [sys.executable, "-m", __name__, kind, name, str(folder)]
+        command = [sys.executable, "-P", "-m", __name__, kind, name, str(folder)]
         lines: list[str] = []
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

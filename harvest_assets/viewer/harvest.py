@@ -16,6 +16,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store.imported import IMPORTED
 from harvest_assets.store.registry import owner_of
+from harvest_assets.viewer.typicality import Typicality
 from harvest_assets.viewer.words import Words, words_of
 from harvest_assets.wandb_client.run_name import parse_run
 
@@ -149,6 +150,11 @@ class Harvest(ABC):
     def words(self) -> Words:
         """What pages call the values of a component."""
         return words_of(self.config)
+
+    @cached_property
+    def typicality(self) -> Typicality:
+        """How firing strengths compare with those that were harvested."""
+        return Typicality(self)
 
     @property
     def is_imported(self) -> bool:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from harvest_assets.viewer.interpreted import interpreted
-from harvest_assets.viewer.typicality import Typicality
 
 if TYPE_CHECKING:
     from harvest_assets.live.prompt import Firing, PromptAnswer, PromptPosition
@@ -26,7 +25,7 @@ class DescribedComponent(_Described):
     Args:
         component: its key.
         layer: its layer.
-        label: what holds as its label; None if there is none.
+        label: its label; None if there is none.
         reads, predicts: the tokens that its firing is most informative about.
     """
 
@@ -99,7 +98,7 @@ class DescribedPrompt(_Described):
     """What happens on a text.
 
     Args:
-        run: the run as people name it.
+        run: the run by the name that people use.
         component: key of the component whose values each position has; None if none was asked for.
         firing_strength: what the firing strength is, in words.
         second_value: what the second value is; None if there is none.
@@ -124,18 +123,15 @@ class DescribedPrompt(_Described):
         return [position.token_id for position in self.positions]
 
 
-def described(
-    harvest: Harvest, typicality: Typicality, answer: PromptAnswer, component: str | None
-) -> DescribedPrompt:
+def described(harvest: Harvest, answer: PromptAnswer, component: str | None) -> DescribedPrompt:
     """An answer with the tokens, labels and percentiles of a harvest.
 
     Args:
         harvest: of the run that was asked.
-        typicality: of the harvest.
         answer: of the question `prompt`.
         component: that was asked for.
     """
-    describe = _Describer(harvest, typicality)
+    describe = _Describer(harvest)
     return DescribedPrompt(
         run=harvest.run,
         component=component,
@@ -159,9 +155,8 @@ def described(
 class _Describer:
     """Looks up what a harvest knows, of each component once."""
 
-    def __init__(self, harvest: Harvest, typicality: Typicality) -> None:
+    def __init__(self, harvest: Harvest) -> None:
         self._harvest = harvest
-        self._typicality = typicality
         self._written = interpreted(harvest)
         self._known: dict[str, dict[str, Any]] = {}
 
@@ -210,5 +205,5 @@ class _Describer:
             second=firing.second,
             percentile=None
             if place is None
-            else self._typicality.percentile(place, firing.strength),
+            else self._harvest.typicality.percentile(place, firing.strength),
         )

@@ -9,25 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
-from weakref import WeakKeyDictionary
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
-from harvest_assets.live.prompt import MAX_TOP, PROMPT, PromptAnswer, PromptQuestion, whole_numbers
-from harvest_assets.viewer.answering import PATIENCE_SECONDS, asks_again
-from harvest_assets.viewer.asking import Asking
+from harvest_assets.live.kind import MAX_TOP
+from harvest_assets.live.prompt import PROMPT, PromptQuestion, whole_number, whole_numbers
+from harvest_assets.viewer.answering import AskedPages
 from harvest_assets.viewer.examples import SHADES, ComponentExamples
 from harvest_assets.viewer.harvest import Harvest
-from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import shown_tokens
 from harvest_assets.viewer.prompted import DescribedFiring, DescribedPrompt, described
 from harvest_assets.viewer.rendering import html_page
-from harvest_assets.viewer.typicality import Typicality
 from harvest_assets.viewer.view_query import join, run_path
 
 if TYPE_CHECKING:
@@ -76,15 +72,15 @@ class PromptQuery:
         """What is asked about one of the texts.
 
         Raises:
-            HarvestError: a number is none, or both a text and ids are given.
+            HarvestError: a number is not valid, or both a text and ids are given.
         """
         ids, at = self._of(side, "ids"), self._of(side, "at")
-        top = {"top": whole_numbers(self.top)[0]} if self.top.strip() else {}
+        top = {"top": whole_number("top", self.top)} if self.top.strip() else {}
         return PromptQuestion(
             text=self._of(side, "text") or None,
             ids=whole_numbers(ids) if ids else None,
             component=self.component.strip() or None,
-            at=whole_numbers(at)[0] if at.strip() else -1,
+            at=whole_number(f"at{side}", at) if at.strip() else -1,
             **top,
         )
 
@@ -128,77 +124,54 @@ class _Side:
         return self.error is None and self.prompt is None
 
 
-class Prompting:
-    """Answers requests about texts from the harvests of a library.
-
-    Args:
-        library: the harvests.
-        asking: asks the models.
-    """
-
-    def __init__(self, library: Library, asking: Asking) -> None:
-        self._library = library
-        self._asking = asking
-        self._typicalities: WeakKeyDictionary[Harvest, Typicality] = WeakKeyDictionary()
+class Prompting(AskedPages):
+    """Answers requests about texts from the harvests of a library."""
 
     async def page(self, request: Request) -> Response:
         """One or two texts, with the components that fire on them."""
-        harvest = await run_in_threadpool(self._library.get, request.path_params["run"])
+        harvest = await self.harvest(request)
         query = PromptQuery.of(request.query_params)
-        is_open = self._asking.is_open(HarvestLayout.of(harvest.name))
+        is_open = self.is_open(harvest)
         sides = await asyncio.gather(*(self._side(harvest, query, it) for it in query.sides))
-        return await run_in_threadpool(self._rendered, harvest, query, sides, is_open=is_open)
-
-    async def _answer(
-        self, harvest: Harvest, question: PromptQuestion, seconds: float | None
-    ) -> PromptAnswer | None:
-        return await self._asking.answer(HarvestLayout.of(harvest.name), PROMPT, question, seconds)
+        return await run_in_threadpool(_rendered, harvest, query, sides, is_open=is_open)
 
     async def _side(self, harvest: Harvest, query: PromptQuery, suffix: str) -> _Side:
         try:
             question = query.question(suffix)
-            answer = await self._answer(harvest, question, PATIENCE_SECONDS)
         except HarvestError as error:
             return _Side(suffix, presentable(str(error), 1000))
+        answer, refusal = await self.answer(harvest, PROMPT, question)
         if answer is None:
-            return _Side(suffix)
-        prompt = await run_in_threadpool(self.described, harvest, answer, question.component)
+            return _Side(suffix, refusal)
+        prompt = await run_in_threadpool(described, harvest, answer, question.component)
         at = (question.at or 0) % len(prompt.positions)
         return _Side(
             suffix, None, prompt, at, layers=_by_layer(harvest, prompt.positions[at].firing)
         )
 
-    def described(
-        self, harvest: Harvest, answer: PromptAnswer, component: str | None
-    ) -> DescribedPrompt:
-        """An answer with what the harvest knows of its components."""
-        typicality = self._typicalities.setdefault(harvest, Typicality(harvest))
-        return described(harvest, typicality, answer, component)
 
-    def _rendered(
-        self, harvest: Harvest, query: PromptQuery, sides: list[_Side], *, is_open: bool
-    ) -> Response:
-        path = run_path(harvest.name, "prompt")
-        scale = _scale(harvest, query.component.strip(), sides)
-        shown = [
-            dataclasses.replace(side, tokens=tuple(_tokens(harvest, side, scale))) for side in sides
-        ]
-        is_waiting = any(side.is_waiting for side in sides)
-        response = html_page(
-            "prompt.html",
-            400 if sides and all(side.error for side in sides) else 200,
-            harvest=harvest,
-            prompt_query=query,
-            sides=shown,
-            scale=scale,
-            max_top=MAX_TOP,
-            is_waiting=is_waiting,
-            is_open=is_open,
-            shown_tokens=lambda key: shown_tokens(harvest, harvest.places[key]),
-            address=lambda **changes: join(path, query.params(**changes)),
-            path=path,
-        )
-        return asks_again(response) if is_waiting else response
+def _rendered(
+    harvest: Harvest, query: PromptQuery, sides: list[_Side], *, is_open: bool
+) -> Response:
+    path = run_path(harvest.name, "prompt")
+    scale = _scale(harvest, query.component.strip(), sides)
+    shown = [
+        dataclasses.replace(side, tokens=tuple(_tokens(harvest, side, scale))) for side in sides
+    ]
+    return html_page(
+        "prompt.html",
+        400 if sides and all(side.error for side in sides) else 200,
+        harvest=harvest,
+        prompt_query=query,
+        sides=shown,
+        scale=scale,
+        max_top=MAX_TOP,
+        is_waiting=any(side.is_waiting for side in sides),
+        is_open=is_open,
+        shown_tokens=lambda key: shown_tokens(harvest, harvest.places[key]),
+        address=lambda **changes: join(path, query.params(**changes)),
+        path=path,
+    )
 
 
 def _by_layer(

@@ -23,6 +23,9 @@ from harvest_assets.viewer.view_query import component_path
 
 # The browser's first page goes first.
 _FIRST_PAGE_SECONDS = 1.0
+# An address holds two texts of 10,000 characters, ids and the boxes that are ticked: a character
+# takes 9 bytes of it, and the page's own address is sent with it.
+_MAX_HEADER_BYTES = 1 << 20
 # A question to a model may take minutes.
 _SECONDS_TO_STOP = 2
 
@@ -55,6 +58,7 @@ def serve(
         config = uvicorn.Config(
             app,
             http="h11",
+            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harvest_assets.schemas import ci_bin_edges
 
 if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
@@ -27,7 +29,8 @@ class Typicality:
     def __init__(self, harvest: Harvest) -> None:
         self._harvest = harvest
         self._has_bins = harvest.config.get("kind", "spd") == "spd"
-        self._samples: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
+        self._edges = ci_bin_edges().astype(np.float32)  # in which firings were counted
+        self._sample = lru_cache(maxsize=_MAX_KEPT)(self._sorted_sample)
 
     def percentile(self, place: int, strength: float) -> float | None:
         """The share of firings that are weaker, plus half of those that are as strong.
@@ -41,23 +44,17 @@ class Typicality:
         """
         histogram = self._harvest.ci_histogram(place) if self._has_bins else None
         if histogram is not None:
-            # Of `harvester.histogram`, which loads torch.
-            edges = np.logspace(-6, 0, len(histogram) - 1).astype(np.float32)
-            at = int(np.searchsorted(edges, np.float32(strength), side="right"))
+            at = int(np.searchsorted(self._edges, np.float32(strength), side="right"))
             return _share(int(histogram[:at].sum()), int(histogram[at]), int(histogram.sum()))
         sample = self._sample(place)
         low, high = (int(np.searchsorted(sample, strength, side=s)) for s in ("left", "right"))
         return _share(low, high - low, len(sample))
 
-    def _sample(self, place: int) -> NDArray[np.float64]:
+    def _sorted_sample(self, place: int) -> NDArray[np.float64]:
         """The strengths of the sampled firings of a component, rising."""
-        if place not in self._samples:
-            examples = self._harvest.examples(place, "sample")
-            values = [example.ci_values[len(example.ci_values) // 2] for example in examples]
-            self._samples[place] = np.sort(np.array(values, dtype=np.float64))
-            if len(self._samples) > _MAX_KEPT:
-                self._samples.popitem(last=False)
-        return self._samples[place]
+        examples = self._harvest.examples(place, "sample")
+        values = [example.ci_values[len(example.ci_values) // 2] for example in examples]
+        return np.sort(np.array(values, dtype=np.float64))
 
 
 def _share(below: int, equal: int, total: int) -> float | None:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from harvest_assets.live.weights import WEIGHTS, WeightsAnswer, WeightsQuestion
-from harvest_assets.viewer.answering import AskedPages, asks_again, knows
+from harvest_assets.viewer.answering import AskedPages, knows
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.rendering import html_page
 
@@ -27,8 +27,7 @@ class WeightsPages(AskedPages):
 def _rendered(
     harvest: Harvest, key: str, answer: WeightsAnswer | None, error: str | None, *, is_open: bool
 ) -> Response:
-
-    response = html_page(
+    return html_page(
         "weights.html",
         200 if error is None else 400,
         harvest=harvest,
@@ -38,4 +37,3 @@ def _rendered(
         is_open=is_open,
         known=knows(harvest),
     )
-    return response if answer or error else asks_again(response)

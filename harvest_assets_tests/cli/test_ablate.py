@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.interpretations.lists import ComponentList, keep
 from harvest_assets.live.ablation import AblateQuestion, answer_ablation
 from harvest_assets.live.opened_run import OpenedRun
 from harvest_assets.live.weights import WeightsQuestion, answer_weights
@@ -19,8 +21,9 @@ KEY = "h.0.mlp.up_proj:0"
 
 
 @pytest.fixture(autouse=True)
-def _out_dir(finished_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPD_OUT_DIR", str(finished_out))
+def _out_dir(finished_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(finished_out / "harvest", tmp_path / "harvest")
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
 
 
 def invoke(command: str, *arguments: str) -> Result:
@@ -39,7 +42,15 @@ def test_what_is_taken_out_is_printed():
     assert len(printed["changed"]["positions"][0]["gains"]) == 2
     lines = invoke("ablate", *arguments).stdout.splitlines()
     assert len(lines) == 3 + 3 * len(expected.positions)
-    for refused in (("a", "--without", "x:1"), ("a", "--only", KEY, "--only-firing"), ()):
+    name = keep(HarvestLayout.of(FINISHED), ComponentList("Kept", FINISHED, (KEY,)))
+    listed = invoke("ablate", "merge the rows", "--list", name, "--top", "2", "--json").stdout
+    assert json.loads(listed)["changed"] == printed["changed"]
+    for refused in (
+        ("a", "--list", "none"),
+        ("a", "--without", "x:1"),
+        ("a", "--only", KEY, "--only-firing"),
+        (),
+    ):
         assert invoke("ablate", *refused).exit_code == 1
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.live import live_model
 from harvest_assets.live.live_model import LiveModel
 from harvest_assets.live.opened_run import OpenedRun
 from harvest_assets.live.prompt import PROMPT, PromptQuestion, answer_prompt
@@ -67,9 +68,11 @@ def live() -> Iterator[LiveModel]:
 
 
 def test_a_model_is_open_from_the_first_question_until_another_runs(
-    live: LiveModel, paths: HarvestLayout
+    live: LiveModel, paths: HarvestLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert not models()
+    (tmp_path / "torch.py").write_text("raise SystemExit('foreign code')")
+    monkeypatch.chdir(tmp_path)
     answer = live.ask(paths, PROMPT, QUESTION)
     assert answer == answer_prompt(OpenedRun(paths), QUESTION)
     (first,) = models()
@@ -106,9 +109,10 @@ def test_a_model_is_closed_when_idle_and_when_time_is_up(
     (process,) = models()
     process.send_signal(signal.SIGSTOP)
     monkeypatch.setenv("HARVEST_LIVE_ANSWER_SECONDS", "0.3")
-    with pytest.raises(HarvestError, match="HARVEST_LIVE_ANSWER_SECONDS"):
-        live.ask(paths, PROMPT, QUESTION)
-    assert not models()
+    for what in ("not answer", "not open"):
+        with pytest.raises(HarvestError, match=f"{what}.*HARVEST_LIVE_ANSWER_SECONDS"):
+            live.ask(paths, PROMPT, QUESTION)
+        assert not models()
 
 
 def test_a_model_is_closed_while_a_thread_waits_for_it(live: LiveModel, paths: HarvestLayout):
@@ -119,6 +123,21 @@ def test_a_model_is_closed_while_a_thread_waits_for_it(live: LiveModel, paths: H
     assert time.monotonic() - begun < 10
     with pytest.raises(HarvestError, match="stopped"):
         live.ask(paths, PROMPT, QUESTION)
+
+
+def test_a_model_that_is_started_while_the_viewer_stops_ends(
+    live: LiveModel, paths: HarvestLayout, monkeypatch: pytest.MonkeyPatch
+):
+    start = live_model._Process.start
+
+    def started(*given):
+        live.close()  # which does not see the process
+        return start(*given)
+
+    monkeypatch.setattr(live_model._Process, "start", started)
+    with pytest.raises(HarvestError, match="stopped"):
+        live.ask(paths, PROMPT, QUESTION)
+    assert not models()
 
 
 def test_a_model_ends_with_its_parent(paths: HarvestLayout):

@@ -16,9 +16,10 @@ from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.live.live_model import files_of
 from harvest_assets.live.opened_run import OpenedRun
 from harvest_assets.live.prompt import PromptAnswer, PromptQuestion, answer_prompt
-from harvest_assets.store import preflight
+from harvest_assets.store import preflight, reopened
 from harvest_assets_tests.tiny_harvest import FINISHED as TINY
 from harvest_assets_tests.tiny_run import N_CTX, VOCAB
 
@@ -128,6 +129,17 @@ def test_a_run_that_does_not_fit_or_is_elsewhere_is_refused(
     dataclasses.replace(here, checkpoint_path="/nowhere/weights").write(received.root)
     with pytest.raises(HarvestError, match="/nowhere/weights"):
         OpenedRun(received)
+    weights = tmp_path / "weights"
+    weights.write_text("1")
+    dataclasses.replace(here, checkpoint_path=str(weights)).write(received.root)
+    before = files_of(received)
+    assert files_of(received) == before
+    weights.write_text("other")
+    assert files_of(received) != before  # so that the open model is replaced
+    with monkeypatch.context() as patch:
+        patch.setattr(reopened, "is_repeatable", lambda _: False)
+        with pytest.raises(HarvestError, match="identity"):
+            OpenedRun(received)
     received.run_checkpoint.unlink()
     with pytest.raises(HarvestError, match=received.root.name):
         OpenedRun(received)

@@ -81,7 +81,7 @@ def _stand_in(directions: Directions | None, keys: list[str]) -> SimpleNamespace
         model=model,
         place=keys.index,
         paths=SimpleNamespace(root=Path("a-harvest")),
-        decomposition=SimpleNamespace(kind="own_model"),
+        decomposition=SimpleNamespace(kind="own_model" if directions is None else "spd"),
     )
 
 

@@ -14,7 +14,7 @@ from harvest_assets.interpretations.lists import ComponentList, keep
 from harvest_assets.live.ablation import AblateQuestion, answer_ablation
 from harvest_assets.live.opened_run import OpenedRun
 from harvest_assets.live.weights import WeightsQuestion, answer_weights
-from harvest_assets.viewer import answering, asking
+from harvest_assets.viewer import ablating, answering, asking
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets_tests.tiny_harvest import FINISHED
@@ -82,6 +82,50 @@ def test_the_components_of_a_list_are_chosen(
     page = client.get(PAGE, params={"text": TEXT, "list": name})
     assert "Two &lt;b&gt;" in page.text
     assert client.get(API, params={"text": TEXT, "list": "../none"}).status_code == 400
+    assert client.get(API, params={"text": TEXT, "without": ",".join(KEYS)}).json() == expected
+
+
+def test_answers_have_the_described_form_and_are_not_stored(client: TestClient):
+    described = client.get("/api/openapi.json").json()
+    for path, address, params in (
+        ("/run/{run}/ablate", API, {"text": TEXT}),
+        ("/run/{run}/weights/{key}", f"/api/run/{FINISHED}/weights/{KEYS[0]}", {}),
+    ):
+        answer = client.get(address, params=params)
+        assert answer.headers["cache-control"] == "no-store"
+        schema = described["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
+        assert _fits(answer.json(), schema["schema"], described["components"]["schemas"])
+
+
+def _fits(value, schema, known) -> bool:
+    """Whether a value is of the form of a schema, with all its fields and no others."""
+    if "$ref" in schema:
+        schema = known[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        return any(_fits(value, each, known) for each in schema["anyOf"])
+    if schema.get("type") == "object":
+        fields = schema["properties"]
+        same = isinstance(value, dict) and value.keys() == fields.keys()
+        return same and all(_fits(value[name], fields[name], known) for name in fields)
+    if schema.get("type") == "array":
+        return isinstance(value, list) and all(_fits(v, schema["items"], known) for v in value)
+    types = {"null": type(None), "string": str, "integer": int, "number": float | int}
+    return isinstance(value, types[schema["type"]])
+
+
+def test_other_kinds_get_a_sentence_and_no_model_is_opened(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(InThisProcess, "ask", None)
+    monkeypatch.setattr(answering, "kind_of", lambda _: "own_model")
+    monkeypatch.setattr(ablating, "kind_of", lambda _: "own_model")
+    page = client.get(PAGE)
+    assert page.status_code == 400
+    assert "own_model" in page.text
+    assert "<textarea" not in page.text
+    for address in (f"/run/{FINISHED}/weights/{KEYS[0]}", f"{API}?text=a"):
+        refused = client.get(address)
+        assert (refused.status_code, "own_model" in refused.text) == (400, True)
 
 
 def test_weights_are_shown_as_they_are_answered(client: TestClient):
@@ -113,6 +157,9 @@ def test_bad_questions_and_hostile_texts_get_a_sentence_or_an_answer(client: Tes
         {"text": "a", "ids": "1"},
         {"text": "a", "without": KEYS[0], "only": KEYS[1]},
         {"text": "a", "mode": "<b>"},
+        {"text": "a", "with_rest": "maybe"},
+        {"text": "a", "only_firing": "1", "without": KEYS[0]},
+        {"text": "a b", "at": "1 0"},
     ):
         refused = client.get(API, params=query)
         assert refused.status_code == 400

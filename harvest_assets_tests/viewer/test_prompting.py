@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import gc
 import math
 import re
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from starlette.testclient import TestClient
 
 from harvest_assets.live.opened_run import OpenedRun
 from harvest_assets.loaders import load_activation_context_single, load_components_frame
-from harvest_assets.viewer import asking, prompting
+from harvest_assets.viewer import answering, asking
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.typicality import Typicality
@@ -95,20 +97,52 @@ def test_percentiles_are_those_of_the_harvested_firings(client: TestClient):
 
 
 def test_a_page_says_that_it_waits_and_is_loaded_again(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(prompting, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(answering, "PATIENCE_SECONDS", 0.1)
     InThisProcess.may_answer.clear()
-    query = {"text": "not asked before"}
+    query = {"text": "not asked before", "text_b": "harvest " * 3000}
     waiting = client.get(PAGE, params=query)
-    monkeypatch.setattr(prompting, "PATIENCE_SECONDS", 10)
-    assert waiting.headers["refresh"]
+    monkeypatch.setattr(answering, "PATIENCE_SECONDS", 10)
+    assert "data-again" in waiting.text  # by the script, unless somebody types
+    assert '<noscript><meta http-equiv="refresh"' in waiting.text
     assert "spinner" in waiting.text
     assert client.get(f"/run/{FINISHED}").status_code == 200  # other pages go on
     InThisProcess.may_answer.set()
     answered = client.get(PAGE, params=query)
-    assert "refresh" not in answered.headers
+    assert "data-again" not in answered.text
+    assert "refresh" not in answered.text
     assert "likeliest" in answered.text
+    assert "at most" in answered.text  # what is wrong with the second text
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_the_answers_that_are_kept_take_little_memory(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    ask = InThisProcess.ask
+    monkeypatch.setattr(InThisProcess, "ask", lambda *given: asked.append(given[3]) or ask(*given))
+
+    def times(ids: str) -> int:
+        before = len(asked)
+        assert client.get(API, params={"ids": ids}).status_code == 200
+        return len(asked) - before
+
+    assert [times(ids) for ids in ("41", "42", "41", "42")] == [1, 1, 0, 0]
+    monkeypatch.setattr(asking, "_MAX_KEPT_BYTES", 10)  # the last one is kept whatever its size
+    assert [times(ids) for ids in ("43", "43", "42", "43")] == [1, 0, 1, 1]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_harvest_is_freed_with_what_it_was_compared_with():
+    harvest = Library().get(FINISHED)
+    assert harvest.typicality.percentile(0, 0.5) is not None
+    freed = weakref.ref(harvest)
+    del harvest
+    gc.collect()
+    assert freed() is None
 
 
 def test_bad_questions_and_hostile_texts_get_a_sentence_or_an_answer(client: TestClient):
@@ -121,6 +155,7 @@ def test_bad_questions_and_hostile_texts_get_a_sentence_or_an_answer(client: Tes
         ({"ids": "1 2 99999"}, 400),
         ({"ids": "one"}, 400),
         ({"text": "a", "at": "7"}, 400),
+        ({"text": "a b", "at": "1 0"}, 400),
         ({"text": "a", "component": "<b>:1"}, 400),
         ({"text": "a", "ids": "1"}, 400),
     ):
@@ -140,7 +175,7 @@ def test_too_many_waiting_questions_are_refused(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(asking, "_MAX_WAITING", 1)
-    monkeypatch.setattr(prompting, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(answering, "PATIENCE_SECONDS", 0.1)
     InThisProcess.may_answer.clear()
     assert "spinner" in client.get(PAGE, params={"text": "one"}).text
     refused = client.get(API, params={"text": "two"})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psutil
 import pytest
@@ -45,6 +47,14 @@ def test_a_text_is_typed_and_a_token_and_a_component_are_chosen(page):  # noqa: 
     page.keyboard.press("Enter")
     page.wait_for_url(lambda url: "at=0" in url)
     assert page.locator(".yours [aria-current]").first.is_visible()
+
+
+def test_the_longest_texts_of_the_form_reach_the_server(address: str):
+    query = urlencode({"text": "\u6f22" * 10_000, "text_b": "\u6f22" * 10_000})
+    url = f"{address}/run/{FINISHED}/prompt?{query}"
+    with pytest.raises(urllib.error.HTTPError) as refused:  # as they have too many tokens
+        urllib.request.urlopen(urllib.request.Request(url, headers={"referer": url}), timeout=120)
+    assert (refused.value.code, b"at most" in refused.value.read()) == (400, True)
 
 
 def test_twenty_questions_at_once_are_answered_and_other_pages_go_on(address: str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,8 @@ from harvest_assets.live.ablation import AblateAnswer
 from harvest_assets.live.weights import WeightsAnswer
 from harvest_assets.viewer.api import components, harvests, methods, questions
 from harvest_assets.viewer.api.models import Problem, Working
+from harvest_assets.viewer.api.responses import NotStored, with_tokens_model
 from harvest_assets.viewer.prompted import DescribedPrompt
-
-
-class _NotStored(JSONResponse):
-    """An answer that browsers do not store, as they store no page."""
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """See `Response`."""
-        super().init_headers({"Cache-Control": "no-store", **(headers or {})})
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Endpoint:
     Args:
         path: below `/api`, with parameters in braces.
         answer: the function.
-        model: of an answer, where the function does not declare it.
+        model: of an answer, where a model of a run gives it.
         computed: whether the first request may be answered by `harvests.working`.
         method: of the request.
     """
@@ -58,8 +51,12 @@ ENDPOINTS = (
     Endpoint("/run/{run}/contexts", harvests.contexts, computed=True),
     Endpoint("/run/{run}/map", harvests.component_map, computed=True),
     Endpoint("/run/{run}/prompt", questions.prompt, model=DescribedPrompt),
-    Endpoint("/run/{run}/ablate", questions.ablate, model=AblateAnswer),
-    Endpoint("/run/{run}/weights/{key:path}", questions.weights, model=WeightsAnswer),
+    Endpoint("/run/{run}/ablate", questions.ablate, model=with_tokens_model(AblateAnswer)),
+    Endpoint(
+        "/run/{run}/weights/{key:path}",
+        questions.weights,
+        model=with_tokens_model(WeightsAnswer),
+    ),
     Endpoint("/methods", methods.methods),
 )
 
@@ -78,7 +75,7 @@ def make_api(state: dict[str, Any]) -> FastAPI:
         description="What the pages of `harvest-assets view` show, as JSON.",
         docs_url=None,  # pages that load foreign scripts
         redoc_url=None,
-        default_response_class=_NotStored,
+        default_response_class=NotStored,
         exception_handlers=handlers,
     )
     for name, value in state.items():
@@ -89,6 +86,7 @@ def make_api(state: dict[str, Any]) -> FastAPI:
         }
         if it.model is not None:
             responses[200] = {"model": it.model}
+            responses[503] = {"model": Problem, "description": "Too many questions are waiting"}
         if it.computed:
             responses[202] = {"model": Working, "description": "It is being computed; ask again"}
         app.add_api_route(
@@ -102,7 +100,7 @@ def make_api(state: dict[str, Any]) -> FastAPI:
 
 
 def _only_known_parameters(request: Request) -> None:
-    """Refuse a misspelt parameter, which would else be ignored.
+    """Refuse a misspelt parameter, which FastAPI ignores.
 
     Raises:
         HTTPException: the address has one that the endpoint lacks.
@@ -126,4 +124,4 @@ def _problem(_request: Request, error: Exception) -> JSONResponse:
     else:
         status, text = 404, str(error)
     problem = Problem(status=status, error=presentable(text))
-    return _NotStored(problem.model_dump(), status)
+    return NotStored(problem.model_dump(), status)

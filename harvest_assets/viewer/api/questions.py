@@ -9,25 +9,26 @@ from fastapi import Query
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
-from harvest_assets.interpretations.lists import open_list
 from harvest_assets.live.ablation import ABLATE, AblateQuestion
 from harvest_assets.live.kind import A, Kind, Q
 from harvest_assets.live.prompt import PROMPT, PromptQuestion, whole_numbers
 from harvest_assets.live.weights import WEIGHTS, WeightsQuestion
-from harvest_assets.viewer.answering import with_tokens
+from harvest_assets.viewer.answering import answered, chosen_keys, with_tokens
 from harvest_assets.viewer.api.harvests import harvest_of
+from harvest_assets.viewer.api.responses import NotStored, NotStoredText
 from harvest_assets.viewer.asking import BusyError
 from harvest_assets.viewer.harvest import Harvest
+from harvest_assets.viewer.prompted import described
 
 Text = Annotated[str | None, Query(description="to compute; or ids")]
 Ids = Annotated[str | None, Query(description="token ids, with blanks or commas between them")]
 At = Annotated[int | None, Query(description="list this position alone, from the end if negative")]
-Keys = Annotated[tuple[str, ...], Query(description="a component's key; may be repeated")]
+Keys = Annotated[tuple[str, ...], Query(description="keys of components; may be repeated")]
 
 
 async def prompt(
@@ -48,9 +49,9 @@ async def prompt(
 
     harvest = await run_in_threadpool(harvest_of, request, run)
     answer = await _answer(request, harvest, PROMPT, question)
-    described = request.app.state.prompting.described
-    found = await run_in_threadpool(described, harvest, answer, component)
-    return Response(found.model_dump_json(), media_type="application/json")
+    return await run_in_threadpool(
+        lambda: NotStoredText(described(harvest, answer, component).model_dump_json())
+    )
 
 
 async def ablate(
@@ -72,19 +73,17 @@ async def ablate(
     harvest = await run_in_threadpool(harvest_of, request, run)
 
     def question() -> AblateQuestion:
-        keys = open_list(HarvestLayout.of(harvest.name), listed).component_keys if listed else ()
         return AblateQuestion(
             text=text,
             ids=_ids(ids),
-            without=(*without, *(() if only else keys)),
-            only=(*only, *(keys if only else ())),
+            **chosen_keys(HarvestLayout.of(harvest.name), listed, without, only),
             only_firing=only_firing,
             with_rest=with_rest,
             **_given(at=at, top=top),
         )
 
     answer = await _answer(request, harvest, ABLATE, question)
-    return JSONResponse(await run_in_threadpool(with_tokens, harvest, answer))
+    return await run_in_threadpool(lambda: NotStored(with_tokens(harvest, answer)))
 
 
 async def weights(
@@ -98,7 +97,7 @@ async def weights(
     answer = await _answer(
         request, harvest, WEIGHTS, lambda: WeightsQuestion(component=key, **_given(top=top))
     )
-    return JSONResponse(await run_in_threadpool(with_tokens, harvest, answer))
+    return await run_in_threadpool(lambda: NotStored(with_tokens(harvest, answer)))
 
 
 async def _answer(
@@ -111,8 +110,7 @@ async def _answer(
     """
     try:
         asked = await run_in_threadpool(question)
-        paths = HarvestLayout.of(harvest.name)
-        answer: A | None = await request.app.state.asking.answer(paths, kind, asked)
+        answer = await answered(request.app.state.asking, harvest, kind, asked)
     except HarvestError as error:
         status = 503 if isinstance(error, BusyError) else 400
         raise HTTPException(status, presentable(str(error), 1000)) from error
