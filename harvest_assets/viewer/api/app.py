@@ -21,6 +21,7 @@ from harvest_assets.live.weights import WeightsAnswer
 from harvest_assets.viewer.api import components, harvests, methods, questions
 from harvest_assets.viewer.api.models import Problem, Working
 from harvest_assets.viewer.prompted import DescribedPrompt
+from harvest_assets.viewer.statuses import status_of
 
 
 class _NotStored(JSONResponse):
@@ -121,9 +122,8 @@ def _problem(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         wrong = error.errors()[0]
         status, text = 400, f"{wrong['loc'][-1]}: {wrong['msg']}."
-    elif isinstance(error, HTTPException):
-        status, text = error.status_code, str(error.detail)
     else:
-        status, text = 404, str(error)
+        text = str(error.detail if isinstance(error, HTTPException) else error)
+        status = status_of(error)
     problem = Problem(status=status, error=presentable(text))
     return _NotStored(problem.model_dump(), status)

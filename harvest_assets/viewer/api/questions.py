@@ -20,7 +20,7 @@ from harvest_assets.live.kind import A, Kind, Q
 from harvest_assets.live.prompt import PROMPT, PromptQuestion, whole_numbers
 from harvest_assets.live.weights import WEIGHTS, WeightsQuestion
 from harvest_assets.viewer.answering import with_tokens
-from harvest_assets.viewer.api.harvests import harvest_of
+from harvest_assets.viewer.api.harvests import Key, Run, harvest_of
 from harvest_assets.viewer.asking import BusyError
 from harvest_assets.viewer.harvest import Harvest
 
@@ -32,7 +32,7 @@ Keys = Annotated[tuple[str, ...], Query(description="a component's key; may be r
 
 async def prompt(
     request: Request,
-    run: str,
+    run: Run,
     text: Text = None,
     ids: Ids = None,
     component: Annotated[str | None, Query(description="whose values are wanted")] = None,
@@ -47,6 +47,8 @@ async def prompt(
         return PromptQuestion(text=text, ids=_ids(ids), component=component, **numbers)
 
     harvest = await run_in_threadpool(harvest_of, request, run)
+    if component:
+        harvest.place_of(component)  # else it is refused before a model is opened
     answer = await _answer(request, harvest, PROMPT, question)
     described = request.app.state.prompting.described
     found = await run_in_threadpool(described, harvest, answer, component)
@@ -55,7 +57,7 @@ async def prompt(
 
 async def ablate(
     request: Request,
-    run: str,
+    run: Run,
     text: Text = None,
     ids: Ids = None,
     without: Keys = (),
@@ -89,12 +91,13 @@ async def ablate(
 
 async def weights(
     request: Request,
-    run: str,
-    key: str,
+    run: Run,
+    key: Key,
     top: Annotated[int | None, Query(description="entries of a list, 10 by default")] = None,
 ) -> Response:
     """What the weights of a component say, without data."""
     harvest = await run_in_threadpool(harvest_of, request, run)
+    harvest.place_of(key)  # else it is refused before a model is opened
     answer = await _answer(
         request, harvest, WEIGHTS, lambda: WeightsQuestion(component=key, **_given(top=top))
     )

@@ -30,6 +30,10 @@ _MAX_OFTEN = 20
 _NAMES = ("tokens", "starts", "fragments", "firing_place", "firing_component", "firing_ci")
 
 
+class InvalidSearchError(HarvestError):
+    """A text that cannot be searched for."""
+
+
 @dataclass(frozen=True)
 class FiringThere:
     """A component that fires in a hit.
@@ -160,10 +164,10 @@ class ContextIndex:
             page: from 1, of `HITS_PER_PAGE` hits.
 
         Raises:
-            HarvestError: the text is too long.
+            InvalidSearchError: the text is too long.
         """
         if len(query) > MAX_QUERY:
-            raise HarvestError(
+            raise InvalidSearchError(
                 f"The text has {len(query):,} characters; search for at most {MAX_QUERY:,}."
             )
         if len(query) > 1 and query[0] == query[-1] == '"':
