@@ -49,6 +49,8 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
+        # So that one that ends by itself does not stay a zombie.
+        threading.Thread(target=popen.wait, daemon=True).start()
         return cls(popen, Connection(ours.detach()), files)
 
     def reply(self, deadline: float) -> Any:

@@ -86,6 +86,17 @@ def hangup_terminates() -> None:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
+def end_with_stdin() -> None:
+    """End this process at once when stdin ends: the process that started it holds the other end."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def exit_status() -> int:
     """The status of an interrupted command: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP.
 

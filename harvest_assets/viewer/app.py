@@ -51,13 +51,17 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     methods, walking, derived = Methods(library), Walking(library), Derived()
     api = Api(library=library, derived=derived, asking=asking)
 
+    def close() -> None:
+        derived.close()
+        asking.close()
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = _PAGES_AT_ONCE
         try:
             yield
         finally:
-            asking.close()
+            close()
 
     run = "/run/{run}"
     app = Starlette(
@@ -95,5 +99,5 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             (HTTPException, HarvestError, OSError, UnicodeDecodeError), pages.error
         ),
     )
-    app.state.asking = asking
+    app.state.close = close
     return app

@@ -2,7 +2,7 @@
 
 A process, so that pages stay quick meanwhile and its memory is returned. What it made is a folder
 below `cache/`, whose name has the version of the harvest's files; where that cannot be written, it
-is a temporary one that ends with the server.
+is a temporary one that ends with the server. The process ends with the server too.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import remove, sweep, temporary_beside
+from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.atomic import abandoned, remove, sweep, temporary_beside
 from harvest_assets.files.layout import viewer_cache_root
 from harvest_assets.files.sanitize import presentable
+from harvest_assets.system.stopping import end_with_stdin
 
 if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
 
+T = TypeVar("T")
 Kind = Literal["contexts", "map"]
 # The module whose function `build` fills the folder.
 _BUILDERS: dict[str, str] = {
@@ -35,6 +38,26 @@ _BUILDERS: dict[str, str] = {
 _AT_ONCE = 2
 _ERROR = "error: "  # begins the line that says what went wrong
 _NICE = 5
+_TEMPORARY = "harvest_assets-viewer"
+
+
+class DamagedFolderError(HarvestError):
+    """A folder is not as it was computed."""
+
+
+@contextmanager
+def damage_reported(folder: Path) -> Iterator[None]:
+    """Report whatever reading a folder raises.
+
+    Raises:
+        DamagedFolderError: it is damaged.
+    """
+    try:
+        yield
+    except (OSError, EOFError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise DamagedFolderError(
+            f"{folder} is damaged; remove it, and it is made again."
+        ) from error
 
 
 @dataclass
@@ -42,14 +65,16 @@ class Work:
     """A folder that is being computed.
 
     Args:
-        share: of it that is done, from 0 to 1.
+        share: how much of it is done, from 0 to 1.
         error: what went wrong, in a sentence.
-        ended: whether the process has.
+        ended: whether computing has ended.
+        process: that computes it, once started.
     """
 
     share: float = 0.0
     error: str = ""
     ended: bool = False
+    process: subprocess.Popen[str] | None = None
 
 
 class Derived:
@@ -58,10 +83,12 @@ class Derived:
     def __init__(self) -> None:
         self._work: dict[Path, Work] = {}
         self._lock = threading.Lock()
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
+        self._removed: set[Path] = set()
+        self._closed = False
 
     def folder(self, harvest: Harvest, kind: Kind) -> Path | Work:
-        """The folder of this kind; while it is computed, how much of it is done.
+        """The folder of this kind; while it is computed, how much is done.
 
         Computing begins with the first call. Of more than a few at once, some wait.
 
@@ -83,14 +110,55 @@ class Derived:
             if work is None:
                 if sum(not other.ended for other in self._work.values()) >= _AT_ONCE:
                     return Work()
-                work = self._work[folder] = Work()
+                work = Work()
                 threading.Thread(
                     target=self._compute, args=(harvest.name, kind, folder, work), daemon=True
                 ).start()
+                self._work[folder] = work
             return work
 
+    def opened(self, harvest: Harvest, kind: Kind, read: Callable[[Path], T]) -> T | Work:
+        """What a function reads from the folder of this kind; a damaged one is computed again.
+
+        Args:
+            harvest: a finished one.
+            kind: of the folder.
+            read: raises `DamagedFolderError` for a damaged folder.
+
+        Raises:
+            HarvestError: see `folder`; or the folder is damaged again.
+        """
+        folder = self.folder(harvest, kind)
+        if not isinstance(folder, Path):
+            return folder
+        try:
+            return read(folder)
+        except DamagedFolderError:
+            with self._lock:
+                known = folder in self._removed
+                if known or folder != folder_of(self._writable(harvest), harvest, kind):
+                    raise
+                self._removed.add(folder)
+                remove(folder)
+        again = self.folder(harvest, kind)
+        return read(again) if isinstance(again, Path) else again
+
+    def close(self) -> None:
+        """Compute nothing more: end the processes, and remove what they have not finished."""
+        with self._lock:
+            self._closed = True
+            running = [(folder, work.process) for folder, work in self._work.items()]
+        for folder, process in running:
+            if process is not None:
+                process.kill()
+                process.wait()
+                with suppress(OSError):
+                    sweep(folder.parent)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
     def _roots(self) -> list[Path]:
-        mine = [] if self._temporary is None else [Path(self._temporary.name)]
+        mine = [] if self._temporary is None else [self._temporary]
         return [viewer_cache_root(), *mine]
 
     def _writable(self, harvest: Harvest) -> Path:
@@ -104,28 +172,58 @@ class Derived:
                 return root
         except OSError:
             if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="harvest_assets-")
-            return Path(self._temporary.name)
+                self._temporary = _new_temporary()
+            return self._temporary
 
     def _compute(self, name: str, kind: Kind, folder: Path, work: Work) -> None:
-        command = [sys.executable, "-P", "-m", __name__, kind, name, str(folder)]
-        lines: list[str] = []
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
-        for line in process.stdout or ():
-            try:
-                work.share = float(line)
-            except ValueError:
-                lines = [*lines[-20:], line.strip()]
-        process.wait()
+        """Fill a folder with a process; note how much is done, or why it cannot be."""
+        try:
+            work.error = self._run([kind, name, str(folder)], work)
+        except OSError as error:
+            work.error = f"It could not be computed: {reason_of(error)}."
+        finally:
+            with self._lock:
+                work.ended = True
+                if not work.error:
+                    self._work.pop(folder, None)
+
+    def _run(self, arguments: list[str], work: Work) -> str:
+        """Run the process to its end; returns what went wrong, or nothing."""
         with self._lock:
-            if process.returncode == 0:
-                del self._work[folder]
-                return
-            ours = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-            work.error = ours[-1] if ours else f"It could not be computed: {(lines or ['?'])[-1]}"
-            work.ended = True
+            if self._closed:
+                return "The viewer is being stopped."
+            process = work.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, *arguments],
+                stdin=subprocess.PIPE,  # the process ends when this one has closed it
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        lines: list[str] = []
+        with process:
+            for line in process.stdout or ():
+                try:
+                    work.share = float(line)
+                except ValueError:
+                    lines = [*lines[-20:], line.strip()]
+        if process.returncode == 0:
+            return ""
+        ours = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+        last = lines[-1] if lines else f"the process ended with status {process.returncode}"
+        return ours[-1] if ours else f"It could not be computed: {last}"
+
+
+def _new_temporary() -> Path:
+    """A private temporary folder; those of servers that have died are removed."""
+    named = Path(tempfile.gettempdir(), _TEMPORARY)
+    for path in abandoned(named.parent):
+        if path.name.startswith(f".{_TEMPORARY}."):
+            with suppress(OSError):  # of another user
+                remove(path)
+    folder = temporary_beside(named)
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def folder_of(root: Path, harvest: Harvest, kind: str) -> Path:
@@ -187,4 +285,5 @@ def main(kind: str, name: str, folder: str) -> int:
 
 
 if __name__ == "__main__":
+    end_with_stdin()
     sys.exit(main(*sys.argv[1:]))

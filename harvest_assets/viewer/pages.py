@@ -30,6 +30,7 @@ from harvest_assets.viewer.portrait import (
 )
 from harvest_assets.viewer.rendering import html_page, svg
 from harvest_assets.viewer.standalone import standalone_html
+from harvest_assets.viewer.statuses import status_of
 from harvest_assets.viewer.table import PAGE_SIZE, TableQuery, neighbours, order, unreadable
 from harvest_assets.viewer.view_query import (
     ViewQuery,
@@ -89,7 +90,7 @@ class Pages:
             harvest=harvest,
             query=query,
             given=request.query_params,
-            ignored=unreadable(request.query_params),
+            ignored=unreadable(harvest, request.query_params),
             path=path,
             page=page,
             n_pages=max(1, -(-len(places) // PAGE_SIZE)),
@@ -155,7 +156,8 @@ class Pages:
         """The table of an overview, or the selected components, as a file."""
         harvest, kind = self._harvest(request), request.url.path.rpartition(".")[2]
         keys = request.query_params.getlist("key")
-        query, ignored = TableQuery.of(request.query_params), unreadable(request.query_params)
+        query = TableQuery.of(request.query_params)
+        ignored = unreadable(harvest, request.query_params)
         if ignored:  # a file does not say so
             raise HTTPException(400, " ".join(ignored.values()))
         places = np.array([harvest.place_of(k) for k in keys]) if keys else order(harvest, query)
@@ -184,11 +186,10 @@ class Pages:
 
     def error(self, _request: Request, error: Exception) -> Response:
         """What is wrong, as a page."""
-        status = error.status_code if isinstance(error, HTTPException) else 404
         message = presentable(error.detail if isinstance(error, HTTPException) else str(error))
         if isinstance(error, UnicodeDecodeError):
-            status, message = 400, "The address is not valid UTF-8."
-        return html_page("error.html", status, message=message, harvest=None)
+            message = "The address is not valid UTF-8."
+        return html_page("error.html", status_of(error), message=message, harvest=None)
 
     def _harvest(self, request: Request) -> Harvest:
         return self._open(request.path_params["run"])

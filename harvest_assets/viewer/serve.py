@@ -78,7 +78,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that does not wait for questions to a model when it is stopped."""
+    """A server that does not wait for models or computed pages when it is stopped."""
 
     def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
         super().__init__(config)
@@ -86,7 +86,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
-        self._app.state.asking.close()
+        self._app.state.close()
         await super().shutdown(sockets)
 
 

@@ -198,14 +198,20 @@ def _firsts(lists: pl.Series) -> list[int | None]:
     return lists.list.first().to_list()
 
 
-def unreadable(params: Mapping[str, str]) -> dict[str, str]:
-    """Why the densities of an address that cannot be read are ignored, by parameter."""
+def unreadable(harvest: Harvest, params: Mapping[str, str]) -> dict[str, str]:
+    """Why densities and an order in an address are ignored, by parameter."""
+    sort = params.get("sort", "")
+    scores = [name for name in interpreted(harvest).frame.columns if name.startswith(_SCORE)]
+    unknown = sort not in ("", *SORTS, *_OLD_SORTS, *scores)
+    expected = ", ".join([*SORTS, *scores])
     given = {name: params.get(name, "").strip() for name in ("min", "max")}
-    return {
+    densities = {
         name: f"{text[:40]!r} is not a density; write 0.01 or 1%."
         for name, text in given.items()
         if text and _density(text) is None
     }
+    order_of = {"sort": f"{sort[:40]!r} is not a column; sort by one of {expected}."}
+    return {**densities, **(order_of if unknown else {})}
 
 
 def _density(text: str) -> float | None:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
     from harvest_assets.viewer.library import Library
 
+# Pages that other runs have too; the first is the overview.
+_OF_RUNS = ("", "map", "contexts", "prompt", "ablate")
+_OF_COMPONENTS = ("component", "weights")
+
 
 class Walking:
-    """Redirects to the page that a person means.
+    """Redirects to the page that was asked for.
 
     Args:
         library: the harvests.
@@ -31,7 +35,7 @@ class Walking:
         self._library = library
 
     def switch(self, request: Request) -> Response:
-        """The page that the request came from, of another run; its overview if that has no such."""
+        """The page that the request came from, of another run, or the overview of that run."""
         harvest = self._library.get(request.query_params.get("run", ""))
         return RedirectResponse(_same_page(harvest, request.headers.get("referer", "")))
 
@@ -80,11 +84,8 @@ def _same_page(harvest: Harvest, address: str) -> str:
     with suppress(ValueError):  # of an address that is not valid
         path, query = urlsplit(address).path, urlsplit(address).query
     start, _, rest = path.lstrip("/").partition("/")
-    kind, _, key = rest.partition("/")[2].partition("/")
-    overview = run_path(harvest.name)
-    if start != "run" or not kind:
-        return overview
-    if kind != "component":
-        return join(run_path(harvest.name, kind, *filter(None, [unquote(key)])), query)
-    key = unquote(key)
-    return join(component_path(harvest.name, key), query) if key in harvest.places else overview
+    kind, _, key = (unquote(part) for part in rest.partition("/")[2].partition("/"))
+    is_page = (kind in _OF_COMPONENTS and key in harvest.places) or (kind in _OF_RUNS and not key)
+    if start != "run" or not is_page:
+        return run_path(harvest.name)
+    return join(run_path(harvest.name, *filter(None, (kind, key))), query)

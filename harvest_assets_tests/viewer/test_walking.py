@@ -56,13 +56,19 @@ def test_another_run_keeps_the_page(goes, client):
         (component, f"{other}/component/{KEY}?shade=act"),
         (f"{host}{RUN}/component/h.9:999", other),
         (f"{host}{RUN}/contexts?q=a%26b", f"{other}/contexts?q=a%26b"),
-        (f"{host}{RUN}?sort=density", other),
+        (f"{host}{RUN}?sort=density", f"{other}?sort=density"),
+        (f"{host}{RUN}/weights/{KEY}?top=3", f"{other}/weights/{KEY}?top=3"),
+        (f"{host}{RUN}/weights/h.9:999?top=3", other),
+        (f"{host}{RUN}/export.html?key={KEY}", other),
+        (f"{host}/api", other),
         (f"{host}/harvests", other),
         ("http://[", other),
-        ("https://evil.example//run//evil.example/x", f"{other}/evil.example/x"),
+        ("https://evil.example//run//evil.example/x", other),
         ("", other),
     ):
         assert goes("/switch", came_from, run="other") == wanted
     assert client.get("/switch?run=nothing").status_code == 404
     page = client.get(RUN).text
     assert "<option selected>hostile</option><option>other</option>" in page
+    for address in ("/api", "/methods", "/run/nothing"):
+        assert "<option>hostile</option><option>other</option>" in client.get(address).text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from harvest_assets.viewer.finished import FinishedHarvest
@@ -79,6 +81,31 @@ def test_a_walk_by_keyboard_and_mouse(page, paths):  # noqa: F811
     assert all("<script>" in text for text in page.locator("mark").all_text_contents())
     page.locator(".hits .firing a").first.click()
     page.wait_for_url("**/component/**")
+
+
+def test_the_map_is_drawn_again_after_back(page):  # noqa: F811
+    page.goto(f"{RUN}/map")
+    canvas = page.locator("#map[data-ready]")
+    canvas.wait_for(timeout=60_000)
+    page.keyboard.press("+")
+    assert canvas.evaluate("it => it.style.touchAction") == "none"
+    page.get_by_role("link", name="all harvests").click()
+    page.get_by_role("heading", name="Map").wait_for(state="detached")
+    page.reload()  # its scripts are not those of the map
+    page.go_back()
+    canvas.wait_for(timeout=60_000)
+
+
+def test_the_header_is_one_row_on_a_laptop(page):  # noqa: F811
+    for width in (1024, 1280, 1500):
+        page.set_viewport_size({"width": width, "height": 800})
+        for where in ("/component/h.2.mlp.c_fc:3", "", "/map"):
+            page.goto(f"{RUN}{where}")
+            assert page.locator(".top").bounding_box()["height"] < 60
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            ends = "all => all.map(it => it.getBoundingClientRect()).map(it => [it.left, it.right])"
+            places = sorted(page.eval_on_selector_all(".top > *", ends))
+            assert all(a[1] <= b[0] + 1 for a, b in pairwise(places)), where
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 360)])

@@ -22,6 +22,7 @@ from harvest_assets.viewer.api import components, harvests, methods, questions
 from harvest_assets.viewer.api.models import Problem, Working
 from harvest_assets.viewer.api.responses import NotStored, with_tokens_model
 from harvest_assets.viewer.prompted import DescribedPrompt
+from harvest_assets.viewer.statuses import status_of
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,8 @@ def _problem(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         wrong = error.errors()[0]
         status, text = 400, f"{wrong['loc'][-1]}: {wrong['msg']}."
-    elif isinstance(error, HTTPException):
-        status, text = error.status_code, str(error.detail)
     else:
-        status, text = 404, str(error)
+        text = str(error.detail if isinstance(error, HTTPException) else error)
+        status = status_of(error)
     problem = Problem(status=status, error=presentable(text))
     return NotStored(problem.model_dump(), status)

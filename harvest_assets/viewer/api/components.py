@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from harvest_assets.schemas import ExampleOrder, LocatedExample
-from harvest_assets.viewer.api.harvests import harvest_of
+from harvest_assets.viewer.api.harvests import Key, PageNumber, Run, harvest_of
 from harvest_assets.viewer.api.models import (
     Component,
     ComponentRow,
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
 
 _TOKENS = 20
-_Page = Annotated[int, Query(ge=1, lt=1 << 31)]
 _Yes = Literal["", "0", "1"]
+_TokenSort = Literal["recall", "precision", "lift", "pmi", "bottom"]
+_FiringSort = Literal["jaccard", "precision", "recall", "pmi", "bottom"]
 
 
 class TableParams(BaseModel):
@@ -40,29 +41,29 @@ class TableParams(BaseModel):
 
     q: str = Field("", description="words, each part of the key: kproj:18")
     token: str = Field("", description="part of a token; in double quotes, the whole token")
-    layer: str = ""
+    layer: str = Field("", description="name of a layer")
     min: str = Field("", description="lowest density: 0.01 or 1%")
     max: str = Field("", description="highest density")
     dead: _Yes = Field("", description="1: also those that never fired")
     label: str = Field("", description="words, each part of label, note, tags or reason")
-    tag: str = ""
+    tag: str = Field("", description="one of its tags")
     labelled: _Yes = Field("", description="1: only those with a label")
     starred: _Yes = Field("", description="1: only those with a star")
     listed: str = Field("", description="name of a list")
     sort: str = Field(
         "", description="informativeness, density, mean_ci, layer, reads, predicts, label, score_…"
     )
-    reverse: _Yes = ""
-    page: int = Field(1, ge=1, lt=1 << 31)
+    reverse: _Yes = Field("", description="1: in the opposite order")
+    page: int = Field(1, ge=1, lt=1 << 31, description="from 1")
 
 
 def components(
-    request: Request, run: str, params: Annotated[TableParams, Query()]
+    request: Request, run: Run, params: Annotated[TableParams, Query()]
 ) -> ComponentsPage:
     """The components that match, 50 a page."""
     harvest = harvest_of(request, run)
     given = params.model_dump(exclude={"page"})
-    if problems := unreadable(given):
+    if problems := unreadable(harvest, given):
         raise HTTPException(400, " ".join(problems.values()))
     places = order(harvest, TableQuery.of(given))
     written = interpreted(harvest)
@@ -80,13 +81,13 @@ def components(
 
 def component(
     request: Request,
-    run: str,
-    key: str,
-    reads_by: Literal["recall", "precision", "lift", "pmi", "bottom"] = "recall",
-    predicts_by: Literal["recall", "precision", "lift", "pmi", "bottom"] = "pmi",
-    fires_by: Literal["jaccard", "precision", "recall", "pmi", "bottom"] = "jaccard",
-    examples: ExampleOrder = "sample",
-    page: _Page = 1,
+    run: Run,
+    key: Key,
+    reads_by: Annotated[_TokenSort, Query(description="order of `reads_scored`")] = "recall",
+    predicts_by: Annotated[_TokenSort, Query(description="order of `predicts_scored`")] = "pmi",
+    fires_by: Annotated[_FiringSort, Query(description="order of `fires_with`")] = "jaccard",
+    examples: Annotated[ExampleOrder, Query(description="list of examples")] = "sample",
+    page: PageNumber = 1,
 ) -> Component:
     """One component: its numbers, tokens, neighbours and 20 examples."""
     harvest = harvest_of(request, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Query
+from fastapi import Path, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -28,6 +28,10 @@ from harvest_assets.viewer.derived import Work
 if TYPE_CHECKING:
     from harvest_assets.viewer.harvest import Harvest
 
+Run = Annotated[str, Path(description="folder of a harvest, as `/api/harvests` names it")]
+Key = Annotated[str, Path(description="key of a component: h.0.mlp.c_fc:12")]
+PageNumber = Annotated[int, Query(ge=1, lt=1 << 31, description="from 1")]
+
 
 def harvest_of(request: Request, run: str) -> Harvest:
     """The harvest in a folder, as it is now.
@@ -49,7 +53,7 @@ def harvests() -> list[HarvestLine]:
     return [HarvestLine.model_validate(summary) for summary in summaries()]
 
 
-def overview(request: Request, run: str) -> Overview:
+def overview(request: Request, run: Run) -> Overview:
     """A harvest: its settings, layers and counts."""
     harvest = harvest_of(request, run)
     layers = [Layer.model_validate(row) for row in harvest.layers.to_dicts()]
@@ -72,10 +76,10 @@ def overview(request: Request, run: str) -> Overview:
 
 def contexts(
     request: Request,
-    run: str,
+    run: Run,
     q: Annotated[str, Query(max_length=MAX_QUERY, description="in double quotes: a whole token")],
     case: Annotated[str, Query(pattern="^[01]?$", description="1: case matters")] = "",
-    page: Annotated[int, Query(ge=1, lt=1 << 31)] = 1,
+    page: PageNumber = 1,
 ) -> Contexts:
     """Where a text occurs in the contexts that were kept, and the components that fire there."""
     harvest = harvest_of(request, run)
@@ -104,7 +108,11 @@ def contexts(
     )
 
 
-def component_map(request: Request, run: str, colour: Colour = "layer") -> Map:
+def component_map(
+    request: Request,
+    run: Run,
+    colour: Annotated[Colour, Query(description="what the groups are by")] = "layer",
+) -> Map:
     """Where each component is on the map, and its colour."""
     answer = map_of(request.app.state.derived, harvest_of(request, run), colour)
     if isinstance(answer, Work):

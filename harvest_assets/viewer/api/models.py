@@ -21,9 +21,9 @@ class Problem(Answer):
 
 
 class Working(Answer):
-    """What is being computed; ask again."""
+    """The answer is being computed; ask again."""
 
-    share: float = Field(description="of it that is done, from 0 to 1")
+    share: float = Field(description="how much of it is done, from 0 to 1")
 
 
 class HarvestLine(Answer):

@@ -19,7 +19,7 @@ from harvest_assets.live.kind import A, Kind, Q
 from harvest_assets.live.prompt import PROMPT, PromptQuestion, whole_numbers
 from harvest_assets.live.weights import WEIGHTS, WeightsQuestion
 from harvest_assets.viewer.answering import answered, chosen_keys, with_tokens
-from harvest_assets.viewer.api.harvests import harvest_of
+from harvest_assets.viewer.api.harvests import Key, Run, harvest_of
 from harvest_assets.viewer.api.responses import NotStored, NotStoredText
 from harvest_assets.viewer.asking import BusyError
 from harvest_assets.viewer.harvest import Harvest
@@ -33,7 +33,7 @@ Keys = Annotated[tuple[str, ...], Query(description="keys of components; may be 
 
 async def prompt(
     request: Request,
-    run: str,
+    run: Run,
     text: Text = None,
     ids: Ids = None,
     component: Annotated[str | None, Query(description="whose values are wanted")] = None,
@@ -48,6 +48,8 @@ async def prompt(
         return PromptQuestion(text=text, ids=_ids(ids), component=component, **numbers)
 
     harvest = await run_in_threadpool(harvest_of, request, run)
+    if component:
+        harvest.place_of(component)  # else it is refused before a model is opened
     answer = await _answer(request, harvest, PROMPT, question)
     return await run_in_threadpool(
         lambda: NotStoredText(described(harvest, answer, component).model_dump_json())
@@ -56,7 +58,7 @@ async def prompt(
 
 async def ablate(
     request: Request,
-    run: str,
+    run: Run,
     text: Text = None,
     ids: Ids = None,
     without: Keys = (),
@@ -88,12 +90,13 @@ async def ablate(
 
 async def weights(
     request: Request,
-    run: str,
-    key: str,
+    run: Run,
+    key: Key,
     top: Annotated[int | None, Query(description="entries of a list, 10 by default")] = None,
 ) -> Response:
     """What the weights of a component say, without data."""
     harvest = await run_in_threadpool(harvest_of, request, run)
+    harvest.place_of(key)  # else it is refused before a model is opened
     answer = await _answer(
         request, harvest, WEIGHTS, lambda: WeightsQuestion(component=key, **_given(top=top))
     )

@@ -106,7 +106,7 @@ def layout(n: int, graph: Graph, progress: Callable[[float], None]) -> NDArray[n
             square = (apart**2).sum(1, keepdims=True)
             push = apart * 2 * _B / ((0.001 + square) * (1 + _A * square**_B))
             force += np.clip(push, -_MAX_STEP, _MAX_STEP) / _REPELLED_BY
-        force -= _GRAVITY * xy  # what is joined to nothing else would leave
+        force -= _GRAVITY * xy  # keeps nodes without edges from drifting away
         xy += (1 - epoch / _EPOCHS) * force
         progress(epoch / _EPOCHS)
     return _within_one(xy)

@@ -24,8 +24,9 @@ def map_of(
     Raises:
         HarvestError: the harvest is in progress or damaged, or has no co-firings.
     """
-    folder = derived.folder(harvest, "map")
-    return folder if isinstance(folder, Work) else points(harvest, folder, colour, tokens=tokens)
+    return derived.opened(
+        harvest, "map", lambda folder: points(harvest, folder, colour, tokens=tokens)
+    )
 
 
 class MapPages:

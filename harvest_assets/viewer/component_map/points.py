@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.viewer.charts import layer_colour
+from harvest_assets.viewer.derived import damage_reported
 from harvest_assets.viewer.interpreted import interpreted
 
 if TYPE_CHECKING:
@@ -72,18 +72,17 @@ def points(harvest: Harvest, folder: Path, colour: Colour, *, tokens: bool = Tru
         tokens: whether they are needed, which takes most of the time.
 
     Raises:
-        HarvestError: the folder is damaged.
+        DamagedFolderError: the folder is damaged.
     """
-    try:
+    with damage_reported(folder):
         places = np.load(folder / "places.npy")
-        xy = np.load(folder / "xy.npy").round(4).astype(np.float64)
-        if xy.shape != (len(places), 2):
-            raise ValueError("places and coordinates differ in length")
+        xy = np.load(folder / "xy.npy").astype(np.float64).round(4)
+        alive = np.flatnonzero(harvest.firing_counts > 0)
+        if not np.array_equal(places, alive) or xy.shape != (len(alive), 2):
+            raise ValueError("the places are not those of the components that fired")
+        if not ((xy >= 0) & (xy <= 1)).all():
+            raise ValueError("a coordinate is not from 0 to 1")
         frame = harvest.frame[places]
-    except (OSError, ValueError, IndexError) as error:
-        raise HarvestError(
-            f"{folder} is damaged ({reason_of(error)}); remove it, and it is made again."
-        ) from error
     grouped = {"layer": _layers, "density": _densities, "label": _labels, "star": _stars}
     names, colours, group = grouped[colour](harvest, frame, places)
     n = np.bincount(group, minlength=len(names)).tolist()

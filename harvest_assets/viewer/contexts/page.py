@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from harvest_assets.viewer.contexts.search import HITS_PER_PAGE, MAX_HITS, ContextIndex, Found
-from harvest_assets.viewer.derived import Derived, Work
+from harvest_assets.viewer.derived import Derived, Work, damage_reported
 from harvest_assets.viewer.rendering import html_page
 from harvest_assets.viewer.view_query import page_of
 
@@ -53,11 +54,13 @@ def find(
     Raises:
         HarvestError: the harvest is in progress or damaged, or the text is too long.
     """
-    folder = derived.folder(harvest, "contexts")
-    if isinstance(folder, Work):
-        return folder
-    index = ContextIndex.open(folder)
-    return index.search(harvest, query.q, case=query.case, page=query.page), index
+
+    def read(folder: Path) -> tuple[Found, ContextIndex]:
+        index = ContextIndex.open(folder)
+        with damage_reported(folder):
+            return index.search(harvest, query.q, case=query.case, page=query.page), index
+
+    return derived.opened(harvest, "contexts", read)
 
 
 class ContextPages:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.contexts.texts import SEPARATOR, folded
+from harvest_assets.viewer.derived import damage_reported
 
 if TYPE_CHECKING:
     from harvest_assets.data.vocabulary import ShownToken
@@ -27,6 +28,10 @@ _MAX_COMPONENTS = 12  # of a hit
 _MAX_OFTEN = 20
 # Of the files in the folder, as `build` writes them.
 _NAMES = ("tokens", "starts", "fragments", "firing_place", "firing_component", "firing_ci")
+
+
+class InvalidSearchError(HarvestError):
+    """A text that cannot be searched for."""
 
 
 @dataclass(frozen=True)
@@ -129,22 +134,25 @@ class ContextIndex:
         """The index that `build` wrote.
 
         Raises:
-            HarvestError: it is damaged.
+            DamagedFolderError: it is damaged.
         """
-        try:
+        with damage_reported(folder):
             arrays: dict[str, Any] = {
                 name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _NAMES
             }
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             text, lower = (_mapped(folder / f"{name}.bin") for name in ("text", "folded"))
-            if {len(text), len(lower)} != {int(arrays["starts"][-1])}:
-                raise ValueError("texts and tokens differ in length")
+            sizes = {name: values.shape for name, values in arrays.items()}
+            n_places, n_firings = len(arrays["tokens"]), len(arrays["firing_place"])
+            if sizes != {
+                "tokens": (n_places,),
+                "starts": (n_places + 1,),
+                "fragments": (3, *sizes["fragments"][1:2]),
+                **dict.fromkeys(_NAMES[3:], (n_firings,)),
+            } or {len(text), len(lower)} != {int(arrays["starts"][-1])}:
+                raise ValueError("the files differ in length")
             k, n = int(about["per_list"]), int(about["windows"])
             return cls(**arrays, text=text, folded=lower, per_list=k, n_windows=n)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HarvestError(
-                f"{folder} is damaged ({reason_of(error)}); remove it, and it is made again."
-            ) from error
 
     def search(self, harvest: Harvest, query: str, *, case: bool, page: int = 1) -> Found:
         """The places where a text occurs.
@@ -156,10 +164,10 @@ class ContextIndex:
             page: from 1, of `HITS_PER_PAGE` hits.
 
         Raises:
-            HarvestError: the text is too long.
+            InvalidSearchError: the text is too long.
         """
         if len(query) > MAX_QUERY:
-            raise HarvestError(
+            raise InvalidSearchError(
                 f"The text has {len(query):,} characters; search for at most {MAX_QUERY:,}."
             )
         if len(query) > 1 and query[0] == query[-1] == '"':
@@ -177,7 +185,7 @@ class ContextIndex:
     def _occurrences(
         self, query: bytes, *, case: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First and last token of each occurrence, none twice with the same first token."""
+        """First and last token of each occurrence; occurrences differ in their first token."""
         text, wanted = (self.text, query) if case else (self.folded, folded(query))
         found: list[tuple[int, int]] = []
         at = text.find(wanted) if wanted and SEPARATOR not in wanted else -1

@@ -1,10 +1,9 @@
 "use strict";
 
 // The map of components: points on a canvas that can be moved, zoomed and clicked.
-const canvas = document.getElementById("map");
 const NEAR = 9; // pixels
 
-async function drawMap() {
+async function drawMap(canvas) {
   const answer = await fetch(canvas.dataset.points);
   if (answer.status !== 200) return canvas.replaceWith("The map cannot be shown; load the page again.");
   const { keys, x, y, group, groups, tokens } = await answer.json();
@@ -47,6 +46,7 @@ async function drawMap() {
     left = next === 1 ? 0 : shareX - ((shareX - left) * next) / scale;
     top = next === 1 ? 0 : shareY - ((shareY - top) * next) / scale;
     scale = next;
+    canvas.style.touchAction = scale > 1 ? "none" : "";
     paint();
   }
 
@@ -101,4 +101,10 @@ async function drawMap() {
   canvas.dataset.ready = keys.length;
 }
 
-if (canvas) drawMap();
+function drawAny() {
+  const canvas = document.getElementById("map");
+  if (canvas) drawMap(canvas);
+}
+
+drawAny();
+document.addEventListener("swapped", drawAny); // another page was put in the place of this one

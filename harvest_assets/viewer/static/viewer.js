@@ -15,12 +15,16 @@ async function swap(address, { push }) {
   document.querySelector("main").replaceWith(page.querySelector("main"));
   document.querySelector("header.top").replaceWith(page.querySelector("header.top"));
   document.title = page.title;
+  for (const { attributes } of page.querySelectorAll("head script[src]"))
+    if (!document.querySelector(`head script[src="${CSS.escape(attributes.src.value)}"]`))
+      document.head.append(Object.assign(document.createElement("script"), { src: attributes.src.value }));
   if (push) history.pushState(null, "", address);
   if (focused) {
     const again = [...document.querySelectorAll("a[href]")].find((a) => a.getAttribute("href") === focused);
     again?.focus({ preventScroll: true });
   }
   updateButtons();
+  document.dispatchEvent(new Event("swapped"));
 }
 
 document.addEventListener("click", (event) => {

@@ -126,6 +126,10 @@ def test_contexts_are_computed_and_then_found(client, tmp_path, monkeypatch):
         (f"{API}/components?min=lots", 400, "lots"),
         (f"{API}/components?dead=yes", 400, "dead"),
         (f"{API}/components?listed=..%2Fa", 404, ""),
+        (f"{API}/components?sort=densitty", 400, "densitty"),
+        (f"{API}/components?sort=score_none", 400, "score_none"),
+        (f"{API}/prompt?text=a&component=h.0:77777", 404, "h.0:77777"),
+        (f"{API}/weights/h.0:77777", 404, "h.0:77777"),
         (f"{API}/contexts", 400, "q"),
         (f"{API}/contexts?q=a&pgae=2", 400, "pgae"),
         (f"{API}/components?minimum=2", 400, "minimum"),
@@ -164,6 +168,8 @@ def test_every_endpoint_is_described(client):
         path = endpoint.path.replace(":path", "")
         it = described["paths"][path][endpoint.method.lower()]
         assert it["description"]
+        for parameter in it.get("parameters", ()):
+            assert parameter.get("description"), parameter
         assert it["description"] in page
         assert f"{endpoint.method} /api{path}" in page
         may_be = {"202": endpoint.computed, "503": endpoint.model is not None}

@@ -84,6 +84,7 @@ def test_the_page_and_the_api(client, paths):
     for colour in ("layer", "density", "label", "star"):
         answer = client.get(f"/api{PAGE}?colour={colour}").json()
         assert answer["keys"] == list(alive)
+        assert all(x == round(x, 4) for x in (*answer["x"], *answer["y"]))
         page = client.get(f"{PAGE}?colour={colour}").text
         assert f'data-points="/api{PAGE}?colour={colour}"' in page
         names = [answer["groups"][i]["name"] for i in answer["group"]]
