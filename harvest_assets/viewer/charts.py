@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.errors import counted
+from harvest_assets.viewer.bins import ci_density_cells, density_bins
 from harvest_assets.viewer.words import SPD, Words
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
 _MAX_TICKS = 7
 _SMALL_WIDTH, _SMALL_BINS, _MAX_SMALL_BARS = 360, 30, 36
-_DENSITY_BINS_PER_DECADE = 8
-_CELLS = (56, 32)
 _HEAT_LEVELS = 6
 # Legible on white and on black: an image does not know its background.
 _STYLE = """
@@ -118,19 +117,14 @@ def density_histogram(
         density: firings per token of each component; components with 0 are left out.
         address: the link of a bar, by its lowest and highest density.
     """
-    alive = density[density > 0]
     canvas = _Canvas(560, 240, "Histogram of firing density")
-    low = math.floor(np.log10(alive.min())) if len(alive) else -6
-    low = min(low, -1)
-    n_bins = -low * _DENSITY_BINS_PER_DECADE
-    place = np.clip((np.log10(alive) - low) / -low * n_bins, 0, n_bins - 1).astype(np.int64)
-    counts = np.bincount(place, minlength=n_bins)
-    highest = _nice_ceiling(int(counts.max(initial=1)))
-    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
+    bins = density_bins(density)
+    n_bins, highest = len(bins.counts), _nice_ceiling(int(bins.counts.max(initial=1)))
+    canvas.x_axis(list(_decades(bins.low, bins.high)), "density: firings per token")
     canvas.y_axis([(share, f"{highest * share:,.0f}") for share in (0.5, 1.0)])
-    for b, count in enumerate(counts.tolist()):
+    for b, count in enumerate(bins.counts.tolist()):
         if count:
-            start, stop = (10 ** (low - low * (b + end) / n_bins) for end in (0, 1))
+            start, stop = bins.edges(b)
             fire = "component fires" if count == 1 else "components fire"
             title = f"{count:,} {fire} on {_percent(start)} to {_percent(stop)} of tokens"
             box = (b / n_bins, 0, (b + 0.92) / n_bins, count / highest)
@@ -153,26 +147,18 @@ def ci_against_density(
         address: the link of a cell, by its lowest and highest density.
         words: what the values are called.
     """
-    shown = (density > 0) & (mean_ci > 0)
-    x, y = np.log10(density[shown]), np.log10(mean_ci[shown])
     canvas = _Canvas(560, 240, f"Mean {words.long} against firing density")
-    low_x = min(-1, math.floor(x.min())) if len(x) else -6
-    low_y = min(-1, math.floor(y.min())) if len(y) else -6
-    canvas.x_axis(list(_decades(low_x, 0)), "density")
-    high_y = max(0, math.ceil(y.max())) if len(y) else 0
-    canvas.y_axis(list(_decades(low_y, high_y)))
+    cells = ci_density_cells(density, mean_ci)
+    canvas.x_axis(list(_decades(*cells.x_ends)), "density")
+    canvas.y_axis(list(_decades(*cells.y_ends)))
     canvas.text(canvas.left + 6, _TOP + 10, f"mean {words.short}", "start")
-    n_x, n_y = _CELLS
-    cell_x = np.clip(((x - low_x) / -low_x * n_x).astype(np.int64), 0, n_x - 1)
-    cell_y = np.clip(((y - low_y) / (high_y - low_y) * n_y).astype(np.int64), 0, n_y - 1)
-    counts = np.bincount(cell_x * n_y + cell_y, minlength=n_x * n_y)
-    highest = math.log1p(int(counts.max(initial=1)))
-    for cell in np.flatnonzero(counts).tolist():
-        column, row = divmod(cell, n_y)
-        count = int(counts[cell])
+    n_x, n_y = cells.counts.shape
+    highest = math.log1p(int(cells.counts.max(initial=1)))
+    for column, row in np.argwhere(cells.counts).tolist():
+        count = int(cells.counts[column, row])
         level = math.ceil(_HEAT_LEVELS * math.log1p(count) / highest)
-        start, stop = (10 ** (low_x - low_x * (column + end) / n_x) for end in (0, 1))
-        mean = 10 ** (low_y + (high_y - low_y) * (row + 0.5) / n_y)
+        start, stop = cells.x_edges(column)
+        mean = math.sqrt(math.prod(cells.y_edges(row)))
         components = counted(count, "component")
         title = f"{components}: density about {_percent(start)}, mean {words.short} {mean:.1g}"
         box = (column / n_x, row / n_y, (column + 1) / n_x, (row + 1) / n_y)
@@ -222,12 +208,8 @@ def layer_bars(rows: Sequence[tuple[str, float, str]], name: str) -> str:
 
 def small_density_histogram(density: NDArray[np.float64]) -> str:
     """`density_histogram` as a short SVG, without links."""
-    alive = density[density > 0]
-    low = min(-1, math.floor(np.log10(alive.min()))) if len(alive) else -6
-    n_bins = _SMALL_BINS
-    place = np.clip((np.log10(alive) - low) / -low * n_bins, 0, n_bins - 1).astype(np.int64)
-    counts = np.bincount(place, minlength=n_bins).tolist()
-    return small_bars(counts, [(0.0, _power(low)), (1.0, "1")])
+    bins = density_bins(density, _SMALL_BINS)
+    return small_bars(bins.counts.tolist(), [(0.0, _power(bins.low)), (1.0, "1")])
 
 
 def small_bars(values: Sequence[float], labels: Sequence[tuple[float, str]]) -> str:
