@@ -120,7 +120,7 @@ def density_histogram(
     canvas = _Canvas(560, 240, "Histogram of firing density")
     bins = density_bins(density)
     n_bins, highest = len(bins.counts), _nice_ceiling(int(bins.counts.max(initial=1)))
-    canvas.x_axis(list(_decades(bins.low, bins.high)), "density: firings per token")
+    canvas.x_axis(list(decades(bins.low, bins.high)), "density: firings per token")
     canvas.y_axis([(share, f"{highest * share:,.0f}") for share in (0.5, 1.0)])
     for b, count in enumerate(bins.counts.tolist()):
         if count:
@@ -149,8 +149,8 @@ def ci_against_density(
     """
     canvas = _Canvas(560, 240, f"Mean {words.long} against firing density")
     cells = ci_density_cells(density, mean_ci)
-    canvas.x_axis(list(_decades(*cells.x_ends)), "density")
-    canvas.y_axis(list(_decades(*cells.y_ends)))
+    canvas.x_axis(list(decades(*cells.x_ends)), "density")
+    canvas.y_axis(list(decades(*cells.y_ends)))
     canvas.text(canvas.left + 6, _TOP + 10, f"mean {words.short}", "start")
     n_x, n_y = cells.counts.shape
     highest = math.log1p(int(cells.counts.max(initial=1)))
@@ -245,7 +245,8 @@ def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
-def _decades(low: int, high: int) -> Iterator[tuple[float, str]]:
+def decades(low: int, high: int) -> Iterator[tuple[float, str]]:
+    """The powers of ten on an axis between two of them, with their shares of its length."""
     step = 1 if high - low <= _MAX_TICKS else 2
     for power in range(high, low - 1, -step):
         yield (power - low) / (high - low), _power(power)
