@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from harvest_assets.cli.main import cli
+from harvest_assets.cli.options import harvest_options
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.wandb.settings import WatchSettings
@@ -37,6 +39,7 @@ DEFAULTS = {
     "seed": 0,
     "layers": None,
     "cooccurrence": True,
+    "keep_firings": 0,
     "ci_noise": False,
     "bf16": False,
 }
@@ -48,6 +51,23 @@ def test_names_and_defaults_are_those_that_users_know():
     sample = HarvestSettings(seed=5, ci_threshold=0.5, batch_size=3).sample
     assert type(sample) is SampleSettings
     assert sample == SampleSettings(seed=5, ci_threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [([], None), (["--keep-firings"], -1), (["--keep-firings", "500"], 500)],
+)
+def test_firings_are_kept_of_all_rows_or_of_a_number(given: list[str], rows: int | None):
+    @click.command()
+    @click.argument("run")
+    @harvest_options
+    def harvest(keep_firings: int | None, **_: object) -> None:
+        click.echo(repr(keep_firings))
+
+    assert CliRunner().invoke(harvest, ["run", *given]).output == f"{rows!r}\n"
+    wrong = CliRunner().invoke(harvest, ["--keep-firings", "run"])
+    assert wrong.exit_code == 2
+    assert "'run'" in wrong.output
 
 
 def test_the_options_are_the_settings():

@@ -30,6 +30,7 @@ from harvest_assets.cli.common_options import CONTEXT_SETTINGS, EXIT_STATUSES
         "label",
         "score",
         "labels",
+        "compare",
         "verify",
         "pack",
         "unpack",
@@ -64,6 +65,7 @@ def cli() -> None:
       harvest-assets label RUN           ask a language model what its components mean
       harvest-assets score RUN           score its components and labels, --method baseline offline
       harvest-assets labels export RUN F labels, scores and notes as a file; `labels import RUN F`
+      harvest-assets compare A B         two harvests of the same rows: numbers, best matches
       harvest-assets verify RUN          check that all files on disk are consistent
       harvest-assets pack RUN            a finished harvest as one file; `unpack FILE` elsewhere
       harvest-assets push RUN ADDRESS    a finished harvest to the HF hub or W&B; `pull ADDRESS`

@@ -124,6 +124,10 @@ class Vocabulary:
         """
         return escaped(self._kept(token_id))
 
+    def utf8(self, token_id: int) -> bytes:
+        """What an id adds to a text in UTF-8, which may be a part of a character."""
+        return self._kept(token_id).encode("utf-8", "surrogateescape")
+
     def context(self, token_ids: Sequence[int], firing_index: int) -> list[str]:
         """The texts of adjacent tokens, one a token, which joined give the decoded text.
 

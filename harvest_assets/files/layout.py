@@ -10,6 +10,7 @@ $SPD_OUT_DIR/
 │   └── watched.json                    which runs of a watched project were left out, and why
 ├── demo/                               the built-in run
 ├── huggingface/                        converted datasets, where the usual cache is read-only
+├── cache/viewer/<run_id>[@<name>]/     what the viewer computed, and can compute again
 └── harvest/<run_id>[@<name>]/
     ├── activation_contexts/            config.json, summary.json, components.jsonl, ...
     ├── correlations/                   component_correlations.pt, token_stats.pt
@@ -23,6 +24,7 @@ $SPD_OUT_DIR/
     ├── interpretations/                the tables labels, scores, edits (-<number>.parquet);
     │   ├── entries/                    what was written since, one file each time
     │   └── lists/                      lists of components, to be shared
+    ├── comparisons/                    pairs of components with those of other harvests
     ├── leases/                         which process works on what
     └── logs/                           what the processes of the stages printed
 ```
@@ -108,6 +110,11 @@ def harvest_folders() -> list[Path]:
     return sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
 
 
+def viewer_cache_root() -> Path:
+    """What the viewer computed from harvests, in a folder for each harvest's name."""
+    return out_dir() / "cache" / "viewer"
+
+
 @dataclass(frozen=True)
 class HarvestLayout:
     """The paths of one harvest.
@@ -135,7 +142,7 @@ class HarvestLayout:
         folders = [self.activation_contexts, self.correlations, self.merged, shards]
         folders += [self.root / "leases", self.root / "logs", self.tokenizer]
         folders += [self.interpretations, self.interpretation_entries, self.interpretation_lists]
-        folders += [self.answers, self.autointerp_reports]
+        folders += [self.answers, self.autointerp_reports, self.comparisons]
         if shards.is_dir() and not shards.is_symlink():
             folders += [f for shard in shards.iterdir() for f in (shard, shard / "saved")]
         for folder in folders:
@@ -264,6 +271,11 @@ class HarvestLayout:
     def interpretation_entries(self) -> Path:
         """The folder of what is not in the tables of `interpretations` yet."""
         return self.interpretations / "entries"
+
+    @property
+    def comparisons(self) -> Path:
+        """The folder of pairs of components with those of other harvests."""
+        return self.root / "comparisons"
 
     @property
     def answers(self) -> Path:

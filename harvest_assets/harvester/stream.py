@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.harvester.harvester import Harvester
+from harvest_assets.harvester.state import HarvesterSettings
 
 if TYPE_CHECKING:
     from harvest_assets.harvester.kept_firings import FiringRecorder
@@ -36,6 +36,26 @@ class Activations(Protocol):
         """The `component_acts`, float [B, S, C_total]; None repeats the firing strengths."""
 
 
+class RowConsumer(Protocol):
+    """What activations are given to: a `Harvester`, or a listing of firings."""
+
+    settings: HarvesterSettings
+    device: torch.device
+
+    def process_batch(
+        self,
+        tokens: torch.Tensor,
+        ci: torch.Tensor,
+        output_probs: torch.Tensor,
+        component_acts: torch.Tensor,
+        first_row: int,
+    ) -> None:
+        """Take rows; see `Harvester.process_batch`."""
+
+    def first_bad_row(self) -> int | None:
+        """The first row that may hold invalid values; None if there is none."""
+
+
 class RowSource(Protocol):
     """Rows of tokens in harvest order."""
 
@@ -48,7 +68,7 @@ class RowSource(Protocol):
 
 
 def harvest_rows(
-    harvester: Harvester,
+    harvester: RowConsumer,
     model: Callable[[torch.Tensor], Activations],
     source: RowSource,
     rows: range,
@@ -111,7 +131,7 @@ class _Group(NamedTuple):
 
 
 def _groups(
-    source: RowSource, rows: range, rows_per_forward: int, harvester: Harvester
+    source: RowSource, rows: range, rows_per_forward: int, harvester: RowConsumer
 ) -> Iterator[_Group]:
     """The groups of a share; while one is computed the next is copied to the device."""
     coming: _Group | None = None
@@ -129,7 +149,7 @@ def _groups(
 
 
 def _add_group(
-    harvester: Harvester,
+    harvester: RowConsumer,
     model: Callable[[torch.Tensor], Activations],
     group: _Group,
     n_pieces: int,
@@ -165,7 +185,7 @@ def _add_group(
 
 
 def add_answer(
-    harvester: Harvester,
+    harvester: RowConsumer,
     tokens: torch.Tensor,
     answer: Activations,
     first_row: int,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harvest_assets.comparison import DEFAULT_TOP
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.notebook.components import Components
 from harvest_assets.notebook.lines import harvest_lines
 from harvest_assets.viewer import charts
@@ -17,6 +19,7 @@ from harvest_assets.viewer.rendering import rendered
 if TYPE_CHECKING:
     import polars as pl
 
+    from harvest_assets.comparison import Comparison
     from harvest_assets.data.vocabulary import Vocabulary
     from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
     from harvest_assets.viewer.harvest import Harvest as ViewedHarvest
@@ -87,6 +90,26 @@ class Harvest(Components):
             HarvestError: the harvest is in progress.
         """
         return self._finished("token_stats").token_stats
+
+    def compare(
+        self, other: Harvest | str | Path, *, rows: int | None = None, top: int = DEFAULT_TOP
+    ) -> Comparison:
+        """This harvest and another of the same rows: `.summary`, `.layers`, `.pairs`.
+
+        Args:
+            other: the other harvest, or what `harvest_assets.open` takes.
+            rows: rows to count pairs over; see `harvest_assets.comparison.compare`.
+            top: matches of each component.
+
+        Raises:
+            NotComparableError: the harvests are of different rows.
+            HarvestError: one is not finished, or the pairs cannot be counted here.
+        """
+        from harvest_assets.comparison import compare
+        from harvest_assets.notebook.opening import paths_of
+
+        paths = HarvestLayout(other.path) if isinstance(other, Harvest) else paths_of(other)
+        return compare(HarvestLayout(self.path), paths, rows=rows, top=top)
 
     def __repr__(self) -> str:
         return "\n".join(harvest_lines(self._harvest, len(self.labels)))

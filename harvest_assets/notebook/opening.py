@@ -27,13 +27,19 @@ def open(run: str | Path) -> Harvest:  # noqa: A001 - as Polars and PIL name it
         HarvestNotFoundError: there is no such harvest, or the run has several.
         HarvestError: it is damaged.
     """
-    opened = library.open_harvest(_paths_of(os.fspath(run)))
+    opened = library.open_harvest(paths_of(run))
     for warning in opened.warnings:
         warnings.warn(presentable(warning), stacklevel=2)
     return Harvest(opened)
 
 
-def _paths_of(text: str) -> HarvestLayout:
+def paths_of(run: str | Path) -> HarvestLayout:
+    """The files of the harvest that `open` would open.
+
+    Raises:
+        HarvestNotFoundError: there is none, or the run has several.
+    """
+    text = os.fspath(run)
     if folder_named(text) is None and not is_run_name(text):
         paths = HarvestLayout(Path(text).expanduser().absolute())
         if any(file.is_file() for file in (paths.manifest, paths.summary, paths.plan)):

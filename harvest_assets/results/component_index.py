@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -156,6 +157,25 @@ class ComponentRows:
         if any(value is None for row in rows for value in row.values()):
             return None
         return sorted(rows, key=lambda row: row["rank"])
+
+    def groups(self) -> Iterator[pa.Table]:
+        """All rows, one row group after the other.
+
+        Raises:
+            HarvestError: they are damaged.
+        """
+        for group in range(self._file.num_row_groups):
+            try:
+                with self._lock:
+                    table = self._file.read_row_group(group, use_threads=False)
+                table = table.cast(self._schema)
+                if any(column.null_count for column in table.columns):
+                    raise ValueError("a value is missing")
+            except DAMAGED as error:
+                raise HarvestError(
+                    f"A table of examples is damaged: {reason_of(error)}."
+                ) from error
+            yield table
 
     def _ends(self, group: int) -> tuple[int, int]:
         """The lowest and the highest component of a row group, read from its rows."""

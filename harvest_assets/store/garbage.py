@@ -2,7 +2,8 @@
 
 Results, merged states and whatever a process is working on are never touched. What is removed can
 be made again: shard states of a complete harvest that was compacted, saved states that a finished
-shard left, token rows that no harvest names, and what killed processes left.
+shard left, token rows that no harvest names, what the viewer computed from harvests that are gone,
+and what killed processes left.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def removable(older_than: float = 0.0) -> list[Removable]:
         older_than: only what has not been written to for this many seconds.
     """
     now = time.time()
-    found = [*_of_harvests(), *_of_data(), *_of_downloads()]
+    found = [*_of_harvests(), *_of_data(), *_of_downloads(), *_of_viewer()]
     return [item for item in found if now - _newest(item.path) >= older_than]
 
 
@@ -87,6 +88,7 @@ def _of_harvests() -> Iterator[Removable]:
             continue  # what a link points to is not ours
         places = [folder, paths.activation_contexts, paths.correlations, folder / "leases"]
         places += [paths.interpretations, paths.interpretation_entries, paths.interpretation_lists]
+        places.append(paths.comparisons)
         for place in places:
             yield from _temporary(place)
         compacted = _is_compacted(paths)
@@ -141,6 +143,19 @@ def _of_downloads() -> Iterator[Removable]:
         for path in cache.glob(_OLD_DOWNLOAD):
             if time.time() - _newest(path) > _DOWNLOADING_SECONDS:
                 yield Removable(path, "a download that was not finished", _size(path))
+
+
+def _of_viewer() -> Iterator[Removable]:
+    harvests = {folder.name for folder in harvest_folders()}
+    root = layout.viewer_cache_root()
+    if root.is_symlink() or root.parent.is_symlink() or not root.is_dir():
+        return  # what a link points to is not ours
+    for folder in sorted(path for path in root.iterdir() if not path.is_symlink()):
+        if folder.name not in harvests and folder.is_dir():
+            why = "the viewer computed it from a harvest that is gone"
+            yield Removable(folder, why, _size(folder))
+        else:
+            yield from _temporary(folder)
 
 
 def _temporary(folder: Path) -> Iterator[Removable]:

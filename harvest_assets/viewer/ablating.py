@@ -1,4 +1,4 @@
-"""The page and the JSON of a text whose model lacks components."""
+"""The page of a text whose model lacks components."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles, open_list
 from harvest_assets.live.ablation import ABLATE, AblateAnswer, AblateQuestion, ChangedModel
 from harvest_assets.live.prompt import whole_numbers
-from harvest_assets.viewer.answering import AskedPages, asks_again, json_error, knows
+from harvest_assets.viewer.answering import AskedPages, asks_again, knows
 from harvest_assets.viewer.examples import SHADES
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.rendering import html_page
@@ -142,24 +142,6 @@ class AblatePages(AskedPages):
             except HarvestError as wrong:
                 error = presentable(str(wrong), 1000)
         return await run_in_threadpool(_rendered, harvest, query, answer, error, is_open=is_open)
-
-    async def api(self, request: Request) -> Response:
-        """The same as JSON; tokens of all positions are listed unless `at` names one."""
-        try:
-            harvest = await self.harvest(request)
-        except HarvestError as error:
-            return json_error(error, 404)
-        try:
-            question = await run_in_threadpool(_json_question, harvest, request.query_params)
-            return await self.json(harvest, ABLATE, question)
-        except HarvestError as error:
-            return json_error(error)
-
-
-def _json_question(harvest: Harvest, params: QueryParams) -> AblateQuestion:
-    numbers = {n: whole_numbers(params[n])[0] for n in ("at", "top") if n in params}
-    asked = AblateQuery.of(params).question(harvest)
-    return AblateQuestion(**{**asked.model_dump(), "at_largest": False, **numbers})
 
 
 def _is_on(params: Mapping[str, str], name: str) -> bool:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.live.kind import A, Answer, Kind, Q
-from harvest_assets.viewer.asking import Asking, BusyError
+from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.library import Library
@@ -31,12 +31,6 @@ def asks_again(response: Response) -> Response:
     """A page that the browser asks for again, because its answer is not there yet."""
     response.headers["Refresh"] = str(_RETRY_SECONDS)
     return response
-
-
-def json_error(error: HarvestError, status: int | None = None) -> Response:
-    """Why there is no answer, as JSON; by default with status 400, or 503 if it may be later."""
-    status = status or (503 if isinstance(error, BusyError) else 400)
-    return JSONResponse({"error": presentable(str(error))}, status)
 
 
 def with_tokens(harvest: Harvest, answer: Answer) -> dict[str, Any]:
@@ -101,13 +95,3 @@ class AskedPages:
         except HarvestError as error:
             return None, presentable(str(error), 1000)
         return answer, None
-
-    async def json(self, harvest: Harvest, kind: Kind[Q, A], question: Q) -> Response:
-        """The answer as JSON, once it is there.
-
-        Raises:
-            HarvestError: there is none.
-        """
-        answer = await self._asking.answer(HarvestLayout.of(harvest.name), kind, question)
-        assert answer is not None  # noqa: S101 - it waited
-        return JSONResponse(await run_in_threadpool(with_tokens, harvest, answer))

@@ -15,12 +15,18 @@ from starlette.staticfiles import StaticFiles
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.viewer.ablating import AblatePages
+from harvest_assets.viewer.api.lazy import Api
 from harvest_assets.viewer.asking import Asking
+from harvest_assets.viewer.component_map.page import MapPages
+from harvest_assets.viewer.contexts.page import ContextPages
+from harvest_assets.viewer.derived import Derived
 from harvest_assets.viewer.library import Library
+from harvest_assets.viewer.methods import Methods
 from harvest_assets.viewer.pages import Pages
 from harvest_assets.viewer.prompting import Prompting
 from harvest_assets.viewer.rendering import STATIC
 from harvest_assets.viewer.security import OwnOriginOnly, is_loopback
+from harvest_assets.viewer.walking import Walking
 from harvest_assets.viewer.weights import WeightsPages
 from harvest_assets.viewer.writing import Writing
 
@@ -42,6 +48,8 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
     asking = Asking()
     prompting = Prompting(library, asking)
     ablate, weights = AblatePages(library, asking), WeightsPages(library, asking)
+    methods, walking, derived = Methods(library), Walking(library), Derived()
+    api = Api(library=library, derived=derived, asking=asking, prompting=prompting)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -65,12 +73,17 @@ def make_app(library: Library, first: str | None, host: str = "127.0.0.1") -> St
             Route(f"{run}/export.html", pages.export),
             Route(f"{run}/version", pages.version),
             Route(f"{run}/prompt", prompting.page),
-            Route(f"/api{run}/prompt", prompting.json),
             Route(f"{run}/ablate", ablate.page),
-            Route(f"/api{run}/ablate", ablate.api),
             Route(f"{run}/weights/{{key:path}}", weights.page),
-            Route(f"/api{run}/weights/{{key:path}}", weights.api),
             Route("/compare", pages.compare),
+            Route("/methods", methods.page),
+            Route("/switch", walking.switch),
+            Route(f"{run}/jump", walking.jump),
+            Route(f"{run}/random", walking.random),
+            Route(f"{run}/contexts", ContextPages(library, derived).contexts),
+            Route(f"{run}/map", MapPages(library, derived).map),
+            Route("/api", api.page),
+            Mount("/api", api),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[

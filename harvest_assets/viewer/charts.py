@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,55 @@ def density_histogram(
     return canvas.svg()
 
 
+def density_histograms(densities: Mapping[str, NDArray[np.float64]]) -> str:
+    """The components of several harvests by how often they fire, as shares of those that fire.
+
+    Args:
+        densities: firings per token of each component, by the name of the harvest; bars of the
+            second have the class `other`.
+    """
+    alive = {name: density[density > 0] for name, density in densities.items()}
+    lowest = min((it.min() for it in alive.values() if len(it)), default=1e-6)
+    low = min(math.floor(np.log10(lowest)), -1)
+    n_bins = -low * _DENSITY_BINS_PER_DECADE // 2
+    canvas = _Canvas(560, 240, f"Histograms of firing density: {' and '.join(densities)}")
+    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
+    shares: dict[str, list[float]] = {}
+    for name, density in alive.items():
+        place = np.clip((np.log10(density) - low) / -low * n_bins, 0, n_bins - 1)
+        counts = np.bincount(place.astype(np.int64), minlength=n_bins)
+        shares[name] = (counts / max(1, len(density))).tolist()
+    edges = [10 ** (low - low * b / n_bins) for b in range(n_bins + 1)]
+    names = [f"{_percent(a)} to {_percent(b)} of tokens" for a, b in pairwise(edges)]
+    _side_by_side(canvas, shares, names)
+    return canvas.svg()
+
+
+def best_jaccard_histogram(name: str, best: NDArray[np.float64]) -> str:
+    """The components of a harvest by the Jaccard index with their best match, from 0 to 1."""
+    canvas = _Canvas(560, 240, "Histogram of the Jaccard index with the best match")
+    canvas.x_axis([(k / 5, f"{k / 5:g}") for k in range(6)], "Jaccard index with the best match")
+    counts, edges = np.histogram(best, bins=20, range=(0.0, 1.0))
+    names = [f"{a:.2f} to {b:.2f}" for a, b in pairwise(edges.tolist())]
+    _side_by_side(canvas, {name: (counts / max(1, len(best))).tolist()}, names)
+    return canvas.svg()
+
+
+def _side_by_side(canvas: _Canvas, shares: Mapping[str, list[float]], bins: list[str]) -> None:
+    """Bars of several series in each bin, and the y axis of their shares."""
+    highest = max((share for series in shares.values() for share in series), default=0) or 1
+    canvas.y_axis([(k, f"{highest * k:.0%}") for k in (0.5, 1.0)])
+    width = 0.92 / max(1, len(shares))
+    for number, (name, series) in enumerate(shares.items()):
+        for b, share in enumerate(series):
+            if share:
+                left = b + number * width
+                box = (left / len(bins), 0, (left + width) / len(bins), share / highest)
+                kind = "bar other" if number else "bar"
+                title = f"{name}: {_percent(share)} of components, {bins[b]}"
+                canvas.parts.append(canvas.rect(kind, box, title))
+
+
 def ci_against_density(
     density: NDArray[np.float64],
     mean_ci: NDArray[np.float64],
@@ -184,6 +234,54 @@ def ci_histogram(counts: NDArray[np.int64], words: Words = SPD) -> str:
             title = f"{words.short} {start} to {stop}: {firings} ({_percent(count / total)})"
             box = (b / n, 0, (b + 0.92) / n, count / highest)
             canvas.parts.append(canvas.rect("bar", box, title))
+    return canvas.svg()
+
+
+def layer_colour(place: int, n: int) -> str:
+    """The colour of the n-th of some layers, on light and dark paper; neighbours differ."""
+    return f"hsl({round(360 * place / max(1, n))} 65% {50 + 12 * (place % 2)}%)"
+
+
+def neighbour_graph(
+    keys: Sequence[str],
+    colours: Sequence[str],
+    jaccard: NDArray[np.float64],
+    address: Callable[[str], str],
+) -> str:
+    """A component in the middle of those that it fires with; thicker lines are nearer pairs.
+
+    Of the pairs of neighbours, only the nearest have a line.
+
+    Args:
+        keys: of the component and its n neighbours.
+        colours: of each.
+        jaccard: float64 [n + 1, n + 1], of each pair.
+        address: the link of a component, by its key.
+    """
+    canvas, n = _Canvas(640, 320, f"The nearest neighbours of {keys[0]}"), len(keys) - 1
+    angles = 2 * np.pi * (np.arange(n) + 0.5) / n - np.pi / 2
+    x = np.append(320, np.round(320 + 140 * np.cos(angles), 1))
+    y = np.append(160, np.round(160 + 130 * np.sin(angles), 1))
+    highest = float(jaccard.max())
+    pairs = [pair for pair in combinations(range(1, n + 1), 2) if jaccard[pair] > 0]
+    pairs.sort(key=lambda pair: -float(jaccard[pair]))
+    for i, j in [*pairs[: 2 * n][::-1], *((0, i) for i in range(1, n + 1))]:
+        level = math.ceil(_HEAT_LEVELS * float(jaccard[i, j]) / highest)
+        kind = f"edge edge{level}{' own' if i == 0 else ''}"
+        title = f"<title>{escape(f'{keys[i]} and {keys[j]}: Jaccard {jaccard[i, j]:.2f}')}</title>"
+        line = _line(kind, x[i], y[i], x[j], y[j])
+        canvas.parts.append(line.replace("/>", f">{title}</line>"))
+    for i, (key, colour) in enumerate(zip(keys, colours, strict=True)):
+        near = f"{key}: Jaccard {jaccard[0, i]:.2f}" if i else key
+        node = (
+            f'<circle class="node" cx="{x[i]}" cy="{y[i]}" r="{6 if i else 9}" fill="{colour}">'
+            f"<title>{escape(near)}</title></circle>"
+        )
+        canvas.parts.append(linked(node, address(key) if i else None))
+        if i:
+            right = x[i] > x[0]
+            side, anchor = (x[i] + 11, "start") if right else (x[i] - 11, "end")
+            canvas.text(side, y[i] + 4, _short(key, 22), anchor)
     return canvas.svg()
 
 

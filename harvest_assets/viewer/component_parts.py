@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harvest_assets.errors import HarvestError
 from harvest_assets.viewer import charts
 from harvest_assets.viewer.examples import EXAMPLES_PER_PAGE, ComponentExamples
 from harvest_assets.viewer.portrait import Portrait, token_rows
@@ -17,18 +16,6 @@ if TYPE_CHECKING:
 
 TOKENS = 20
 FIRING = 20
-
-
-def place_of(harvest: Harvest, key: str) -> int:
-    """The place of a component.
-
-    Raises:
-        HarvestError: there is none with this key.
-    """
-    place = harvest.places.get(key)
-    if place is None:
-        raise HarvestError(f"There is no component {key!r} in {harvest.name}.")
-    return place
 
 
 def component_of(harvest: Harvest, place: int, view: ViewQuery, k: int) -> dict[str, Any]:

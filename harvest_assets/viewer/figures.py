@@ -54,6 +54,11 @@ def log_width(density: float) -> int:
     return max(1, round(100 + 100 * math.log10(density) / 6)) if density > 1e-6 else 0  # noqa: PLR2004
 
 
+def known(value: float | None, show: str) -> str:
+    """A number as the filter `show` writes it; a dash where it is not known."""
+    return "\N{EN DASH}" if value is None else str(FILTERS[show](value))
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "short": short,
@@ -63,4 +68,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "one_in": one_in,
     "bar_width": bar_width,
     "log_width": log_width,
+    "general": "{:g}".format,
+    "known": known,
 }

@@ -122,6 +122,17 @@ class Harvest(ABC):
         """The row of each component in `frame`."""
         return {key: place for place, key in enumerate(self.frame["component_key"])}
 
+    def place_of(self, key: str) -> int:
+        """The row of a component in `frame`.
+
+        Raises:
+            HarvestError: there is no such component.
+        """
+        place = self.places.get(key)
+        if place is None:
+            raise HarvestError(f"There is no component {key!r} in {self.name}.")
+        return place
+
     @cached_property
     def layers(self) -> pl.DataFrame:
         """Per layer, in flat order: layer, components, alive, l0, mean_ci (summed)."""

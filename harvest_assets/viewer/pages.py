@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -16,13 +17,14 @@ from harvest_assets.files.sanitize import presentable
 from harvest_assets.interpretations.lists import list_titles
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer import charts
-from harvest_assets.viewer.component_parts import FIRING, TOKENS, component_of, place_of
+from harvest_assets.viewer.component_parts import FIRING, TOKENS, component_of
 from harvest_assets.viewer.export import as_csv, as_parquet, download, table_frame
 from harvest_assets.viewer.harvest import Harvest
 from harvest_assets.viewer.interpreted import Interpreted, interpreted
 from harvest_assets.viewer.library import Library
 from harvest_assets.viewer.portrait import (
     firing_rows,
+    neighbourhood,
     pair,
     shown_tokens,
 )
@@ -104,7 +106,7 @@ class Pages:
     def component(self, request: Request) -> Response:
         """One component."""
         harvest, key = self._harvest(request), request.path_params["key"]
-        place = place_of(harvest, key)
+        place = harvest.place_of(key)
         query, view = TableQuery.of(request.query_params), _view(request, harvest)
         before, after = neighbours(harvest, query, place)
         keys = harvest.frame["component_key"]
@@ -116,6 +118,7 @@ class Pages:
             before=None if before is None else keys[before],
             after=None if after is None else keys[after],
             firing=firing_rows(harvest, place, view.fires_by, FIRING),
+            graph=_graph(harvest, place, query),
             runs=self._library.names(),
             form_token=self._form_token,
             person=person_of(request),
@@ -130,7 +133,7 @@ class Pages:
         one, other = self._open(run_a), self._open(run_b)
         view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")
-        a = place_of(one, params.get("a", ""))
+        a = one.place_of(params.get("a", ""))
         b = other.places.get(wanted)
         return html_page(
             "compare.html",
@@ -155,7 +158,7 @@ class Pages:
         query, ignored = TableQuery.of(request.query_params), unreadable(request.query_params)
         if ignored:  # a file does not say so
             raise HTTPException(400, " ".join(ignored.values()))
-        places = np.array([place_of(harvest, k) for k in keys]) if keys else order(harvest, query)
+        places = np.array([harvest.place_of(k) for k in keys]) if keys else order(harvest, query)
         frame = table_frame(harvest, places)
         content, media = {
             "csv": (as_csv, "text/csv; charset=utf-8"),
@@ -226,6 +229,20 @@ def _view(request: Request, *harvests: Harvest) -> ViewQuery:
         view = dataclasses.replace(view, examples="sample")
     has_second = all(harvest.words.second for harvest in harvests)
     return view if has_second else dataclasses.replace(view, shade="ci")
+
+
+def _graph(harvest: Harvest, place: int, query: TableQuery) -> Markup | None:
+    """The nearest neighbours of a component, drawn; None where there are none to be shown."""
+    near = neighbourhood(harvest, place)
+    if near is None:
+        return None
+    layers = harvest.layers["layer"].to_list()
+    colours = [charts.layer_colour(layers.index(it), len(layers)) for it in near.layers]
+
+    def address(key: str) -> str:
+        return join(component_path(harvest.name, key), query.params())
+
+    return svg(charts.neighbour_graph, near.keys, colours, near.jaccard, address)
 
 
 def _settings(harvest: Harvest) -> list[tuple[str, Any]]:

@@ -41,6 +41,21 @@ class FiringRow:
 
 
 @dataclass(frozen=True)
+class Neighbourhood:
+    """A component and those that fire together with it most, by Jaccard index.
+
+    Args:
+        keys: of the component and its n neighbours, which are in flat order.
+        layers: the layer of each.
+        jaccard: float64 [n + 1, n + 1] of each pair; 0 on the diagonal.
+    """
+
+    keys: list[str]
+    layers: list[str]
+    jaccard: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Portrait:
     """The numbers of one component.
 
@@ -158,6 +173,30 @@ def firing_rows(harvest: Harvest, place: int, sort: str, k: int) -> list[FiringR
         )
         for i in ranked(scores[metric], k, largest=sort != "bottom")
     ]
+
+
+def neighbourhood(harvest: Harvest, place: int, k: int = 12) -> Neighbourhood | None:
+    """The nearest neighbours of a component by co-firing, and how near they are to each other.
+
+    None where that was not counted, or nothing fired together with it.
+
+    Args:
+        harvest: the harvest.
+        place: of the component.
+        k: neighbours at most.
+    """
+    rows = firing_rows(harvest, place, "jaccard", k)
+    if not rows:
+        return None
+    places = [place, *sorted(harvest.places[row.key] for row in rows)]
+    firings = harvest.firing_counts[places].astype(np.float64)
+    together = np.array([harvest.together(p)[places] for p in places], dtype=np.float64)
+    np.fill_diagonal(together, 0)
+    return Neighbourhood(
+        keys=[harvest.frame["component_key"][p] for p in places],
+        layers=[harvest.frame["layer"][p] for p in places],
+        jaccard=together / (firings[:, None] + firings - together),
+    )
 
 
 def pair(harvest: Harvest, one: int, other: int) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""The page and the JSON of a text of one's own: which components fire, and what is predicted."""
+"""The page of a text of one's own: which components fire, and what is predicted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.live.prompt import MAX_TOP, PROMPT, PromptAnswer, PromptQuestion, whole_numbers
-from harvest_assets.viewer.answering import PATIENCE_SECONDS, asks_again, json_error
+from harvest_assets.viewer.answering import PATIENCE_SECONDS, asks_again
 from harvest_assets.viewer.asking import Asking
 from harvest_assets.viewer.examples import SHADES, ComponentExamples
 from harvest_assets.viewer.harvest import Harvest
@@ -149,28 +149,6 @@ class Prompting:
         sides = await asyncio.gather(*(self._side(harvest, query, it) for it in query.sides))
         return await run_in_threadpool(self._rendered, harvest, query, sides, is_open=is_open)
 
-    async def json(self, request: Request) -> Response:
-        """The answer about one text; waits for it."""
-        params = request.query_params
-        try:
-            harvest = await run_in_threadpool(self._library.get, request.path_params["run"])
-        except HarvestError as error:
-            return json_error(error, 404)
-        try:
-            ids, numbers = params.get("ids"), {n: params[n] for n in _NUMBERS if n in params}
-            question = PromptQuestion(
-                text=params.get("text"),
-                ids=None if ids is None else whole_numbers(ids),
-                component=params.get("component"),
-                **{name: whole_numbers(value)[0] for name, value in numbers.items()},
-            )
-            answer = await self._answer(harvest, question, None)
-        except HarvestError as error:
-            return json_error(error)
-        assert answer is not None  # noqa: S101 - it waited
-        prompt = await run_in_threadpool(self._described, harvest, answer, question.component)
-        return Response(prompt.model_dump_json(), media_type="application/json")
-
     async def _answer(
         self, harvest: Harvest, question: PromptQuestion, seconds: float | None
     ) -> PromptAnswer | None:
@@ -184,15 +162,16 @@ class Prompting:
             return _Side(suffix, presentable(str(error), 1000))
         if answer is None:
             return _Side(suffix)
-        prompt = await run_in_threadpool(self._described, harvest, answer, question.component)
+        prompt = await run_in_threadpool(self.described, harvest, answer, question.component)
         at = (question.at or 0) % len(prompt.positions)
         return _Side(
             suffix, None, prompt, at, layers=_by_layer(harvest, prompt.positions[at].firing)
         )
 
-    def _described(
+    def described(
         self, harvest: Harvest, answer: PromptAnswer, component: str | None
     ) -> DescribedPrompt:
+        """An answer with what the harvest knows of its components."""
         typicality = self._typicalities.setdefault(harvest, Typicality(harvest))
         return described(harvest, typicality, answer, component)
 
@@ -220,9 +199,6 @@ class Prompting:
             path=path,
         )
         return asks_again(response) if is_waiting else response
-
-
-_NUMBERS = ("at", "top", "predictions")
 
 
 def _by_layer(

@@ -10,12 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
+from harvest_assets.files.layout import harvest_folders
 from harvest_assets.viewer.figures import FILTERS
 from harvest_assets.viewer.view_query import (
     compare_path,
     component_path,
     example_choices,
     join,
+    methods_path,
     run_path,
 )
 
@@ -34,7 +36,10 @@ _templates.globals.update(
     run_path=run_path,
     component_path=component_path,
     compare_path=compare_path,
+    methods_path=methods_path,
     example_choices=example_choices,
+    harvest_names=lambda: [folder.name for folder in harvest_folders()],
+    query=None,  # of the table; pages with one set it
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from harvest_assets.viewer.component_parts import FIRING, TOKENS, component_of, place_of
+from harvest_assets.viewer.component_parts import FIRING, TOKENS, component_of
 from harvest_assets.viewer.portrait import firing_rows
 from harvest_assets.viewer.rendering import STATIC, rendered
 from harvest_assets.viewer.view_query import example_choices
@@ -34,7 +34,7 @@ def standalone_html(harvest: Harvest, keys: Sequence[str], view: ViewQuery, n_ex
     orders = [it for it in harvest.example_orders if it in dict(example_choices(harvest))]
     components = []
     for key in keys:
-        place = place_of(harvest, key)
+        place = harvest.place_of(key)
         described = component_of(harvest, place, view, TOKENS)
         examples = described["all_examples"]
         lists = {order: examples.shown(order, 0, n_examples) for order in orders}

@@ -89,3 +89,9 @@ def component_path(name: str, key: str) -> str:
 def compare_path(run_a: str, a: str, run_b: str, b: str) -> str:
     """The address of two components side by side."""
     return join("/compare", urlencode({"run_a": run_a, "a": a, "run_b": run_b, "b": b}))
+
+
+def methods_path(run_a: str, run_b: str, **choices: object) -> str:
+    """The address of two harvests side by side; choices that are empty are left out."""
+    chosen = {name: value for name, value in choices.items() if value not in ("", 1)}
+    return join("/methods", urlencode({"run_a": run_a, "run_b": run_b, **chosen}))

@@ -61,8 +61,7 @@ class Writing:
 
     def _edit(self, request: Request, form: Mapping[str, str]) -> Response:
         harvest, key = self._library.get(request.path_params["run"]), request.path_params["key"]
-        if key not in harvest.places:
-            raise HarvestError(f"There is no component {key!r} in {harvest.name}.")
+        harvest.place_of(key)  # or there is no such component
         person = form.get("person", "").strip()
         if not person:
             raise HTTPException(400, "Give your name, so that others know whose label it is.")

@@ -69,6 +69,8 @@ PAGES = [
     f"/compare?run_a=hostile&a={KEY}&run_b=hostile&b=h.3.mlp.c_fc:2",
     f"/compare?run_a=hostile&a={KEY}&b=%3Cb%3E",
     f"{RUN}/export.html?key={KEY}&key=h.3.mlp.c_fc:2",
+    "/methods?run_a=hostile&run_b=other",
+    "/methods?run_a=hostile&run_b=%3Cscript%3E&layer=%22%3E%3Cimg+src%3Dx%3E",
 ]
 
 
@@ -80,7 +82,7 @@ def test_a_page_holds_nothing_that_tokens_brought(client, address: str):
     ours = "html head meta title link script style body a header button main div dl dt dd span svg"
     ours += " text line rect h1 h2 h3 section table thead tbody tr th td small p ul ol li bdi i b"
     ours += " abbr form label input select option caption nav dialog article"
-    ours += " details summary textarea"
+    ours += " details summary textarea circle"
     assert page.tags <= set(ours.split())
     assert not {name for name in page.attributes if name.startswith("on") or name == "style"}
     assert all(re.match(r"[/#?]", where) for where in page.addresses)

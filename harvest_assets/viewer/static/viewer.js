@@ -132,8 +132,11 @@ const unsaved = () =>
     (field) => field.value !== field.defaultValue || field.checked !== field.defaultChecked,
   );
 
-// A harvest in progress: poll whether more of it has been saved.
+// A harvest in progress: poll whether more of it has been saved. What is being computed: poll it.
 async function watch() {
+  const typing = document.activeElement?.matches("input, select, textarea");
+  if (document.querySelector("main [data-again]") && !document.hidden && !typing)
+    return location.reload(); // the page may then need other scripts
   const main = document.querySelector("main[data-watch]");
   if (main && !document.hidden) {
     const version = await (await fetch(main.dataset.watch)).text();

@@ -1,0 +1,134 @@
+"""What makes two harvests comparable: the same rows of tokens, and the same target.
+
+1. Rows: their length, the tokenizer, the number of tokens and the occurrences of each token are
+   equal. Counts of other rows are not compared.
+2. Target: a model is recognised by what it predicts. Both harvests summed the next-token
+   probabilities of their target over the same rows; two sums of one model differ by rounding only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harvest_assets.errors import HarvestError
+
+if TYPE_CHECKING:
+    from harvest_assets.comparison.opened import OpenedHarvest
+
+# The share of all probability mass by which two sums of one model may differ. bfloat16 has about
+# three decimal digits, float32 seven, and errors of single positions mostly cancel.
+_SAME_IN_BF16, _SAME_IN_FLOAT32 = 1e-3, 1e-4
+
+
+class NotComparableError(HarvestError):
+    """Two harvests are of different rows of tokens."""
+
+
+@dataclass(frozen=True)
+class Sameness:
+    """What is known of two harvests of the same rows.
+
+    Args:
+        same_target: whether the targets predict the same.
+        difference: the share of probability mass that their predictions put on other tokens,
+            summed over all rows.
+        warnings: sentences about what could not be proved, and what follows.
+    """
+
+    same_target: bool
+    difference: float
+    warnings: tuple[str, ...]
+
+
+def check_same_rows(one: OpenedHarvest, other: OpenedHarvest) -> Sameness:
+    """Check that two harvests are of the same rows, and compare their targets.
+
+    Raises:
+        NotComparableError: they are of different rows, or both are the same harvest.
+    """
+    if one.paths.root.resolve() == other.paths.root.resolve():
+        raise NotComparableError(f"{one.name} and {other.name} are one harvest; name two.")
+    _check_equal("a row", "rows of as many tokens", one, other, "row_length", "--context_length")
+    _check_tokenizers(one, other)
+    _check_equal("all rows", "as many rows", one, other, "n_tokens", "--n_batches, --batch_size")
+    _check_tokens(one, other)
+    difference = _difference_of_predictions(one, other)
+    in_bf16 = one.config.get("bf16") or other.config.get("bf16")
+    same = difference <= (_SAME_IN_BF16 if in_bf16 else _SAME_IN_FLOAT32)
+    return Sameness(same, difference, tuple(_warnings(one, other, difference, same=same)))
+
+
+def _check_equal(
+    what: str, wanted: str, one: OpenedHarvest, other: OpenedHarvest, name: str, options: str
+) -> None:
+    a, b = (getattr(it, name) for it in (one, other))
+    if a is not None and b is not None and a != b:
+        raise NotComparableError(
+            f"{one.name} has {a:,} tokens in {what}, and {other.name} has {b:,}; harvest both with "
+            f"{wanted} ({options})."
+        )
+
+
+def _check_tokenizers(one: OpenedHarvest, other: OpenedHarvest) -> None:
+    digests = {it.config.get("tokenizer_sha256") for it in (one, other)}
+    widths = {it.token_stats.vocab_size for it in (one, other)}
+    if len(digests - {None}) > 1 or len(widths) > 1:
+        names = " and ".join(f"{it.name} ({_tokenizer(it)})" for it in (one, other))
+        raise NotComparableError(
+            f"{names} have different vocabularies, so that an id means another token in each; "
+            "only harvests with one tokenizer are compared."
+        )
+
+
+def _tokenizer(harvest: OpenedHarvest) -> str:
+    name = str(harvest.config.get("tokenizer_name") or "an unknown tokenizer")[:200]
+    return f"{name}, {harvest.token_stats.vocab_size:,} ids"
+
+
+def _check_tokens(one: OpenedHarvest, other: OpenedHarvest) -> None:
+    a, b = (it.token_stats.input_totals.numpy() for it in (one, other))
+    different = np.flatnonzero(a != b)
+    if len(different):
+        token = int(different[0])
+        first, second = (f"{totals[token]:,.0f}" for totals in (a, b))
+        raise NotComparableError(
+            f"{one.name} and {other.name} are of different rows: token {token} occurs {first} "
+            f"times in the first and {second} times in the second; harvest both from the same "
+            "dataset with the same seed of the data."
+        )
+
+
+def _difference_of_predictions(one: OpenedHarvest, other: OpenedHarvest) -> float:
+    a, b = (it.token_stats.output_totals.numpy().astype(np.float64) for it in (one, other))
+    return float(np.abs(a - b).sum() / 2 / max(1, one.n_tokens))
+
+
+def _warnings(
+    one: OpenedHarvest, other: OpenedHarvest, difference: float, *, same: bool
+) -> list[str]:
+    found = []
+    if not same:
+        found.append(
+            f"The targets are not the same: {difference:.2%} of the probability that they give to "
+            "next tokens differs, so what differs here may be due to the models."
+        )
+    elif one.target is None or other.target is None:
+        found.append(
+            "The files do not name both targets; they are taken for one model because they predict "
+            "the same."
+        )
+    if not have_one_order(one, other):
+        found.append(
+            "Fingerprints do not prove that the rows are the same: it follows from each token "
+            "occurring equally often in both."
+        )
+    return found
+
+
+def have_one_order(one: OpenedHarvest, other: OpenedHarvest) -> bool:
+    """Whether it is certain that a row has the same number in both."""
+    a, b = (it.shared_rows() for it in (one, other))
+    return a is not None and b is not None and a.fingerprint == b.fingerprint
