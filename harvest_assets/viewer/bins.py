@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,11 @@ class Bins:
     def edges(self, number: int) -> tuple[float, float]:
         """The values at the two ends of a bin."""
         return _edges(self.low, self.high, len(self.counts), number)
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """The counts as shares of their sum."""
+        return self.counts / max(1, self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,23 @@ def density_bins(density: NDArray[np.float64], n_bins: int | None = None) -> Bin
     low = _begin(logs)
     n = n_bins or -low * BINS_PER_DECADE
     return Bins(low, 0, np.bincount(_places(logs, (low, 0), n), minlength=n))
+
+
+def density_bins_of(densities: Mapping[str, NDArray[np.float64]]) -> dict[str, Bins]:
+    """The components of several harvests by firing density, in the same bins: four in a decade."""
+    logs = {name: np.log10(density[density > 0]) for name, density in densities.items()}
+    low = _begin(np.concatenate(list(logs.values())))
+    n = -low * BINS_PER_DECADE // 2
+    return {
+        name: Bins(low, 0, np.bincount(_places(values, (low, 0), n), minlength=n))
+        for name, values in logs.items()
+    }
+
+
+def jaccard_shares(best: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Components by the Jaccard index with their best match: shares [20], and edges [21]."""
+    counts, edges = np.histogram(best, bins=20, range=(0.0, 1.0))
+    return counts / max(1, len(best)), edges
 
 
 def ci_density_cells(density: NDArray[np.float64], mean_ci: NDArray[np.float64]) -> Cells:

@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.errors import counted
-from harvest_assets.viewer.bins import ci_density_cells, density_bins
+from harvest_assets.viewer.bins import (
+    ci_density_cells,
+    density_bins,
+    density_bins_of,
+    jaccard_shares,
+)
 from harvest_assets.viewer.words import SPD, Words
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
@@ -141,19 +146,13 @@ def density_histograms(densities: Mapping[str, NDArray[np.float64]]) -> str:
         densities: firings per token of each component, by the name of the harvest; bars of the
             second have the class `other`.
     """
-    alive = {name: density[density > 0] for name, density in densities.items()}
-    lowest = min((it.min() for it in alive.values() if len(it)), default=1e-6)
-    low = min(math.floor(np.log10(lowest)), -1)
-    n_bins = -low * _DENSITY_BINS_PER_DECADE // 2
+    bins = density_bins_of(densities)
     canvas = _Canvas(560, 240, f"Histograms of firing density: {' and '.join(densities)}")
-    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
-    shares: dict[str, list[float]] = {}
-    for name, density in alive.items():
-        place = np.clip((np.log10(density) - low) / -low * n_bins, 0, n_bins - 1)
-        counts = np.bincount(place.astype(np.int64), minlength=n_bins)
-        shares[name] = (counts / max(1, len(density))).tolist()
-    edges = [10 ** (low - low * b / n_bins) for b in range(n_bins + 1)]
-    names = [f"{_percent(a)} to {_percent(b)} of tokens" for a, b in pairwise(edges)]
+    first = next(iter(bins.values()))
+    canvas.x_axis(list(decades(first.low, first.high)), "density: firings per token")
+    shares = {name: it.shares.tolist() for name, it in bins.items()}
+    edges = [first.edges(b) for b in range(len(first.counts))]
+    names = [f"{_percent(a)} to {_percent(b)} of tokens" for a, b in edges]
     _side_by_side(canvas, shares, names)
     return canvas.svg()
 
@@ -162,9 +161,9 @@ def best_jaccard_histogram(name: str, best: NDArray[np.float64]) -> str:
     """The components of a harvest by the Jaccard index with their best match, from 0 to 1."""
     canvas = _Canvas(560, 240, "Histogram of the Jaccard index with the best match")
     canvas.x_axis([(k / 5, f"{k / 5:g}") for k in range(6)], "Jaccard index with the best match")
-    counts, edges = np.histogram(best, bins=20, range=(0.0, 1.0))
+    shares, edges = jaccard_shares(best)
     names = [f"{a:.2f} to {b:.2f}" for a, b in pairwise(edges.tolist())]
-    _side_by_side(canvas, {name: (counts / max(1, len(best))).tolist()}, names)
+    _side_by_side(canvas, {name: shares.tolist()}, names)
     return canvas.svg()
 
 
