@@ -34,7 +34,8 @@ class Bins:
     @property
     def shares(self) -> NDArray[np.float64]:
         """The counts as shares of their sum."""
-        return self.counts / max(1, self.counts.sum())
+        shares: NDArray[np.float64] = self.counts / max(1, self.counts.sum())
+        return shares
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,18 @@ from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
 
 import harvest_assets
+from harvest_assets.comparison.comparison import Comparison
+from harvest_assets.comparison.same_rows import Sameness
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.notebook.harvest import Harvest
+from harvest_assets.notebook.plots.of_comparison import PlottedComparison
 from harvest_assets_tests.viewer.hostile import TEXTS
 from harvest_assets_tests.viewer.synthetic import write_harvest
 
@@ -157,6 +161,31 @@ def test_contexts_are_the_stored_examples(harvest):
     assert set(plot.data["example"]) == {0, 1, 2}
     shaded = harvest[KEY].plot.contexts(1, order="activation", shade="act")
     assert "activation" in " ".join(texts_of(shaded.figure))
+
+
+def test_a_comparison_is_drawn_from_its_frames():
+    random = np.random.default_rng(2)
+    densities = {"a": 10 ** random.uniform(-3.5, 0, 50), "b": 10 ** random.uniform(-2, 0, 90)}
+    densities["b"][:7] = 0
+    rows = [(name, value) for name, found in densities.items() for value in found.tolist()]
+    components = pl.DataFrame(rows, ["harvest", "density"], orient="row")
+    best = random.random(40)
+    pairs = pl.DataFrame({"rank": [1] * 40 + [2] * 9, "jaccard": [*best, *[0.0] * 9]})
+    nothing = pl.DataFrame()
+    same = Sameness(same_target=True, difference=0.0, warnings=())
+    found = Comparison("a", "b", same, nothing, nothing, components, pairs)
+    plot = PlottedComparison.of(found).plot.density()
+    assert plot.data.height == 2 * 4 * 4, "four bins for each decade of the lowest density to 1"
+    for name, start, stop, n, share in plot.data.iter_rows():
+        inside = sum(start <= value < stop for value in densities[name].tolist())
+        assert (inside, inside / (50 if name == "a" else 83)) == (n, pytest.approx(share))
+    assert [text for text in texts_of(plot.figure) if text[0:3] in ("a (", "b (")] == [
+        "a (50)",
+        "b (83)",
+    ]
+    shares = PlottedComparison.of(found).plot.best_jaccard().data
+    for start, stop, share in shares.iter_rows():
+        assert share == pytest.approx(sum(start <= it < stop for it in best.tolist()) / 40)
 
 
 def test_odd_tokens_are_drawn_as_they_are_whatever_the_user_has_set(harvest, tmp_path: Path):

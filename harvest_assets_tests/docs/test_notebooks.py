@@ -1,0 +1,22 @@
+"""The notebooks run, offline, from the first cell to the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harvest_assets_tests.docs.notebooks import executed, notebooks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook: Path, tmp_path: Path):
+    cells = executed(notebook, tmp_path).cells
+    outputs = [it for cell in cells if cell.cell_type == "code" for it in cell.outputs]
+    printed = "".join(it.text for it in outputs if it.output_type == "stream")
+    # A command that fails does not stop a notebook.
+    assert "Error" not in printed
+    assert "Traceback" not in printed
+    assert printed.count("is harvested") == (1 if notebook.stem == "demo_components" else 2)
+    assert sum("image/png" in it.get("data", {}) for it in outputs) >= 4
