@@ -66,6 +66,8 @@ def store(notebook: Path) -> None:
             cell.metadata = {}
             for output in cell.get("outputs", ()):
                 _shorten(output.get("data", {}))
+                if "text" in output:  # a terminal's line ends
+                    output["text"] = output["text"].replace("\r\n", "\n")
         found.metadata.pop("widgets", None)
         text = nbformat.writes(found).replace(str(Path(folder) / "spd_out"), _SHOWN_PLACE)
     notebook.write_text(text + "\n", "utf-8")

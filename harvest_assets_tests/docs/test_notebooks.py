@@ -20,3 +20,11 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path):
     assert "Traceback" not in printed
     assert printed.count("is harvested") == (1 if notebook.stem == "demo_components" else 2)
     assert sum("image/png" in it.get("data", {}) for it in outputs) >= 4
+
+
+def test_notebooks_are_stored_with_outputs_and_without_paths():
+    for notebook in notebooks():
+        text = notebook.read_text("utf-8")
+        assert "image/png" in text
+        assert "/tmp/" not in text  # noqa: S108
+        assert len(text) < 400_000, notebook.name
