@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,8 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path):
     outputs = [it for cell in cells if cell.cell_type == "code" for it in cell.outputs]
     printed = "".join(it.text for it in outputs if it.output_type == "stream")
     # A command that fails does not stop a notebook.
-    assert "Error" not in printed
-    assert "Traceback" not in printed
-    assert printed.count("is harvested") == (1 if notebook.stem == "demo_components" else 2)
+    assert not re.search(r"^(Error: |Traceback)", printed, re.MULTILINE)
+    assert "harvest_assets.open(" in printed
     assert sum("image/png" in it.get("data", {}) for it in outputs) >= 4
 
 
