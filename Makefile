@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-slow fuzz row-orders variables docs notebooks errors check clean
+.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders variables docs notebooks errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -25,11 +25,18 @@ demo: install
 harvest: install
 	$(VENV)/bin/python -m harvest_assets $(RUN) $(ARGS)
 
-test: install check
-	$(call pytest,$(JOBS)) -m 'not slow' --durations=10
+test: check
+	$(MAKE) test-quick
+
+test-quick: install
+	$(call pytest,$(JOBS)) -m 'not slow and not rehearsal' --durations=10
 
 test-slow: install
 	$(call pytest,$(SLOW_JOBS)) -m slow --durations=20
+
+# The repetitions that are too many for each change: `make rehearsal` before a release
+rehearsal: install
+	$(call pytest,$(JOBS)) -m rehearsal --durations=20
 
 # make fuzz INPUTS=100000: every reader of files of other people, guided by coverage
 fuzz: install

@@ -56,6 +56,14 @@ def finished_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "out"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m slow` or `-m rehearsal`, files that never name the marker are not imported."""
+    marker = config.option.markexpr
+    if marker in ("slow", "rehearsal") and collection_path.suffix == ".py":
+        return marker not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests begin first."""
     schedule.sort(items)

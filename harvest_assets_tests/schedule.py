@@ -17,10 +17,14 @@ _LONGEST_FIRST = (
     "orchestration/slurm/test_on_a_cluster.py",
     "faults/test_command_stopped.py",
     "cli/test_several_runs.py",
-    "faults/test_command_killed.py",
-    "cli/test_command.py",
     "cli/test_ui.py",
     "test_readme.py",
+    "faults/test_command_killed.py",
+    "faults/test_disks.py",
+    "faults/test_short_forms.py",
+    "cli/test_command.py",
+    "cli/test_scripting.py",
+    "cli/test_several_harvests.py",
     "cli/test_bad_input.py",
     "demo/test_demo.py",
     "harvester/test_scale.py",
@@ -31,6 +35,8 @@ _INDEPENDENT = {
     "cli/test_several_runs.py",
     "cli/test_command.py",
     "cli/test_bad_input.py",
+    "faults/test_disks.py",
+    "faults/test_short_forms.py",
 }
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pytest
 import torch
@@ -18,6 +16,7 @@ from harvest_assets.cli.main import cli
 from harvest_assets.decompositions.spd.model import open_model
 from harvest_assets.decompositions.spd.run_config import load_run_config
 from harvest_assets_tests.sharing.harvest_db_reader import HarvestDb, last_folder, read
+from harvest_assets_tests.tiny_harvest import TinyHarvest
 
 RUN = "local/spd/s-5d000001"
 CACHED = ("runs/spd-s-5d000001", "pretrain_cache/spd-t-5d00aaaa")
@@ -26,22 +25,21 @@ N_BATCHES, BATCH, N_CTX, N_COMPONENTS = 40, 16, 64, 100
 
 @pytest.fixture(scope="module")
 def harvested(reference_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run, harvested by the command in two shards."""
+    """The folder of the run, harvested in two shards."""
     folder = tmp_path_factory.mktemp("newer")
     for name in CACHED:
         link = folder / "out" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(reference_runs / "world/spd_out" / name)
-    options = {"n_batches": N_BATCHES, "batch_size": BATCH, "n_shards": 2}
-    options["activation_examples_per_component"] = 20
-    subprocess.run(
-        [sys.executable, "-m", "harvest_assets", RUN]
-        + [text for name, value in options.items() for text in (f"--{name}", str(value))],
-        env={**os.environ, "SPD_OUT_DIR": str(folder / "out"), "DAGSTER_HOME": str(folder / "dg")},
-        cwd=reference_runs / "world",
-        check=True,
-        timeout=280,
-    )
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        patch.setenv("SPD_OUT_DIR", str(folder / "out"))
+        patch.chdir(reference_runs / "world")
+        TinyHarvest.of(instance, RUN).all_stages(
+            n_batches=N_BATCHES,
+            batch_size=BATCH,
+            n_shards=2,
+            activation_examples_per_component=20,
+        )
     return folder / "out/harvest/s-5d000001"
 
 

@@ -1,4 +1,4 @@
-"""A real run, harvested by the command, against what the original program wrote for it."""
+"""A real run against what the original program wrote for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import sys
 import warnings
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import torch
 
+from harvest_assets_tests.tiny_harvest import TinyHarvest
+
 RUN = "local/spd/s-0ddd38e5"
-BASE = ["--activation_examples_per_component", "50"]
+N_EXAMPLES = 50
 
 
 class Harvests:
@@ -28,9 +31,25 @@ class Harvests:
         self.env = {**os.environ, "SPD_OUT_DIR": str(self.out), "DAGSTER_HOME": str(folder / "dg")}
         self.folder = self.out / "harvest/s-0ddd38e5"
 
-    def __call__(self, *options: str) -> Path:
+    def here(self, n_batches: int, batch_size: int, n_shards: int) -> Path:
+        """Harvest in this process."""
+        with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+            patch.setenv("SPD_OUT_DIR", str(self.out))
+            patch.chdir(self.world)
+            TinyHarvest.of(instance, RUN).all_stages(
+                n_batches=n_batches,
+                batch_size=batch_size,
+                n_shards=n_shards,
+                activation_examples_per_component=N_EXAMPLES,
+            )
+        return self.folder
+
+    def by_command(self, n_batches: int, batch_size: int, n_shards: int) -> Path:
+        """Harvest as people do."""
+        options = ["--n_batches", n_batches, "--batch_size", batch_size, "--n_shards", n_shards]
+        options += ["--activation_examples_per_component", N_EXAMPLES]
         subprocess.run(
-            [sys.executable, "-m", "harvest_assets", RUN, *BASE, *options],
+            [sys.executable, "-m", "harvest_assets", RUN, *map(str, options)],
             env=self.env,
             cwd=self.world,
             check=True,
@@ -47,7 +66,7 @@ def harvests(reference_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def harvested(harvests: Harvests) -> dict[str, bytes | dict]:
     """One shard, 40 batches of 16; kept, for later harvests replace the files."""
-    folder = harvests("--n_batches", "40", "--batch_size", "16", "--n_shards", "1")
+    folder = harvests.here(40, 16, 1)
     return {
         "correlations": torch.load(
             folder / "correlations/component_correlations.pt", weights_only=True
@@ -104,21 +123,15 @@ def test_components_agree_within_the_originals_rounding(harvested: dict, expecte
         assert harvested["summary"][key]["component_idx"] == entry["component_idx"]
 
 
-@pytest.mark.parametrize(
-    "cut",
-    [
-        pytest.param(
-            ("--n_batches", "40", "--batch_size", "16", "--n_shards", "2"), marks=pytest.mark.slow
-        ),
-        ("--n_batches", "40", "--batch_size", "16", "--n_shards", "4"),
-        pytest.param(
-            ("--n_batches", "20", "--batch_size", "32", "--n_shards", "1"), marks=pytest.mark.slow
-        ),
-        ("--n_batches", "128", "--batch_size", "5", "--n_shards", "3"),
-    ],
-)
+@pytest.mark.parametrize("cut", [(40, 16, 4), (128, 5, 3)])
 def test_how_the_work_is_cut_does_not_show(harvests: Harvests, harvested: dict, cut: tuple):
-    folder = harvests(*cut)
+    folder = harvests.here(*cut)
+    assert (folder / "activation_contexts/components.jsonl").read_bytes() == harvested["lines"]
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_same(harvests: Harvests, harvested: dict):
+    folder = harvests.by_command(20, 32, 2)
     assert (folder / "activation_contexts/components.jsonl").read_bytes() == harvested["lines"]
 
 

@@ -37,7 +37,7 @@ class TinyHarvest:
     def of(
         cls,
         instance: dg.DagsterInstance,
-        run: Path,
+        run: Path | str,
         out_name: str | None = None,
         name: str | None = None,
     ) -> TinyHarvest:
@@ -53,8 +53,11 @@ class TinyHarvest:
         )
 
     def harvest(self, n_shards: int = 1, **settings) -> None:
-        plan = {**SETTINGS, "n_shards": n_shards, **settings}
-        assert self.stage("prepare", **plan).success
+        self.all_stages(n_shards, **{**SETTINGS, **settings})
+
+    def all_stages(self, n_shards: int = 1, **settings) -> None:
+        """Harvest with these settings, and the defaults for all others."""
+        assert self.stage("prepare", n_shards=n_shards, **settings).success
         for shard in range(n_shards):
             assert self.stage("harvest", shard=f"{shard:02d}").success
         assert self.stage("merge").success

@@ -1,7 +1,7 @@
 """Every mistake is answered by one sentence that names it, and harms nothing.
 
 The table is tried twice: quickly, by dry runs in this process; and as people make the mistakes, by
-the command itself.
+the command itself, which takes seconds for each: some here, the others in the rehearsal.
 """
 
 from __future__ import annotations
@@ -194,6 +194,20 @@ MISTAKES = {
 }
 
 
+# At least one for each place where the command finds a mistake.
+BY_COMMAND = {
+    "a config without a key",
+    "a missing weight of the target",
+    "a truncated checkpoint",
+    "a checkpoint that executes code",
+    "a class of somebody's module",
+    "a truncated data file",
+    "no tokenizer",
+    "a context longer than the model's",
+    "too many shards",
+}
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
@@ -235,8 +249,13 @@ def test_a_dry_run_names_the_mistake(name: str, good_run: Path, clean_environmen
     assert not Path("executed").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in BY_COMMAND else pytest.mark.rehearsal)
+        for name in MISTAKES
+    ],
+)
 def test_the_command_names_the_mistake(name: str, good_run: Path, clean_environment: Path):
     mistake = MISTAKES[name]
     mistake.spoil(good_run)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from harvest_assets.cli.main import cli
 from harvest_assets_tests.tiny_run import write_world
 
 OPTIONS = ["--n_batches", "6", "--batch-size", "8", "--activation_examples_per_component", "9"]
@@ -51,6 +53,7 @@ def refused(result: subprocess.CompletedProcess, *named: str) -> None:
         assert name in errors[0]
 
 
+@pytest.mark.slow
 def test_a_run_is_harvested_and_harvested_again(
     home: dict[str, str], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -81,13 +84,14 @@ def test_a_run_is_harvested_and_harvested_again(
     assert "The plan changes" not in first.stderr
     assert "n_shards from 2 to 1. No batch" in again.stderr
 
-    sound = command("verify", str(tiny_run), env=home)
-    assert sound.returncode == 0, sound.stderr
+    monkeypatch.setenv("SPD_OUT_DIR", home["SPD_OUT_DIR"])
+    sound = CliRunner().invoke(cli, ["verify", str(tiny_run)])
+    assert sound.exit_code == 0, sound.stderr
     assert "everything agrees" in sound.stdout
     files[2].write_bytes(lines[:-2] + b" \n")
     refused(command("verify", str(tiny_run), env=home), "components.jsonl")
-    cleaned = command("clean", "--dry-run", env=home)
-    assert cleaned.returncode == 0, cleaned.stderr
+    cleaned = CliRunner().invoke(cli, ["clean", "--dry-run"])
+    assert cleaned.exit_code == 0, cleaned.stderr
     assert "0 bytes would be freed" in cleaned.stdout
 
     dagster_home = tmp_path / ".local/share/harvest_assets/dagster"
@@ -113,7 +117,6 @@ def test_a_default_of_a_deployment_that_is_not_valid_is_refused(
     [
         ("no-such-run", "no-such-run"),
         ("a/b/c/d/e", "a/b/c/d/e"),
-        ("local/spd/aaaaaaaa", "local/spd/aaaaaaaa"),
         ("./nowhere", "nowhere"),
         ("a,b/spd/aaaaaaaa", "a,b"),
     ],
@@ -125,7 +128,6 @@ def test_a_run_that_is_none_is_refused(home: dict[str, str], run: str, named: st
 
 def test_settings_out_of_range_are_refused(home: dict[str, str], tiny_run: Path):
     refused(command(str(tiny_run), "--batch_size", "0", env=home), "batch_size is 0")
-    refused(command(str(tiny_run), "--context_length", "65", env=home), "65", "64")
     typo = command(str(tiny_run), "--n_batchs", "3", env=home)
     assert typo.returncode == 2
     assert "--n-batches" in typo.stderr
@@ -168,6 +170,7 @@ def test_the_folder_of_another_run_is_refused(home: dict[str, str], tiny_run: Pa
     refused(command("local/two/aaaaaaaa", "--out_name", "../x", env=home), "../x")
 
 
+@pytest.mark.slow
 def test_register_prints_commands_that_work(home: dict[str, str], tiny_run: Path, tmp_path: Path):
     registered = command("register", str(tiny_run), env=home)
     assert registered.returncode == 0, registered.stderr

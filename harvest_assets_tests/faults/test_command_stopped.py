@@ -20,12 +20,11 @@ from harvest_assets.files.manifest import disagreements
 from harvest_assets_tests.faults.small_harvest import contents
 from harvest_assets_tests.tiny_run import write_world
 
-STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
+STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 # To the command alone, as from `kill`, or to its process group, as from a terminal.
 CASES = [
     (signal.SIGINT, True),
     (signal.SIGTERM, False),
-    (signal.SIGHUP, True),
     (signal.SIGKILL, False),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+RUN = "/run/hostile"
+KEY = "h.0.mlp.c_fc:1"  # one of its components
 TEXTS = [
     "<script>window.pwned=1</script>",
     "</script><script>window.pwned=2</script>",

@@ -25,6 +25,7 @@ from harvest_assets.orchestration.wandb import subprocess_client
 from harvest_assets.orchestration.wandb import watch as wandb_watch
 from harvest_assets.orchestration.wandb.retrained import newer_step
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
+from harvest_assets_tests.orchestration.wandb.quick_start import start_quickly
 
 PROJECT = "ent/proj"
 CONFIG = yaml.safe_dump(
@@ -76,7 +77,13 @@ class Ticks:
 
 
 @pytest.fixture
-def tick(out_dir, server, instance: dg.DagsterInstance) -> Ticks:  # noqa: ARG001
+def tick(
+    out_dir,  # noqa: ARG001
+    server,  # noqa: ARG001
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ticks:
+    start_quickly(monkeypatch)
     return Ticks(instance)
 
 
