@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders variables docs errors check clean
+.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders variables docs notebooks errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -55,6 +55,10 @@ variables: install
 docs: install
 	$(VENV)/bin/python -m harvest_assets_tests.docs.stage build/docs
 	$(VENV)/bin/zensical build --strict --clean
+
+# docs/notebooks/, executed, with their outputs
+notebooks: install
+	$(VENV)/bin/python -m harvest_assets_tests.docs.notebooks
 
 # docs/errors.md, from the errors that the package raises
 errors: install

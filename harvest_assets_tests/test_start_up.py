@@ -12,7 +12,7 @@ import pytest
 from harvest_assets_tests.viewer.hostile import TEXTS
 from harvest_assets_tests.viewer.synthetic import write_harvest
 
-HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pydantic_ai")
+HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pydantic_ai", "matplotlib")
 
 
 def loaded_after(program: str, out: Path | None = None) -> set[str]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from harvest_assets.errors import HarvestError
 from harvest_assets.loaders import DecodedExample
 from harvest_assets.notebook.lines import component_lines
+from harvest_assets.notebook.plots.of_component import ComponentPlots
 from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.viewer.cofiring import NOT_COUNTED
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.portrait import (
     FIRING_SORTS,
@@ -139,10 +141,7 @@ class Component:
 
         rows = firing_rows(self._harvest, self.flat_index, one_of("by", by, FIRING_SORTS), k)
         if rows is None:
-            raise HarvestError(
-                "Which components fire together was not counted: the run was harvested with "
-                "--no-cooccurrence; harvest it with --cooccurrence."
-            )
+            raise HarvestError(NOT_COUNTED)
         schema = {"component_key": pl.String, "together": pl.Int64}
         schema |= dict.fromkeys(("jaccard", "precision", "recall", "pmi"), pl.Float64)
         values = [{"component_key": it.key, "together": it.together, **it.scores} for it in rows]
@@ -159,6 +158,11 @@ class Component:
         one_of("order", order, self._harvest.example_orders)
         found = self._harvest.examples(self.flat_index, order)[: max(0, k)]
         return [DecodedExample.of(example, self._harvest.vocabulary) for example in found]
+
+    @property
+    def plot(self) -> ComponentPlots:
+        """Figures of it, drawn by matplotlib."""
+        return ComponentPlots(self._harvest, self.flat_index)
 
     def to_html(self) -> str:
         """Its page as one HTML file that needs nothing else."""

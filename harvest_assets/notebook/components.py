@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.notebook.component import Component
 from harvest_assets.notebook.lines import line
+from harvest_assets.notebook.plots.of_components import ComponentsPlots
 from harvest_assets.notebook.suggestions import close_matches, did_you_mean, listed, quoted
 from harvest_assets.viewer.export import token_texts
 from harvest_assets.viewer.interpreted import interpreted
@@ -73,6 +74,11 @@ class Components:
         written = interpreted(self._harvest).frame[self._places]
         keys = self._harvest.frame["component_key"][self._places]
         return written.insert_column(0, keys).filter(pl.col("label").is_not_null())
+
+    @property
+    def plot(self) -> ComponentsPlots:
+        """Figures of them, drawn by matplotlib."""
+        return ComponentsPlots(self._harvest, self._places, self._place_of)
 
     @property
     def keys(self) -> list[str]:

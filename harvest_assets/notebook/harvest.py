@@ -19,8 +19,8 @@ from harvest_assets.viewer.rendering import rendered
 if TYPE_CHECKING:
     import polars as pl
 
-    from harvest_assets.comparison import Comparison
     from harvest_assets.data.vocabulary import Vocabulary
+    from harvest_assets.notebook.plots.of_comparison import PlottedComparison
     from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
     from harvest_assets.viewer.harvest import Harvest as ViewedHarvest
     from harvest_assets.viewer.harvest import Progress
@@ -93,8 +93,8 @@ class Harvest(Components):
 
     def compare(
         self, other: Harvest | str | Path, *, rows: int | None = None, top: int = DEFAULT_TOP
-    ) -> Comparison:
-        """This harvest and another of the same rows: `.summary`, `.layers`, `.pairs`.
+    ) -> PlottedComparison:
+        """This harvest and another of the same rows: `.summary`, `.layers`, `.pairs`, `.plot`.
 
         Args:
             other: the other harvest, or what `harvest_assets.open` takes.
@@ -107,9 +107,11 @@ class Harvest(Components):
         """
         from harvest_assets.comparison import compare
         from harvest_assets.notebook.opening import paths_of
+        from harvest_assets.notebook.plots.of_comparison import PlottedComparison
 
         paths = HarvestLayout(other.path) if isinstance(other, Harvest) else paths_of(other)
-        return compare(HarvestLayout(self.path), paths, rows=rows, top=top)
+        found = compare(HarvestLayout(self.path), paths, rows=rows, top=top)
+        return PlottedComparison.of(found)
 
     def __repr__(self) -> str:
         return "\n".join(harvest_lines(self._harvest, len(self.labels)))

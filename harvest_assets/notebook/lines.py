@@ -30,7 +30,7 @@ def harvest_lines(harvest: Harvest, n_labels: int) -> list[str]:
     state = "" if harvest.progress is None else f", {percent(harvest.progress.share)} harvested"
     of = f"; {config['dataset_name']}" if config.get("dataset_name") else ""
     threshold = config.get("ci_threshold")
-    above = "" if threshold is None else f", firing above a {harvest.words.long} of {threshold}"
+    above = "" if threshold is None else f", firing where {harvest.words.long} is above {threshold}"
     labels = f", {counted(n_labels, 'label')}" if n_labels else ""
     return [
         line(f"Harvest {harvest.run}, in {harvest.paths.root.name}{state}"),

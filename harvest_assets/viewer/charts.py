@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 
 from harvest_assets.errors import counted
 from harvest_assets.schemas import ci_bin_edges
+from harvest_assets.viewer.bins import (
+    ci_density_cells,
+    density_bins,
+    density_bins_of,
+    jaccard_shares,
+)
 from harvest_assets.viewer.words import SPD, Words
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 44
 _MAX_TICKS = 7
 _SMALL_WIDTH, _SMALL_BINS, _MAX_SMALL_BARS = 360, 30, 36
-_DENSITY_BINS_PER_DECADE = 8
-_CELLS = (56, 32)
 _HEAT_LEVELS = 6
 # Legible on white and on black: an image does not know its background.
 _STYLE = """
@@ -120,19 +124,14 @@ def density_histogram(
         density: firings per token of each component; components with 0 are left out.
         address: the link of a bar, by its lowest and highest density.
     """
-    alive = density[density > 0]
     canvas = _Canvas(560, 240, "Histogram of firing density")
-    low = math.floor(np.log10(alive.min())) if len(alive) else -6
-    low = min(low, -1)
-    n_bins = -low * _DENSITY_BINS_PER_DECADE
-    place = np.clip((np.log10(alive) - low) / -low * n_bins, 0, n_bins - 1).astype(np.int64)
-    counts = np.bincount(place, minlength=n_bins)
-    highest = _nice_ceiling(int(counts.max(initial=1)))
-    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
+    bins = density_bins(density)
+    n_bins, highest = len(bins.counts), _nice_ceiling(int(bins.counts.max(initial=1)))
+    canvas.x_axis(list(decades(bins.low, bins.high)), "density: firings per token")
     canvas.y_axis([(share, f"{highest * share:,.0f}") for share in (0.5, 1.0)])
-    for b, count in enumerate(counts.tolist()):
+    for b, count in enumerate(bins.counts.tolist()):
         if count:
-            start, stop = (10 ** (low - low * (b + end) / n_bins) for end in (0, 1))
+            start, stop = bins.edges(b)
             fire = "component fires" if count == 1 else "components fire"
             title = f"{count:,} {fire} on {_percent(start)} to {_percent(stop)} of tokens"
             box = (b / n_bins, 0, (b + 0.92) / n_bins, count / highest)
@@ -148,19 +147,13 @@ def density_histograms(densities: Mapping[str, NDArray[np.float64]]) -> str:
         densities: firings per token of each component, by the name of the harvest; bars of the
             second have the class `other`.
     """
-    alive = {name: density[density > 0] for name, density in densities.items()}
-    lowest = min((it.min() for it in alive.values() if len(it)), default=1e-6)
-    low = min(math.floor(np.log10(lowest)), -1)
-    n_bins = -low * _DENSITY_BINS_PER_DECADE // 2
+    bins = density_bins_of(densities)
     canvas = _Canvas(560, 240, f"Histograms of firing density: {' and '.join(densities)}")
-    canvas.x_axis(list(_decades(low, 0)), "density: firings per token")
-    shares: dict[str, list[float]] = {}
-    for name, density in alive.items():
-        place = np.clip((np.log10(density) - low) / -low * n_bins, 0, n_bins - 1)
-        counts = np.bincount(place.astype(np.int64), minlength=n_bins)
-        shares[name] = (counts / max(1, len(density))).tolist()
-    edges = [10 ** (low - low * b / n_bins) for b in range(n_bins + 1)]
-    names = [f"{_percent(a)} to {_percent(b)} of tokens" for a, b in pairwise(edges)]
+    first = next(iter(bins.values()))
+    canvas.x_axis(list(decades(first.low, first.high)), "density: firings per token")
+    shares = {name: it.shares.tolist() for name, it in bins.items()}
+    edges = [first.edges(b) for b in range(len(first.counts))]
+    names = [f"{_percent(a)} to {_percent(b)} of tokens" for a, b in edges]
     _side_by_side(canvas, shares, names)
     return canvas.svg()
 
@@ -169,9 +162,9 @@ def best_jaccard_histogram(name: str, best: NDArray[np.float64]) -> str:
     """The components of a harvest by the Jaccard index with their best match, from 0 to 1."""
     canvas = _Canvas(560, 240, "Histogram of the Jaccard index with the best match")
     canvas.x_axis([(k / 5, f"{k / 5:g}") for k in range(6)], "Jaccard index with the best match")
-    counts, edges = np.histogram(best, bins=20, range=(0.0, 1.0))
+    shares, edges = jaccard_shares(best)
     names = [f"{a:.2f} to {b:.2f}" for a, b in pairwise(edges.tolist())]
-    _side_by_side(canvas, {name: (counts / max(1, len(best))).tolist()}, names)
+    _side_by_side(canvas, {name: shares.tolist()}, names)
     return canvas.svg()
 
 
@@ -204,26 +197,18 @@ def ci_against_density(
         address: the link of a cell, by its lowest and highest density.
         words: what the values are called.
     """
-    shown = (density > 0) & (mean_ci > 0)
-    x, y = np.log10(density[shown]), np.log10(mean_ci[shown])
     canvas = _Canvas(560, 240, f"Mean {words.long} against firing density")
-    low_x = min(-1, math.floor(x.min())) if len(x) else -6
-    low_y = min(-1, math.floor(y.min())) if len(y) else -6
-    canvas.x_axis(list(_decades(low_x, 0)), "density")
-    high_y = max(0, math.ceil(y.max())) if len(y) else 0
-    canvas.y_axis(list(_decades(low_y, high_y)))
+    cells = ci_density_cells(density, mean_ci)
+    canvas.x_axis(list(decades(*cells.x_ends)), "density")
+    canvas.y_axis(list(decades(*cells.y_ends)))
     canvas.text(canvas.left + 6, _TOP + 10, f"mean {words.short}", "start")
-    n_x, n_y = _CELLS
-    cell_x = np.clip(((x - low_x) / -low_x * n_x).astype(np.int64), 0, n_x - 1)
-    cell_y = np.clip(((y - low_y) / (high_y - low_y) * n_y).astype(np.int64), 0, n_y - 1)
-    counts = np.bincount(cell_x * n_y + cell_y, minlength=n_x * n_y)
-    highest = math.log1p(int(counts.max(initial=1)))
-    for cell in np.flatnonzero(counts).tolist():
-        column, row = divmod(cell, n_y)
-        count = int(counts[cell])
+    n_x, n_y = cells.counts.shape
+    highest = math.log1p(int(cells.counts.max(initial=1)))
+    for column, row in np.argwhere(cells.counts).tolist():
+        count = int(cells.counts[column, row])
         level = math.ceil(_HEAT_LEVELS * math.log1p(count) / highest)
-        start, stop = (10 ** (low_x - low_x * (column + end) / n_x) for end in (0, 1))
-        mean = 10 ** (low_y + (high_y - low_y) * (row + 0.5) / n_y)
+        start, stop = cells.x_edges(column)
+        mean = math.sqrt(math.prod(cells.y_edges(row)))
         components = counted(count, "component")
         title = f"{components}: density about {_percent(start)}, mean {words.short} {mean:.1g}"
         box = (column / n_x, row / n_y, (column + 1) / n_x, (row + 1) / n_y)
@@ -321,12 +306,8 @@ def layer_bars(rows: Sequence[tuple[str, float, str]], name: str) -> str:
 
 def small_density_histogram(density: NDArray[np.float64]) -> str:
     """`density_histogram` as a short SVG, without links."""
-    alive = density[density > 0]
-    low = min(-1, math.floor(np.log10(alive.min()))) if len(alive) else -6
-    n_bins = _SMALL_BINS
-    place = np.clip((np.log10(alive) - low) / -low * n_bins, 0, n_bins - 1).astype(np.int64)
-    counts = np.bincount(place, minlength=n_bins).tolist()
-    return small_bars(counts, [(0.0, _power(low)), (1.0, "1")])
+    bins = density_bins(density, _SMALL_BINS)
+    return small_bars(bins.counts.tolist(), [(0.0, _power(bins.low)), (1.0, "1")])
 
 
 def small_bars(values: Sequence[float], labels: Sequence[tuple[float, str]]) -> str:
@@ -362,7 +343,8 @@ def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
-def _decades(low: int, high: int) -> Iterator[tuple[float, str]]:
+def decades(low: int, high: int) -> Iterator[tuple[float, str]]:
+    """The powers of ten on an axis between two of them, with their shares of its length."""
     step = 1 if high - low <= _MAX_TICKS else 2
     for power in range(high, low - 1, -step):
         yield (power - low) / (high - low), _power(power)

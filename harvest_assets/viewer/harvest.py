@@ -64,6 +64,18 @@ def page_vocabulary(
     return opened.vocabulary, [] if opened.warning is None else [opened.warning]
 
 
+def layers_of(frame: pl.DataFrame) -> pl.DataFrame:
+    """The layers of some components, in their order, with the columns of `Harvest.layers`."""
+    import polars as pl
+
+    return frame.group_by("layer", maintain_order=True).agg(
+        pl.len().alias("components"),
+        (pl.col("firing_count") > 0).sum().alias("alive"),
+        pl.col("density").sum().alias("l0"),
+        pl.col("mean_ci").sum().alias("mean_ci"),
+    )
+
+
 class Harvest(ABC):
     """One harvest as it was when it was opened; C components, V tokens.
 
@@ -125,14 +137,7 @@ class Harvest(ABC):
     @cached_property
     def layers(self) -> pl.DataFrame:
         """Per layer, in flat order: layer, components, alive, l0, mean_ci (summed)."""
-        import polars as pl
-
-        return self.frame.group_by("layer", maintain_order=True).agg(
-            pl.len().alias("components"),
-            (pl.col("firing_count") > 0).sum().alias("alive"),
-            pl.col("density").sum().alias("l0"),
-            pl.col("mean_ci").sum().alias("mean_ci"),
-        )
+        return layers_of(self.frame)
 
     @cached_property
     def run(self) -> str:

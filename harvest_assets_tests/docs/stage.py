@@ -2,8 +2,8 @@
 
 `python -m harvest_assets_tests.docs.stage FOLDER` copies `docs/` into a folder, and into its folder
 `repository/` the files outside `docs/` that pages link to, so that the same relative links work on
-the site and in the repository. Markdown files become pages, other files are downloads, and a link
-to a folder is kept as its text.
+the site and in the repository. Markdown files and notebooks become pages, other files are
+downloads, and a link to a folder is kept as its text.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import shutil
 import sys
 from pathlib import Path
 
+from harvest_assets_tests.docs.notebooks import page_of
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # Pages of the site that no other page needs to link to.
 _ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", "LICENSE")
+_NOTEBOOK = ".ipynb"
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
 _CODE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
@@ -38,7 +41,9 @@ def target_of(page: Path, link: re.Match[str]) -> Path:
 
 
 def _place(path: Path) -> Path:
-    """Where a file of the repository is on the site."""
+    """Where a file of the repository is on the site; a notebook becomes a page."""
+    if path.suffix == _NOTEBOOK:
+        path = path.with_suffix(".md")
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS)
     return "repository" / path.relative_to(ROOT)
@@ -78,6 +83,8 @@ def stage(folder: Path) -> None:
             text, needed = _staged(path)
             copy.write_text(text, "utf-8")
             waiting += needed
+        elif path.suffix == _NOTEBOOK:
+            page_of(path, copy)
         else:
             shutil.copyfile(path, copy)
 

@@ -52,7 +52,9 @@ def _files(entry: Any) -> Iterator[str]:
 def test_each_page_is_in_the_navigation_once():
     config = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))
     listed = [it for it in _files(config["project"]["nav"]) if not it.startswith("repository/")]
-    assert sorted(listed) == sorted(it.relative_to(DOCS).as_posix() for it in DOCS.rglob("*.md"))
+    notebooks = [it.with_suffix(".md") for it in DOCS.rglob("*.ipynb")]
+    pages = [it.relative_to(DOCS).as_posix() for it in [*DOCS.rglob("*.md"), *notebooks]]
+    assert sorted(listed) == sorted(pages)
 
 
 def _object(name: str) -> griffe.Object | griffe.Alias:

@@ -1,0 +1,1 @@
+"""Figures of harvests and components for papers, drawn by matplotlib."""
