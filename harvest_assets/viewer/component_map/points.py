@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.viewer.charts import layer_colour
+from harvest_assets.viewer.derived import read_array
 from harvest_assets.viewer.interpreted import interpreted
 
 if TYPE_CHECKING:
@@ -75,12 +76,17 @@ def points(harvest: Harvest, folder: Path, colour: Colour, *, tokens: bool = Tru
         HarvestError: the folder is damaged.
     """
     try:
-        places = np.load(folder / "places.npy")
-        xy = np.load(folder / "xy.npy").round(4).astype(np.float64)
+        places = np.array(read_array(folder / "places.npy", "i", 1))
+        xy = read_array(folder / "xy.npy", "f", 2).round(4).astype(np.float64)
         if xy.shape != (len(places), 2):
             raise ValueError("places and coordinates differ in length")
+        inside = (places >= 0) & (places < len(harvest.frame))
+        if not inside.all() or (np.diff(places) <= 0).any():
+            raise ValueError("a place is not one of the components, or is there twice")
+        if not ((xy >= 0) & (xy <= 1)).all():  # NaN neither
+            raise ValueError("a coordinate is not from 0 to 1")
         frame = harvest.frame[places]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise HarvestError(
             f"{folder} is damaged ({reason_of(error)}); remove it, and it is made again."
         ) from error
