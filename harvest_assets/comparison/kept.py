@@ -45,10 +45,13 @@ def kept_firings(
     wanted = there if n_rows is None else n_rows
     if not 0 < wanted <= there:
         return None
-    # Each position takes some memory too: a damaged row length may claim any number of them.
-    require_memory_for_firings(
-        sum(it.n_firings * wanted // it.n_rows + wanted * it.row_length for it in kept)
-    )
+    for harvest, it in zip(harvests, kept, strict=True):
+        if wanted * it.row_length > harvest.n_tokens:
+            raise HarvestError(
+                f"{harvest.paths.firings} has {it.n_rows:,} rows of {it.row_length:,} tokens, but "
+                f"the harvest has {harvest.n_tokens:,} tokens; verify it."
+            )
+    require_memory_for_firings(sum(it.n_firings * wanted // it.n_rows for it in kept))
     first, second = (_listed(*each, wanted, progress) for each in zip(harvests, kept, strict=True))
     return (first, second), wanted
 

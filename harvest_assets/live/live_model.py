@@ -25,7 +25,7 @@ from harvest_assets.settings import LiveSettings
 _MODULE = "harvest_assets.live.process"
 _SECONDS_TO_END = 2.0
 _MAX_REPLY_BYTES = 1 << 28  # of a whole row with all lists; the longest have some megabytes
-_MAX_ERROR = 2000  # characters
+_MAX_ERROR = 1000  # characters
 
 
 class _EndedError(Exception):

@@ -261,7 +261,9 @@ class ContextIndex:
     def _often(
         self, harvest: Harvest, first: NDArray[np.int64], last: NDArray[np.int64]
     ) -> list[Often]:
-        firing = [self._firing(harvest, *hit) for hit in zip(first.tolist(), last.tolist(), strict=True)]
+        firing = [
+            self._firing(harvest, *hit) for hit in zip(first.tolist(), last.tolist(), strict=True)
+        ]
         if not firing:
             return []
         component, ci = (np.concatenate(column) for column in zip(*firing, strict=True))

@@ -29,6 +29,15 @@ _REPLIES = [
 ]
 
 
+_AT = {
+    "token_id": 1,
+    "n_firing": 0,
+    "firing": [],
+    "predictions": [{"token_id": 2, "probability": 0.5}],
+}
+_ANSWER = {"positions": [_AT], "n_components": 0, "components": [], "threshold": 0.0}
+
+
 class ModelAnswer(Reader):
     """What a language model writes."""
 
@@ -36,7 +45,7 @@ class ModelAnswer(Reader):
         return [reply.encode() for reply in _REPLIES]
 
     def read(self, content: bytes) -> None:
-        text = content.decode("utf-8", "surrogatepass" if content[:1] == b"\xed" else "replace")
+        text = content.decode("utf-8", "surrogateescape")  # JSON has lone surrogates too
         for question in QUESTIONS:
             answer = judged(question, "m", text, endpoint="http://localhost")
             json.dumps(dataclasses.asdict(answer)).encode()
@@ -108,15 +117,13 @@ class LiveReply(Reader):
     def seeds(self) -> list[bytes]:
         replies = [
             b'{"error": "It is too long."}',
-            b'{"answer": {"positions": [{"token_id": 1, "n_firing": 0, "firing": [], '
-            b'"predictions": [{"token_id": 2, "probability": 0.5}]}], "n_components": 0, '
-            b'"components": [], "threshold": 0.0}}',
+            json.dumps({"answer": _ANSWER}).encode(),
         ]
         return [struct.pack("!i", len(reply)) + reply for reply in replies]
 
     def read(self, content: bytes) -> None:
         live = LiveModel()
-        live._opened = lambda *_: self._process(content)  # type: ignore[method-assign]  # noqa: SLF001
+        live._opened = lambda *_: self._process(content)  # type: ignore[method-assign]
         kind = KINDS["prompt"]
         answer = live.ask(self.paths, kind, kind.question(text="a"))
         assert isinstance(answer, kind.answer)
@@ -126,4 +133,4 @@ class LiveReply(Reader):
         with theirs:
             theirs.sendall(content[: 1 << 15])
         popen: Any = _Popen()
-        return live_model._Process(popen, Connection(ours.detach()), None)  # noqa: SLF001
+        return live_model._Process(popen, Connection(ours.detach()), None)

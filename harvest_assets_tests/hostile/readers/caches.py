@@ -156,7 +156,7 @@ class ContextFiles(_Derived):
 
     def look(self) -> None:
         index = ContextIndex.open(self.cached)
-        for query, case in (("t1", False), ("T1t", False), ('"t2"', True), ("3", True)):
+        for query, case in (("T11t", False), ('"t2"', True), ("17", True)):
             found = index.search(self.harvest, query, case=case)
             assert found.n <= 1001
             for hit in found.hits:

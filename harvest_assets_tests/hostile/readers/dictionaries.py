@@ -116,9 +116,7 @@ class DictionaryFiles(Reader):
         (mine / "config.json").write_text(json.dumps({**sizes, "encoder_type": "batchtopk"}))
         folders = [folder / name for name in (*self.FOLDERS, "encoder_pt")]
         self.files = [
-            file
-            for place in folders
-            for file in format_of(place, None).paths(place, None)
+            file for place in folders for file in format_of(place, None).paths(place, None)
         ]
         self._good = [file.read_bytes() for file in self.files]
 
@@ -151,7 +149,7 @@ class OtherRecords(OfHarvest):
             *("local/a/x-aaaaaaaa", "/d.yaml", "0" * 64, TargetFiles("/m", ("/c",), ("/w",))),
             *((one,), 9, 32, 8, 0.0, "t", 9, None, None, ((7, 1, 2, 3),), 64, 0, 99, ("/a",)),
         )
-        spec = DataSpec("d", "train", "text", False, False, 1000, True, 0, "t", 8)
+        spec = DataSpec(*("d", "train", "text", False, False, 1000, True, 0, "t", 8))
         own = OwnModel(
             *("local/a/x-aaaaaaaa", "/m.py:it", "/m.py", "0" * 64, True, (("a", 3),)),
             *((("a", 3),), 9, None, 0.0, 64, 0, 0, "strength", None, "m", (), ("note",), spec),

@@ -23,7 +23,7 @@ _ENTRIES = (
     Label("h.0.mlp:4", "colours", None, "", "person", "somebody"),
     Score(_KEY, "intruder", 0.7, 0.6, 0.8, 0.2, 10, 1, "m"),
     Edit(_KEY, "tags", ("a", "b"), "somebody"),
-    Edit(_KEY, "starred", True, "somebody"),
+    Edit(_KEY, "starred", value=True, author="somebody"),
     Edit(_KEY, "note", "two\nlines", "somebody"),
 )
 
@@ -125,6 +125,6 @@ class LabelImport(_Interpreted):
         file = put(self.folder / "imported", content)
         imported = Imported(file.name)
         FORMATS[_format_by_content(file)].read(file, imported)
-        record: Record[Entries] = entry_files._RECORD  # noqa: SLF001
+        record: Record[Entries] = entry_files._RECORD
         entries = Entries.of(imported.entries)
         assert record.parse(record.encode(entries)) == entries
