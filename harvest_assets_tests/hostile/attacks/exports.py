@@ -15,13 +15,8 @@ _NAMES = {
     "the folder above": "..",
     "a way out": "../outside",
     "an absolute path": "/etc",
-    "a path": "a/b",
-    "nothing": "",
     "a hidden file": ".hidden",
     "a line break": "a\nb",
-    "a zero byte": "a\0b",
-    "300 characters": "x" * 300,
-    "another text direction": "a\u202eb",
 }
 
 

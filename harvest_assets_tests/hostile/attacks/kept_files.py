@@ -95,20 +95,21 @@ _MAP: dict[str, bytes] = {
     "texts": _array(np.array(["a"])),
     "nothing": b"",
 }
-byte_attacks("computed files", "map", {name: b"\0" + it for name, it in _MAP.items()})
-byte_attacks(
-    "computed files",
-    "map",
-    {
-        f"coordinates {name}": lambda _, value=value: b"\1" + _array(value)
-        for name, value in {
-            "of NaN": np.full((36, 2), np.nan, np.float32),
-            "of infinity": np.full((36, 2), np.inf, np.float32),
-            "for one": np.zeros((1, 2), np.float32),
-            "in a row": np.zeros(72, np.float32),
-        }.items()
-    },
-)
+_COORDINATES = {
+    "of NaN": np.full((36, 2), np.nan, np.float32),
+    "of infinity": np.full((36, 2), np.inf, np.float32),
+    "for one": np.zeros((1, 2), np.float32),
+    "in a row": np.zeros(72, np.float32),
+}
+
+
+@attack("computed files", f"{', '.join(_MAP)}, coordinates {', '.join(_COORDINATES)} (map)")
+def _(folder: Path) -> bool:
+    (folder / "files").mkdir()
+    victim = READERS["map"](folder / "files")
+    tried = [b"\0" + it for it in _MAP.values()]
+    tried += [b"\1" + _array(it) for it in _COORDINATES.values()]
+    return not any(victim(content) for content in tried)
 
 
 _CONTEXTS: dict[str, tuple[int, Callable[[Any], Any]]] = {
@@ -121,27 +122,25 @@ _CONTEXTS: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "fragments of two rows": (2, lambda it: it[:2]),
     "tokens of texts": (0, lambda it: it.astype(str)),
 }
-for _name, (_file, _change) in _CONTEXTS.items():
+_CONTEXT_FILES = {
+    "10^12 claimed": b"\0" + _HUGE,
+    "a pickle": b"\3" + _PICKLE,
+    "no texts": b"\7",
+    "a description of a list": b"\6[]",
+    "a description of NaN": b'\6{"per_list": NaN, "windows": 1}',
+}
 
-    @attack("computed files", f"{_name} (contexts)")
-    def _(folder: Path, file: int = _file, change: Callable[[Any], Any] = _change) -> bool:
-        (folder / "files").mkdir()
-        victim = READERS["contexts"](folder / "files")
-        good = np.load(BytesIO(victim.seeds()[file][1:]))
-        return not victim(bytes([file]) + _array(change(good)))
 
-
-byte_attacks(
-    "computed files",
-    "contexts",
-    {
-        "10^12 claimed": b"\0" + _HUGE,
-        "a pickle": b"\3" + _PICKLE,
-        "no texts": b"\7",
-        "a description of a list": b"\6[]",
-        "a description of NaN": b'\6{"per_list": NaN, "windows": 1}',
-    },
-)
+@attack("computed files", f"{', '.join([*_CONTEXTS, *_CONTEXT_FILES])} (contexts)")
+def _(folder: Path) -> bool:
+    (folder / "files").mkdir()
+    victim = READERS["contexts"](folder / "files")
+    good = victim.seeds()
+    arrays = [
+        bytes([file]) + _array(change(np.load(BytesIO(good[file][1:]))))
+        for file, change in _CONTEXTS.values()
+    ]
+    return not any(victim(content) for content in (*arrays, *_CONTEXT_FILES.values()))
 
 
 def _pairs(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], bool]:
