@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from harvest_assets.comparison.counting import Progress
     from harvest_assets.comparison.opened import OpenedHarvest
 
+_POSITIONS_AT_ONCE = 1 << 22
+
 
 def kept_firings(
     one: OpenedHarvest, other: OpenedHarvest, n_rows: int | None, progress: Progress
@@ -43,6 +45,12 @@ def kept_firings(
     wanted = there if n_rows is None else n_rows
     if not 0 < wanted <= there:
         return None
+    for harvest, it in zip(harvests, kept, strict=True):
+        if wanted * it.row_length > harvest.n_tokens:
+            raise HarvestError(
+                f"{harvest.paths.firings} has {it.n_rows:,} rows of {it.row_length:,} tokens, but "
+                f"the harvest has {harvest.n_tokens:,} tokens; verify it."
+            )
     require_memory_for_firings(sum(it.n_firings * wanted // it.n_rows for it in kept))
     first, second = (_listed(*each, wanted, progress) for each in zip(harvests, kept, strict=True))
     return (first, second), wanted
@@ -53,6 +61,7 @@ def _listed(
 ) -> Firings:
     n_components = len(harvest.frame)
     per_position, component = [], []
+    step = max(1, min(step, _POSITIONS_AT_ONCE // kept.row_length))
     for start in range(0, n_rows, step):
         block = kept.of_rows(start, min(start + step, n_rows))
         if len(block.component) and block.component.max() >= n_components:

@@ -91,6 +91,7 @@ def store(one: OpenedHarvest, other: OpenedHarvest, of: PairsOf, pairs: pl.DataF
 def find(one: OpenedHarvest, other: OpenedHarvest) -> tuple[PairsOf, pl.DataFrame] | None:
     """The pairs that were kept; None if there are none of these results, or they are damaged."""
     import polars as pl
+    import pyarrow as pa
 
     from harvest_assets.results.parquet import read_table
 
@@ -105,13 +106,31 @@ def find(one: OpenedHarvest, other: OpenedHarvest) -> tuple[PairsOf, pl.DataFram
     identities = (header.identity_a, header.identity_b)
     if header.version != _VERSION or identities != (one.identity, other.identity):
         return None
-    if table.column_names != list(COLUMNS):
+    if table.column_names != list(COLUMNS) or min(header.n_rows, header.n_tokens, header.top) < 1:
         return None
-    pairs = cast("pl.DataFrame", pl.from_arrow(table))
-    types = {name: str(kind) for name, kind in pairs.schema.items()}
-    if types != COLUMNS or any(pairs[name].null_count() for name in _NEVER_NULL):
+    # Without the metadata of columns: Polars panics where it is not UTF-8.
+    plain = pa.Table.from_arrays(table.columns, names=table.column_names)
+    pairs = cast("pl.DataFrame", pl.from_arrow(plain))
+    if not _are_plausible(pairs, one, other):
         return None
     return PairsOf(header.n_rows, header.n_tokens, header.top, header.source), pairs
+
+
+def _are_plausible(pairs: pl.DataFrame, one: OpenedHarvest, other: OpenedHarvest) -> bool:
+    """Whether all components are those of the harvests, and all numbers in their ranges."""
+    import polars as pl
+
+    types = {name: str(kind) for name, kind in pairs.schema.items()}
+    if types != COLUMNS or any(pairs[name].null_count() for name in _NEVER_NULL):
+        return False
+    shares = pl.col("jaccard", "precision", "recall")  # NaN is above all numbers
+    counts = pl.col("rank", "n_a", "n_b", "n_ab")
+    numbers = pairs.select(shares.is_between(0, 1).all(), counts.ge(0).all())
+    sides = (("component_a", one), ("component_b", other))
+    return all(numbers.row(0)) and all(
+        pairs[name].drop_nulls().is_in(harvest.frame["component_key"].implode()).all()
+        for name, harvest in sides
+    )
 
 
 def _place(one: OpenedHarvest, other: OpenedHarvest) -> Path:

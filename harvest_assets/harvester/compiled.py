@@ -19,6 +19,8 @@ def compiled(function: F) -> F:
     folder is used: the cache is pickled code, which must not come from where other users can write.
     """
     dispatcher = numba.njit(nogil=True)(function)
+    if dispatcher is function:  # with `NUMBA_DISABLE_JIT=1`
+        return function
     with suppress(RuntimeError):
         dispatcher.enable_caching()
     return cast(F, dispatcher)

@@ -98,6 +98,8 @@ class FiringFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():  # opening a pipe would wait
+            raise HarvestError(f"{path} is not a regular file.")
         try:
             self._file = cast("Any", safe_open(path, framework="numpy"))
             names = set(self._file.keys())

@@ -100,7 +100,8 @@ def read(path: Path, kind: str) -> pa.Table:
             _check_edits(table)
     except (HarvestError, ValueError, RecursionError) as error:
         raise HarvestError(f"{path} is damaged: {reason_of(error)}.") from error
-    return table.replace_schema_metadata(None)
+    # Without the metadata of columns: Polars panics where it is not UTF-8.
+    return pa.Table.from_arrays(table.columns, schema=SCHEMAS[kind])
 
 
 def _check_column(name: str, column: pa.ChunkedArray) -> None:

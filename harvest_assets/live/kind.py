@@ -22,7 +22,8 @@ class Question(CheckedModel):
 class Answer(BaseModel):
     """What is answered, in plain values."""
 
-    model_config = ConfigDict(frozen=True)
+    # JSON has no NaN: it would arrive as nothing.
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 Q = TypeVar("Q", bound=Question)

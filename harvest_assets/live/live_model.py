@@ -15,7 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from harvest_assets.errors import HarvestError
+from pydantic import ValidationError
+
+from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import file_version
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.untrusted import read_json
@@ -25,10 +27,16 @@ from harvest_assets.wandb_client.module_path import file_and_name, is_object_pat
 
 _MODULE = "harvest_assets.live.process"
 _SECONDS_TO_END = 2.0
+_MAX_REPLY_BYTES = 1 << 28  # of a whole row with all lists; the longest have some megabytes
+_MAX_ERROR = 1000  # characters
 
 
 class _EndedError(Exception):
     """The process ended without a reply."""
+
+
+class _OddReplyError(Exception):
+    """The reply is not one of ours: code of a model may write to any file."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +66,38 @@ class _Process:
 
         Raises:
             HarvestError: the reply is an error.
-            TimeoutError: there was none in time.
+            TimeoutError: there was none in time, or not all of it.
             _EndedError: it ended.
+            _OddReplyError: the reply is not of the expected form.
         """
         try:
             if not self.pipe.poll(max(0.0, deadline - time.monotonic())):
                 raise TimeoutError
-            content = json.loads(self.pipe.recv_bytes())
+            content = json.loads(self._message(deadline))
         except (EOFError, ConnectionError):
             raise _EndedError from None
+        except TimeoutError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            raise _OddReplyError(reason_of(error)) from None
+        if not isinstance(content, dict) or not {"error", "answer"} & content.keys():
+            raise _OddReplyError("it has neither an answer nor an error")
         if "error" in content:
-            raise HarvestError(content["error"])
+            raise HarvestError(str(content["error"])[:_MAX_ERROR])
         return content["answer"]
+
+    def _message(self, deadline: float) -> bytes:
+        """The next message; a process that never completes it is killed."""
+        overdue = threading.Timer(max(0.0, deadline - time.monotonic()), self.popen.kill)
+        overdue.start()
+        try:
+            return self.pipe.recv_bytes(_MAX_REPLY_BYTES)
+        except (EOFError, OSError) as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError from error
+            raise
+        finally:
+            overdue.cancel()
 
     def send(self, message: dict[str, Any]) -> None:
         """Ask; waiting for the reply reports a process that has ended."""
@@ -114,7 +142,10 @@ class LiveModel:
         with self._one_at_a_time:
             message = {"kind": kind.name, "question": question.model_dump(mode="json")}
             answer = self._exchange(paths, message)
-        return kind.answer.model_validate(answer)
+        try:
+            return kind.answer.model_validate(answer)
+        except ValidationError as error:
+            raise _odd(paths, f"it is not an answer to {kind.name}: {reason_of(error)}") from None
 
     def is_open(self, paths: HarvestLayout) -> bool:
         """Whether a question about a run would find its model open."""
@@ -144,6 +175,9 @@ class LiveModel:
                 f"The model of {paths.root.name} did not answer within {limit:g} s and was closed; "
                 "ask something shorter, or raise HARVEST_LIVE_ANSWER_SECONDS."
             ) from None
+        except _OddReplyError as error:
+            self._end()
+            raise _odd(paths, str(error)) from None
         except _EndedError:
             status = self._end()
         self._require_not_closed()
@@ -193,6 +227,13 @@ class LiveModel:
         self._is_open = False
         process, self._process = self._process, None
         return 0 if process is None else process.end()
+
+
+def _odd(paths: HarvestLayout, what: str) -> HarvestError:
+    return HarvestError(
+        f"The model of {paths.root.name} gave a reply that cannot be read ({what}); ask again, and "
+        "if that does not help, check what the code of the model writes."
+    )
 
 
 def _runs(process: _Process) -> bool:

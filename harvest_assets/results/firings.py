@@ -16,6 +16,8 @@ from harvest_assets.files.untrusted import read_json
 if TYPE_CHECKING:
     from harvest_assets.harvester.firing_file import FiringFile
 
+_MAX_ROW_LENGTH = 1 << 24
+
 
 @dataclass(frozen=True)
 class FiringBlock:
@@ -105,8 +107,11 @@ class KeptFirings:
             length = read_json(paths.config)["context_length"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HarvestError(f"{paths.config} cannot be read: {reason_of(error)}.") from error
-        if type(length) is not int:
-            raise HarvestError(f"{paths.config} has no number as context_length.")
+        if type(length) is not int or not 0 < length <= _MAX_ROW_LENGTH:
+            raise HarvestError(
+                f"{paths.config} has the context_length {str(length)[:100]}; expected a whole "
+                f"number from 1 to {_MAX_ROW_LENGTH:,}."
+            )
         return cls(file.n_rows, file.n_firings, length, file)
 
     @property

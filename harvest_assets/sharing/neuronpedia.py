@@ -42,6 +42,7 @@ _TOKENS = 10  # in a list of predicted tokens
 _SAMPLED = 20  # examples of the uniform sample: any first ones are one themselves
 _TOP, _UNKNOWN = -1, -1  # how these files mark the group of the highest activations
 _DECIMALS = 4
+_MAX_DIGITS = 10  # of the number of a layer
 _BYTES_PER_LINE = 3  # of the files, for each byte of `components.jsonl`, about
 _EMPTY = (
     *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
@@ -239,7 +240,8 @@ def _strength(example: ActivationExample) -> float:
 def _layer_number(layer: str, place: int) -> int:
     """The first number in the path of a layer; without one, its place among the layers."""
     parts = layer.split(".")
-    return next((int(it) for it in parts if it.isascii() and it.isdecimal()), place)
+    numbers = (it for it in parts if it.isascii() and it.isdecimal() and len(it) < _MAX_DIGITS)
+    return next(map(int, numbers), place)
 
 
 def _histogram(counts: Sequence[int]) -> dict[str, list[Any]]:

@@ -17,7 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.files.atomic import abandoned, remove, sweep, temporary_beside
@@ -229,6 +232,28 @@ def _new_temporary() -> Path:
 def folder_of(root: Path, harvest: Harvest, kind: str) -> Path:
     """The folder below a cache for the harvest as it is, with the vocabulary that it has now."""
     return root / harvest.name / f"{kind}-{harvest.version}-{harvest.vocabulary.size:x}"
+
+
+def read_array(path: Path, kinds: str, ndim: int) -> NDArray[Any]:
+    """An array that a builder wrote, memory-mapped: anybody may have replaced it since.
+
+    Args:
+        path: of the file.
+        kinds: of its numbers, as NumPy's `dtype.kind`.
+        ndim: dimensions.
+
+    Raises:
+        ValueError: it is missing, damaged, or another array.
+    """
+    if not path.is_file():  # opening a pipe would wait
+        raise ValueError(f"{path.name} is missing")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the reader of a damaged header raises what it runs into
+        raise ValueError(f"{path.name}: {reason_of(error)}") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim != ndim:
+        raise ValueError(f"{path.name} is another array")
+    return array
 
 
 def compute(harvest: Harvest, kind: str, folder: Path, progress: Callable[[float], None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import sys
 import time
@@ -86,6 +87,9 @@ def _in_a_process(target: str, inputs: int, seed: int, findings: Path) -> tuple[
 def _fuzz(target: str, inputs: int, seed: int, findings: Path, folder: Path) -> None:
     """Does not return: the library ends the process."""
     import atheris
+
+    # The library looks at the memory once a second only; one allocation can be faster.
+    resource.setrlimit(resource.RLIMIT_DATA, (2 * _MEGABYTES << 20,) * 2)
 
     from harvest_assets_tests.hostile.readers import READERS
 

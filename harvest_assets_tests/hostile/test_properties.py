@@ -19,7 +19,12 @@ from hypothesis import strategies as st
 from harvest_assets_tests.hostile.readers import READERS
 from harvest_assets_tests.hostile.readers.reader import Reader, scratch_folder
 
-SLOW = {"address": 40, "state-tensors": 40}
+# Of each kind; the fuzzer tries more.
+SLOW = dict.fromkeys(("address", "state-tensors", "map", "entries", "label-tables"), 40)
+SLOW |= dict.fromkeys(("asking-address", "contexts", "harvest-db"), 10)
+SLOW |= dict.fromkeys(("newer-config", "dictionaries", "dictionary", "other-records"), 60)
+SLOW |= dict.fromkeys(("firings", "pairs", "list", "label-import"), 60)
+SLOW |= dict.fromkeys(("model-answer", "answers", "live-reply"), 60)
 EXAMPLES = 250
 
 _PIECES = st.one_of(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.viewer.charts import layer_colour
-from harvest_assets.viewer.derived import damage_reported
+from harvest_assets.viewer.derived import damage_reported, read_array
 from harvest_assets.viewer.interpreted import interpreted
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def points(harvest: Harvest, folder: Path, colour: Colour, *, tokens: bool = Tru
         DamagedFolderError: the folder is damaged.
     """
     with damage_reported(folder):
-        places = np.load(folder / "places.npy")
-        xy = np.load(folder / "xy.npy").astype(np.float64).round(4)
+        places = np.array(read_array(folder / "places.npy", "i", 1))
+        xy = read_array(folder / "xy.npy", "f", 2).astype(np.float64).round(4)
         alive = np.flatnonzero(harvest.firing_counts > 0)
         if not np.array_equal(places, alive) or xy.shape != (len(alive), 2):
             raise ValueError("the places are not those of the components that fired")
-        if not ((xy >= 0) & (xy <= 1)).all():
+        if not ((xy >= 0) & (xy <= 1)).all():  # NaN neither
             raise ValueError("a coordinate is not from 0 to 1")
         frame = harvest.frame[places]
     grouped = {"layer": _layers, "density": _densities, "label": _labels, "star": _stars}

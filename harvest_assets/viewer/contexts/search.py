@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvest_assets.errors import HarvestError
+from harvest_assets.files.untrusted import read_json
 from harvest_assets.viewer.contexts.texts import SEPARATOR, folded
-from harvest_assets.viewer.derived import damage_reported
+from harvest_assets.viewer.derived import damage_reported, read_array
 
 if TYPE_CHECKING:
     from harvest_assets.data.vocabulary import ShownToken
@@ -26,8 +26,16 @@ _LEFT, _RIGHT = 14, 18  # tokens shown around a hit
 _MAX_SHOWN_HIT = 60  # tokens of a hit
 _MAX_COMPONENTS = 12  # of a hit
 _MAX_OFTEN = 20
-# Of the files in the folder, as `build` writes them.
-_NAMES = ("tokens", "starts", "fragments", "firing_place", "firing_component", "firing_ci")
+_MAX_SHOWN_BYTES = 1 << 22  # of a hit with what is around it
+# Of the files in the folder, as `build` writes them: the kinds of their numbers, and dimensions.
+_ARRAYS = {
+    "tokens": ("i", 1),
+    "starts": ("iu", 1),
+    "fragments": ("i", 2),
+    "firing_place": ("i", 1),
+    "firing_component": ("i", 1),
+    "firing_ci": ("f", 1),
+}
 
 
 class InvalidSearchError(HarvestError):
@@ -106,6 +114,7 @@ class ContextIndex:
     """The index in a folder, memory-mapped; N places, F fragments, P firings.
 
     Args:
+        folder: of the files.
         tokens: int32 [N].
         starts: [N + 1], where the text of each token begins.
         fragments: int64 [3, F], first place, row and position of each; row is -1 if unknown.
@@ -118,6 +127,7 @@ class ContextIndex:
         n_windows: windows that were read.
     """
 
+    folder: Path
     tokens: NDArray[np.int32]
     starts: NDArray[np.int64]
     fragments: NDArray[np.int64]
@@ -138,21 +148,13 @@ class ContextIndex:
         """
         with damage_reported(folder):
             arrays: dict[str, Any] = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _NAMES
+                name: read_array(folder / f"{name}.npy", *kind) for name, kind in _ARRAYS.items()
             }
-            about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+            about = read_json(folder / "about.json")
             text, lower = (_mapped(folder / f"{name}.bin") for name in ("text", "folded"))
-            sizes = {name: values.shape for name, values in arrays.items()}
-            n_places, n_firings = len(arrays["tokens"]), len(arrays["firing_place"])
-            if sizes != {
-                "tokens": (n_places,),
-                "starts": (n_places + 1,),
-                "fragments": (3, *sizes["fragments"][1:2]),
-                **dict.fromkeys(_NAMES[3:], (n_firings,)),
-            } or {len(text), len(lower)} != {int(arrays["starts"][-1])}:
-                raise ValueError("the files differ in length")
+            _check_lengths(arrays, {len(text), len(lower)})
             k, n = int(about["per_list"]), int(about["windows"])
-            return cls(**arrays, text=text, folded=lower, per_list=k, n_windows=n)
+            return cls(folder, **arrays, text=text, folded=lower, per_list=k, n_windows=n)
 
     def search(self, harvest: Harvest, query: str, *, case: bool, page: int = 1) -> Found:
         """The places where a text occurs.
@@ -165,11 +167,16 @@ class ContextIndex:
 
         Raises:
             InvalidSearchError: the text is too long.
+            DamagedFolderError: the index is damaged.
         """
         if len(query) > MAX_QUERY:
             raise InvalidSearchError(
                 f"The text has {len(query):,} characters; search for at most {MAX_QUERY:,}."
             )
+        with damage_reported(self.folder):
+            return self._search(harvest, query, case=case, page=page)
+
+    def _search(self, harvest: Harvest, query: str, *, case: bool, page: int) -> Found:
         if len(query) > 1 and query[0] == query[-1] == '"':
             ids = np.array(harvest.vocabulary.ids_with(query), dtype=np.int64)
             first = np.flatnonzero(np.isin(self.tokens, ids))[: MAX_HITS + 1]
@@ -204,10 +211,15 @@ class ContextIndex:
         fragment = int(np.searchsorted(begins, first, "right")) - 1
         low = int(begins[fragment])
         high = int(begins[fragment + 1]) if fragment + 1 < len(begins) else len(self.tokens)
+        if fragment < 0 or not 0 <= low <= first <= last < high <= len(self.tokens):
+            raise ValueError("a fragment is not where it should be")
         last = min(last, first + _MAX_SHOWN_HIT)
         left, right = max(low, first - _LEFT), min(high, last + 1 + _RIGHT)
+        ends = self.starts[left : right + 1].astype(np.int64)
+        if (np.diff(ends) < 0).any() or ends[-1] - ends[0] > _MAX_SHOWN_BYTES:
+            raise ValueError("a text does not end after it begins, or is too long")
         tokens = harvest.vocabulary.shown_context(self.tokens[left:right].tolist(), first - left)
-        components, ci = self._firing(first, last)
+        components, ci = self._firing(harvest, first, last)
         keys = harvest.frame["component_key"]
         row = int(rows[fragment])
         return Hit(
@@ -232,10 +244,16 @@ class ContextIndex:
         part = self.text[int(self.starts[first]) : int(self.starts[stop])]
         return part.removesuffix(SEPARATOR).decode("utf-8", "backslashreplace")
 
-    def _firing(self, first: int, last: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def _firing(
+        self, harvest: Harvest, first: int, last: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The components that fire between two places, each once, the highest first."""
         start, stop = np.searchsorted(self.firing_place, (first, last + 1))
         component, ci = self.firing_component[start:stop], self.firing_ci[start:stop]
+        n = len(harvest.frame)
+        known = len(ci) <= n * (last + 1 - first) and np.isfinite(ci).all()
+        if not known or ((component < 0) | (component >= n)).any():
+            raise ValueError("a firing is not one of a component")
         order = np.lexsort((component, -ci))
         _, one = np.unique(component[order], return_index=True)
         chosen = order[np.sort(one)]
@@ -244,7 +262,9 @@ class ContextIndex:
     def _often(
         self, harvest: Harvest, first: NDArray[np.int64], last: NDArray[np.int64]
     ) -> list[Often]:
-        firing = [self._firing(*hit) for hit in zip(first.tolist(), last.tolist(), strict=True)]
+        firing = [
+            self._firing(harvest, *hit) for hit in zip(first.tolist(), last.tolist(), strict=True)
+        ]
         if not firing:
             return []
         component, ci = (np.concatenate(column) for column in zip(*firing, strict=True))
@@ -255,6 +275,19 @@ class ContextIndex:
         return [Often(keys[int(c)], int(n[c]), float(total[c] / n[c])) for c in best if n[c]]
 
 
+def _check_lengths(arrays: dict[str, NDArray[Any]], n_bytes: set[int]) -> None:
+    """Check that the arrays belong together; what is in them is checked where it is used."""
+    n, starts = len(arrays["tokens"]), arrays["starts"]
+    if len(starts) != n + 1 or n_bytes != {int(starts[-1])}:
+        raise ValueError("texts and tokens differ in length")
+    if len(arrays["fragments"]) != 3:  # noqa: PLR2004 - first place, row, position
+        raise ValueError("its fragments are others")
+    if len({len(arrays[name]) for name in arrays if name.startswith("firing_")}) != 1:
+        raise ValueError("its firings differ in number")
+
+
 def _mapped(path: Path) -> mmap.mmap:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing")
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -18,6 +18,6 @@ __all__ = ["ATTACKS", "CRASHED", "LET_IN", "REFUSED", "Attack", "outcome"]
 # Each puts its attacks on the list, in the order of the table in the docs.
 for _name in (
     *("checkpoints", "configs", "data", "names", "harvest_files"),
-    *("states", "tables", "rows", "links"),
+    *("states", "tables", "rows", "links", "kept_files", "answers", "exports"),
 ):
     import_module(f"{__name__}.{_name}")

@@ -7,6 +7,21 @@ that a wrong value is not silently believed. Property tests and the fuzzer share
 
 from __future__ import annotations
 
+from harvest_assets_tests.hostile.readers.answers import AnswerFile, LiveReply, ModelAnswer
+from harvest_assets_tests.hostile.readers.caches import ContextFiles, Firings, MapFiles, Pairs
+from harvest_assets_tests.hostile.readers.databases import HarvestDatabase
+from harvest_assets_tests.hostile.readers.dictionaries import (
+    DictionariesFile,
+    DictionaryFiles,
+    NewerConfig,
+    OtherRecords,
+)
+from harvest_assets_tests.hostile.readers.interpretations import (
+    EntryFile,
+    LabelImport,
+    LabelTables,
+    ListFile,
+)
 from harvest_assets_tests.hostile.readers.reader import Reader
 from harvest_assets_tests.hostile.readers.records import (
     Lease,
@@ -17,7 +32,7 @@ from harvest_assets_tests.hostile.readers.records import (
     Rows,
     RunCheckpointFile,
 )
-from harvest_assets_tests.hostile.readers.requests import Address, Name
+from harvest_assets_tests.hostile.readers.requests import Address, AskingAddress, Name
 from harvest_assets_tests.hostile.readers.results import (
     Highest,
     Index,
@@ -75,4 +90,21 @@ READERS: dict[str, type[Reader]] = {
     "tokenizer": TokenizerFile,
     "name": Name,
     "address": Address,
+    "asking-address": AskingAddress,
+    "newer-config": NewerConfig,
+    "dictionaries": DictionariesFile,
+    "dictionary": DictionaryFiles,
+    "other-records": OtherRecords,
+    "firings": Firings,
+    "pairs": Pairs,
+    "map": MapFiles,
+    "contexts": ContextFiles,
+    "harvest-db": HarvestDatabase,
+    "entries": EntryFile,
+    "label-tables": LabelTables,
+    "list": ListFile,
+    "label-import": LabelImport,
+    "model-answer": ModelAnswer,
+    "answers": AnswerFile,
+    "live-reply": LiveReply,
 }
