@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.filesize import decimal
 
 from harvest_assets.comparison.firings import Firings
 from harvest_assets.decompositions.protocol import Decomposition, is_repeatable
 from harvest_assets.errors import HarvestError
+from harvest_assets.harvester.kept_firings import list_firings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import available_memory
 from harvest_assets.store.registry import owner_of, registration_of, require_named_here
@@ -18,7 +20,6 @@ from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.system.gpus import first_device
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -45,6 +46,8 @@ class RunSource:
         from harvest_assets.decompositions.registry import open_registered
 
         root = harvest.paths.root
+        if harvest.not_computable:
+            raise HarvestError(harvest.not_computable)
         key = owner_of(harvest.paths)
         if key is None:
             raise HarvestError(f"{root} does not name its run, so its model cannot be opened.")
@@ -109,9 +112,12 @@ class _Recorder:
         first_row: int,  # noqa: ARG002 - rows come in order
     ) -> None:
         """See `RowConsumer`."""
-        fires = ci.flatten(0, 1) > self.settings.sample.ci_threshold
-        self._per_position.append(fires.sum(dim=1).cpu().numpy())
-        self._component.append(fires.nonzero()[:, 1].int().cpu().numpy())
+        length = ci.shape[1]
+        for listed in list_firings(ci, None, self.settings.sample.ci_threshold):
+            n_rows = len(listed.per_row)
+            place = np.repeat(np.arange(n_rows) * length, listed.per_row) + listed.position
+            self._per_position.append(np.bincount(place, minlength=n_rows * length))
+            self._component.append(listed.component)
 
     def first_bad_row(self) -> int | None:
         """See `RowConsumer`; values that are no numbers do not fire."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -165,8 +165,8 @@ class FiringWriter:
         self._files: dict[str, tuple[Path, FileDigest]] = {}
         self._buffer: list[RowsOfFirings] = []
 
-    def go_on_after(self, blocks: FiringBlocks) -> None:
-        """Continue after blocks that begin at the first row."""
+    def continue_after(self, blocks: FiringBlocks) -> None:
+        """Add what earlier blocks hold; they begin at the first row."""
         for name, (path, digest) in blocks.files.items():
             link_or_copy(path, self._folder / name)
             self._files[name] = (self._folder / name, digest)
@@ -207,7 +207,7 @@ class FiringRecorder:
         self._rows = rows
         self._threshold = threshold
 
-    def go_on_after(self, blocks: FiringBlocks, n_rows: int) -> None:
+    def continue_after(self, blocks: FiringBlocks, n_rows: int) -> None:
         """Continue after the first rows of the share, whose firings are in blocks.
 
         Raises:
@@ -215,7 +215,7 @@ class FiringRecorder:
         """
         if blocks.rows != self._rows[:n_rows]:
             raise HarvestError("The firings of other rows were saved.")
-        self._writer.go_on_after(blocks)
+        self._writer.continue_after(blocks)
 
     def add(self, answer: Activations, first_row: int, rows: slice) -> None:
         """Add what a model computed.
@@ -228,14 +228,8 @@ class FiringRecorder:
         strengths, second = answer.firing_strengths[rows], answer.second_values
         seconds = None if second is None else second[rows]
         n_kept = max(0, min(len(strengths), self._rows.stop - first_row))
-        step = max(1, _LISTED_VALUES // max(1, strengths[0].numel())) if n_kept else 1
-        for start in range(0, n_kept, step):
-            part = slice(start, min(start + step, n_kept))
-            self._writer.add(
-                list_firings(
-                    strengths[part], None if seconds is None else seconds[part], self._threshold
-                )
-            )
+        for firings in list_firings(strengths[:n_kept], seconds, self._threshold):
+            self._writer.add(firings)
 
     def blocks(self) -> FiringBlocks:
         """All that was added, on the disk."""
@@ -244,14 +238,23 @@ class FiringRecorder:
 
 def list_firings(
     strengths: torch.Tensor, seconds: torch.Tensor | None, threshold: float
-) -> RowsOfFirings:
-    """The firings of rows, by row, position and component.
+) -> Iterator[RowsOfFirings]:
+    """The firings of rows by row, position and component, a few consecutive rows at a time.
 
     Args:
         strengths: float [B, S, C].
-        seconds: float [B, S, C], second values; None if the kind has none.
+        seconds: float [B or more, S, C], second values; None if the kind has none.
         threshold: a component fires where its strength is strictly above.
     """
+    step = max(1, _LISTED_VALUES // max(1, strengths.shape[1] * strengths.shape[2]))
+    for start in range(0, len(strengths), step):
+        part = slice(start, min(start + step, len(strengths)))
+        yield _listed(strengths[part], None if seconds is None else seconds[part], threshold)
+
+
+def _listed(
+    strengths: torch.Tensor, seconds: torch.Tensor | None, threshold: float
+) -> RowsOfFirings:
     n_rows, length, n = strengths.shape
     flat = (strengths > threshold).flatten().nonzero().squeeze(1)
     at = flat.div(n, rounding_mode="floor")

@@ -36,16 +36,19 @@ def by_loops(n_rows: int) -> list[tuple[int, int, int, float, float]]:
     return found
 
 
-def as_read(paths: HarvestLayout, rows: int = 7) -> list[tuple[int, int, int, float, float]]:
+def as_read(paths: HarvestLayout) -> list[tuple[int, int, int, float, float]]:
     kept, found, next_row = KeptFirings.open(paths), [], 0
-    for block in kept.blocks(rows):
+    for block in kept.blocks(max_firings=200):
         assert block.first_row == next_row
+        assert len(block.ci) <= 200 or block.n_rows == 1
         next_row += block.n_rows
         columns = (block.row, block.position, block.component, block.ci, block.act)
         assert [c.dtype for c in columns] == [np.int64, np.int32, np.int32, np.float32, np.float32]
         found += list(zip(*(c.tolist() for c in columns), strict=True))
     assert (next_row, len(found)) == (kept.n_rows, kept.n_firings)
     assert kept.row_length == N_CTX
+    for n_rows in (0, 1, kept.n_rows):
+        assert sum(block.n_rows for block in kept.blocks(n_rows, max_firings=1)) == n_rows
     return found
 
 
