@@ -23,6 +23,7 @@ from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.records import FileDigest, Record, damage
 from harvest_assets.harvester.firing_file import FiringFile, RowsOfFirings, join_files
 
@@ -59,7 +60,7 @@ class FiringBlocks:
     """Blocks of firings on disk, in the order of their rows.
 
     Args:
-        rows: whose firings they are.
+        rows: whose firings they are; the files may have those of further rows.
         files: where each is stored, and its digest, by the name it has in a state.
     """
 
@@ -122,10 +123,15 @@ class FiringBlocks:
             HarvestError: one does not hold firings, or only some have activations.
         """
         (first, digest), *rest = self.files.values()
-        if rest:
-            return join_files([first, *(source for source, _ in rest)], path)
+        n_rows = len(self.rows)
+        if rest or FiringFile(first).n_rows > n_rows:
+            return join_files([first, *(source for source, _ in rest)], path, n_rows)
         link_or_copy(first, path)
         return digest
+
+    def of_first(self, n_rows: int) -> FiringBlocks:
+        """Those of the first rows, to be joined."""
+        return FiringBlocks(self.rows[:n_rows], self.files)
 
     @classmethod
     def of_states(cls, states: Sequence[FiringBlocks]) -> FiringBlocks:
@@ -156,11 +162,15 @@ class FiringWriter:
     Args:
         folder: for the blocks; a new one.
         first_row: of the first block.
+        n_rows: that will be added; None where not known. When the first block is written, the disk
+            must have room for as many firings of each further row.
     """
 
-    def __init__(self, folder: Path, first_row: int) -> None:
+    def __init__(self, folder: Path, first_row: int, n_rows: int | None = None) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
+        self._n_rows = n_rows
+        self._is_checked = n_rows is None
         self._first_row = self._next_row = first_row
         self._files: dict[str, tuple[Path, FileDigest]] = {}
         self._buffer: list[RowsOfFirings] = []
@@ -191,6 +201,22 @@ class FiringWriter:
         self._files[name] = (path, block.save(path))
         self._next_row += len(block.per_row)
         self._buffer = []
+        if not self._is_checked:
+            self._is_checked = True
+            self._require_free(path.stat().st_size / len(block.per_row))
+
+    def _require_free(self, bytes_per_row: float) -> None:
+        """Check that there is room for the rows that are left.
+
+        Raises:
+            HarvestError: there is not.
+        """
+        left = self._first_row + (self._n_rows or 0) - self._next_row
+        require_free(
+            self._folder,
+            round(bytes_per_row * left),
+            remedy="keep the firings of fewer rows (--keep-firings)",
+        )
 
 
 class FiringRecorder:
@@ -203,7 +229,7 @@ class FiringRecorder:
     """
 
     def __init__(self, folder: Path, rows: range, threshold: float) -> None:
-        self._writer = FiringWriter(folder, rows.start)
+        self._writer = FiringWriter(folder, rows.start, len(rows))
         self._rows = rows
         self._threshold = threshold
 
