@@ -201,6 +201,12 @@ def test_the_command(two: Two, tmp_path: Path):
     assert best["component_b"] in shown.stdout
     assert CliRunner().invoke(cli, [*arguments, "--pairs", str(file)]).exit_code == 1
     assert CliRunner().invoke(cli, [*arguments, "--pairs", "pairs.txt"]).exit_code == 2
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "pairs.csv"
+    refused = CliRunner().invoke(cli, [*arguments, "--pairs", str(below)])
+    assert (refused.exit_code, str(below) in refused.stderr) == (1, True)
+    both = ["--pairs", "new.csv", "--summary", str(Path("new.csv").absolute())]
+    assert CliRunner().invoke(cli, [*arguments, *both]).exit_code == 2
     assert CliRunner().invoke(cli, ["compare", two.names[0], two.names[0]]).exit_code == 1
 
 
