@@ -55,7 +55,12 @@ def test_names_and_defaults_are_those_that_users_know():
 
 @pytest.mark.parametrize(
     ("given", "rows"),
-    [([], None), (["--keep-firings"], -1), (["--keep-firings", "500"], 500)],
+    [
+        ([], None),
+        (["--keep-firings"], -1),
+        (["--keep-firings", "all"], -1),
+        (["--keep-firings", "500"], 500),
+    ],
 )
 def test_firings_are_kept_of_all_rows_or_of_a_number(given: list[str], rows: int | None):
     @click.command()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ from harvest_assets.cli.common_options import complete_harvest, debug_option, js
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_read
 from harvest_assets.cli.invocation import current
-from harvest_assets.errors import HarvestError, counted
+from harvest_assets.cli.transfer_bar import live_bar
+from harvest_assets.errors import HarvestError, counted, reason_of
 from harvest_assets.viewer.figures import percent, short
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def compare(
     with errors_reported(debug=debug):
         if pairs is not None and no_pairs:
             raise click.UsageError("--pairs and --no-pairs contradict each other.")
+        if pairs is not None and summary is not None and pairs.absolute() == summary.absolute():
+            raise click.UsageError("--pairs and --summary name the same file; name two.")
         for file in (pairs, summary):
             _check(file)
         one, other = harvest_to_read(a), harvest_to_read(b)
@@ -114,7 +116,9 @@ def compare(
             _write(numbers.numbers, summary, "row")
         if no_pairs:
             return
-        with _pass_bar() as progress:
+        from rich.progress import MofNCompleteColumn, TimeElapsedColumn
+
+        with live_bar(MofNCompleteColumn(), TimeElapsedColumn()) as progress:
             found = compare(one.root.name, other.root.name, rows=rows, top=top, progress=progress)
         current().result = found.as_json()
         _print_pairs(found)
@@ -129,41 +133,6 @@ def _check(file: Path | None) -> None:
         raise click.UsageError(f"{file} must end in {' or '.join(_SUFFIXES)}.")
     if file.exists():
         raise HarvestError(f"{file} exists, and nothing is overwritten; name another file.")
-
-
-@contextmanager
-def _pass_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A live bar on a terminal, from the first progress on; elsewhere a line for each activity."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("", total=None)
-    shown = ""
-
-    def progress(activity: str, done: int, total: int) -> None:
-        nonlocal shown
-        if activity != shown:
-            shown = activity
-            bar.start()
-            bar.reset(task, description=activity)
-            if not console.is_terminal:
-                console.print(activity, highlight=False)
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield progress
-    finally:
-        bar.stop()
 
 
 def _print_numbers(found: Comparison) -> None:
@@ -229,15 +198,13 @@ def _print_table(headings: list[str], rows: list[list[str]], names: int = 1) -> 
 
 
 def _write(frame: pl.DataFrame, file: Path, row: str) -> None:
-    import polars as pl
-
     from harvest_assets.files.atomic import new_path
-    from harvest_assets.files.sanitize import FORMULA
+    from harvest_assets.viewer.export import as_parquet, without_formulas
 
-    with new_path(file) as temporary:
-        if file.suffix == ".csv":
-            texts = pl.col(pl.String).str.replace(FORMULA, "'${1}")
-            frame.with_columns(texts).write_csv(temporary)
-        else:
-            frame.write_parquet(temporary)
+    content = without_formulas(frame).write_csv().encode() if file.suffix == ".csv" else None
+    try:
+        with new_path(file) as temporary:
+            temporary.write_bytes(as_parquet(frame) if content is None else content)
+    except OSError as error:
+        raise HarvestError(f"{file} cannot be written: {reason_of(error)}.") from error
     click.echo(f"\n{file} holds {counted(len(frame), row)}.")

@@ -111,7 +111,11 @@ def _delphi(paths: HarvestLayout, folder: Path) -> _Written:
     with transfer_bar() as watch:
         written = delphi_cache.export(paths, folder, watch)
     if not written.has_tokens:
-        click.echo("warning: the rows of tokens are not here; delphi needs them too.", err=True)
+        click.echo(
+            "warning: the rows of tokens are not on this machine and were left out; delphi needs "
+            "them as well.",
+            err=True,
+        )
     counts = {"components": written.n_components, "firings": written.n_firings}
     return _Written(written.folder, counts, written.n_bytes)
 

@@ -96,14 +96,30 @@ def _settings_options(command: F) -> F:
     return add_options(command, deployment_options())
 
 
-class _NumberOrNothing(click.types.IntParamType):
-    """The number after an option that may stand alone; the argument after it is taken for one."""
+class _NumberOrAll(click.types.IntParamType):
+    """The number after an option that may be given without one, which `all` means too.
+
+    Args:
+        every: what `all` means.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        return self._every if value == "all" else super().convert(value, param, ctx)
 
     def fail(
         self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None
     ) -> NoReturn:
         """Report what was taken for the number."""
-        super().fail(f"{message.rstrip('.')}; without a number, give it last.", param, ctx)
+        super().fail(
+            f"{message.rstrip('.')}; expected a number or `all`. Without either, put the option at "
+            "the end of the command.",
+            param,
+            ctx,
+        )
 
 
 def add_options(command: F, settings: Iterable[Option]) -> F:
@@ -116,8 +132,8 @@ def add_options(command: F, settings: Iterable[Option]) -> F:
         several = kind is tuple
         alone: dict[str, Any] = {}
         if setting.alone is not None:
-            alone = {"is_flag": False, "flag_value": setting.alone, "metavar": "[NUMBER]"}
-            kind = _NumberOrNothing()
+            alone = {"is_flag": False, "flag_value": setting.alone, "metavar": "[NUMBER|all]"}
+            kind = _NumberOrAll(setting.alone)
         add = click.option(
             option,
             setting.name,

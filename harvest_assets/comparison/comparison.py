@@ -73,6 +73,7 @@ class Comparison:
         pairs: the best matches of the components of the first; see `pairs.best_pairs`. None where
             they were not computed.
         pairs_of: the rows that they were counted over; None where they were not.
+        not_countable: why pairs cannot be counted, in a sentence; None where nothing prevents it.
     """
 
     run_a: str
@@ -83,6 +84,7 @@ class Comparison:
     components: pl.DataFrame
     pairs: pl.DataFrame | None = None
     pairs_of: PairsOf | None = None
+    not_countable: str | None = None
 
     @property
     def numbers(self) -> pl.DataFrame:
@@ -198,7 +200,8 @@ def compare_known(one: HarvestLayout, other: HarvestLayout) -> Comparison:
     """
     opened = _opened(one, other)
     of, pairs = stored_pairs.find(*opened[:2]) or (None, None)
-    return Comparison(*_numbers(*opened), pairs, of)
+    reasons = [it.not_computable for it in opened[:2]]
+    return Comparison(*_numbers(*opened), pairs, of, next(filter(None, reasons), None))
 
 
 def _opened(a: HarvestLayout, b: HarvestLayout) -> tuple[OpenedHarvest, OpenedHarvest, Sameness]:

@@ -1,4 +1,4 @@
-"""Count pairs of components of two harvests, from what is at hand."""
+"""Count pairs of components of two harvests: from their kept firings, else by computing them."""
 
 from __future__ import annotations
 

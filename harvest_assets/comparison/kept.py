@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from harvest_assets.comparison.counting import Progress
     from harvest_assets.comparison.opened import OpenedHarvest
 
-_POSITIONS_AT_ONCE = 1 << 22
-
 
 def kept_firings(
     one: OpenedHarvest, other: OpenedHarvest, n_rows: int | None, progress: Progress
@@ -56,14 +54,10 @@ def kept_firings(
     return (first, second), wanted
 
 
-def _listed(
-    harvest: OpenedHarvest, kept: KeptFirings, n_rows: int, progress: Progress, step: int = 256
-) -> Firings:
+def _listed(harvest: OpenedHarvest, kept: KeptFirings, n_rows: int, progress: Progress) -> Firings:
     n_components = len(harvest.frame)
     per_position, component = [], []
-    step = max(1, min(step, _POSITIONS_AT_ONCE // kept.row_length))
-    for start in range(0, n_rows, step):
-        block = kept.of_rows(start, min(start + step, n_rows))
+    for block in kept.blocks(n_rows):
         if len(block.component) and block.component.max() >= n_components:
             raise HarvestError(
                 f"{harvest.paths.firings} is damaged: it has firings of component "
@@ -72,5 +66,5 @@ def _listed(
         place = (block.row - block.first_row) * kept.row_length + block.position
         per_position.append(np.bincount(place, minlength=block.n_rows * kept.row_length))
         component.append(np.array(block.component))  # the file is mapped
-        progress(f"reading {harvest.name}", start + block.n_rows, n_rows)
+        progress(f"reading {harvest.name}", block.first_row + block.n_rows, n_rows)
     return Firings.joined(n_components, per_position, component)

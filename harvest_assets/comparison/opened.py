@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from harvest_assets.files.manifest import read
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.count_tensors import TokenStatsStorage
+from harvest_assets.store.imported import require_harvested
 from harvest_assets.store.registry import owner_of
 from harvest_assets.store.shared_rows import SharedTokenRows
 
@@ -37,12 +39,14 @@ class OpenedHarvest:
             per token), informativeness (null where not known), and `score_<method>` for each method
             that components were scored by.
         token_stats: its token counts, memory-mapped.
+        identity: a digest of the results; None for those of other writers, which have no digests.
     """
 
     paths: HarvestLayout
     config: dict[str, Any]
     frame: pl.DataFrame
     token_stats: TokenStatsStorage
+    identity: str | None
 
     @classmethod
     def of(cls, paths: HarvestLayout) -> OpenedHarvest:
@@ -57,8 +61,9 @@ class OpenedHarvest:
                 f"{paths.root} is not a finished harvest: it has no {', '.join(missing)}. Only "
                 "finished harvests are compared."
             )
+        identity = identity_of(paths)  # before what it identifies
         stats = TokenStatsStorage.load(paths.token_stats)
-        return cls(paths, _config(paths), _frame(paths, stats), stats)
+        return cls(paths, _config(paths), _frame(paths, stats), stats, identity)
 
     @property
     def name(self) -> str:
@@ -92,7 +97,15 @@ class OpenedHarvest:
     def threshold(self) -> float | None:
         """A component fires where its strength is above; None where the files do not say."""
         value = self.config.get("ci_threshold")
-        return float(value) if isinstance(value, int | float) else None
+        if not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+            return None
+        return float(value)
+
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """The digest of its tokenizer; None where the files do not say."""
+        digest = self.config.get("tokenizer_sha256")
+        return digest if isinstance(digest, str) else None
 
     @property
     def row_length(self) -> int | None:
@@ -106,12 +119,13 @@ class OpenedHarvest:
         return 0 if self.row_length is None else self.n_tokens // self.row_length
 
     @property
-    def identity(self) -> str | None:
-        """A digest of the results; None for those of other writers, which have no digests."""
-        if not self.paths.manifest.exists():
-            return None
-        digests = {name: entry.sha256 for name, entry in read(self.paths).items()}
-        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    def not_computable(self) -> str | None:
+        """Why its firings cannot be computed again, in a sentence; None if nothing is known."""
+        try:
+            require_harvested(self.paths, "computed again, so pairs are not counted")
+        except HarvestError as error:
+            return str(error)
+        return None
 
     def expected_firings(self, n_rows: int) -> int:
         """Firings that so many rows have, about."""
@@ -139,6 +153,14 @@ class OpenedHarvest:
         """The methods by which components were scored."""
         names = [name for name in self.frame.columns if name.startswith(SCORE)]
         return [name.removeprefix(SCORE) for name in names]
+
+
+def identity_of(paths: HarvestLayout) -> str | None:
+    """A digest of the results that are there; None where the manifest names none."""
+    digests = {name: entry.sha256 for name, entry in read(paths).items()}
+    if not digests:
+        return None
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def _config(paths: HarvestLayout) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def check_same_rows(one: OpenedHarvest, other: OpenedHarvest) -> Sameness:
         NotComparableError: they are of different rows, or both are the same harvest.
     """
     if one.paths.root.resolve() == other.paths.root.resolve():
-        raise NotComparableError(f"{one.name} and {other.name} are one harvest; name two.")
+        raise NotComparableError(f"{one.name} and {other.name} are the same harvest; name two.")
     _check_equal("a row", "rows of as many tokens", one, other, "row_length", "--context_length")
     _check_tokenizers(one, other)
     _check_equal("all rows", "as many rows", one, other, "n_tokens", "--n_batches, --batch_size")
@@ -73,7 +73,7 @@ def _check_equal(
 
 
 def _check_tokenizers(one: OpenedHarvest, other: OpenedHarvest) -> None:
-    digests = {it.config.get("tokenizer_sha256") for it in (one, other)}
+    digests = {it.tokenizer_sha256 for it in (one, other)}
     widths = {it.token_stats.vocab_size for it in (one, other)}
     if len(digests - {None}) > 1 or len(widths) > 1:
         names = " and ".join(f"{it.name} ({_tokenizer(it)})" for it in (one, other))

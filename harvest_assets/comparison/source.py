@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.filesize import decimal
 
 from harvest_assets.comparison.firings import Firings
 from harvest_assets.decompositions.protocol import Decomposition
 from harvest_assets.errors import HarvestError
+from harvest_assets.harvester.kept_firings import list_firings
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.preflight import available_memory
 from harvest_assets.store.reopened import reopened
@@ -18,7 +20,6 @@ from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.system.gpus import first_device
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -42,6 +43,8 @@ class RunSource:
         Raises:
             HarvestError: it is not known here, or cannot compute the same again.
         """
+        if harvest.not_computable:
+            raise HarvestError(harvest.not_computable)
         return cls(harvest, *reopened(harvest.paths))
 
     def firings(self, rows: TokenRows, n_rows: int, progress: Callable[[int], None]) -> Firings:
@@ -95,9 +98,12 @@ class _Recorder:
         first_row: int,  # noqa: ARG002 - rows come in order
     ) -> None:
         """See `RowConsumer`."""
-        fires = ci.flatten(0, 1) > self.settings.sample.ci_threshold
-        self._per_position.append(fires.sum(dim=1).cpu().numpy())
-        self._component.append(fires.nonzero()[:, 1].int().cpu().numpy())
+        length = ci.shape[1]
+        for listed in list_firings(ci, None, self.settings.sample.ci_threshold):
+            n_rows = len(listed.per_row)
+            place = np.repeat(np.arange(n_rows) * length, listed.per_row) + listed.position
+            self._per_position.append(np.bincount(place, minlength=n_rows * length))
+            self._component.append(listed.component)
 
     def first_bad_row(self) -> int | None:
         """See `RowConsumer`; values that are no numbers do not fire."""

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
+from harvest_assets.comparison.opened import identity_of
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import atomic_path
 from harvest_assets.files.untrusted import as_record, parse_json
@@ -74,13 +75,17 @@ def store(one: OpenedHarvest, other: OpenedHarvest, of: PairsOf, pairs: pl.DataF
     """Keep pairs; those of before are replaced.
 
     Raises:
-        HarvestError: a folder of the harvest is a link.
+        HarvestError: a folder of the harvest is a link, or one of the two was harvested again
+            after it was opened.
         OSError: the folder cannot be written.
     """
     import pyarrow.parquet as pq
 
     if one.identity is None or other.identity is None:
         return
+    for harvest in (one, other):
+        if identity_of(harvest.paths) != harvest.identity:
+            raise HarvestError(f"{harvest.name} was harvested again meanwhile; compare again.")
     one.paths.check_links()
     header = _Header(_VERSION, one.identity, other.identity, **asdict(of))
     table = pairs.to_arrow().replace_schema_metadata({_KEY: json.dumps(asdict(header))})

@@ -148,14 +148,19 @@ class FiringFile:
             return np.zeros(0, np.float32 if name in ("ci", "act") else np.int32)
         return np.asarray(self._slices[name][start:stop])
 
-    def pieces(self, name: str) -> Iterator[NDArray[Any]]:
-        """A column, a piece at a time."""
-        for start in range(0, self.n_firings, _PIECE):
-            yield self.column(name, start, min(start + _PIECE, self.n_firings))
+    def pieces(self, name: str, n: int) -> Iterator[NDArray[Any]]:
+        """The first n values of a column, a piece at a time."""
+        for start in range(0, n, _PIECE):
+            yield self.column(name, start, min(start + _PIECE, n))
 
 
-def join_files(sources: Sequence[Path], path: Path) -> FileDigest:
+def join_files(sources: Sequence[Path], path: Path, n_rows: int) -> FileDigest:
     """Write the firings of several files, at least one, of rows that follow one another.
+
+    Args:
+        sources: the files.
+        path: of the new file.
+        n_rows: rows from the first on; the files have at least as many.
 
     Raises:
         HarvestError: one does not hold firings, or only some have activations.
@@ -163,22 +168,25 @@ def join_files(sources: Sequence[Path], path: Path) -> FileDigest:
     files = [FiringFile(source) for source in sources]
     if len({file.has_act for file in files}) > 1:
         raise HarvestError(f"Only some of the firings in {path} have component activations.")
+    before = np.cumsum([0, *(file.n_rows for file in files)])
+    rows = np.clip(n_rows - before[:-1], 0, np.diff(before)).tolist()
+    ends = [int(file.offsets(0, n)[-1]) for file, n in zip(files, rows, strict=True)]
 
     def offsets() -> Iterator[NDArray[np.int64]]:
         yield np.zeros(1, np.int64)
         before = 0
-        for file in files:
-            yield file.offsets(0, file.n_rows)[1:] + before
-            before += file.n_firings
+        for file, n, end in zip(files, rows, ends, strict=True):
+            yield file.offsets(0, n)[1:] + before
+            before += end
 
     def column(name: str) -> Iterator[NDArray[Any]]:
-        for file in files:
-            yield from file.pieces(name)
+        for file, end in zip(files, ends, strict=True):
+            yield from file.pieces(name, end)
 
     names = [name for name in _COLUMNS if name != "act" or files[0].has_act]
     return _save(
         path,
-        sum(file.n_rows for file in files),
-        sum(file.n_firings for file in files),
+        n_rows,
+        sum(ends),
         {_OFFSETS: offsets(), **{name: column(name) for name in names}},
     )

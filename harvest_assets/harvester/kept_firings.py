@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +23,7 @@ from pydantic import Field
 
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.free_space import require_free
 from harvest_assets.files.records import FileDigest, Record, damage
 from harvest_assets.harvester.firing_file import FiringFile, RowsOfFirings, join_files
 
@@ -59,7 +60,7 @@ class FiringBlocks:
     """Blocks of firings on disk, in the order of their rows.
 
     Args:
-        rows: whose firings they are.
+        rows: whose firings they are; the files may have those of further rows.
         files: where each is stored, and its digest, by the name it has in a state.
     """
 
@@ -122,10 +123,15 @@ class FiringBlocks:
             HarvestError: one does not hold firings, or only some have activations.
         """
         (first, digest), *rest = self.files.values()
-        if rest:
-            return join_files([first, *(source for source, _ in rest)], path)
+        n_rows = len(self.rows)
+        if rest or FiringFile(first).n_rows > n_rows:
+            return join_files([first, *(source for source, _ in rest)], path, n_rows)
         link_or_copy(first, path)
         return digest
+
+    def of_first(self, n_rows: int) -> FiringBlocks:
+        """Those of the first rows, to be joined."""
+        return FiringBlocks(self.rows[:n_rows], self.files)
 
     @classmethod
     def of_states(cls, states: Sequence[FiringBlocks]) -> FiringBlocks:
@@ -156,17 +162,21 @@ class FiringWriter:
     Args:
         folder: for the blocks; a new one.
         first_row: of the first block.
+        n_rows: that will be added; None where not known. When the first block is written, the disk
+            must have room for as many firings of each further row.
     """
 
-    def __init__(self, folder: Path, first_row: int) -> None:
+    def __init__(self, folder: Path, first_row: int, n_rows: int | None = None) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
+        self._n_rows = n_rows
+        self._is_checked = n_rows is None
         self._first_row = self._next_row = first_row
         self._files: dict[str, tuple[Path, FileDigest]] = {}
         self._buffer: list[RowsOfFirings] = []
 
-    def go_on_after(self, blocks: FiringBlocks) -> None:
-        """Continue after blocks that begin at the first row."""
+    def continue_after(self, blocks: FiringBlocks) -> None:
+        """Add what earlier blocks hold; they begin at the first row."""
         for name, (path, digest) in blocks.files.items():
             link_or_copy(path, self._folder / name)
             self._files[name] = (self._folder / name, digest)
@@ -191,6 +201,22 @@ class FiringWriter:
         self._files[name] = (path, block.save(path))
         self._next_row += len(block.per_row)
         self._buffer = []
+        if not self._is_checked:
+            self._is_checked = True
+            self._require_free(path.stat().st_size / len(block.per_row))
+
+    def _require_free(self, bytes_per_row: float) -> None:
+        """Check that there is room for the rows that are left.
+
+        Raises:
+            HarvestError: there is not.
+        """
+        left = self._first_row + (self._n_rows or 0) - self._next_row
+        require_free(
+            self._folder,
+            round(bytes_per_row * left),
+            remedy="keep the firings of fewer rows (--keep-firings)",
+        )
 
 
 class FiringRecorder:
@@ -203,11 +229,11 @@ class FiringRecorder:
     """
 
     def __init__(self, folder: Path, rows: range, threshold: float) -> None:
-        self._writer = FiringWriter(folder, rows.start)
+        self._writer = FiringWriter(folder, rows.start, len(rows))
         self._rows = rows
         self._threshold = threshold
 
-    def go_on_after(self, blocks: FiringBlocks, n_rows: int) -> None:
+    def continue_after(self, blocks: FiringBlocks, n_rows: int) -> None:
         """Continue after the first rows of the share, whose firings are in blocks.
 
         Raises:
@@ -215,7 +241,7 @@ class FiringRecorder:
         """
         if blocks.rows != self._rows[:n_rows]:
             raise HarvestError("The firings of other rows were saved.")
-        self._writer.go_on_after(blocks)
+        self._writer.continue_after(blocks)
 
     def add(self, answer: Activations, first_row: int, rows: slice) -> None:
         """Add what a model computed.
@@ -228,14 +254,8 @@ class FiringRecorder:
         strengths, second = answer.firing_strengths[rows], answer.second_values
         seconds = None if second is None else second[rows]
         n_kept = max(0, min(len(strengths), self._rows.stop - first_row))
-        step = max(1, _LISTED_VALUES // max(1, strengths[0].numel())) if n_kept else 1
-        for start in range(0, n_kept, step):
-            part = slice(start, min(start + step, n_kept))
-            self._writer.add(
-                list_firings(
-                    strengths[part], None if seconds is None else seconds[part], self._threshold
-                )
-            )
+        for firings in list_firings(strengths[:n_kept], seconds, self._threshold):
+            self._writer.add(firings)
 
     def blocks(self) -> FiringBlocks:
         """All that was added, on the disk."""
@@ -244,14 +264,23 @@ class FiringRecorder:
 
 def list_firings(
     strengths: torch.Tensor, seconds: torch.Tensor | None, threshold: float
-) -> RowsOfFirings:
-    """The firings of rows, by row, position and component.
+) -> Iterator[RowsOfFirings]:
+    """The firings of rows by row, position and component, a few consecutive rows at a time.
 
     Args:
         strengths: float [B, S, C].
-        seconds: float [B, S, C], second values; None if the kind has none.
+        seconds: float [B or more, S, C], second values; None if the kind has none.
         threshold: a component fires where its strength is strictly above.
     """
+    step = max(1, _LISTED_VALUES // max(1, strengths.shape[1] * strengths.shape[2]))
+    for start in range(0, len(strengths), step):
+        part = slice(start, min(start + step, len(strengths)))
+        yield _listed(strengths[part], None if seconds is None else seconds[part], threshold)
+
+
+def _listed(
+    strengths: torch.Tensor, seconds: torch.Tensor | None, threshold: float
+) -> RowsOfFirings:
     n_rows, length, n = strengths.shape
     flat = (strengths > threshold).flatten().nonzero().squeeze(1)
     at = flat.div(n, rounding_mode="floor")

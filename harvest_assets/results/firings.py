@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from harvest_assets.harvester.firing_file import FiringFile
 
 _MAX_ROW_LENGTH = 1 << 24
+# Firings of a block in memory, with 24 bytes each.
+_BLOCK_FIRINGS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -119,22 +121,28 @@ class KeptFirings:
         """Whether the kind has a second value; without one, `act` repeats `ci`."""
         return self._file.has_act
 
-    def blocks(self, rows: int = 256) -> Iterator[FiringBlock]:
-        """All firings, so many rows at a time.
+    def blocks(
+        self, n_rows: int | None = None, max_firings: int = _BLOCK_FIRINGS
+    ) -> Iterator[FiringBlock]:
+        """The firings of the first rows, a few rows at a time.
+
+        Args:
+            n_rows: rows from the first on; None: all.
+            max_firings: of a block; one of a single row may have more.
 
         Raises:
             HarvestError: the file is damaged.
         """
-        for first in range(0, self.n_rows, rows):
-            yield self.of_rows(first, min(first + rows, self.n_rows))
+        last = self.n_rows if n_rows is None else n_rows
+        offsets = self._file.offsets(0, last)
+        first = 0
+        while first < last:
+            within = int(np.searchsorted(offsets, offsets[first] + max_firings, side="right")) - 1
+            stop = max(first + 1, within)
+            yield self._of_rows(first, stop, offsets[first : stop + 1])
+            first = stop
 
-    def of_rows(self, first: int, last: int) -> FiringBlock:
-        """The firings of the rows from `first` to `last` (exclusive).
-
-        Raises:
-            HarvestError: the file is damaged.
-        """
-        offsets = self._file.offsets(first, last)
+    def _of_rows(self, first: int, last: int, offsets: NDArray[np.int64]) -> FiringBlock:
         start, stop = int(offsets[0]), int(offsets[-1])
         position, component, ci, act = (
             self._file.column(name, start, stop) for name in ("position", "component", "ci", "act")

@@ -24,17 +24,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files import manifest
-from harvest_assets.files.atomic import fsync_path, remove, sweep, temporary_beside
+from harvest_assets.errors import HarvestError
 from harvest_assets.files.free_space import require_free
-from harvest_assets.files.layout import HarvestLayout, harvest_root, is_folder_name
-from harvest_assets.files.records import FileDigest
-from harvest_assets.files.untrusted import read_json
+from harvest_assets.files.layout import HarvestLayout, is_folder_name
+from harvest_assets.files.records import sha256_of
 from harvest_assets.harvester.tensor_file import Column, save_columns
 from harvest_assets.results.firings import FiringBlock, KeptFirings
 from harvest_assets.results.some_layers import layers_of
 from harvest_assets.sharing.contents import Watch
+from harvest_assets.sharing.exporting import Source, new_folder
 from harvest_assets.store.shared_rows import SharedTokenRows
 
 _NAME = "latents"
@@ -91,45 +89,18 @@ def export(paths: HarvestLayout, folder: Path, watch: Watch) -> Exported:
         OSError: the folder cannot be written.
     """
     kept = KeptFirings.open(paths)
-    layers = layers_of(paths)
-    _check_is_sound(paths, layers)
-    target = folder / _NAME
-    if harvest_root().resolve() in target.resolve().parents:
-        raise HarvestError(f"{folder} is among our own harvests; choose a folder elsewhere.")
-    if target.exists() or target.is_symlink():
-        raise HarvestError(f"{target} exists, and was left as it is; choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    staging = temporary_beside(target)
+    source, layers = Source.open(paths), layers_of(paths)
+    source.check(paths.firings, sha256_of(paths.firings))
+    for name, _ in layers:
+        if not is_folder_name(name):
+            raise HarvestError(f"The layer {name[:100]!r} cannot be the name of a folder.")
     tokens = _tokens(paths, kept.n_rows)
-    try:
-        staging.mkdir()
+    with new_folder(folder, _NAME) as (staging, target):
         _write(kept, layers, tokens, staging, watch)
-        _write_configs(paths, kept, layers, staging)
-        files = sorted(staging.rglob("*"))
-        n_bytes = sum(file.stat().st_size for file in files if file.is_file())
-        for file in (*files, staging):
-            fsync_path(file)
-        staging.rename(target)
-    finally:
-        remove(staging)
-    fsync_path(folder)
+        _write_configs(source, kept, layers, staging)
+        n_bytes = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
     n_components = sum(n for _, n in layers)
     return Exported(target, n_components, kept.n_firings, n_bytes, tokens is not None)
-
-
-def _check_is_sound(paths: HarvestLayout, layers: Sequence[tuple[str, int]]) -> None:
-    problems = manifest.disagreements(paths)
-    entry = manifest.read(paths).get(paths.firings.relative_to(paths.root).as_posix())
-    if entry is None or FileDigest.of(paths.firings) != FileDigest(entry.size, entry.sha256):
-        problems.append(f"{paths.firings} is not the file that manifest.json names; merge again.")
-    problems += [
-        f"The layer {name[:100]!r} cannot be the name of a folder."
-        for name, _ in layers
-        if not is_folder_name(name)
-    ]
-    if problems:
-        raise HarvestError("\n       ".join(problems))
 
 
 def _tokens(paths: HarvestLayout, n_rows: int) -> torch.Tensor | None:
@@ -164,8 +135,8 @@ def _write(
 ) -> None:
     ranges, starts = _ranges(layers)
     token_bytes = 0 if tokens is None else tokens.nbytes * len(ranges)
-    # The raw file of a range goes when its file is complete.
-    n_bytes = round(1.2 * _BYTES * kept.n_firings) + token_bytes
+    # The raw file of a range goes when its file is complete; all firings may be of one range.
+    n_bytes = 2 * _BYTES * kept.n_firings + token_bytes
     require_free(staging, n_bytes, remedy="export to a larger disk")
     for layer, _ in layers:
         (staging / layer).mkdir()
@@ -220,12 +191,12 @@ def _write_file(of: _Range, tokens: torch.Tensor | None, staging: Path) -> None:
 
 
 def _write_configs(
-    paths: HarvestLayout, kept: KeptFirings, layers: Sequence[tuple[str, int]], staging: Path
+    source: Source, kept: KeptFirings, layers: Sequence[tuple[str, int]], staging: Path
 ) -> None:
     try:
-        config = _config(read_json(paths.config), paths, kept)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HarvestError(f"{paths.config} cannot be read: {reason_of(error)}.") from error
+        config = _config(source.config, source.paths, kept)
+    except KeyError as error:
+        raise HarvestError(f"{source.paths.config} has no {error}.") from error
     for layer, n in layers:
         own = {**config, "n_splits": min(_FILES_OF_A_LAYER, n)}
         (staging / layer / "config.json").write_text(json.dumps(own, indent=4))

@@ -79,12 +79,12 @@ class Source:
 
 
 @contextmanager
-def new_folder(folder: Path, prefix: str) -> Iterator[tuple[Path, Path]]:
-    """A folder that is named by the time when it is begun, complete or absent.
+def new_folder(folder: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """A new folder, complete or absent.
 
     Args:
         folder: in which it is made.
-        prefix: of its name; `YYYYMMDD_HHMMSS` in UTC follows.
+        name: its name; after a dash at the end follows the time, `YYYYMMDD_HHMMSS` in UTC.
 
     Yields:
         A folder to be filled, and the path that it is going to have.
@@ -94,9 +94,9 @@ def new_folder(folder: Path, prefix: str) -> Iterator[tuple[Path, Path]]:
         OSError: it cannot be written.
     """
     _check_is_elsewhere(folder)
-    target = folder / f"{prefix}{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    target = folder / (f"{name}{datetime.now(UTC):%Y%m%d_%H%M%S}" if name[-1] == "-" else name)
     if target.exists() or target.is_symlink():
-        raise HarvestError(f"{target} exists, and was left as it is; export again.")
+        raise HarvestError(f"{target} exists, and was left as it is; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     staging = temporary_beside(target)

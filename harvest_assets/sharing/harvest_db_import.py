@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,9 @@ from harvest_assets.files.atomic import remove, temporary_beside
 from harvest_assets.files.commit import publish_files
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.hashed_file import HashedFile
-from harvest_assets.files.layout import HarvestLayout, run_cache_dirs
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import forget_stamps
 from harvest_assets.files.records import FileDigest
-from harvest_assets.files.untrusted import read_json, text_of
-from harvest_assets.files.yaml_file import read_mapping
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.merge import TokenCounts, informativeness
@@ -39,10 +37,11 @@ from harvest_assets.sharing.harvest_db_rows import (
     DbSettings,
     HarvestDb,
 )
+from harvest_assets.sharing.imported_run import RowLength, tokenizer_of, trained_length
 from harvest_assets.sharing.receive import publish
 from harvest_assets.store.harvest_name import HarvestReference
 from harvest_assets.store.imported import IMPORTED, Source
-from harvest_assets.store.registry import name_folder, registration_of
+from harvest_assets.store.registry import name_folder
 from harvest_assets.store.verification import count_problems
 from harvest_assets.wandb_client.run_name import is_run_name, parse_run
 
@@ -50,6 +49,9 @@ if TYPE_CHECKING:
     from harvest_assets.harvester.reservoir import ExampleTable
 
 _CHUNK = 1 << 22
+# Padding of all windows, in tokens: as many as the database has bytes, or so many if it is small.
+_FREE_PADDING = 1 << 20
+_PADDED_BYTES = 12  # of a token of padding in a line
 _DENSITY = 1e-5  # relative; densities may have been computed in float32
 
 
@@ -100,11 +102,20 @@ def import_harvest(
                 f"{paths.root} exists, and was left as it is; choose another folder with "
                 "--out-name."
             )
-        tokenizer = _tokenizer_of(tokenizer_name, harvest)
+        tokenizer = tokenizer_of(tokenizer_name, harvest)
         n_bytes = sum(it.stat().st_size for it in database.parent.iterdir() if it.is_file())
-        require_free(paths.root, n_bytes)
+        examples = db.count_examples()
+        padding = examples.n * db.settings.window - examples.n_tokens
+        if padding > max(_FREE_PADDING, database.stat().st_size):
+            raise HarvestError(
+                f"{database} has windows of {db.settings.window:,} tokens by its "
+                "activation_context_tokens_per_side, but examples of at most "
+                f"{examples.longest:,}; expected windows that fit its rows."
+            )
+        require_free(paths.root, n_bytes + _PADDED_BYTES * max(0, padding))
         with _staged(paths) as staged:
-            imported = _Import(db, database, tokenizer, watch, n_bytes)
+            rows = RowLength(db.settings, examples.longest, trained_length(harvest))
+            imported = _Import(db, database, tokenizer, rows, watch, n_bytes)
             publish_files(staged, imported)
             forget_stamps(staged)
             if tokenizer is not None:
@@ -140,28 +151,6 @@ def _harvest_of(settings: DbSettings, database: Path) -> HarvestReference | None
     return HarvestReference(parse_run(settings.run), _name_of(database))
 
 
-def _tokenizer_of(name: str | None, harvest: HarvestReference | None) -> RecordedTokenizer | None:
-    """The tokenizer of this name; else that of the run's files, or of its first harvest."""
-    if name is not None:
-        return RecordedTokenizer.in_use(name)
-    if harvest is None:
-        return None
-    run = harvest.run.name
-    for folder in run_cache_dirs(run.project, run.run_id):
-        try:
-            config = read_mapping(folder / "final_config.yaml")
-            return RecordedTokenizer.in_use(text_of(config["tokenizer_name"]))
-        except (HarvestError, OSError, KeyError, TypeError):
-            continue
-    try:
-        first = registration_of(run.key).layout
-        recorded = RecordedTokenizer.of(read_json(first.config))
-        source = recorded.open(first.tokenizer).source
-    except (HarvestError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return replace(recorded, folder=source) if Path(source).is_dir() else recorded
-
-
 def _name_of(database: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", database.parent.name)[:100].strip("-") or "imported"
 
@@ -184,6 +173,7 @@ class _Import:
         db: the open database.
         database: its path; the other files are beside it.
         tokenizer: of the run; None where not known.
+        rows: what is known of the rows.
         watch: is shown the progress.
         n_bytes: of all files.
     """
@@ -193,10 +183,12 @@ class _Import:
         db: HarvestDb,
         database: Path,
         tokenizer: RecordedTokenizer | None,
+        rows: RowLength,
         watch: Watch,
         n_bytes: int,
     ) -> None:
         self._db, self._database, self._tokenizer = db, database, tokenizer
+        self._rows = rows
         self._watch, self._done, self._n_bytes = watch, 0, n_bytes
         self._n_examples = self._n_cut = self._n_uncertain = 0
         self.plan_digest = ""
@@ -288,7 +280,7 @@ class _Import:
                 informative_input_tokens=read.informative,
                 informative_output_tokens=predicted.informative,
             )
-        config |= self._config(n_tokens, source)
+        config |= self._config(n_tokens, vocab_size, source)
 
     def _row(
         self, key: str, row_id: int | None, firings: int, tokens: TokenStatsStorage
@@ -300,7 +292,8 @@ class _Import:
             raise HarvestError(
                 f"{self._database} has no row of {key}, which fired {counted(firings, 'time')}."
             )
-        row = self._db.component(key, row_id, tokens.n_tokens, tokens.vocab_size)
+        length = self._rows.length(tokens.n_tokens)
+        row = self._db.component(key, row_id, length, tokens.vocab_size)
         expected = firings / max(1, tokens.n_tokens)
         if not firings or abs(row.firing_density - expected) > _DENSITY * expected:
             raise HarvestError(
@@ -315,11 +308,11 @@ class _Import:
         self._advance(row.n_bytes)
         return row
 
-    def _config(self, n_tokens: int, source: Source) -> dict[str, Any]:
+    def _config(self, n_tokens: int, vocab_size: int, source: Source) -> dict[str, Any]:
         """The content of `config.json`: what the database says, and nothing that it does not."""
         settings = self._db.settings
-        row_length = settings.row_length(n_tokens)
-        self.notes = list(self._notes(row_length))
+        row_length = self._rows.length(n_tokens)
+        self.notes = list(self._notes(n_tokens, vocab_size))
         named = is_run_name(settings.run)
         return {
             **({"wandb_path": parse_run(settings.run).name.wandb_path} if named else {}),
@@ -328,6 +321,7 @@ class _Import:
             "batch_size": settings.batch_size,
             **({"context_length": row_length} if row_length else {}),
             "ci_threshold": settings.ci_threshold,
+            "activation_examples_per_component": settings.n_examples,
             "activation_context_tokens_per_side": settings.per_side,
             "pmi_token_top_k": settings.pmi_top_k,
             **(self._tokenizer.as_config() if self._tokenizer else {}),
@@ -337,7 +331,7 @@ class _Import:
             "notes": self.notes,
         }
 
-    def _notes(self, row_length: int | None) -> Iterator[str]:
+    def _notes(self, n_tokens: int, vocab_size: int) -> Iterator[str]:
         yield (
             "Imported: rows and positions of examples, histograms and the firings of highest "
             "causal importance are not known, nor whether the examples are a uniform sample."
@@ -352,8 +346,18 @@ class _Import:
                 "are taken to be cut at the end."
             )
         if self._tokenizer is None:
-            yield "The tokenizer is not known; import again with --tokenizer to see tokens as text."
-        if row_length is None and self._n_cut:
+            yield (
+                "The tokenizer is not known, so tokens are shown as ids; to see texts, remove the "
+                "folder of this harvest and import it again with --tokenizer."
+            )
+        elif (n_ids := self._tokenizer.open().vocabulary.vocab_size) > vocab_size:
+            yield (
+                f"The tokenizer {self._tokenizer.name[:200]!r} has {n_ids:,} ids, but the counts "
+                f"have {vocab_size:,}; it may be another one than the run's."
+            )
+        if note := self._rows.note(n_tokens):
+            yield note
+        if self._rows.length(n_tokens) is None and self._n_cut:
             yield "Rows are taken to be longer than the context of an example."
 
 

@@ -78,9 +78,24 @@ class DbSettings:
         return 2 * self.per_side + 1
 
     def row_length(self, n_tokens: int) -> int | None:
-        """Tokens of a row, if all rows have as many; None where that does not come out even."""
+        """Tokens of a row if all batches that were asked for were seen; None if that is uneven."""
         n_rows = (self.n_batches or 0) * self.batch_size
         return n_tokens // n_rows if n_rows and n_tokens and n_tokens % n_rows == 0 else None
+
+
+@dataclass(frozen=True)
+class ExampleCounts:
+    """The examples of a database in numbers.
+
+    Args:
+        n: of all components.
+        n_tokens: stored.
+        longest: tokens of the longest.
+    """
+
+    n: int
+    n_tokens: int
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -188,27 +203,43 @@ class HarvestDb:
             found[place] = row_id
         return found
 
-    def component(self, key: str, row_id: int, n_tokens: int, vocab_size: int) -> DbComponent:
+    def count_examples(self) -> ExampleCounts:
+        """Its examples, counted; those that are not valid, which `component` refuses, are not."""
+        n = n_tokens = longest = 0
+        for (stored,) in self._database.execute(f"SELECT {_EXAMPLES} FROM components"):  # noqa: S608
+            try:
+                lengths = [len(example["token_ids"]) for example in orjson.loads(stored)]
+            except (ValueError, TypeError, KeyError):
+                continue
+            n, n_tokens = n + len(lengths), n_tokens + sum(lengths)
+            longest = max(longest, *lengths, 0)
+        return ExampleCounts(n, n_tokens, longest)
+
+    def component(
+        self, key: str, row_id: int, row_length: int | None, vocab_size: int
+    ) -> DbComponent:
         """The row of a component.
 
         Args:
             key: of the component.
             row_id: of its row.
-            n_tokens: of the harvest.
+            row_length: tokens of a row; None where not known.
             vocab_size: token ids are below it.
 
         Raises:
             HarvestError: a value is not valid.
         """
         try:
-            return self._component(key, row_id, n_tokens, vocab_size)
+            return self._component(key, row_id, row_length, vocab_size)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else reason_of(error)
             raise HarvestError(
                 f"{self._path}: the row of {key[:200]!r} is not valid: {what}."
             ) from error
 
-    def _component(self, key: str, row_id: int, n_tokens: int, vocab_size: int) -> DbComponent:
+    def _component(
+        self, key: str, row_id: int, row_length: int | None, vocab_size: int
+    ) -> DbComponent:
         query = f"SELECT {', '.join(_COLUMNS)} FROM components WHERE rowid = ?"  # noqa: S608
         rows = self._database.execute(query, (row_id,)).fetchall()
         if len(rows) != 1 or (rows[0][0], f"{rows[0][1]}:{rows[0][2]}") != (key, key):
@@ -216,13 +247,10 @@ class HarvestDb:
         values = {
             name: _column(name, value) for name, value in zip(_JSON, rows[0][4:], strict=True)
         }
-        settings = self.settings
         return DbComponent(
             firing_density=_number("firing_density", rows[0][3]),
             mean_ci=_number("its mean", values["mean_activations"]["causal_importance"]),
-            examples=_examples(
-                values[_EXAMPLES], settings, settings.row_length(n_tokens), vocab_size
-            ),
+            examples=_examples(values[_EXAMPLES], self.settings, row_length, vocab_size),
             input_token_pmi=_pmi(values["input_token_pmi"], vocab_size),
             output_token_pmi=_pmi(values["output_token_pmi"], vocab_size),
             n_bytes=sum(len(value) for value in rows[0][4:]),

@@ -125,7 +125,9 @@ def _write_merged(paths: HarvestLayout, plan: HarvestPlan) -> int:
     total, stored = shards.open(plan), [*shards.find(plan).values()]
     whole = range(work.n_rows)
     if work.merged is not None and work.merged.rows == whole:
-        return 0
+        kept = plan.rows_with_firings(whole) if plan.keep_firings else None
+        if work.merged.rows_with_firings == kept:
+            return 0
     only = stored[0].directory if len(stored) == 1 else None
     firings = _kept_firings(paths, plan)
     merged = CompactedState(total, plan.digest, work.compatibility_digest, whole, only, firings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.filesize import decimal
+
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.settings import ALL_ROWS
@@ -14,7 +16,7 @@ from harvest_assets.store.shards import ShardResults, Work, has_saved_states
 def change_of_plan(
     paths: HarvestLayout, stored: HarvestPlan, plan: HarvestPlan, *, streaming: bool
 ) -> str:
-    """The settings that change, and how much is harvested again, in two sentences.
+    """The settings that change, how much is harvested again, and what is removed, in sentences.
 
     Args:
         paths: of the harvest, before anything is done for the new plan.
@@ -28,7 +30,8 @@ def change_of_plan(
         for name in after
         if before[name] != after[name]
     )
-    return f"The plan changes: {changed}. {_redone(paths, stored, plan, streaming=streaming)}"
+    redone = _redone(paths, stored, plan, streaming=streaming)
+    return f"The plan changes: {changed}. {redone}{_given_up(paths, plan)}"
 
 
 def shares_left(
@@ -87,6 +90,16 @@ def _redone(
     total = counted(work.n_rows // plan.batch_size, "batch", "batches")
     verb = "is" if new == 1 else "are"
     return f"Only {new:,} of {total} {verb} harvested; the results are merged again."
+
+
+def _given_up(paths: HarvestLayout, plan: HarvestPlan) -> str:
+    if plan.keep_firings or not paths.firings.exists():
+        return ""
+    size = decimal(paths.firings.stat().st_size)
+    return (
+        f" {paths.firings} ({size}) is removed, since no firings are to be kept; give "
+        "--keep-firings again to keep it."
+    )
 
 
 def is_begun(paths: HarvestLayout) -> bool:

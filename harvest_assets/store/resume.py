@@ -65,7 +65,7 @@ def resume_or_begin(
         if stored is not None and stored.begins(share.rows, share.compatibility_digest):
             harvester = Harvester.from_state(stored.open(), device)
             if recorder is not None:
-                recorder.go_on_after(stored.firings(), len(stored.rows))
+                recorder.continue_after(stored.firings(), len(stored.rows))
             log(f"Resumed at row {stored.rows.stop}: rows from {share.rows.start} on were saved.")
             return harvester, len(stored.rows)
     except HarvestError as error:

@@ -164,11 +164,16 @@ class StoredState:
         """Whether the firings that a plan keeps of its rows are stored; files are not read."""
         if not plan.keep_firings:
             return True
+        wanted, there = plan.rows_with_firings(self.rows), self.rows_with_firings
+        return there is not None and (there == wanted or wanted == there[: len(wanted)])
+
+    @property
+    def rows_with_firings(self) -> range | None:
+        """The rows whose firings are stored; None if none are. The files are not read."""
         try:
-            meta = read_json(self.directory / FIRINGS_FOLDER / _FIRINGS_META_FILE)
-            return range(*meta["rows"]) == plan.rows_with_firings(self.rows)
+            return range(*read_json(self.directory / FIRINGS_FOLDER / _FIRINGS_META_FILE)["rows"])
         except (OSError, ValueError, KeyError, TypeError):
-            return False
+            return None
 
     def firings(self) -> FiringBlocks:
         """The firings that are kept, all bytes compared with their digests.
@@ -305,7 +310,8 @@ class ShardResults:
         for name, stored in self.find(plan).items():
             with self._naming(plan, name):
                 found.append(stored.firings())
-        return FiringBlocks.of_states(found)
+        n_rows = len(plan.rows_with_firings(range(Work.of(self.paths, plan).n_rows)))
+        return FiringBlocks.of_states(found).of_first(n_rows)
 
     def find(self, plan: HarvestPlan) -> dict[str, StoredState]:
         """The states that are the harvest of a plan, by shard; `merged` is the one of earlier work.

@@ -120,8 +120,9 @@ def _described(paths: HarvestLayout) -> dict[str, Any]:
         # Results of another program have no plan.
         if missing:
             return {"condition": Condition.UNFINISHED}
-        n_tokens = _tokens_of_results(paths)
-        return {"condition": Condition.HARVESTED, "tokens": n_tokens, "tokens_wanted": n_tokens}
+        n_tokens, n_components = _tokens_of_results(paths), _components_of_results(paths)
+        seen = {"tokens": n_tokens, "tokens_wanted": n_tokens, "n_components": n_components}
+        return {"condition": Condition.HARVESTED, **seen}
     plan = HarvestPlan.open(paths.root)
     checkpoint = open_decomposition(paths.root).restricted(plan.layers)
     fields = {"settings": plan.flat(), "n_components": checkpoint.n_components}
@@ -162,6 +163,18 @@ def _tokens_of_results(paths: HarvestLayout) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return n_tokens if type(n_tokens) is int else None
+
+
+def _components_of_results(paths: HarvestLayout) -> int | None:
+    """Rows of the index of components; None if there is none, or a damaged one."""
+    import pyarrow.parquet as pq
+
+    from harvest_assets.results.parquet import DAMAGED
+
+    try:
+        return int(pq.read_metadata(paths.component_index).num_rows)
+    except DAMAGED:
+        return None
 
 
 def _is_at_work(paths: HarvestLayout) -> bool:

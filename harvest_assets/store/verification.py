@@ -30,7 +30,7 @@ from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import line_at, parse_component, read_summary
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.firings import KeptFirings, impossible_firings
-from harvest_assets.store.imported import source_of
+from harvest_assets.store.imported import IMPORTED, source_of
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import check_name
 from harvest_assets.store.shards import SHARD_KEYS, StoredState
@@ -189,7 +189,8 @@ def _lines(paths: HarvestLayout, n_parsed: int | None = None) -> Iterator[str]:
         yield misplaced
         return
     sampled = alive[:: max(1, len(alive) // n_parsed)] if n_parsed else alive
-    kept = config.get("activation_examples_per_component")
+    # Of an imported harvest there may be fewer.
+    kept = None if IMPORTED in config else config.get("activation_examples_per_component")
     for key in sampled:
         place = index.line_place(key)
         line = line_at(paths, place, key) if place else None

@@ -64,8 +64,14 @@ def as_csv(frame: pl.DataFrame) -> bytes:
         pl.Series(name, [_joined(texts) for texts in frame[name]], dtype=pl.String)
         for name in ("reads", "predicts")
     ]
-    shown = frame.with_columns(joined).with_columns(pl.col(pl.String).str.replace(FORMULA, "'${1}"))
-    return shown.write_csv().encode()
+    return without_formulas(frame.with_columns(joined)).write_csv().encode()
+
+
+def without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table whose texts no spreadsheet takes for formulas: such begin with `'`."""
+    import polars as pl
+
+    return frame.with_columns(pl.col(pl.String).str.replace(FORMULA, "'${1}"))
 
 
 def as_parquet(frame: pl.DataFrame) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.files.untrusted import read_json
@@ -16,6 +17,7 @@ from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import read_summary, scan_lines
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.examples import StoredExamples
+from harvest_assets.store.imported import IMPORTED
 from harvest_assets.viewer.harvest import Harvest, page_vocabulary
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ class FinishedHarvest(Harvest):
                 f"{paths.config} has n_tokens {str(n_tokens)[:50]}; expected a positive integer."
             )
         warnings = disagreements(paths) if paths.manifest.exists() else []
-        vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths), paths)
+        vocabulary, doubts = Vocabulary.unknown(), list[str]()
+        if IMPORTED not in config or "tokenizer_name" in config:  # else a note says so
+            vocabulary, doubts = page_vocabulary(lambda: recorded_tokenizer(paths), paths)
         super().__init__(
             paths.root.name,
             config,

@@ -22,6 +22,7 @@ from harvest_assets.cli.main import cli
 from harvest_assets.comparison import NotComparableError, compare, compare_known
 from harvest_assets.comparison.opened import OpenedHarvest
 from harvest_assets.comparison.same_rows import check_same_rows
+from harvest_assets.comparison.stored_pairs import PairsOf
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import manifest
 from harvest_assets.files.layout import HarvestLayout
@@ -92,6 +93,7 @@ def test_numbers_follow_from_the_counts(two: Two):
     [
         ({"context_length": 8}, {}, "context_length"),
         ({"tokenizer_sha256": "0" * 64}, {}, "vocabularies"),
+        ({"tokenizer_sha256": ["x"], "ci_threshold": 10**400}, {"n_tokens": 64}, "n_batches"),
         ({}, {"n_tokens": 64}, "n_batches"),
         ({}, {"input_totals": torch.arange(1, 97).double()}, "token 0"),
     ],
@@ -105,6 +107,7 @@ def test_other_rows_are_refused(opened, config: dict, counts: dict, named: str):
     )
     with pytest.raises(NotComparableError, match=named):
         check_same_rows(one, changed)
+    assert (changed.threshold is None) is ("ci_threshold" in config)
     with pytest.raises(NotComparableError, match=one.name):
         check_same_rows(one, one)
 
@@ -151,6 +154,32 @@ def test_pairs_are_kept_until_a_harvest_changes(two: Two, out_dir: Path, monkeyp
     manifest.record(other, other.config, "0" * 64, FileDigest(1, "0" * 64))
     assert compare_known(one, other).pairs is None
 
+    def replaced_meanwhile(*_: object) -> tuple[PairsOf, pl.DataFrame]:
+        manifest.record(one, one.config, "1" * 64, FileDigest(1, "1" * 64))
+        return first.pairs_of, first.pairs
+
+    monkeypatch.setattr("harvest_assets.comparison.comparison.count_pairs", replaced_meanwhile)
+    with pytest.warns(UserWarning, match=f"{one.root.name} was harvested again"):
+        compare(*two.names)
+    assert compare_known(one, other).pairs is None
+
+
+def test_an_imported_harvest_is_not_computed_again(two: Two, out_dir: Path, monkeypatch):
+    shutil.copytree(two.out, out_dir)
+    monkeypatch.setenv("SPD_OUT_DIR", str(out_dir))
+    other = HarvestLayout.of(two.names[1])
+    source = {"database": "harvest.db", "sha256": "0" * 64, "counts": {}}
+    config = json.loads(other.config.read_text()) | {"imported": source}
+    other.config.write_text(json.dumps(config))
+    other.plan.unlink()
+    other.firings.unlink()
+    with pytest.raises(HarvestError, match=f"{other.root} was imported"):
+        compare(*two.names)
+    client = TestClient(make_app(Library(), None), base_url="http://127.0.0.1")
+    page = client.get("/methods", params=dict(zip(("run_a", "run_b"), two.names, strict=True)))
+    assert "was imported from harvest.db" in page.text
+    assert "harvest-assets compare" not in page.text
+
 
 def test_the_command(two: Two, tmp_path: Path):
     file = tmp_path / "pairs.parquet"
@@ -172,6 +201,12 @@ def test_the_command(two: Two, tmp_path: Path):
     assert best["component_b"] in shown.stdout
     assert CliRunner().invoke(cli, [*arguments, "--pairs", str(file)]).exit_code == 1
     assert CliRunner().invoke(cli, [*arguments, "--pairs", "pairs.txt"]).exit_code == 2
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "pairs.csv"
+    refused = CliRunner().invoke(cli, [*arguments, "--pairs", str(below)])
+    assert (refused.exit_code, str(below) in refused.stderr) == (1, True)
+    both = ["--pairs", "new.csv", "--summary", str(Path("new.csv").absolute())]
+    assert CliRunner().invoke(cli, [*arguments, *both]).exit_code == 2
     assert CliRunner().invoke(cli, ["compare", two.names[0], two.names[0]]).exit_code == 1
 
 

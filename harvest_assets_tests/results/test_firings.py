@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from harvest_assets.files.manifest import disagreements, is_intact, record
 from harvest_assets.harvester import kept_firings
 from harvest_assets.results.firings import KeptFirings
 from harvest_assets.sharing.some_layers import some_layers
+from harvest_assets.store.plan_change import change_of_plan
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, StoredState
 from harvest_assets.store.verification import problems_of
 from harvest_assets_tests.faults.small_harvest import LAYERS, N_CTX, Rows, SmallHarvest, Table
@@ -36,16 +38,19 @@ def by_loops(n_rows: int) -> list[tuple[int, int, int, float, float]]:
     return found
 
 
-def as_read(paths: HarvestLayout, rows: int = 7) -> list[tuple[int, int, int, float, float]]:
+def as_read(paths: HarvestLayout) -> list[tuple[int, int, int, float, float]]:
     kept, found, next_row = KeptFirings.open(paths), [], 0
-    for block in kept.blocks(rows):
+    for block in kept.blocks(max_firings=200):
         assert block.first_row == next_row
+        assert len(block.ci) <= 200 or block.n_rows == 1
         next_row += block.n_rows
         columns = (block.row, block.position, block.component, block.ci, block.act)
         assert [c.dtype for c in columns] == [np.int64, np.int32, np.int32, np.float32, np.float32]
         found += list(zip(*(c.tolist() for c in columns), strict=True))
     assert (next_row, len(found)) == (kept.n_rows, kept.n_firings)
     assert kept.row_length == N_CTX
+    for n_rows in (0, 1, kept.n_rows):
+        assert sum(block.n_rows for block in kept.blocks(n_rows, max_firings=1)) == n_rows
     return found
 
 
@@ -139,9 +144,36 @@ def test_without_them_nothing_changes_and_a_sentence_says_so(tmp_path: Path, who
     assert later.paths.firings.read_bytes() == whole.paths.firings.read_bytes()
     harvest.prepare()
     assert ShardResults(harvest.paths).without_result(harvest.plan) == [], "counts stay as they are"
+    given_up = change_of_plan(harvest.paths, later.plan, harvest.plan, streaming=False)
+    assert str(harvest.paths.firings) in given_up
     harvest.merge()
     assert not harvest.paths.firings.exists()
+    assert not StoredState.find(harvest.paths.merged_current).has_firings
     assert problems_of(harvest.paths) == []
+
+
+def test_fewer_rows_are_a_part_of_those_that_are_kept(tmp_path: Path, whole: SmallHarvest):
+    expected = SmallHarvest(tmp_path / "expected", keep_firings=37)
+    expected.run()
+    folder = Path(shutil.copytree(whole.root, tmp_path / "h"))
+    fewer = SmallHarvest(folder, n_shards=1, keep_firings=37)
+    fewer.prepare()
+    assert ShardResults(fewer.paths).without_result(fewer.plan) == []
+    fewer.merge()
+    assert fewer.paths.firings.read_bytes() == expected.paths.firings.read_bytes()
+    assert fewer.paths.firings.stat().st_nlink == 2, "the state has the same file"
+    assert problems_of(fewer.paths) == []
+
+
+def test_a_disk_too_small_is_noticed_at_the_first_block(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(kept_firings, "_BLOCK_FIRINGS", 300)
+    harvest = SmallHarvest(tmp_path / "h", n_shards=1, keep_firings=-1)
+    harvest.prepare()
+    done: list[int] = []
+    monkeypatch.setattr("harvest_assets.files.free_space.free_bytes", lambda _: 10_000)
+    with pytest.raises(HarvestError, match="--keep-firings"):
+        harvest.shard("00", done.append)
+    assert len(done) < 5
 
 
 def test_firings_that_cannot_be_are_named(tmp_path: Path):

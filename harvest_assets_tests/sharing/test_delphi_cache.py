@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 
 from harvest_assets.cli.main import cli
-from harvest_assets.sharing import delphi_cache
+from harvest_assets.data.token_rows import write_manifest, write_tokens
+from harvest_assets.files.layout import data_dir
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets_tests.faults.small_harvest import LAYERS, N_CTX, Rows, SmallHarvest, Table
 from harvest_assets_tests.sharing.machine import NAME
@@ -20,8 +21,12 @@ _N_KEPT = 90
 
 
 @pytest.fixture
-def harvest(out_dir: Path, monkeypatch: pytest.MonkeyPatch) -> SmallHarvest:
-    monkeypatch.setattr(delphi_cache, "_tokens", lambda _, n: Rows().tokens[:n])
+def harvest(out_dir: Path) -> SmallHarvest:
+    rows = data_dir("f" * 32)
+    rows.mkdir(parents=True)
+    write_manifest(
+        rows, [write_tokens(rows, [Rows().tokens.numpy()], N_CTX, None)], None, N_CTX, {}
+    )
     data = {"dataset_name": "d", "dataset_split": "train", "tokenizer_name": "t", "batch_size": 8}
     harvest = SmallHarvest(
         out_dir / "harvest" / NAME, keep_firings=_N_KEPT, config_extras=tuple(data.items())

@@ -19,15 +19,16 @@ from starlette.testclient import TestClient
 
 from harvest_assets import loaders
 from harvest_assets.cli.main import cli
-from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.files.layout import HarvestLayout, run_cache_dirs
 from harvest_assets.interpretations.entries import Score
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets.sharing import harvest_db
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
-from harvest_assets_tests.faults.small_harvest import RUN, SmallHarvest
+from harvest_assets_tests.faults.small_harvest import LAYERS, N_CTX, RUN, VOCAB, SmallHarvest
 from harvest_assets_tests.sharing.harvest_db_reader import last_folder, read
 from harvest_assets_tests.sharing.machine import NAME
+from harvest_assets_tests.viewer.synthetic import write_tokenizer
 
 KEY = "h.0.mlp:3"
 PER_SIDE = 3
@@ -115,6 +116,7 @@ def test_it_is_read_and_shared_like_others_but_not_continued(folder: Path, tmp_p
     assert run("verify", "mine").exit_code == 0
     (listed,) = json.loads(run("list", "--json").stdout)
     assert (listed["condition"], listed["key"]) == ("harvested", f"{RUN}@{folder.name}")
+    assert listed["n_components"] == sum(n for _, n in LAYERS)
     shown = Library().get("mine")
     place = shown.places[KEY]
     assert shown.ci_histogram(place) is None
@@ -122,7 +124,7 @@ def test_it_is_read_and_shared_like_others_but_not_continued(folder: Path, tmp_p
     page = client.get(f"/run/mine/component/{KEY}").text
     assert "perhaps not sampled uniformly" in page
     assert "no histograms" in page
-    assert set(json.loads(paths.config.read_text())["notes"]) <= set(shown.warnings)
+    assert json.loads(paths.config.read_text())["notes"] == shown.warnings
     by_ci = [it.ci_values[PER_SIDE] for it in shown.examples(place, "ci")]
     assert by_ci == sorted(by_ci, reverse=True)
     scores = Interpretations(paths).history().scores.select("component_key", "method", "score")
@@ -141,6 +143,30 @@ def test_it_is_read_and_shared_like_others_but_not_continued(folder: Path, tmp_p
         assert refused.exit_code == 1
         assert "imported" in refused.stderr
     assert "mine" in run("import", str(folder), "--out-name", "mine").stderr
+
+
+def test_rows_have_no_length_that_anything_contradicts(folder: Path):
+    """As many batches may have been asked for as the dataset does not have."""
+    first = imported(folder, "--out-name", "first")
+    assert json.loads(first.config.read_text())["context_length"] == N_CTX
+    (cached,) = run_cache_dirs("faults", RUN.rpartition("/")[2])[:1]
+    for name, factor, trained in (("windows", 4, None), ("training", 2, N_CTX)):
+        setting("n_batches", str(12 * factor))(folder)
+        if trained:
+            cached.mkdir(parents=True)
+            config = {"task_config": {"max_seq_len": trained}}
+            (cached / "final_config.yaml").write_text(json.dumps(config))
+        paths = imported(folder, "--out-name", name)
+        config = json.loads(paths.config.read_text())
+        assert "context_length" not in config
+        assert any(f"would have {N_CTX // factor} tokens" in note for note in config["notes"])
+        assert paths.components.read_bytes() == first.components.read_bytes()
+
+
+def test_a_tokenizer_of_more_ids_is_doubted(folder: Path, tmp_path: Path):
+    write_tokenizer(tmp_path / "wide", [f" word{n}" for n in range(VOCAB + 2)])
+    paths = imported(folder, "--tokenizer", str(tmp_path / "wide"))
+    assert any("wide" in note for note in json.loads(paths.config.read_text())["notes"])
 
 
 def test_without_cofirings_the_firings_are_those_of_the_tokens(made: HarvestLayout, folder: Path):
@@ -251,6 +277,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "no settings": (sql("DROP TABLE config"), "config"),
     "other method": (setting("method_config", METHOD), "Other"),
+    "windows of padding": (
+        setting("activation_context_tokens_per_side", "65536"),
+        "activation_context_tokens_per_side",
+    ),
     "vast windows": (setting("activation_context_tokens_per_side", "1000000000"), "per_side"),
     "text as a count": (setting("batch_size", '"8"'), "batch_size"),
 }
