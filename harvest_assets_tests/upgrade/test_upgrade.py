@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,31 +156,3 @@ def test_what_is_not_needed_is_removed(instance: dg.DagsterInstance):
     assert not {FINISHED, REGISTERED} & set(left)
     assert INTERRUPTED in left
     assert defs.resolve_asset_graph() is not None
-
-
-@pytest.mark.slow
-def test_commands_continue_where_the_old_ones_were_killed(tmp_path: Path):
-    unpack(tmp_path)
-    environment = {
-        **os.environ,
-        "SPD_OUT_DIR": str(tmp_path / "spd_out"),
-        "DAGSTER_HOME": str(tmp_path / "dagster"),
-    }
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "harvest_assets", *arguments]
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    options = [f"--{name}={value}" for name, value in INTERRUPTED_SETTINGS.items()]
-    run(INTERRUPTED, *options)
-    run("backfill")
-    harvests = json.loads(run("list", "--json"))
-    assert {it["run"]: it["condition"] for it in harvests} == dict.fromkeys(
-        (FINISHED, INTERRUPTED, REGISTERED), "harvested"
-    )
-    for key in (FINISHED, INTERRUPTED, REGISTERED):
-        run("verify", key)
