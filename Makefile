@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders variables docs notebooks errors check clean
+.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders rehearsal-versions variables docs notebooks errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -46,6 +46,11 @@ fuzz: install
 # The row orders of several versions of datasets: the table in docs/row_order.md
 row-orders: install
 	$(VENV)/bin/python -m harvest_assets_tests.data.row_orders
+
+# make rehearsal-versions PYTHONS="python3.11 python3.13": the wheel in new environments, with the
+# lowest and the highest versions of what it needs; the table in docs/reliability.md
+rehearsal-versions: install
+	$(VENV)/bin/python -m harvest_assets_tests.versions $(PYTHONS)
 
 # docs/variables.md, from the models that read the environment
 variables: install

@@ -82,6 +82,8 @@ def _reason(file_format: str, file: str, scratch: Path) -> str | None:
     place = scratch / "alone"
     if file_format == "parquet" and _is_empty_parquet(file):
         return _NO_ROWS
+    if file_format == "json" and not Path(file).stat().st_size:  # datasets 5 says so too
+        return _NO_ROWS
     try:
         builder = datasets.load_dataset_builder(
             file_format, data_files=file, cache_dir=str(scratch / "cache")

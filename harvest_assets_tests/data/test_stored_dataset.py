@@ -186,7 +186,7 @@ def test_a_file_that_changes_before_it_was_read(
 def test_a_file_that_changes_while_its_rows_are_taken(
     streaming: bool, tmp_path: Path, out_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     path = _tokens(tmp_path / "train.parquet", 7)
     spec = _spec(path, streaming=streaming, train_data_split="train" if streaming else "train[:9]")
 

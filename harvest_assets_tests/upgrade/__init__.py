@@ -1,0 +1,1 @@
+"""Work begun with version 0.1 goes on."""

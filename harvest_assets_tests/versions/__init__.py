@@ -1,0 +1,1 @@
+"""The wheel in new environments outside the repository."""
