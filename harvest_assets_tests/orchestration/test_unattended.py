@@ -172,8 +172,9 @@ def test_automation_harvests_what_comes(
     add(server, 2, {"final_config.yaml": files["final_config.yaml"]})
     add(server, 3, {"output.log": b""})
     with dagster_dev({**environment, "HARVEST_AUTOMATION": "1"}, tmp_path) as address:
+        wait_until(lambda: key(0) in statuses(), "the first run is registered", tmp_path)
+        server.runs[key(2)].files[checkpoint] = files[checkpoint]  # it is checked after a minute
         killed = kill_a_shard(tmp_path)
-        server.runs[key(2)].files[checkpoint] = files[checkpoint]
         wait_until(lambda: key(2) in statuses(), "the late checkpoint is found", tmp_path)
         server.go_away()
         add(server, 4, files)
