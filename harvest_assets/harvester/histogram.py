@@ -7,7 +7,6 @@ import torch
 from harvest_assets.schemas import N_CI_BINS, ci_bin_edges
 
 N_BINS = N_CI_BINS
-bin_edges = ci_bin_edges
 
 
 def count_bins(ci: torch.Tensor, component: torch.Tensor, n_components: int) -> torch.Tensor:
@@ -21,7 +20,7 @@ def count_bins(ci: torch.Tensor, component: torch.Tensor, n_components: int) -> 
     Returns:
         int64 [n_components, 64].
     """
-    edges = torch.from_numpy(bin_edges()).to(ci.device, torch.float32)
+    edges = torch.from_numpy(ci_bin_edges()).to(ci.device, torch.float32)
     cells = component * N_BINS + torch.bucketize(ci.float(), edges, right=True)
     counts = torch.bincount(cells, minlength=n_components * N_BINS)
     return counts.view(n_components, N_BINS)

@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 
 from harvest_assets.harvester.batch import Batch
 from harvest_assets.harvester.gpu import kernels
-from harvest_assets.harvester.histogram import bin_edges
 from harvest_assets.harvester.priorities import seed_hash
 from harvest_assets.harvester.reservoir import ExampleTable
+from harvest_assets.schemas import ci_bin_edges
 
 # Rows x columns of a block. A thread reads 16 bytes of a row; at these widths the four warps of a
 # program share the columns, and each thread sums over the rows by itself.
@@ -170,7 +170,7 @@ def count_firings(
 
 @cache
 def _edges(device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(bin_edges()).to(device, torch.float32)
+    return torch.from_numpy(ci_bin_edges()).to(device, torch.float32)
 
 
 def windows(
