@@ -121,10 +121,10 @@ def test_other_functions_that_dagster_calls():
 def test_the_line_of_a_worker(
     raises: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    def execute(*_: object) -> tuple[str | None, str]:
+    def execute(*_: object) -> worker.Executed:
         if raises:
             _fail(HarvestError)
-        return f"The key {SECRET} was refused.", f"Traceback: {SECRET}"
+        return worker.Executed(f"The key {SECRET} was refused.", f"Traceback: {SECRET}")
 
     _run_worker(monkeypatch, execute)
     out, err = capfd.readouterr()
