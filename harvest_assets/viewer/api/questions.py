@@ -44,12 +44,12 @@ async def prompt(
     """Which components fire on a text, and what the model predicts."""
 
     def question() -> PromptQuestion:
+        if component:
+            harvest.place_of(component)  # else it is refused before a model is opened
         numbers = _given(at=at, top=top, predictions=predictions)
         return PromptQuestion(text=text, ids=_ids(ids), component=component, **numbers)
 
     harvest = await run_in_threadpool(harvest_of, request, run)
-    if component:
-        harvest.place_of(component)  # else it is refused before a model is opened
     answer = await _answer(request, harvest, PROMPT, question)
     return await run_in_threadpool(
         lambda: NotStoredText(described(harvest, answer, component).model_dump_json())

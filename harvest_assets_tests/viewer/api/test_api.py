@@ -128,7 +128,7 @@ def test_contexts_are_computed_and_then_found(client, tmp_path, monkeypatch):
         (f"{API}/components?listed=..%2Fa", 404, ""),
         (f"{API}/components?sort=densitty", 400, "densitty"),
         (f"{API}/components?sort=score_none", 400, "score_none"),
-        (f"{API}/prompt?text=a&component=h.0:77777", 404, "h.0:77777"),
+        (f"{API}/prompt?text=a&component=h.0:77777", 400, "h.0:77777"),
         (f"{API}/weights/h.0:77777", 404, "h.0:77777"),
         (f"{API}/contexts", 400, "q"),
         (f"{API}/contexts?q=a&pgae=2", 400, "pgae"),
