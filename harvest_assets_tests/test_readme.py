@@ -18,9 +18,11 @@ README = ROOT / "README.md"
 # In the order in which a reader would type their commands.
 PAGES = (README, ROOT / "docs" / "viewer.md", ROOT / "docs" / "using.md")
 # Installation is tried by whoever runs this; the UI, which does not end, by a browser elsewhere;
-# what needs a hub or W&B, in `sharing/`.
+# what needs a hub, W&B or the viewer, in `sharing/` and `viewer/`.
 NOT_HERE = (
     "pip install",
+    "curl ",
+    "--tokenizer EleutherAI/",
     *(f"harvest-assets {command}" for command in ("ui", "view", "push", "pull")),
 )
 
