@@ -40,6 +40,7 @@ MODES = {
     "firing": "keep only those that fire, at each position",
 }
 _NO_DIFFERENCE = 1e-9  # nats
+_MAX_NAMED = 2  # components in a heading
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,8 @@ def _names(query: AblateQuery) -> tuple[str, str]:
     rest = ", with the rest" if query.with_rest else ""
     if query.mode == "firing":
         return f"only those that fire{rest}", f"CI-masked{rest}"
-    chosen = [counted(len(query.keys), "component")] if query.keys else []
+    keys = query.keys
+    chosen = [*keys] if len(keys) <= _MAX_NAMED else [counted(len(keys), "component")]
     chosen += ["the list"] if query.listed else []
     changed = f"{query.mode} {' and '.join(chosen)}"
     return changed + (rest if query.mode == "only" else ""), f"CI-masked{rest}"
