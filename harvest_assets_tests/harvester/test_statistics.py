@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvest_assets.harvester import HarvesterState
-from harvest_assets.harvester.histogram import bin_edges
+from harvest_assets.schemas import ci_bin_edges
 from harvest_assets_tests import oracle
 from harvest_assets_tests.harvester.rows import (
     DEVICES,
@@ -241,7 +241,7 @@ def test_the_20_firings_of_highest_ci():
 def test_the_histogram_of_ci():
     """Of firings only; 64 bins, 1.0 and what overshoots in the last."""
     setup = Setup((("a", 3),), 3, ci_threshold=1e-3)
-    edges = bin_edges().astype(np.float32)
+    edges = ci_bin_edges().astype(np.float32)
     values = np.concatenate(
         [edges, np.nextafter(edges, np.float32(0)), np.float32([0, 1.01, 2e-7])]
     )

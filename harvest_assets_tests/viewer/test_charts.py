@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from harvest_assets.harvester.histogram import bin_edges
+from harvest_assets.schemas import ci_bin_edges
 from harvest_assets.viewer import charts
 
 
@@ -20,7 +20,7 @@ def test_the_bins_of_a_chart_are_the_harvesters():
     counts = np.arange(64)
     svg = charts.ci_histogram(counts)
     for b, firings in ((1, "1 firing"), (30, "30 firings"), (62, "62 firings")):
-        assert f"CI {bin_edges()[b - 1]:.2g} to {bin_edges()[b]:.2g}: {firings} (" in svg
+        assert f"CI {ci_bin_edges()[b - 1]:.2g} to {ci_bin_edges()[b]:.2g}: {firings} (" in svg
 
 
 def test_bars_of_the_density_chart_hold_all_that_fired():
