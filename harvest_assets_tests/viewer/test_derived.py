@@ -49,17 +49,17 @@ def test_a_process_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch
 def test_closing_ends_processes_and_removes_what_they_began(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    program, told = tmp_path / "program", tmp_path / "pid"
+    program, pid_file = tmp_path / "program", tmp_path / "pid"
     unfinished = f"{cache}/hostile/.map.{host_name()}-$$-{'0' * 32}.tmp"
-    program.write_text(f"#!/bin/sh\nmkdir {unfinished}\necho $$ > {told}\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\nmkdir {unfinished}\necho $$ > {pid_file}\nexec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     derived = Derived()
     work = derived.folder(Library().get("hostile"), "map")
-    while not told.exists() or not told.read_text():
+    while not pid_file.exists() or not pid_file.read_text():
         time.sleep(0.02)
     derived.close()
-    assert not process_is_alive(int(told.read_text()))
+    assert not process_is_alive(int(pid_file.read_text()))
     assert _wait(work).ended
     assert list((cache / "hostile").iterdir()) == []
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from harvest_assets.viewer.contexts.search import HITS_PER_PAGE, MAX_HITS, ContextIndex, Found
-from harvest_assets.viewer.derived import Derived, Work, damage_reported
+from harvest_assets.viewer.derived import Derived, Work
 from harvest_assets.viewer.rendering import html_page
 from harvest_assets.viewer.view_query import page_of
 
@@ -57,8 +57,7 @@ def find(
 
     def read(folder: Path) -> tuple[Found, ContextIndex]:
         index = ContextIndex.open(folder)
-        with damage_reported(folder):
-            return index.search(harvest, query.q, case=query.case, page=query.page), index
+        return index.search(harvest, query.q, case=query.case, page=query.page), index
 
     return derived.opened(harvest, "contexts", read)
 
