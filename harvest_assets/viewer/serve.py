@@ -74,10 +74,10 @@ def serve(
             warm_up.start()
         hangup_terminates()  # uvicorn shuts down gracefully on SIGTERM only
         with suppress(KeyboardInterrupt):  # the normal way to stop
-            _Server(config, app).run(sockets=[listener])
+            Server(config, app).run(sockets=[listener])
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """A server that does not wait for models or computed pages when it is stopped."""
 
     def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
@@ -87,6 +87,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
         self._app.state.close()
+        # A page that is cut off by the end of the server is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,9 +12,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import uvicorn
 from click.testing import CliRunner
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from harvest_assets.cli.main import cli
+from harvest_assets.viewer.serve import Server
 
 
 def view(*arguments: str):
@@ -84,6 +91,33 @@ def test_it_answers_and_ends_quietly(hostile_out: Path, number: signal.Signals):
         process.kill()
     assert process.returncode == 0
     assert errors == ""
+
+
+def test_a_page_that_is_cut_off_by_the_end_is_no_error(capfd: pytest.CaptureFixture[str]):
+    begun = asyncio.Event()
+
+    async def page(_request: Request) -> Response:
+        begun.set()
+        await asyncio.sleep(60)
+        return Response()
+
+    app = Starlette(routes=[Route("/", page)])
+    app.state.close = lambda: None
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=0)
+    server = Server(config, app)
+
+    async def stopped_early() -> None:
+        serving = asyncio.create_task(server.serve([listener]))
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        await begun.wait()
+        server.should_exit = True
+        await serving
+        writer.close()
+
+    asyncio.run(stopped_early())
+    assert capfd.readouterr().err == ""
 
 
 def test_a_run_by_any_of_its_names(paths, out_dir: Path):  # noqa: ARG001
