@@ -131,9 +131,10 @@ def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
     from harvest_assets.cli.progress import HarvestDisplay
 
     with _variable(_MAX_RETRIES, "0"):  # read when the graph is imported; the caller can retry
-        from harvest_assets.orchestration.instance import open_instance
+        from harvest_assets.orchestration.instance import forget_run, open_instance
         from harvest_assets.runners.in_process import InProcessRunner
 
+    is_new = not registration.layout.root.exists()
     with open_instance() as instance, HarvestDisplay([registration]) as display:
 
         def show(progress: HarvestProgress) -> None:
@@ -141,6 +142,8 @@ def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
                 display.show(progress)
 
         failed = InProcessRunner(instance).run([registration], settings, None, show)
+        if failed and is_new and not is_begun(registration.layout):
+            forget_run(instance, registration)
     for error in failed.values():
         raise error
 

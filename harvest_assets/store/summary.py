@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Any
 
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.layout import HarvestLayout, harvest_folders
+from harvest_assets.files.layout import HarvestLayout, harvest_folders, has_files
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
 from harvest_assets.files.sanitize import presentable
@@ -85,8 +86,8 @@ class HarvestSummary:
 
 
 def summaries() -> list[HarvestSummary]:
-    """All harvests below `harvest/`, by name."""
-    return [summarize(HarvestLayout(folder)) for folder in harvest_folders()]
+    """All harvests below `harvest/`, by name; a folder without a file is none."""
+    return [summarize(HarvestLayout(folder)) for folder in harvest_folders() if has_files(folder)]
 
 
 def summarize(paths: HarvestLayout) -> HarvestSummary:
@@ -184,7 +185,7 @@ def _is_at_work(paths: HarvestLayout) -> bool:
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:
-    """Bytes of the disk that a folder takes, and when the newest file was written."""
+    """Bytes of the disk that a folder takes, and when the newest file, else it, was written."""
     blocks: dict[int, int] = {}  # by inode: a file may have several names
     newest = 0.0
     for root, _, names in os.walk(folder):
@@ -195,4 +196,6 @@ def _size_and_time(folder: Path) -> tuple[int, float]:
                 continue
             blocks[stat.st_ino] = stat.st_blocks
             newest = max(newest, stat.st_mtime)
+    with suppress(FileNotFoundError):
+        newest = newest or folder.stat().st_mtime
     return sum(blocks.values()) * _BLOCK_BYTES, newest

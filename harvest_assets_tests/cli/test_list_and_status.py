@@ -48,6 +48,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyHarvest:
 
 
 def test_nothing_is_an_answer_too(tiny: TinyHarvest):
+    (tiny.layout.root.parent / "x-empty" / "leases").mkdir(parents=True)
     assert as_json("list") == []
     shown = invoke("list")
     assert shown.exit_code == 0
