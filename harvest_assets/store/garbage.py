@@ -2,8 +2,8 @@
 
 Results, merged states and whatever a process is working on are never touched. What is removed can
 be made again: shard states of a complete harvest that was compacted, saved states that a finished
-shard left, empty folders, token rows and arrays that no harvest names, what the viewer computed from harvests that
-are gone, and what killed processes left.
+shard left, empty folders, token rows and arrays that no harvest names, what the viewer computed
+from harvests that are gone, and what killed processes left.
 """
 
 from __future__ import annotations
