@@ -11,7 +11,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.loaders import DecodedExample
 from harvest_assets.notebook.lines import component_lines
 from harvest_assets.notebook.plots.of_component import ComponentPlots
-from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.suggestions import one_of
 from harvest_assets.viewer.cofiring import NOT_COUNTED
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.portrait import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from harvest_assets.notebook.answers import Weights
     from harvest_assets.schemas import ExampleOrder
     from harvest_assets.viewer.harvest import Harvest as ViewedHarvest
 
@@ -158,6 +159,19 @@ class Component:
         one_of("order", order, self._harvest.example_orders)
         found = self._harvest.examples(self.flat_index, order)[: max(0, k)]
         return [DecodedExample.of(example, self._harvest.vocabulary) for example in found]
+
+    def weights(self, top: int = 10) -> Weights:
+        """What its weights say, without data, of an SPD run.
+
+        Args:
+            top: tokens and components in each list, at most.
+
+        Raises:
+            HarvestError: this is no SPD run, its files are not here, or `top` is not valid.
+        """
+        from harvest_assets.notebook.asking import weights
+
+        return weights(self._harvest, self.key, top)
 
     @property
     def plot(self) -> ComponentPlots:

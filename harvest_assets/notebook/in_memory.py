@@ -16,11 +16,11 @@ from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.notebook.arrays import Rows
 from harvest_assets.notebook.harvest import Harvest
 from harvest_assets.notebook.opening import open as open_harvest
-from harvest_assets.notebook.suggestions import close_matches, did_you_mean, quoted
 from harvest_assets.settings import ComputeSettings, HarvestSettings
 from harvest_assets.store.finished import is_finished
 from harvest_assets.store.plan_change import is_begun
 from harvest_assets.store.registry import Registration, register
+from harvest_assets.suggestions import close_matches, did_you_mean, quoted
 from harvest_assets.wandb_client.run_name import parse_run
 
 if TYPE_CHECKING:

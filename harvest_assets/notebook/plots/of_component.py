@@ -11,7 +11,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.notebook.plots.axes import rows_of_text
 from harvest_assets.notebook.plots.contexts import draw_contexts
 from harvest_assets.notebook.plots.plot import BLUE, GREY, VERMILION, Plot, Size, axes_of, style
-from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.suggestions import one_of
 from harvest_assets.viewer.examples import ComponentExamples, Shade, ShownExample
 from harvest_assets.viewer.portrait import TOKEN_SORTS, token_rows
 

@@ -26,6 +26,19 @@ def did_you_mean(names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
+def key_hint(wanted: str, keys: Sequence[str]) -> str:
+    """A sentence about the keys of components that one which none has may be a mistake for."""
+    layer, _, index = wanted.rpartition(":")
+    layers = list(dict.fromkeys(map(_layer, keys)))
+    if layer in layers:
+        here = [key for key in keys if _layer(key) == layer]
+        return f" Of {layer} there are {len(here):,}, from {here[0]} to {here[-1]}."
+    close = [f"{name}:{index}" for name in close_matches(layer or wanted, layers)]
+    known = frozenset(keys)
+    meant = did_you_mean([key for key in close if key in known])
+    return meant or f" Layers are {listed(layers)}."
+
+
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence, as many as fit."""
     more = len(names) - _MAX_LISTED
@@ -49,3 +62,7 @@ def one_of(name: str, value: T, known: Sequence[T]) -> T:
             f"{did_you_mean(close_matches(str(value), known))}"
         )
     return value
+
+
+def _layer(key: str) -> str:
+    return key.rpartition(":")[0]
