@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -152,6 +153,13 @@ def registration_of(key: str) -> Registration:
     _check_out_name(value.out_name)
     path = Path(value.path) if value.path else None
     return Registration(RunReference(run.name, path), value.out_name, harvest.name)
+
+
+def registered_as(run_id: str) -> set[str]:
+    """The keys of the runs with this id that have a registration's file."""
+    root = layout.registration_path("_").parent
+    files = root.glob(f"*/*/{glob.escape(run_id)}.json")
+    return {str(file.relative_to(root).with_suffix("")) for file in files}
 
 
 def require_named_here(key: str) -> None:
