@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from operator import index
 from typing import TypeVar
 
 from harvest_assets.errors import HarvestError
@@ -62,6 +63,20 @@ def one_of(name: str, value: T, known: Sequence[T]) -> T:
             f"{did_you_mean(close_matches(str(value), known))}"
         )
     return value
+
+
+def at_least(low: int, name: str, value: int) -> int:
+    """An argument that must be a whole number from a bound on.
+
+    Raises:
+        HarvestError: it is another.
+    """
+    try:
+        if index(value) >= low:
+            return value
+    except TypeError:
+        pass
+    raise HarvestError(f"{name} is {quoted(value)}; expected a whole number from {low}.")
 
 
 def _layer(key: str) -> str:
