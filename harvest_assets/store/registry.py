@@ -136,6 +136,18 @@ def release_folder(registration: Registration) -> None:
     store_registration(replace(registration, out_name=registration.harvest.default_folder))
 
 
+def remove_damaged_registration(key: str) -> Path | None:
+    """Remove the registration of a partition key if it is damaged; returns the file removed."""
+    try:
+        file = layout.registration_path(HarvestReference.from_key(key).key)
+    except HarvestError:  # the key names no harvest, so that no file is its own
+        return None
+    if not file.is_file() or not _RECORD.is_damaged(file):
+        return None
+    file.unlink()
+    return file
+
+
 def registration_of(key: str) -> Registration:
     """What is known of a partition key, also of one that was typed into the UI.
 

@@ -154,12 +154,19 @@ def test_whatever_became_a_partition_can_be_unregistered(tiny: TinyHarvest):
     mistyped = ["mistyped", "a/b/c@d/e", "a,b"]
     tiny.instance.add_dynamic_partitions(RUN_DIMENSION, mistyped)
     registration = registration_path(tiny.key)
+    written = json.loads(registration.read_text())
+    later = registration.with_name("x-99999999.json")
+    later.write_text(json.dumps(written | {"format_version": 99}))
+    mistyped.append(tiny.key.replace(registration.stem, later.stem))
+    tiny.instance.add_dynamic_partitions(RUN_DIMENSION, mistyped[-1:])
     registration.write_text("{")
     assert invoke("unregister", "mistypd").exit_code == 1
     done = invoke("unregister", *mistyped, tiny.key)
     assert done.exit_code == 0, done.output
     assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == []
-    assert registration.read_text() == "{"
+    assert not registration.exists()
+    assert f"{registration} was damaged" in done.output
+    assert later.exists(), "of a later version"
     assert add_run(tiny.instance, tiny.key), "others of a project are registered after it"
 
 
