@@ -132,9 +132,15 @@ class Pages:
         run_a = params.get("run_a", self._first or "")
         run_b = params.get("run_b", run_a)
         if not (run_a and params.get("a")):
-            named = {"run_a": run_a, "run_b": run_b, "key_a": "", "wanted_b": params.get("b", "")}
-            runs = self._library.names()
-            return html_page("compare_form.html", harvest=None, runs=runs, **named)
+            return html_page(
+                "compare_form.html",
+                harvest=None,
+                run_a=run_a,
+                run_b=run_b,
+                key_a=params.get("a", ""),
+                wanted_b=params.get("b", ""),
+                runs=self._library.names(),
+            )
         one, other = self._open(run_a), self._open(run_b)
         view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")

@@ -56,6 +56,18 @@ def test_nothing_is_an_answer_too(tiny: TinyHarvest):
     assert invoke("status", tiny.key).exit_code == 1
 
 
+def test_a_harvest_that_was_ended_at_once_says_so(tiny: TinyHarvest):
+    root = tiny.layout.root.with_name(f"{tiny.layout.root.name}@dense")
+    (root / "logs").mkdir(parents=True)
+    (root / "logs/prepare.log").write_text("interrupted")
+    found = as_json("status", f"{tiny.key}@dense")
+    assert found["condition"] == "unfinished"
+    assert f"{root} has no plan" in found["problem"]
+    assert found["problem"] in invoke("status", f"{tiny.key}@dense").output
+    with hold_lease(root / "leases/harvest.json", "the harvest"):
+        assert as_json("status", f"{tiny.key}@dense")["problem"] == ""
+
+
 def test_a_harvest_is_followed_from_its_plan_to_its_end(tiny: TinyHarvest):
     assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
     assert tiny.stage("harvest", shard="00").success
@@ -117,6 +129,11 @@ def test_results_of_an_older_plan_are_not_the_harvest(tiny: TinyHarvest):
     (found,) = as_json("list")
     assert found["condition"] == "unfinished"
     assert found["tokens"] < found["tokens_wanted"]
+    verified = invoke("verify", tiny.key)
+    assert verified.exit_code == 0, "the files agree"
+    assert f"n_batches 7, not {SETTINGS['n_batches']}" in verified.stderr
+    assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
+    assert as_json("verify", tiny.key)["older_plan"] is None, "of other shards, the same results"
 
 
 def test_damage_is_named_and_hides_no_other(tiny: TinyHarvest):
