@@ -206,7 +206,7 @@ class HarvestSettings(SampleSettings):
         le=_MAX_BATCHES,
         description=(
             "Keep every firing, not only a sample, of so many rows from the first on: 0 is none, "
-            "-1 all (on the command line: `all`, or no value). Each takes 16 bytes."
+            "-1 all (on the command line also `all`, or no value). Each takes 16 bytes."
         ),
     )
     ci_noise: bool = Field(

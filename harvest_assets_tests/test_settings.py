@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from harvest_assets.cli.main import cli
-from harvest_assets.cli.options import harvest_options
+from harvest_assets.cli.options import HarvestingCommand, harvest_options
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.wandb.settings import WatchSettings
@@ -59,11 +59,13 @@ def test_names_and_defaults_are_those_that_users_know():
         ([], None),
         (["--keep-firings"], -1),
         (["--keep-firings", "all"], -1),
+        (["--keep-firings=-1"], -1),
+        (["--keep-firings", "-1", "--seed", "3"], -1),
         (["--keep-firings", "500"], 500),
     ],
 )
 def test_firings_are_kept_of_all_rows_or_of_a_number(given: list[str], rows: int | None):
-    @click.command()
+    @click.command(cls=HarvestingCommand)
     @click.argument("run")
     @harvest_options
     def harvest(keep_firings: int | None, **_: object) -> None:

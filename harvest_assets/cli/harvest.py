@@ -8,11 +8,12 @@ from harvest_assets.cli.common_options import RUN_HELP, debug_option, json_optio
 from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
-from harvest_assets.cli.options import complete_settings, harvest_options
+from harvest_assets.cli.options import HarvestingCommand, complete_settings, harvest_options
 from harvest_assets.cli.where import require_place, where_to_harvest
 
 
 @click.command(
+    cls=HarvestingCommand,
     help=f"""Harvest one run on this machine.
 
 {RUN_HELP}

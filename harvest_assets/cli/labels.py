@@ -104,12 +104,21 @@ def import_labels(
             "unchanged": result.n_unchanged,
             "unknown_keys": result.unknown,
             "ignored": result.ignored,
+            "overridden": result.overridden,
             "outranked": result.outranked,
         }
         kept = ", ".join(counted(n, kind.removesuffix("s")) for kind, n in counts.items())
         click.echo(f"Kept from {file} in {paths.interpretations}: {kept}.")
         if result.n_unchanged:
             click.echo(f"There already: {result.n_unchanged:,}.", err=True)
+        if result.overridden:
+            n = counted(len(result.overridden), "label")
+            won = tuple(f"{key}: {label}" for key, label in dict(result.overridden).items())
+            click.echo(
+                f"Left out: {n}, since a later one in the file is of the same component; kept are "
+                f"{_named(won)}.",
+                err=True,
+            )
         if result.outranked:
             n = counted(len(result.outranked), "label")
             click.echo(

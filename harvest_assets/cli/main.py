@@ -27,6 +27,7 @@ from harvest_assets.cli.common_options import CONTEXT_SETTINGS, EXIT_STATUSES
         "prompt",
         "ablate",
         "weights",
+        "find",
         "label",
         "score",
         "labels",
@@ -62,6 +63,7 @@ def cli() -> None:
       harvest-assets prompt RUN TEXT     which components fire on a text of yours
       harvest-assets ablate RUN TEXT     what it predicts for a text without some components
       harvest-assets weights RUN KEY     what the weights of a component say, without data
+      harvest-assets find RUN TEXT       where a text occurs in its contexts, and what fires there
       harvest-assets label RUN           ask a language model what its components mean
       harvest-assets score RUN           score its components and labels, --method baseline offline
       harvest-assets labels export RUN F labels, scores and notes as a file; `labels import RUN F`

@@ -7,10 +7,12 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from harvest_assets.cli.common_options import either_spelling
 from harvest_assets.cli.invocation import current
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import is_folder_name
 from harvest_assets.settings import (
+    ALL_ROWS,
     ComputeSettings,
     HarvestSettings,
     Option,
@@ -20,6 +22,7 @@ from harvest_assets.settings import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
+_ALL_FIRINGS = ("--keep-firings", str(ALL_ROWS))
 Settings = dict[str, float | tuple[str, ...] | None]
 
 
@@ -79,6 +82,23 @@ def _checked_device(_context: click.Context, _option: click.Parameter, name: str
             raise click.BadParameter(
                 f"{name[:200]!r} is not a device; expected cpu, cuda or cuda:N."
             ) from None
+
+
+class HarvestingCommand(click.Command):
+    """A command with `harvest_options`, where -1 means all firings as in other settings."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `--keep-firings -1` as `all`: click would take `-1` for another option."""
+        read: list[str] = []
+        for word in args:
+            name, equals, value = either_spelling(word).partition("=")
+            if equals and (name, value) == _ALL_FIRINGS:
+                read.append(f"{name}=all")
+            elif read and (either_spelling(read[-1]), word) == _ALL_FIRINGS:
+                read.append("all")
+            else:
+                read.append(word)
+        return super().parse_args(ctx, read)
 
 
 def harvest_options(command: F) -> F:

@@ -15,6 +15,7 @@ from harvest_assets.cli.errors import errors_reported
 from harvest_assets.cli.harvest_choice import harvest_to_make
 from harvest_assets.cli.harvesting import harvest_runs, show_dry_run, without_finished
 from harvest_assets.cli.options import (
+    HarvestingCommand,
     complete_settings,
     harvest_options,
     require_one_run,
@@ -24,6 +25,7 @@ from harvest_assets.cli.where import PLACES, require_place, where_to_harvest
 
 @with_common_options
 @click.command(
+    cls=HarvestingCommand,
     context_settings=CONTEXT_SETTINGS,
     help=f"""Harvest runs: on the cluster's SLURM, where there is one, else on this machine.
 

@@ -27,13 +27,19 @@ def unregister(runs: tuple[str, ...], *, debug: bool) -> None:
         from harvest_assets.orchestration.instance import open_instance, remove_run
         from harvest_assets.orchestration.partitions import RUN_DIMENSION
         from harvest_assets.store.lookup import harvest_named
+        from harvest_assets.store.registry import remove_damaged_registration
 
         with open_instance() as instance:
             known = instance.get_dynamic_partitions(RUN_DIMENSION)
             # A partition that was typed into the UI may be no name of a harvest.
             for key in [run if run in known else harvest_named(run).key for run in runs]:
-                kept = remove_run(instance, key)
+                kept, damaged = remove_run(instance, key), remove_damaged_registration(key)
                 path = None if kept is None else str(kept)
                 current().add("unregistered", {"key": key, "path": path})
                 where = f"; its files stay in {kept}" if kept else ""
                 click.echo(f"{key} is no longer registered{where}.")
+                if damaged:
+                    click.echo(
+                        f"{damaged} was damaged and is removed; a run that is not on W&B is "
+                        "registered again by its path."
+                    )

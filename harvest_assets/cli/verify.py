@@ -33,14 +33,17 @@ def verify(run: str, *, debug: bool) -> None:
     with errors_reported(debug=debug):
         paths = harvest_to_read(run)
 
-        from harvest_assets.store.verification import problems_of
+        from harvest_assets.store.verification import older_plan_of, problems_of
 
         problems = problems_of(paths, lambda what: click.echo(f"checking {what}", err=True))
         current().result = {
             "harvest": paths.root.name,
             "path": str(paths.root),
             "problems": problems,
+            "older_plan": older_plan_of(paths),
         }
+        if current().result["older_plan"]:
+            click.echo(f"warning: {current().result['older_plan']}", err=True)
         if problems:
             raise HarvestError("\n       ".join(problems))
         click.echo(f"{paths.root}: everything agrees.")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from harvest_assets.errors import HarvestError
 if TYPE_CHECKING:
     from harvest_assets.comparison.opened import OpenedHarvest
 
+# Options of a harvest, and the keys of the config that have their values.
+_N_ROWS = {"n_batches": "n_batches_seen", "batch_size": "batch_size"}
 # The share of all probability mass by which two sums of one model may differ. bfloat16 has about
 # three decimal digits, float32 seven, and errors of single positions mostly cancel.
 _SAME_IN_BF16, _SAME_IN_FLOAT32 = 1e-3, 1e-4
@@ -51,9 +54,9 @@ def check_same_rows(one: OpenedHarvest, other: OpenedHarvest) -> Sameness:
     """
     if one.paths.root.resolve() == other.paths.root.resolve():
         raise NotComparableError(f"{one.name} and {other.name} are the same harvest; name two.")
-    _check_equal("a row", "rows of as many tokens", one, other, "row_length", "--context_length")
+    _check_equal("a row", "row_length", one, other, {"context_length": "context_length"})
     _check_tokenizers(one, other)
-    _check_equal("all rows", "as many rows", one, other, "n_tokens", "--n_batches, --batch_size")
+    _check_equal("all rows", "n_tokens", one, other, _N_ROWS)
     _check_tokens(one, other)
     difference = _difference_of_predictions(one, other)
     in_bf16 = one.config.get("bf16") or other.config.get("bf16")
@@ -62,14 +65,22 @@ def check_same_rows(one: OpenedHarvest, other: OpenedHarvest) -> Sameness:
 
 
 def _check_equal(
-    what: str, wanted: str, one: OpenedHarvest, other: OpenedHarvest, name: str, options: str
+    what: str, name: str, one: OpenedHarvest, other: OpenedHarvest, options: Mapping[str, str]
 ) -> None:
     a, b = (getattr(it, name) for it in (one, other))
     if a is not None and b is not None and a != b:
         raise NotComparableError(
-            f"{one.name} has {a:,} tokens in {what}, and {other.name} has {b:,}; harvest both with "
-            f"{wanted} ({options})."
+            f"{one.name} has {a:,} tokens in {what}, and {other.name} has {b:,}; harvest "
+            f"{_with_options(one, other, options)}."
         )
+
+
+def _with_options(one: OpenedHarvest, other: OpenedHarvest, options: Mapping[str, str]) -> str:
+    """Which harvest to make again with which options; those of `one` where its config has them."""
+    values = {option: one.config.get(key) for option, key in options.items()}
+    if all(type(value) is int for value in values.values()):
+        return f"{other.name} with {' '.join(f'--{name} {it}' for name, it in values.items())}"
+    return f"both with the same {' and '.join(f'--{name}' for name in values)}"
 
 
 def _check_tokenizers(one: OpenedHarvest, other: OpenedHarvest) -> None:

@@ -111,6 +111,11 @@ def harvest_folders() -> list[Path]:
     return sorted(path for path in root.iterdir() if path.name[0] != "." and path.is_dir())
 
 
+def has_files(folder: Path) -> bool:
+    """Whether there is a file anywhere in a folder."""
+    return any(names for _, _, names in os.walk(folder))
+
+
 def viewer_cache_root() -> Path:
     """What the viewer computed from harvests, in a folder for each harvest's name."""
     return out_dir() / "cache" / "viewer"

@@ -24,6 +24,10 @@ T = TypeVar("T")
 _DIGEST = "digest"
 
 
+class _OtherVersionError(ValueError):
+    """A version that this program does not read."""
+
+
 @dataclass(frozen=True)
 class Older:
     """The form in which version 0.1 wrote a kind of file.
@@ -105,6 +109,22 @@ class Record(Generic[T]):
         except (OSError, ValueError, RecursionError, HarvestError) as error:
             raise HarvestError(f"{path} is not {self.name}: {reason_of(error)}{remedy}.") from error
 
+    def is_damaged(self, path: Path) -> bool:
+        """Whether a file can be read, and is neither what `write` wrote nor of another version."""
+        try:
+            content = read_json(path, self.max_bytes)
+            if isinstance(content, dict):
+                self._older_form(content)
+        except OSError:
+            return False
+        except (ValueError, RecursionError, HarvestError) as error:
+            return not isinstance(error, _OtherVersionError)
+        try:
+            self._value(content)
+        except (ValueError, RecursionError, HarvestError):
+            return True
+        return False
+
     def _value(self, content: Any) -> T:
         if not isinstance(content, dict):
             raise ValueError("it does not hold a mapping")
@@ -130,7 +150,7 @@ class Record(Generic[T]):
             return None
         if type(version) is int and self.older is not None and version == self.older.version:
             return self.older
-        raise ValueError(
+        raise _OtherVersionError(
             f"its {self.version_key} is {str(version)[:100]}; this program reads {self.version}"
         )
 

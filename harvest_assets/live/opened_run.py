@@ -12,6 +12,7 @@ from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store.preflight import require_memory_to_ask
 from harvest_assets.store.reopened import reopened
+from harvest_assets.suggestions import key_hint
 from harvest_assets.system.gpus import first_device, require_device
 from harvest_assets.wandb_client.module_path import file_and_name, is_object_path
 
@@ -95,6 +96,7 @@ class OpenedRun:
         if place is None:
             raise HarvestError(
                 f"There is no component {component_key[:200]!r} in {self.paths.root.name}."
+                f"{key_hint(component_key, self.component_keys)}"
             )
         return place
 

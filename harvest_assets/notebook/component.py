@@ -11,7 +11,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.loaders import DecodedExample
 from harvest_assets.notebook.lines import component_lines
 from harvest_assets.notebook.plots.of_component import ComponentPlots
-from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.suggestions import at_least, one_of
 from harvest_assets.viewer.cofiring import NOT_COUNTED
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.portrait import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from harvest_assets.notebook.answers import Weights
     from harvest_assets.schemas import ExampleOrder
     from harvest_assets.viewer.harvest import Harvest as ViewedHarvest
 
@@ -113,6 +114,9 @@ class Component:
 
         Returns:
             Columns: token_id, token, count, recall, precision, lift, pmi.
+
+        Raises:
+            HarvestError: an argument is not valid.
         """
         return self._tokens("input", k, by)
 
@@ -135,11 +139,12 @@ class Component:
             recall, pmi.
 
         Raises:
-            HarvestError: that was not counted.
+            HarvestError: that was not counted, or an argument is not valid.
         """
         import polars as pl
 
-        rows = firing_rows(self._harvest, self.flat_index, one_of("by", by, FIRING_SORTS), k)
+        one_of("by", by, FIRING_SORTS)
+        rows = firing_rows(self._harvest, self.flat_index, by, at_least(0, "k", k))
         if rows is None:
             raise HarvestError(NOT_COUNTED)
         schema = {"component_key": pl.String, "together": pl.Int64}
@@ -154,10 +159,26 @@ class Component:
             k: how many at most.
             order: `sample`, a uniform sample of its firings; `ci`, the firings of highest firing
                 strength; or `activation`, those of largest second value, where there is one.
+
+        Raises:
+            HarvestError: an argument is not valid.
         """
         one_of("order", order, self._harvest.example_orders)
-        found = self._harvest.examples(self.flat_index, order)[: max(0, k)]
+        found = self._harvest.examples(self.flat_index, order)[: at_least(0, "k", k)]
         return [DecodedExample.of(example, self._harvest.vocabulary) for example in found]
+
+    def weights(self, top: int = 10) -> Weights:
+        """What its weights say, without data, of an SPD run.
+
+        Args:
+            top: tokens and components in each list, at most.
+
+        Raises:
+            HarvestError: this is no SPD run, its files are not here, or `top` is not valid.
+        """
+        from harvest_assets.notebook.asking import weights
+
+        return weights(self._harvest, self.key, top)
 
     @property
     def plot(self) -> ComponentPlots:
@@ -191,7 +212,7 @@ class Component:
 
         one_of("by", by, TOKEN_SORTS)
         text = self._harvest.vocabulary.text
-        rows = token_rows(self._harvest, self.flat_index, side, by, k)
+        rows = token_rows(self._harvest, self.flat_index, side, by, at_least(0, "k", k))
         schema = {"token_id": pl.Int32, "token": pl.String, "count": pl.Float64}
         schema |= dict.fromkeys(("recall", "precision", "lift", "pmi"), pl.Float64)
         ids = [it.token.token_id for it in rows]

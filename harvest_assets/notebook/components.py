@@ -15,7 +15,7 @@ from harvest_assets.errors import HarvestError, counted
 from harvest_assets.notebook.component import Component
 from harvest_assets.notebook.lines import line
 from harvest_assets.notebook.plots.of_components import ComponentsPlots
-from harvest_assets.notebook.suggestions import close_matches, did_you_mean, listed, quoted
+from harvest_assets.suggestions import close_matches, did_you_mean, key_hint, listed, quoted
 from harvest_assets.viewer.export import token_texts
 from harvest_assets.viewer.interpreted import interpreted
 from harvest_assets.viewer.table import TableQuery, order
@@ -211,15 +211,4 @@ class Components:
                 f"{quoted(key)} is part of {counted(len(keys), 'key')}: {listed(keys)}. Give more "
                 "of one of them, or use search()."
             )
-        raise HarvestError(f"There is no component {quoted(key)} here.{self._hint(key)}")
-
-    def _hint(self, key: str) -> str:
-        """What was probably meant by a key."""
-        layer, _, index = key.rpartition(":")
-        layers = list(dict.fromkeys(self._layers.tolist()))
-        if layer in layers:
-            keys = self.layer(layer).keys
-            return f" Of {layer} there are {len(keys):,}, from {keys[0]} to {keys[-1]}."
-        close = [f"{name}:{index}" for name in close_matches(layer or key, layers)]
-        keys = [it for it in close if it in self]
-        return did_you_mean(keys) or f" Layers are {listed(layers)}."
+        raise HarvestError(f"There is no component {quoted(key)} here.{key_hint(key, self.keys)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from harvest_assets.comparison import DEFAULT_TOP
 from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
+from harvest_assets.notebook.component import Component
 from harvest_assets.notebook.components import Components
 from harvest_assets.notebook.lines import harvest_lines
 from harvest_assets.viewer import charts
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvest_assets.data.vocabulary import Vocabulary
+    from harvest_assets.notebook.answers import Ablation, Prompt
     from harvest_assets.notebook.plots.of_comparison import PlottedComparison
     from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
     from harvest_assets.viewer.harvest import Harvest as ViewedHarvest
     from harvest_assets.viewer.harvest import Progress
+
+
+Keys: TypeAlias = "str | Component | Iterable[str | Component]"
 
 
 class Harvest(Components):
@@ -113,6 +119,75 @@ class Harvest(Components):
         found = compare(HarvestLayout(self.path), paths, rows=rows, top=top)
         return PlottedComparison.of(found)
 
+    def prompt(
+        self,
+        text: str | Sequence[int],
+        *,
+        component: str | Component | None = None,
+        at: int | None = None,
+        top: int = 50,
+        predictions: int = 10,
+    ) -> Prompt:
+        """Which components fire on a text, and which tokens the model predicts next.
+
+        The first question opens the run's model in this process, on HARVEST_DEVICE; it stays open
+        until another run is asked.
+
+        Args:
+            text: tokenized as the rows of the harvest were; or the ids of its tokens.
+            component: whose values are given at every token.
+            at: list components and predictions of this token alone, from the end if negative.
+            top: components listed for each token, at most.
+            predictions: next tokens listed for each token.
+
+        Raises:
+            HarvestError: the run's files are not here, or the text or an option is not valid.
+        """
+        from harvest_assets.notebook.asking import prompt
+
+        key = None if component is None else self._key_of(component)
+        options = {"component": key, "at": at, "top": top, "predictions": predictions}
+        return prompt(self._harvest, text, **options)
+
+    def ablate(
+        self,
+        text: str | Sequence[int],
+        without: Keys = (),
+        *,
+        only: Keys = (),
+        only_firing: bool = False,
+        with_rest: bool = False,
+        at: int | None = None,
+        top: int = 10,
+    ) -> Ablation:
+        """What an SPD run's model predicts for a text with components taken out.
+
+        Args:
+            text: as for `prompt`.
+            without: components that are taken out, or their keys.
+            only: those that are kept, instead.
+            only_firing: keep those that fire, at each token, instead.
+            with_rest: keep the part of the weights that no component explains, where components
+                are kept and in the CI-masked model.
+            at: list tokens at this position alone, from the end if negative.
+            top: tokens in each list.
+
+        Raises:
+            HarvestError: there is no such component, this is no SPD run, or as for `prompt`.
+        """
+        from harvest_assets.notebook.asking import ablate
+
+        return ablate(
+            self._harvest,
+            text,
+            without=self._keys_of(without),
+            only=self._keys_of(only),
+            only_firing=only_firing,
+            with_rest=with_rest,
+            at=at,
+            top=top,
+        )
+
     def __repr__(self) -> str:
         return "\n".join(harvest_lines(self._harvest, len(self.labels)))
 
@@ -127,6 +202,13 @@ class Harvest(Components):
             density_image=charts.data_address(charts.density_histogram(density)),
             ci_image=charts.data_address(cells),
         )
+
+    def _keys_of(self, components: Keys) -> tuple[str, ...]:
+        given = [components] if isinstance(components, (str, Component)) else components
+        return tuple(map(self._key_of, given))
+
+    def _key_of(self, component: str | Component) -> str:
+        return component.key if isinstance(component, Component) else self[component].key
 
     def _finished(self, name: str) -> FinishedHarvest:
         if not isinstance(self._harvest, FinishedHarvest):

@@ -16,11 +16,11 @@ from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.notebook.arrays import Rows
 from harvest_assets.notebook.harvest import Harvest
 from harvest_assets.notebook.opening import open as open_harvest
-from harvest_assets.notebook.suggestions import close_matches, did_you_mean, quoted
 from harvest_assets.settings import ComputeSettings, HarvestSettings
 from harvest_assets.store.finished import is_finished
 from harvest_assets.store.plan_change import is_begun
 from harvest_assets.store.registry import Registration, register
+from harvest_assets.suggestions import close_matches, did_you_mean, quoted
 from harvest_assets.wandb_client.run_name import parse_run
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
     from harvest_assets.cli.progress import HarvestDisplay
 
     with _variable(_MAX_RETRIES, "0"):  # read when the graph is imported; the caller can retry
-        from harvest_assets.orchestration.instance import open_instance
+        from harvest_assets.orchestration.instance import forget_run, open_instance
         from harvest_assets.runners.in_process import InProcessRunner
 
+    is_new = not registration.layout.root.exists()
     with open_instance() as instance, HarvestDisplay([registration]) as display:
 
         def show(progress: HarvestProgress) -> None:
@@ -141,6 +142,8 @@ def _run(registration: Registration, settings: Mapping[str, Any]) -> None:
                 display.show(progress)
 
         failed = InProcessRunner(instance).run([registration], settings, None, show)
+        if failed and is_new and not is_begun(registration.layout):
+            forget_run(instance, registration)
     for error in failed.values():
         raise error
 

@@ -12,14 +12,15 @@ import click
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive
+from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive, remove
 from harvest_assets.files.filesystems import network_filesystem
+from harvest_assets.files.layout import registration_path
 from harvest_assets.files.lease import hold_lease, is_held, process_started
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
-from harvest_assets.store.registry import registration_of, release_folder
+from harvest_assets.store.registry import Registration, registration_of, release_folder
 from harvest_assets.system.gpus import shards_at_once
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
@@ -175,6 +176,13 @@ def remove_run(instance: dg.DagsterInstance, key: str) -> Path | None:
     with suppress(OSError):  # the folder may be read-only
         paths.unregistered.touch()
     return paths.root
+
+
+def forget_run(instance: dg.DagsterInstance, registration: Registration) -> None:
+    """Remove a harvest of which nothing was computed: partition, registration and folder."""
+    instance.delete_dynamic_partition(RUN_DIMENSION, registration.key)
+    registration_path(registration.key).unlink(missing_ok=True)
+    remove(registration.layout.root)
 
 
 def make_room_for_shards(instance: dg.DagsterInstance) -> None:

@@ -2,8 +2,8 @@
 
 Results, merged states and whatever a process is working on are never touched. What is removed can
 be made again: shard states of a complete harvest that was compacted, saved states that a finished
-shard left, token rows and arrays that no harvest names, what the viewer computed from harvests that
-are gone, and what killed processes left.
+shard left, empty folders, token rows and arrays that no harvest names, what the viewer computed
+from harvests that are gone, and what killed processes left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import layout
 from harvest_assets.files.atomic import abandoned, remove
-from harvest_assets.files.layout import HarvestLayout, harvest_folders
+from harvest_assets.files.layout import HarvestLayout, harvest_folders, has_files
 from harvest_assets.files.lease import LeaseHeldError, hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.store.plan import HarvestPlan
@@ -87,6 +87,9 @@ def _of_harvests() -> Iterator[Removable]:
             paths.check_links()
         except HarvestError:
             continue  # what a link points to is not ours
+        if not (has_files(folder) or folder.is_symlink() or _may_be_new(folder)):
+            yield Removable(folder, "of a harvest that was never begun", 0, paths.harvest_lease)
+            continue
         places = [folder, paths.activation_contexts, paths.correlations, folder / "leases"]
         places += [paths.interpretations, paths.interpretation_entries, paths.interpretation_lists]
         places.append(paths.comparisons)
@@ -150,7 +153,7 @@ def _unnamed(parent: Path, named: set[str], why: str) -> Iterator[Removable]:
     """The folders in another whose names are not among these, and that are not new."""
     for rows in sorted(parent.iterdir()) if parent.is_dir() else ():
         unnamed = rows.is_dir() and not rows.name.startswith(".") and rows.name not in named
-        if unnamed and time.time() - _newest(rows) > _PREPARING_SECONDS:
+        if unnamed and not _may_be_new(rows):
             yield Removable(rows, why, _size(rows))
 
 
@@ -186,6 +189,11 @@ def _temporary(folder: Path) -> Iterator[Removable]:
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _may_be_new(path: Path) -> bool:
+    """Whether a process may be about to use a folder that nothing names yet."""
+    return time.time() - _newest(path) <= _PREPARING_SECONDS
 
 
 def _newest(path: Path) -> float:

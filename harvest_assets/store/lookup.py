@@ -23,9 +23,11 @@ from harvest_assets.store.registry import (
     Registration,
     has_damaged_owner,
     owner_of,
+    registered_as,
     registration_for,
     registration_of,
 )
+from harvest_assets.suggestions import did_you_mean
 
 _MAX_LISTED = 10
 _CLOSE = 0.6  # the similarity from which a name counts as a misspelling of another
@@ -85,15 +87,27 @@ def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
     owner = None if folder is None else owner_of(folder)
     try:
         harvest = parse_harvest(text)
-    except HarvestError:
+    except HarvestError as error:
         if owner is None:
-            raise
+            hint = did_you_mean(_full_names(text))
+            raise HarvestError(f"{error}{hint}") from None
     else:
         if owner is None or "/" in text:
             return harvest, None
         if owner == harvest.key:  # with the path of its run
             return harvest, text
     return HarvestReference.from_key(owner), text.rstrip("/")
+
+
+def _full_names(text: str) -> list[str]:
+    """The full names of harvests that a run id or a folder, with or without `@name`, may mean."""
+    short, at, name = text.partition("@")
+    if not is_folder_name(short) or "@" in name:
+        return []
+    owners = {folder.name: owner_of(HarvestLayout(folder)) for folder in harvest_folders()}
+    harvested = {folder: run_of_key(owner) for folder, owner in owners.items() if owner}
+    runs = {run for folder, run in harvested.items() if short in (folder, run.rpartition("/")[2])}
+    return sorted(f"{run}{at}{name}" for run in runs | registered_as(short))
 
 
 def folder_named(text: str) -> HarvestLayout | None:

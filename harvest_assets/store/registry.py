@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -135,6 +136,18 @@ def release_folder(registration: Registration) -> None:
     store_registration(replace(registration, out_name=registration.harvest.default_folder))
 
 
+def remove_damaged_registration(key: str) -> Path | None:
+    """Remove the registration of a partition key if it is damaged; returns the file removed."""
+    try:
+        file = layout.registration_path(HarvestReference.from_key(key).key)
+    except HarvestError:  # the key names no harvest, so that no file is its own
+        return None
+    if not file.is_file() or not _RECORD.is_damaged(file):
+        return None
+    file.unlink()
+    return file
+
+
 def registration_of(key: str) -> Registration:
     """What is known of a partition key, also of one that was typed into the UI.
 
@@ -152,6 +165,13 @@ def registration_of(key: str) -> Registration:
     _check_out_name(value.out_name)
     path = Path(value.path) if value.path else None
     return Registration(RunReference(run.name, path), value.out_name, harvest.name)
+
+
+def registered_as(run_id: str) -> set[str]:
+    """The keys of the runs with this id that have a registration's file."""
+    root = layout.registration_path("_").parent
+    files = root.glob(f"*/*/{glob.escape(run_id)}.json")
+    return {str(file.relative_to(root).with_suffix("")) for file in files}
 
 
 def require_named_here(key: str) -> None:

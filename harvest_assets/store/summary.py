@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Any
 
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.layout import HarvestLayout, harvest_folders
+from harvest_assets.files.layout import HarvestLayout, harvest_folders, has_files
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
 from harvest_assets.files.sanitize import presentable
@@ -22,6 +23,10 @@ from harvest_assets.store.registry import owner_of
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 
 _BLOCK_BYTES = 512  # unit of `st_blocks`, whatever the file system's own is
+_NO_PLAN = (
+    "{} has no plan: the command that began this harvest ended before the run was opened; give "
+    "the same command again, or remove the folder."
+)
 
 
 class Condition(StrEnum):
@@ -85,8 +90,8 @@ class HarvestSummary:
 
 
 def summaries() -> list[HarvestSummary]:
-    """All harvests below `harvest/`, by name."""
-    return [summarize(HarvestLayout(folder)) for folder in harvest_folders()]
+    """All harvests below `harvest/`, by name; a folder without a file is none."""
+    return [summarize(HarvestLayout(folder)) for folder in harvest_folders() if has_files(folder)]
 
 
 def summarize(paths: HarvestLayout) -> HarvestSummary:
@@ -119,7 +124,8 @@ def _described(paths: HarvestLayout) -> dict[str, Any]:
     if not paths.plan.exists():
         # Results of another program have no plan.
         if missing:
-            return {"condition": Condition.UNFINISHED}
+            is_bare = len(missing) == len(paths.five_files) and not _is_at_work(paths)
+            return {"problem": _NO_PLAN.format(paths.root)} if is_bare else {}
         n_tokens, n_components = _tokens_of_results(paths), _components_of_results(paths)
         seen = {"tokens": n_tokens, "tokens_wanted": n_tokens, "n_components": n_components}
         return {"condition": Condition.HARVESTED, **seen}
@@ -184,7 +190,7 @@ def _is_at_work(paths: HarvestLayout) -> bool:
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:
-    """Bytes of the disk that a folder takes, and when the newest file was written."""
+    """Bytes of the disk that a folder takes, and when the newest file, else it, was written."""
     blocks: dict[int, int] = {}  # by inode: a file may have several names
     newest = 0.0
     for root, _, names in os.walk(folder):
@@ -195,4 +201,6 @@ def _size_and_time(folder: Path) -> tuple[int, float]:
                 continue
             blocks[stat.st_ino] = stat.st_blocks
             newest = max(newest, stat.st_mtime)
+    with suppress(FileNotFoundError):
+        newest = newest or folder.stat().st_mtime
     return sum(blocks.values()) * _BLOCK_BYTES, newest

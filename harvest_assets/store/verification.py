@@ -24,12 +24,13 @@ from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
 from harvest_assets.decompositions.registry import open_decomposition
 from harvest_assets.errors import HarvestError, counted
 from harvest_assets.files.layout import HarvestLayout
-from harvest_assets.files.manifest import disagreements
+from harvest_assets.files.manifest import disagreements, read
 from harvest_assets.files.untrusted import read_json
 from harvest_assets.results.component_index import ComponentIndex, read_index
 from harvest_assets.results.components_jsonl import line_at, parse_component, read_summary
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.firings import KeptFirings, impossible_firings
+from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.imported import IMPORTED, source_of
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.registry import check_name
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _BLOCK = 1024
 # Parsed of files that were just written, evenly spread over the components that fired.
 _SAMPLED_LINES = 50
+_OPTIONAL = {"layers", "cooccurrence", "keep_firings", "ci_noise", "bf16"}
 # Of a float32 sum of probabilities against the float64 sum it was rounded from.
 _RELATIVE = 1e-4
 
@@ -81,6 +83,33 @@ def problems_of(
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"The {what} in {paths.root} cannot be read: {error!r}.")
     return list(dict.fromkeys(problems))
+
+
+def older_plan_of(paths: HarvestLayout) -> str | None:
+    """A sentence where the plan was replaced since the results were published.
+
+    None also where one of them cannot be read, or no setting that changes results is another.
+    """
+    try:
+        plan, config = HarvestPlan.open(paths.root), read_json(paths.config)
+    except (OSError, ValueError, HarvestError):
+        return None
+    published = {entry.plan for entry in read(paths).values()}
+    if not isinstance(config, dict) or len(published) != 1 or published & {plan.digest, None}:
+        return None
+    # Those that have their defaults are left out of the config.
+    config = HarvestSettings().model_dump(mode="json", include=_OPTIONAL) | config
+    changed = [
+        f"{name} {value}, not {config[name]}"
+        for name, value in plan.model_dump(mode="json", exclude={"run", "n_shards"}).items()
+        if name in config and config[name] != value
+    ]
+    if not changed:
+        return None
+    return (
+        f"The results are of an older plan: {paths.plan} asks for {', '.join(changed)}. Harvest "
+        "the run again to have those results."
+    )
 
 
 def inconsistencies(

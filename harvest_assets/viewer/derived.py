@@ -109,7 +109,7 @@ class Derived:
             work = self._work.get(folder)
             if work is not None and work.ended:
                 del self._work[folder]
-                raise HarvestError(work.error or "It could not be computed; load the page again.")
+                raise HarvestError(work.error or "It could not be computed; try again.")
             if work is None:
                 if sum(not other.ended for other in self._work.values()) >= _AT_ONCE:
                     return Work()
@@ -301,7 +301,7 @@ def main(kind: str, name: str, folder: str) -> int:
     try:
         harvest = Library().get(name)
         if folder_of(Path(), harvest, kind).name != Path(folder).name:
-            raise HarvestError(f"The files of {name} have just changed; load the page again.")
+            raise HarvestError(f"The files of {name} have just changed; try again.")
         compute(harvest, kind, Path(folder), progress)
     except (HarvestError, OSError, MemoryError) as error:
         print(f"{_ERROR}{presentable(str(error) or 'There is too little memory.')}")

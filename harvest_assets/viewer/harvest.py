@@ -16,6 +16,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.store.imported import IMPORTED
 from harvest_assets.store.registry import owner_of
+from harvest_assets.suggestions import key_hint
 from harvest_assets.viewer.typicality import Typicality
 from harvest_assets.viewer.words import Words, words_of
 from harvest_assets.wandb_client.run_name import parse_run
@@ -131,7 +132,8 @@ class Harvest(ABC):
         """
         place = self.places.get(key)
         if place is None:
-            raise HarvestError(f"There is no component {key!r} in {self.name}.")
+            hint = key_hint(key, list(self.places))
+            raise HarvestError(f"There is no component {key!r} in {self.name}.{hint}")
         return place
 
     @cached_property

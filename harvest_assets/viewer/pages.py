@@ -127,10 +127,20 @@ class Pages:
         )
 
     def compare(self, request: Request) -> Response:
-        """Two components side by side, of one run or of two."""
+        """Two components side by side, of one run or of two; a form where none is named."""
         params = request.query_params
         run_a = params.get("run_a", self._first or "")
         run_b = params.get("run_b", run_a)
+        if not (run_a and params.get("a")):
+            return html_page(
+                "compare_form.html",
+                harvest=None,
+                run_a=run_a,
+                run_b=run_b,
+                key_a=params.get("a", ""),
+                wanted_b=params.get("b", ""),
+                runs=self._library.names(),
+            )
         one, other = self._open(run_a), self._open(run_b)
         view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")
@@ -145,6 +155,7 @@ class Pages:
             view=view,
             a=component_of(one, a, view, _COMPARED_TOKENS),
             b=None if b is None else component_of(other, b, view, _COMPARED_TOKENS),
+            key_a=params["a"],
             wanted_b=wanted,
             together=pair(one, a, b) if one is other and b is not None else None,
             differing=_differing(one, other),

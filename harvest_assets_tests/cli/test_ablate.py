@@ -66,3 +66,5 @@ def test_weights_are_printed():
     assert expected.reads is not None
     assert tokens == [it.token_id for it in expected.reads.highest]
     assert invoke("weights", "x:1").exit_code == 1
+    assert KEY in invoke("weights", KEY.replace("proj", "prj")).stderr
+    assert "up_proj:11" in invoke("weights", "h.0.mlp.up_proj:99").stderr

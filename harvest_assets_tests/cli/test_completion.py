@@ -47,7 +47,7 @@ def test_commands_options_and_harvests_are_completed():
     assert offered("verify", "--q") == ["--quiet"]
     assert offered("local/spd/s-aaaa1111", "--n-b") == ["--n-batches"]  # a run instead of a command
     assert offered("veiw", "--dry") == ["--dry-run"]
-    for command in ("verify", "view", "status", "pack", "push", "export"):
+    for command in ("verify", "view", "find", "status", "pack", "push", "export"):
         assert offered(command, "s-") == ["s-aaaa1111", "s-bbbb2222"]
     assert offered("completion", "") == ["bash", "zsh", "fish"]
 

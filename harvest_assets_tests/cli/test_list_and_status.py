@@ -48,11 +48,24 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyHarvest:
 
 
 def test_nothing_is_an_answer_too(tiny: TinyHarvest):
+    (tiny.layout.root.parent / "x-empty" / "leases").mkdir(parents=True)
     assert as_json("list") == []
     shown = invoke("list")
     assert shown.exit_code == 0
     assert "no harvests" in shown.output
     assert invoke("status", tiny.key).exit_code == 1
+
+
+def test_a_harvest_that_was_ended_at_once_says_so(tiny: TinyHarvest):
+    root = tiny.layout.root.with_name(f"{tiny.layout.root.name}@dense")
+    (root / "logs").mkdir(parents=True)
+    (root / "logs/prepare.log").write_text("interrupted")
+    found = as_json("status", f"{tiny.key}@dense")
+    assert found["condition"] == "unfinished"
+    assert f"{root} has no plan" in found["problem"]
+    assert found["problem"] in invoke("status", f"{tiny.key}@dense").output
+    with hold_lease(root / "leases/harvest.json", "the harvest"):
+        assert as_json("status", f"{tiny.key}@dense")["problem"] == ""
 
 
 def test_a_harvest_is_followed_from_its_plan_to_its_end(tiny: TinyHarvest):
@@ -116,6 +129,11 @@ def test_results_of_an_older_plan_are_not_the_harvest(tiny: TinyHarvest):
     (found,) = as_json("list")
     assert found["condition"] == "unfinished"
     assert found["tokens"] < found["tokens_wanted"]
+    verified = invoke("verify", tiny.key)
+    assert verified.exit_code == 0, "the files agree"
+    assert f"n_batches 7, not {SETTINGS['n_batches']}" in verified.stderr
+    assert tiny.stage("prepare", **SETTINGS, n_shards=2).success
+    assert as_json("verify", tiny.key)["older_plan"] is None, "of other shards, the same results"
 
 
 def test_damage_is_named_and_hides_no_other(tiny: TinyHarvest):
@@ -153,12 +171,19 @@ def test_whatever_became_a_partition_can_be_unregistered(tiny: TinyHarvest):
     mistyped = ["mistyped", "a/b/c@d/e", "a,b"]
     tiny.instance.add_dynamic_partitions(RUN_DIMENSION, mistyped)
     registration = registration_path(tiny.key)
+    written = json.loads(registration.read_text())
+    later = registration.with_name("x-99999999.json")
+    later.write_text(json.dumps(written | {"format_version": 99}))
+    mistyped.append(tiny.key.replace(registration.stem, later.stem))
+    tiny.instance.add_dynamic_partitions(RUN_DIMENSION, mistyped[-1:])
     registration.write_text("{")
     assert invoke("unregister", "mistypd").exit_code == 1
     done = invoke("unregister", *mistyped, tiny.key)
     assert done.exit_code == 0, done.output
     assert tiny.instance.get_dynamic_partitions(RUN_DIMENSION) == []
-    assert registration.read_text() == "{"
+    assert not registration.exists()
+    assert f"{registration} was damaged" in done.output
+    assert later.exists(), "of a later version"
     assert add_run(tiny.instance, tiny.key), "others of a project are registered after it"
 
 

@@ -70,7 +70,7 @@ def test_every_command_has_the_common_options(name: str):
 def test_what_reads_a_harvest_prints_one_json_value(tiny: TinyHarvest, tmp_path: Path):
     name, path = tiny.layout.root.name, str(tiny.layout.root)
     verified = value_of("verify", name)
-    assert verified == {"harvest": name, "path": path, "problems": []}
+    assert verified == {"harvest": name, "path": path, "problems": [], "older_plan": None}
     packed = value_of("pack", name, tmp_path / "x.tar.zst")
     assert packed["n_bytes"] == (tmp_path / "x.tar.zst").stat().st_size
     there = value_of("unpack", tmp_path / "x.tar.zst")

@@ -91,10 +91,10 @@ def test_numbers_follow_from_the_counts(two: Two):
 @pytest.mark.parametrize(
     ("config", "counts", "named"),
     [
-        ({"context_length": 8}, {}, "context_length"),
+        ({"context_length": 8}, {}, r"--context_length \d+\."),
         ({"tokenizer_sha256": "0" * 64}, {}, "vocabularies"),
-        ({"tokenizer_sha256": ["x"], "ci_threshold": 10**400}, {"n_tokens": 64}, "n_batches"),
-        ({}, {"n_tokens": 64}, "n_batches"),
+        ({"tokenizer_sha256": ["x"], "ci_threshold": 10**400}, {"n_tokens": 64}, "--n_batches"),
+        ({}, {"n_tokens": 64}, r"--n_batches \d+ --batch_size \d+\."),
         ({}, {"input_totals": torch.arange(1, 97).double()}, "token 0"),
     ],
 )

@@ -163,6 +163,20 @@ def test_what_a_function_does_wrong_is_said():
         harvest_assets.harvest(own, layers=LAYERS)
 
 
+def test_a_refused_function_leaves_no_harvest(place: Path):
+    def nan_later(tokens: torch.Tensor) -> list[torch.Tensor]:
+        probs, *values = Function()(tokens)
+        return [probs * (np.nan if tokens.shape[1] > 1 else 1), *values]
+
+    def found() -> set[Path]:
+        return {*place.glob("out/registered/**/*.json"), *place.glob("out/harvest/*")}
+
+    before = found()
+    with pytest.raises(HarvestError, match="nan"):
+        harvested(nan_later, name="nan_later")
+    assert found() == before
+
+
 def test_an_object_of_another_process_is_named(place: Path):
     with pytest.raises(HarvestError, match="gone"):
         load_source(place / "<in memory>.py:gone")

@@ -28,6 +28,7 @@ RUN = "s-d2ec3bfe"
 KEY, DEAD = "h.0.mlp.c_fc:1", "h.0.mlp.c_fc:0"
 WRITTEN = "<script>window.pwned=9</script>\x1b[31m"
 LABEL = WRITTEN.replace("\x1b", "\\x1b")  # as it is stored
+LISTS = ("reads", "predicts", "fires_with", "examples")
 MAX_REPR = 400  # characters
 
 
@@ -139,6 +140,7 @@ def test_selections(harvest):
         (lambda it: it.alive[DEAD], "never fired"),
         (lambda it: it[KEY].examples(3, order="sampel"), "sample"),
         (lambda it: it[KEY].reads(by="recal"), "recall"),
+        *((lambda it, f=f: getattr(it[KEY], f)(-3), "k is -3") for f in LISTS),
         (lambda _: harvest_assets.open("s-d2ec3bff"), f"Did you mean {RUN}"),
         (lambda _: harvest_assets.open("./nope"), "'./nope' does not exist"),
         (lambda _: harvest_assets.harvest(print, batchsize=3), "batch_size"),

@@ -238,6 +238,8 @@ def test_figures_are_saved_by_their_ending(harvest, tmp_path: Path):
         (lambda h: h[DEAD].plot.contexts(), DEAD),
         (lambda h: h[KEY].plot.contexts(shade="acts"), "acts"),
         (lambda h: h[KEY].plot.tokens(side="read"), "reads"),
+        (lambda h: h[KEY].plot.tokens(-1), "k is -1"),
+        (lambda h: h[KEY].plot.contexts(-1), "k is -1"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(harvest, drawn, names: str):

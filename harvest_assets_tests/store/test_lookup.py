@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from harvest_assets.cli.main import cli
-from harvest_assets.errors import HarvestNotFoundError
+from harvest_assets.errors import HarvestError, HarvestNotFoundError
 from harvest_assets.loaders import (
     activation_examples,
     load_activation_context_single,
@@ -22,7 +22,7 @@ from harvest_assets.loaders import (
     load_tokenizer_of,
 )
 from harvest_assets.store import registry
-from harvest_assets.store.lookup import find_harvest
+from harvest_assets.store.lookup import find_harvest, registration_named
 from harvest_assets.store.registry import register, registration_of
 from harvest_assets.wandb_client.run_name import parse_run
 from harvest_assets_tests.tiny_harvest import TinyHarvest
@@ -231,3 +231,16 @@ def test_a_second_harvest_of_a_run_is_named_separately(
         assert "missing" not in both.stderr
         assert first.layout.root.name in both.stderr
         assert "demo2" in both.stderr
+
+
+def test_a_short_name_is_refused_with_the_full_ones(two_runs: Path):
+    register(parse_run("local/registered/s-aaaa1111"), "elsewhere")
+    for name, runs in (
+        ("s-aaaa1111@dense", (SPD, OTHER, "local/registered/s-aaaa1111")),
+        ("second@dense", (OTHER,)),
+    ):
+        with pytest.raises(HarvestError) as refused:
+            registration_named(name)
+        assert all(f"{run}@dense" in str(refused.value) for run in runs)
+        assert (SPD in str(refused.value)) == (SPD in runs)
+    assert not (two_runs / "s-aaaa1111@dense").exists()

@@ -125,13 +125,17 @@ def test_clean_frees_only_what_can_be_made_again(out_dir: Path):
     long_ago = time.time() - 7200
     os.utime(rows, (long_ago, long_ago))
     (out_dir / "data" / ("f" * 32)).mkdir()
+    empty = out_dir / "harvest" / "x-cccccccc"
+    (empty / "leases").mkdir(parents=True)
+    for folder in (empty / "leases", empty):
+        os.utime(folder, (long_ago, long_ago))
     before = contents(harvest.paths)
 
     assert removable(parse_age("1d")) == []
     items = removable()
     shards = {harvest.paths.shard(name) for name in ("00", "01")}
-    assert {item.path for item in items} == {*shards, left, rows}
-    assert {item.path for item in free(items)} == {*shards, left, rows}
+    assert {item.path for item in items} == {*shards, left, rows, empty}
+    assert {item.path for item in free(items)} == {*shards, left, rows, empty}
     assert removable() == []
     assert ours.exists()
     assert contents(harvest.paths) == before

@@ -51,6 +51,7 @@ PAGES = [
     f"/compare?run_a=hostile&a={KEY}&run_b=other&b={KEY}",
     f"/compare?run_a=hostile&a={KEY}&run_b=hostile&b=h.3.mlp.c_fc:2",
     f"/compare?run_a=hostile&a={KEY}&b=%3Cb%3E",
+    "/compare",
     f"{RUN}/export.html?key={KEY}&key=h.3.mlp.c_fc:2",
     "/methods?run_a=hostile&run_b=other",
     "/methods?run_a=hostile&run_b=%3Cscript%3E&layer=%22%3E%3Cimg+src%3Dx%3E",

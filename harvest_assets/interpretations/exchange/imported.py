@@ -51,6 +51,23 @@ class Imported:
             Label(key, text, confidence, reason, source or self.source, author or self.author)
         )
 
+    def keep_last_labels(self) -> list[Label]:
+        """Leave out the labels of a component, by people or by others, except the last.
+
+        Returns:
+            The last label for each one that was left out and differs from it.
+        """
+        last = {_rank(entry): entry for entry in self.entries if isinstance(entry, Label)}
+        earlier = [it for it in self.entries if isinstance(it, Label) and it is not last[_rank(it)]]
+        left_out = set(map(id, earlier))
+        self.entries = [it for it in self.entries if id(it) not in left_out]
+        kept = [(it, last[_rank(it)]) for it in earlier]
+        return [winner for label, winner in kept if label.label != winner.label]
+
+
+def _rank(label: Label) -> tuple[str, bool]:
+    return label.component_key, label.source == "person"
+
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - len(_MARK)] + _MARK

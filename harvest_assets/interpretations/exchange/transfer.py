@@ -59,6 +59,8 @@ class Result:
         n_unchanged: entries in the file that hold already; they were not written again.
         unknown: keys in the file that are not in the harvest, sorted; their entries were left out.
         ignored: names of columns or files that mean nothing here.
+        overridden: for each label that was left out since a later one in the file is of the same
+            component, that component's key and the label kept.
         outranked: keys of labels that were kept but are not shown: a person's label comes first.
     """
 
@@ -66,6 +68,7 @@ class Result:
     n_unchanged: int
     unknown: tuple[str, ...]
     ignored: tuple[str, ...]
+    overridden: tuple[tuple[str, str], ...]
     outranked: tuple[str, ...]
 
 
@@ -93,6 +96,7 @@ def import_file(
         raise HarvestError(f"{file} cannot be read: {reason_of(error)}.") from error
     unknown = {entry.component_key for entry in imported.entries} - known
     imported.entries = [it for it in imported.entries if it.component_key not in unknown]
+    overridden = imported.keep_last_labels()
     stored = Interpretations(paths)
     new, outranked = changed(imported, stored.history())
     stored.add(new)
@@ -101,6 +105,7 @@ def import_file(
         n_unchanged=len(imported.entries) - len(new),
         unknown=tuple(sorted(unknown)),
         ignored=tuple(imported.ignored),
+        overridden=tuple((it.component_key, it.label) for it in overridden),
         outranked=tuple(outranked),
     )
 

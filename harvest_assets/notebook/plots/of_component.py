@@ -11,7 +11,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.notebook.plots.axes import rows_of_text
 from harvest_assets.notebook.plots.contexts import draw_contexts
 from harvest_assets.notebook.plots.plot import BLUE, GREY, VERMILION, Plot, Size, axes_of, style
-from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.suggestions import at_least, one_of
 from harvest_assets.viewer.examples import ComponentExamples, Shade, ShownExample
 from harvest_assets.viewer.portrait import TOKEN_SORTS, token_rows
 
@@ -60,7 +60,7 @@ class ComponentPlots:
 
         one_of("side", side, tuple(_SIDES))
         one_of("by", by, TOKEN_SORTS)
-        rows = token_rows(self._harvest, self._place, _SIDES[side], by, max(1, k))
+        rows = token_rows(self._harvest, self._place, _SIDES[side], by, at_least(1, "k", k))
         if not rows:
             raise HarvestError(f"{self._key} has no tokens to plot: it never fired.")
         recall, precision = (np.array([it.scores[m] for it in rows]) for m in _SCORES)
@@ -108,7 +108,7 @@ class ComponentPlots:
         one_of("order", order, self._harvest.example_orders)
         one_of("shade", shade, ("ci", "act") if self._harvest.words.second else ("ci",))
         found = ComponentExamples(self._harvest, self._place, shade)
-        examples = found.shown(order, 0, max(1, k))
+        examples = found.shown(order, 0, at_least(1, "k", k))
         if not examples:
             raise HarvestError(f"{self._key} has no contexts to plot: it never fired.")
         name = self._harvest.words.value(shade) or shade

@@ -15,7 +15,7 @@ from harvest_assets.notebook.plots.axes import label_powers, rows_of_text
 from harvest_assets.notebook.plots.heat_map import draw_cells, draw_heat_map
 from harvest_assets.notebook.plots.lettering import cut
 from harvest_assets.notebook.plots.plot import BLUE, Plot, Size, axes_of, style
-from harvest_assets.notebook.suggestions import one_of
+from harvest_assets.suggestions import one_of
 from harvest_assets.viewer.bins import ci_density_cells, density_bins
 from harvest_assets.viewer.cofiring import cofiring_scores
 from harvest_assets.viewer.figures import short

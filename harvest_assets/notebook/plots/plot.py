@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.notebook.suggestions import quoted
+from harvest_assets.suggestions import quoted
 
 if TYPE_CHECKING:
     import polars as pl

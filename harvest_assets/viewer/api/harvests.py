@@ -10,19 +10,17 @@ from starlette.responses import JSONResponse
 
 from harvest_assets.store.summary import summaries
 from harvest_assets.viewer.api.models import (
-    ContextHit,
     Contexts,
     HarvestLine,
     Layer,
     Map,
-    OftenThere,
     Overview,
     Working,
 )
 from harvest_assets.viewer.component_map.page import map_of
 from harvest_assets.viewer.component_map.points import Colour
 from harvest_assets.viewer.contexts.page import ContextQuery, find
-from harvest_assets.viewer.contexts.search import HITS_PER_PAGE, MAX_QUERY
+from harvest_assets.viewer.contexts.search import MAX_QUERY
 from harvest_assets.viewer.derived import Work
 
 if TYPE_CHECKING:
@@ -87,25 +85,7 @@ def contexts(
     if isinstance(answer, Work):
         return working(answer)  # type: ignore[no-any-return]
     found, _ = answer
-    return Contexts(
-        n=found.n,
-        more=found.more,
-        page=page,
-        n_pages=max(1, -(-found.n // HITS_PER_PAGE)),
-        hits=[
-            ContextHit(
-                row=hit.row,
-                position=hit.position,
-                left=hit.texts[0],
-                text=hit.texts[1],
-                right=hit.texts[2],
-                components={there.key: there.ci for there in hit.components},
-                n_components=hit.n_components,
-            )
-            for hit in found.hits
-        ],
-        often=[OftenThere.model_validate(it) for it in found.often],
-    )
+    return Contexts.of(found, page)
 
 
 def component_map(

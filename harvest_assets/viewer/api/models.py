@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from harvest_assets.viewer.contexts.search import HITS_PER_PAGE
+
+if TYPE_CHECKING:
+    from harvest_assets.viewer.contexts.search import Found
 
 
 class Answer(BaseModel):
@@ -186,6 +191,29 @@ class Contexts(Answer):
     n_pages: int
     hits: list[ContextHit]
     often: list[OftenThere]
+
+    @classmethod
+    def of(cls, found: Found, page: int) -> Self:
+        """What a search found, as the values of page `page`."""
+        return cls(
+            n=found.n,
+            more=found.more,
+            page=page,
+            n_pages=max(1, -(-found.n // HITS_PER_PAGE)),
+            hits=[
+                ContextHit(
+                    row=hit.row,
+                    position=hit.position,
+                    left=hit.texts[0],
+                    text=hit.texts[1],
+                    right=hit.texts[2],
+                    components={there.key: there.ci for there in hit.components},
+                    n_components=hit.n_components,
+                )
+                for hit in found.hits
+            ],
+            often=[OftenThere.model_validate(it) for it in found.often],
+        )
 
 
 class MapGroup(Answer):

@@ -355,6 +355,18 @@ def test_an_import_below_a_label_by_a_person(paths: HarvestLayout, tmp_path: Pat
     assert now()[TWO]["label"] == "verbs"
 
 
+def test_of_several_labels_of_a_component_the_last_is_kept(paths: HarvestLayout, tmp_path: Path):
+    file = tmp_path / "table.csv"
+    Interpretations(paths).add([Label(ONE, "verbs", None, "", "model", "m")])
+    file.write_text(f"component_key,label\n{ONE},nouns\n{TWO},x\n{ONE},names\n{ONE},verbs\n")
+    done = CliRunner().invoke(cli, ["labels", "import", "s-1", str(file)])
+    assert (
+        f"2 labels, since a later one in the file is of the same component; kept are {ONE}: verbs"
+        in (done.stderr)
+    )
+    assert {key: now()[key]["label"] for key in (ONE, TWO)} == {ONE: "verbs", TWO: "x"}
+
+
 def test_the_frame_of_components_has_the_columns_only_where_something_was_written(
     paths: HarvestLayout,
 ):

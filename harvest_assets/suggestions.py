@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from operator import index
 from typing import TypeVar
 
 from harvest_assets.errors import HarvestError
@@ -24,6 +25,19 @@ def close_matches(wanted: str, known: Sequence[str]) -> list[str]:
 def did_you_mean(names: Sequence[str]) -> str:
     """A sentence that suggests names, empty if there are none."""
     return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+def key_hint(wanted: str, keys: Sequence[str]) -> str:
+    """A sentence about the keys of components that one which none has may be a mistake for."""
+    layer, _, index = wanted.rpartition(":")
+    layers = list(dict.fromkeys(map(_layer, keys)))
+    if layer in layers:
+        here = [key for key in keys if _layer(key) == layer]
+        return f" Of {layer} there are {len(here):,}, from {here[0]} to {here[-1]}."
+    close = [f"{name}:{index}" for name in close_matches(layer or wanted, layers)]
+    known = frozenset(keys)
+    meant = did_you_mean([key for key in close if key in known])
+    return meant or f" Layers are {listed(layers)}."
 
 
 def listed(names: Sequence[str]) -> str:
@@ -49,3 +63,21 @@ def one_of(name: str, value: T, known: Sequence[T]) -> T:
             f"{did_you_mean(close_matches(str(value), known))}"
         )
     return value
+
+
+def at_least(low: int, name: str, value: int) -> int:
+    """An argument that must be a whole number from a bound on.
+
+    Raises:
+        HarvestError: it is another.
+    """
+    try:
+        if index(value) >= low:
+            return value
+    except TypeError:
+        pass
+    raise HarvestError(f"{name} is {quoted(value)}; expected a whole number from {low}.")
+
+
+def _layer(key: str) -> str:
+    return key.rpartition(":")[0]
