@@ -17,7 +17,7 @@ from harvest_assets.store.plan import HarvestPlan
 if TYPE_CHECKING:
     import torch
 
-_SECONDS_TIMED = 1.5
+_SECONDS_TIMED = 0.8
 _GROUPS_TIMED = 9
 _SECONDS_SLOW = 20.0  # a group that takes longer is timed once
 

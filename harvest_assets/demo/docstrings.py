@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import sysconfig
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from harvest_assets.errors import HarvestError
 
 _LEFT_OUT = {"site-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo"}
+# The fields that hold statements, in their order in the source.
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -35,5 +39,15 @@ def _docstrings_in(path: Path) -> list[str]:
         module = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return []
-    documented = (node for node in ast.walk(module) if isinstance(node, _DOCUMENTED))
+    documented = (node for node in _statements(module) if isinstance(node, _DOCUMENTED))
     return [text for node in documented if (text := ast.get_docstring(node))]
+
+
+def _statements(module: ast.Module) -> Iterator[ast.AST]:
+    """The nodes of `ast.walk`, in its order, without expressions, which are most of them."""
+    left: deque[ast.AST] = deque([module])
+    while left:
+        node = left.popleft()
+        yield node
+        for block in _BLOCKS:
+            left.extend(getattr(node, block, ()))

@@ -32,7 +32,8 @@ from harvest_assets.store.resource_estimate import estimate_resources
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 from harvest_assets.store.shared_rows import SharedTokenRows
 from harvest_assets.store.time_estimate import merge_seconds
-from harvest_assets.wandb_client.run_files import is_here
+from harvest_assets.wandb_client.run_files import fetch_run, is_here
+from harvest_assets.wandb_client.run_name import LOCAL_ENTITY
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,12 @@ class StagedRunner(ABC):
         """Harvest one run.
 
         Raises:
-            HarvestError: a stage failed, or another command is harvesting the run.
+            HarvestError: there is no such run, a stage failed, or another command is harvesting it.
         """
         key, root = registration.key, registration.layout.root
+        reference = registration.reference
+        if reference.name.entity == LOCAL_ENTITY and not is_here(reference):
+            fetch_run(reference, step)  # raises; a mistyped name needs no process to find out
         is_new = add_run(self._instance, key)
         with hold_lease(harvest_lease(registration), f"The harvest of {key}"):
             end_dead_runs(self._instance)
@@ -130,7 +134,7 @@ class StagedRunner(ABC):
             try:
                 self.execute(registration, [prepare], poll)
             except HarvestError:
-                if is_new and not is_here(registration.reference):  # perhaps a mistyped name
+                if is_new and not is_here(reference):  # perhaps a mistyped name
                     self._instance.delete_dynamic_partition(RUN_DIMENSION, key)
                 raise
             changes = plan_changes(self._instance, [key])

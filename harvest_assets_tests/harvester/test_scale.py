@@ -12,7 +12,7 @@ from harvest_assets.harvester import Harvester, HarvesterState
 from harvest_assets_tests.harvester.rows import Setup
 
 SETUP = Setup((("a", 2),), 2, k=3, side=1)
-N_ROWS, LENGTH = 128, 2048
+N_ROWS, LENGTH = 16, 2048
 N_BATCHES = 2**24 // (N_ROWS * LENGTH)
 
 

@@ -118,26 +118,25 @@ def test_anything_else_is_taken_or_refused(reader: Reader, good: list[bytes], re
     read()
 
 
-@pytest.mark.parametrize("name", ["index", "highest"])
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.rehearsal)])
-@pytest.mark.timeout(120)
-def test_no_byte_of_a_footer_ends_the_process(name: str, step: int):
+@pytest.mark.timeout(240)
+def test_no_byte_of_a_footer_ends_the_process(step: int):
     """In a process of its own: the library behind the tables ends it for some damages."""
     code = f"""
 import shutil
-import subprocess
-import sys
 from harvest_assets_tests.hostile.readers import READERS
 from harvest_assets_tests.hostile.readers.reader import scratch_folder
-folder = scratch_folder()
-try:
-    reader = READERS[{name!r}](folder)
-    good = reader.seeds()[0]
-    length = int.from_bytes(good[-8:-4], "little")
-    for place in range(len(good) - 8 - length, len(good) - 8, {step}):
-        reader(good[:place] + bytes([good[place] ^ 2]) + good[place + 1 :])
-finally:
-    shutil.rmtree(folder)
+for name in ("index", "highest"):
+    print(name, flush=True)
+    folder = scratch_folder()
+    try:
+        reader = READERS[name](folder)
+        good = reader.seeds()[0]
+        length = int.from_bytes(good[-8:-4], "little")
+        for place in range(len(good) - 8 - length, len(good) - 8, {step}):
+            reader(good[:place] + bytes([good[place] ^ 2]) + good[place + 1 :])
+    finally:
+        shutil.rmtree(folder)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, (done.stdout, done.stderr[-2000:])

@@ -11,6 +11,7 @@ import pytest
 
 from harvest_assets.definitions import defs
 from harvest_assets.files.lease import hold_lease
+from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, unharvested
 from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import registration, run_of, run_shards
@@ -18,6 +19,7 @@ from harvest_assets.orchestration.wandb.retrained import newer_step, resumed_eve
 from harvest_assets_tests.tiny_harvest import TinyHarvest
 
 GRAPH = defs.resolve_asset_graph()
+REPOSITORY = defs.get_repository_def()
 PREPARE = {"run_checkpoint", "harvest_plan", "token_rows"}
 MERGE = {"component_correlations", "token_stats", "activation_contexts", "merged_state"}
 SETTINGS = {"n_batches": 4, "batch_size": 8, "n_shards": 2}
@@ -33,13 +35,15 @@ class Daemon:
 
     def ask(self) -> Requests:
         """The assets that are requested, by partition."""
-        result = dg.evaluate_automation_conditions(defs, self.instance, cursor=self.cursor)
-        self.cursor = result.cursor
+        with dg.build_sensor_context(
+            self.instance, cursor=self.cursor, repository_def=REPOSITORY
+        ) as context:
+            tick = harvest_automation.evaluate_tick(context)
+        self.cursor = tick.cursor
         requested: Requests = defaultdict(set)
-        for evaluation in result.results:
-            subset = evaluation.true_subset
-            for partition in subset.expensively_compute_partition_keys():
-                requested[partition].add(evaluation.key.to_user_string())
+        for request in tick.run_requests:
+            assets = {asset.to_user_string() for asset in request.asset_selection}
+            requested[request.partition_key] |= assets
         return dict(requested)
 
     def execute(self, requested: Requests) -> None:
