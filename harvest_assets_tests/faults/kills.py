@@ -20,6 +20,7 @@ from typing import ClassVar
 
 import torch
 
+from harvest_assets.store.garbage import free, removable
 from harvest_assets_tests.faults.processes import (
     Point,
     count_stages,
@@ -46,8 +47,15 @@ class Victim(ABC):
 
     points: ClassVar[Sequence[Point]] = ()
 
-    @abstractmethod
-    def __init__(self, folder: Path) -> None: ...
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        os.environ["SPD_OUT_DIR"] = str(folder / "out")
+
+    def leftovers(self) -> Iterator[str]:
+        """What killed processes left in the folder that `clean` does not remove."""
+        free(removable())
+        if left := [str(path) for path in self.folder.rglob(".*.tmp")]:
+            yield f"leftovers {left}"
 
     @abstractmethod
     def begin(self, *, over_old: bool) -> None:

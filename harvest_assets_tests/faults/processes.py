@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -159,6 +160,13 @@ def count_stages(work: Callable[[], None], points: Sequence[Point]) -> Counter[s
 def stages_of(points: Iterable[Point]) -> list[str]:
     """The names of stages, each once."""
     return list(dict.fromkeys(point.stage for point in points))
+
+
+def write_line(path: Path, line: str) -> None:
+    """Add a line to a file that stays when this process is killed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
 
 
 def _watch(points: Iterable[Point], note: Callable[[str], object]) -> None:

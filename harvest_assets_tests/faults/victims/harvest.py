@@ -41,6 +41,7 @@ class HarvestVictim(Victim):
     )
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._harvest = self._new(folder / "work")
         self._old, fresh = self._earlier(folder / "old"), self._new(folder / "new")
         for harvest in (self._old, fresh):

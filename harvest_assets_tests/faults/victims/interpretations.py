@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from harvest_assets.files import atomic, lease
+from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError
 from harvest_assets.interpretations import entry_files, generations, lists, storage, tables
 from harvest_assets.interpretations.entries import Edit, Label, Score
@@ -20,7 +20,7 @@ from harvest_assets.interpretations.exchange import transfer
 from harvest_assets.interpretations.lists import ComponentList
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets_tests.faults.kills import Victim
-from harvest_assets_tests.faults.processes import Point, in_child
+from harvest_assets_tests.faults.processes import Point, in_child, write_line
 from harvest_assets_tests.faults.small_harvest import RUN, SmallHarvest
 
 KEY = "h.0.mlp:0"
@@ -43,9 +43,10 @@ class InterpretationsVictim(Victim):
     )
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._made = SmallHarvest(folder / "made", n_shards=1).paths
         in_child(SmallHarvest(folder / "made", n_shards=1).run)
-        self._paths = SmallHarvest(folder / "work").paths
+        self._paths = HarvestLayout.of("work")
         self._file, self._acknowledged = folder / "labels.csv", folder / "acknowledged"
         lines = [f"{key},{label}" for key, label in IMPORTED.items()]
         self._file.write_text("\n".join(["component_key,label", *lines]))
@@ -62,7 +63,7 @@ class InterpretationsVictim(Victim):
         transfer.import_file(self._paths, self._file)
         title = f"list {uuid.uuid4().hex}"
         lists.keep(self._paths, ComponentList(title, RUN, (KEY,)))
-        self._acknowledge(title)
+        write_line(self._acknowledged, title)
 
     def beside(self) -> Sequence[Callable[[], None]]:
         return self._add_and_fold, self._read_again_and_again
@@ -99,8 +100,8 @@ class InterpretationsVictim(Victim):
         stored.fold()
         if set(stored.labels()["label"]) != kept:
             yield "folding changed the labels"
-        folder = self._paths.interpretations
-        left = sorted(path.name for path in folder.rglob("*") if path.is_file())
+        yield from self.leftovers()
+        left = sorted(it.name for it in self._paths.interpretations.rglob("*.*"))
         if len([name for name in left if not name.startswith("list-")]) != len(storage.KINDS):
             yield f"leftovers in {left}"
 
@@ -111,7 +112,7 @@ class InterpretationsVictim(Victim):
             label = Label(KEY, text, 0.5, "", "person", text)
             score = Score(KEY, "intruder", 0.5, None, None, None, None, 0, text)
             stored.add([label, score, Edit(KEY, "note", text, text)])
-            self._acknowledge(text)
+            write_line(self._acknowledged, text)
         with suppress(LeaseHeldError):
             stored.fold()
 
@@ -123,8 +124,3 @@ class InterpretationsVictim(Victim):
             found = {*history.labels["label"], *lists.list_titles(self._paths).values()}
             assert set(acknowledged) <= found
             assert history.problems == ()
-
-    def _acknowledge(self, text: str) -> None:
-        descriptor = os.open(self._acknowledged, os.O_WRONLY | os.O_APPEND)
-        os.write(descriptor, f"{text}\n".encode())
-        os.close(descriptor)
