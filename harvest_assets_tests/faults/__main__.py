@@ -32,8 +32,14 @@ VICTIMS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="of each")
-    parser.add_argument("--of", nargs="+", choices=VICTIMS, default=["harvest"], metavar="WHAT",
-        help=f"what is killed, of {', '.join(VICTIMS)}")
+    parser.add_argument(
+        "--of",
+        nargs="+",
+        choices=VICTIMS,
+        default=["harvest"],
+        metavar="WHAT",
+        help=f"what is killed, of {', '.join(VICTIMS)}",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for each, at most")
     parser.add_argument(
@@ -58,8 +64,9 @@ def _fail_writes(folder: Path, step: int) -> list[str]:
 
 def _kill(folder: Path, given: argparse.Namespace) -> list[str]:
     sys.stdout.write("| killed during | tried | survived | lost |\n|---|---|---|---|\n")
-    tallies = [kill(name, folder / name, given.seed, given.kills, given.seconds)
-               for name in given.of]
+    tallies = [
+        kill(name, folder / name, given.seed, given.kills, given.seconds) for name in given.of
+    ]
     kills, rounds, old = (
         sum(counts)
         for counts in zip(*((it.kills, it.rounds, it.over_old) for it in tallies), strict=True)
