@@ -11,7 +11,6 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from harvest_assets_tests.faults.failing_writes import fail_writes
 from harvest_assets_tests.faults.kills import Killer, Tally
 
 # Each is imported where it is wanted: some need libraries of their own.
@@ -57,6 +56,8 @@ def main() -> None:
 
 
 def _fail_writes(folder: Path, step: int) -> list[str]:
+    from harvest_assets_tests.faults.failing_writes import fail_writes
+
     done = fail_writes(folder, step)
     sys.stdout.write(f"{done.tried} writes failed, {done.ended_badly} of them ended the harvest\n")
     return done.losses

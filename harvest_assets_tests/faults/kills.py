@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
 from harvest_assets.store.garbage import free, removable
 from harvest_assets_tests.faults.processes import (
     Point,
@@ -129,7 +127,6 @@ class Killer:
     """
 
     def __init__(self, victim: Victim, name: str, seed: int) -> None:
-        torch.set_num_threads(1)  # a forked child has no threads of its parent
         self._victim = victim
         self._random = random.Random(seed)
         stages = stages_of(victim.points)

@@ -10,8 +10,10 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -73,20 +75,27 @@ def in_child(work: Callable[[], None]) -> None:
 def from_child(compute: Callable[[], T]) -> T:
     """What a function returns that runs in a process of its own.
 
-    So the threads of libraries never run in the parent, where they would not survive a fork.
+    So the threads of libraries never run in the parent, where they would not survive a fork. What
+    the process imported is imported here too, which saves later ones the time.
     """
     reading, writing = os.pipe()
 
     def send() -> None:
+        content = pickle.dumps((compute(), [*sys.modules]))
         with os.fdopen(writing, "wb") as pipe:
-            pickle.dump(compute(), pipe)
+            pipe.write(content)
 
     pid = start_child(send)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         content = pipe.read()
     wait_for_child(pid)
-    value: T = pickle.loads(content)  # noqa: S301 - our own
+    value: T
+    value, modules = pickle.loads(content)  # noqa: S301 - our own
+    for name in modules:
+        if name not in sys.modules:
+            with suppress(ImportError):
+                import_module(name)
     return value
 
 
@@ -143,18 +152,14 @@ def killed_in(
 
 def count_stages(work: Callable[[], None], points: Sequence[Point]) -> Counter[str]:
     """How often the whole work begins each stage."""
-    stages = stages_of(points)
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        _watch(points, lambda stage: os.write(writing, bytes([stages.index(stage)])))
-        be_child(work)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        seen = Counter(pipe.read())
-    wait_for_child(pid)
-    return Counter({stage: seen[number] for number, stage in enumerate(stages)})
+
+    def counted() -> Counter[str]:
+        seen = Counter[str]()
+        _watch(points, lambda stage: seen.update([stage]))
+        work()
+        return seen
+
+    return from_child(counted)
 
 
 def stages_of(points: Iterable[Point]) -> list[str]:

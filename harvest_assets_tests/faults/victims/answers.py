@@ -49,7 +49,7 @@ class AnswersVictim(Victim):
         self._paths = HarvestLayout.of("work")
         self._bill, self._kept = folder / "bill", folder / "kept"
         self.begin(over_old=False)
-        in_child(self.rerun)
+        from_child(self.rerun)
         self._right = from_child(self._stored)
 
     def begin(self, *, over_old: bool) -> None:

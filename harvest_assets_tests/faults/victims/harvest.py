@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from harvest_assets.files import atomic, lease
 from harvest_assets.files import commit as publication
 from harvest_assets.files.manifest import disagreements
@@ -18,7 +20,7 @@ from harvest_assets.results import merge as merging
 from harvest_assets.results.component_tables import ComponentTables
 from harvest_assets.store import compaction, resume
 from harvest_assets_tests.faults.kills import Victim
-from harvest_assets_tests.faults.processes import Point, from_child, in_child
+from harvest_assets_tests.faults.processes import Point, from_child
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
 
 
@@ -42,10 +44,11 @@ class HarvestVictim(Victim):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        torch.set_num_threads(1)  # a forked child has no threads of its parent
         self._harvest = self._new(folder / "work")
         self._old, fresh = self._earlier(folder / "old"), self._new(folder / "new")
         for harvest in (self._old, fresh):
-            in_child(harvest.run)
+            from_child(harvest.run)
         self._versions = [
             from_child(lambda paths=it.paths: contents(paths)) for it in (self._old, fresh)
         ]

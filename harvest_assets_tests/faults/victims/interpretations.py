@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from harvest_assets.files import atomic, lease
+from harvest_assets.files.atomic import write_json
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.lease import LeaseHeldError
 from harvest_assets.interpretations import entry_files, generations, lists, storage, tables
@@ -21,7 +22,6 @@ from harvest_assets.interpretations.lists import ComponentList
 from harvest_assets.interpretations.storage import Interpretations
 from harvest_assets_tests.faults.kills import Victim
 from harvest_assets_tests.faults.processes import Point, in_child, write_line
-from harvest_assets_tests.faults.small_harvest import RUN, SmallHarvest
 
 KEY = "h.0.mlp:0"
 IMPORTED = {f"h.1.attn:{i}": f"imported {i}" for i in range(5)}
@@ -44,8 +44,6 @@ class InterpretationsVictim(Victim):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._made = SmallHarvest(folder / "made", n_shards=1).paths
-        in_child(SmallHarvest(folder / "made", n_shards=1).run)
         self._paths = HarvestLayout.of("work")
         self._file, self._acknowledged = folder / "labels.csv", folder / "acknowledged"
         lines = [f"{key},{label}" for key, label in IMPORTED.items()]
@@ -53,7 +51,11 @@ class InterpretationsVictim(Victim):
 
     def begin(self, *, over_old: bool) -> None:
         shutil.rmtree(self._paths.root, ignore_errors=True)
-        shutil.copytree(self._made.root, self._paths.root)
+        parts = {key: key.split(":") for key in (KEY, *IMPORTED)}
+        summary = {
+            k: {"layer": a, "component_idx": int(b), "mean_ci": 0.1} for k, (a, b) in parts.items()
+        }
+        write_json(self._paths.summary, summary)
         self._acknowledged.write_text("")
         if over_old:
             in_child(self._add_and_fold)
@@ -62,7 +64,7 @@ class InterpretationsVictim(Victim):
         self._add_and_fold()
         transfer.import_file(self._paths, self._file)
         title = f"list {uuid.uuid4().hex}"
-        lists.keep(self._paths, ComponentList(title, RUN, (KEY,)))
+        lists.keep(self._paths, ComponentList(title, "local/faults/work", (KEY,)))
         write_line(self._acknowledged, title)
 
     def beside(self) -> Sequence[Callable[[], None]]:

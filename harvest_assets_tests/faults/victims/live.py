@@ -23,7 +23,7 @@ from harvest_assets_tests.faults.processes import Point, from_child, in_child
 from harvest_assets_tests.tiny_harvest import TinyHarvest
 from harvest_assets_tests.tiny_run import write_world
 
-QUESTION = PromptQuestion(text="harvest the shard " * 8)
+QUESTION = PromptQuestion(text="harvest the shard")
 _N_QUESTIONS = 3
 _SECONDS_TO_OPEN = 4.0  # or less, on a quiet machine
 _SECONDS_TO_END = 20.0
