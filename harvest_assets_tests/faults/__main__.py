@@ -68,13 +68,8 @@ def _kill(folder: Path, given: argparse.Namespace) -> list[str]:
     tallies = [
         kill(name, folder / name, given.seed, given.kills, given.seconds) for name in given.of
     ]
-    kills, rounds, old = (
-        sum(counts)
-        for counts in zip(*((it.kills, it.rounds, it.over_old) for it in tallies), strict=True)
-    )
-    sys.stdout.write(
-        f"\nseed {given.seed}: {kills} kills, {rounds} reruns, {old} kills over an older result\n"
-    )
+    kills, rounds = sum(it.kills for it in tallies), sum(it.rounds for it in tallies)
+    sys.stdout.write(f"\nseed {given.seed}: {kills} kills, {rounds} reruns\n")
     return [loss for tally in tallies for loss in tally.losses]
 
 

@@ -100,7 +100,6 @@ class Tally:
 
     stages: Sequence[str]
     killed: Counter[str] = field(default_factory=Counter)
-    over_old: int = 0
     rounds: int = 0
     losses: list[str] = field(default_factory=list)
 
@@ -144,8 +143,7 @@ class Killer:
         return self.tally
 
     def _round(self, kills: int) -> None:
-        over_old = self._random.random() < 0.5
-        self._victim.begin(over_old=over_old)
+        self._victim.begin(over_old=self._random.random() < 0.5)
         last = self.tally.stages[0]
         for _ in range(self._random.randint(1, 4)):
             if self.tally.kills >= kills:
@@ -155,7 +153,6 @@ class Killer:
             if not self._kill(stage, nth):
                 continue
             self.tally.killed[stage] += 1
-            self.tally.over_old += over_old
             last = stage
             self._check(stage, "a reader failed", self._victim.after_kill)
         self.tally.rounds += 1
