@@ -23,7 +23,7 @@ from pydantic import Field
 from harvest_assets.autointerp.prompts import Prompt
 from harvest_assets.autointerp.replies import Kind, Reply, read_reply
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.atomic import fsync_path, new_path
+from harvest_assets.files.atomic import fsync_path, new_path, sweep
 from harvest_assets.files.sanitize import presentable, without_secrets
 from harvest_assets.files.untrusted import as_record, parse_json
 
@@ -223,6 +223,7 @@ def export_questions(questions: Iterable[Question], path: Path) -> int:
     try:
         if path.exists():
             raise FileExistsError
+        sweep(path.parent)
         with new_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for question in questions:
                 line = {

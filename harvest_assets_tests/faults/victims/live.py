@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -47,6 +48,7 @@ class LiveVictim(Victim):
         self._right = from_child(self._answer)
 
     def _harvest(self) -> None:
+        logging.disable(logging.WARNING)
         with dg.DagsterInstance.ephemeral() as instance:
             TinyHarvest.of(instance, write_world(self.folder / "world"), self._name).harvest()
 
