@@ -29,7 +29,7 @@ ADDRESSES = (f"/api/run/{NAME}/map", f"/api/run/{NAME}/contexts?q=a")
 
 
 class ViewerVictim(Victim):
-    """After the kills a visit computes what is missing; older folders may be there."""
+    """After the kills a visit computes what is missing; folders of an older harvest are there."""
 
     points = (
         Point("preparing a folder", derived, "sweep"),
@@ -46,11 +46,13 @@ class ViewerVictim(Victim):
         self._cache = viewer_cache_root() / NAME
         self._right = from_child(lambda: (self._visited(), self._files()))
 
-    def begin(self, *, over_old: bool) -> None:
+    def begin(self, *, over_old: bool) -> None:  # noqa: ARG002 - they are always there
         shutil.rmtree(self._cache, ignore_errors=True)
-        if over_old:
-            for kind in KINDS:
-                (self._cache / f"{kind}-of-another-harvest").mkdir(parents=True)
+        for kind in KINDS:
+            older = self._cache / f"{kind}-of-another-harvest"
+            older.mkdir(parents=True)
+            for name in ("a", "b", "c"):
+                (older / name).touch()
 
     def work(self) -> None:
         harvest = Library().get(NAME)
