@@ -23,7 +23,7 @@ from pydantic import Field
 from harvest_assets.autointerp.prompts import Prompt
 from harvest_assets.autointerp.replies import Kind, Reply, read_reply
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.atomic import fsync_path
+from harvest_assets.files.atomic import fsync_path, new_path, sweep
 from harvest_assets.files.sanitize import presentable, without_secrets
 from harvest_assets.files.untrusted import as_record, parse_json
 
@@ -211,7 +211,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def export_questions(questions: Iterable[Question], path: Path) -> int:
-    """Write questions as JSON lines, for a model of one's own.
+    """Write questions as JSON lines, for a model of one's own; all of them or no file.
 
     Returns:
         How many.
@@ -221,7 +221,10 @@ def export_questions(questions: Iterable[Question], path: Path) -> int:
     """
     n = 0
     try:
-        with path.open("x", encoding="utf-8") as file:
+        if path.exists():
+            raise FileExistsError
+        sweep(path.parent)
+        with new_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for question in questions:
                 line = {
                     "prompt_sha256": question.prompt.sha256,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.files.atomic import atomic_path, remove
+from harvest_assets.files.atomic import atomic_path, remove, sweep
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.sharing.contents import (
     CONTENTS,
@@ -41,6 +41,7 @@ def pack(paths: HarvestLayout, file: Path, watch: Watch) -> None:
     if file.exists():
         raise HarvestError(f"{file} exists, and was left as it is; name another file.")
     contents = contents_of(paths, watch)
+    sweep(file.parent)  # packing that was killed has left gigabytes
     with (
         atomic_path(file) as temporary,
         pa.output_stream(temporary, compression="zstd") as stream,

@@ -92,7 +92,7 @@ def _of_harvests() -> Iterator[Removable]:
             continue
         places = [folder, paths.activation_contexts, paths.correlations, folder / "leases"]
         places += [paths.interpretations, paths.interpretation_entries, paths.interpretation_lists]
-        places.append(paths.comparisons)
+        places += [paths.autointerp_reports, paths.comparisons]
         for place in places:
             yield from _temporary(place)
         compacted = _is_compacted(paths)

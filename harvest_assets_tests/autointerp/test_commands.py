@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from harvest_assets.autointerp.answers import Question, export_questions
+from harvest_assets.autointerp.prompts import Prompt
 from harvest_assets.cli.main import cli
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.interpretations.entries import Label
@@ -96,6 +99,16 @@ def test_prompts_leave_and_answers_come_back(paths: HarvestLayout, tmp_path: Pat
     assert set(scores["author"]) == {"by hand"}
     assert sorted(scores["n_failed"]) == [*[0] * (len(KEYS) - 1), 1]
     assert command(*intruder, "--export", str(prompts)).exit_code == 1  # the file stays as it is
+
+
+def test_an_export_that_is_interrupted_leaves_no_file(tmp_path: Path):
+    def questions() -> Iterator[Question]:
+        yield Question(KEYS[0], Prompt("label it", "a"), "label", 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_questions(questions(), tmp_path / "prompts.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_answers_that_are_damaged_are_refused_whole(paths: HarvestLayout, tmp_path: Path):

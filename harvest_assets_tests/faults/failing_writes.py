@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from harvest_assets_tests.faults.kills import be_child, in_child
+from harvest_assets_tests.faults.processes import be_child, in_child
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
 
 _CALLS = "write,pwrite64,writev"

@@ -32,23 +32,29 @@ RUN = "local/faults/x-aaaaaaaa"
 class Answer(NamedTuple):
     output_probs: torch.Tensor
     firing_strengths: torch.Tensor
-    second_values: torch.Tensor
+    second_values: torch.Tensor | None
 
 
 class Table:
-    """Looks up its answers by token."""
+    """Looks up its answers by token.
 
-    def __init__(self) -> None:
+    Args:
+        second_values: whether a component has a second value, as in an SPD run.
+    """
+
+    def __init__(self, *, second_values: bool = True) -> None:
         generator = torch.Generator().manual_seed(1)
         n = sum(c for _, c in LAYERS)
         rate = torch.linspace(0.02, 0.7, n)
         ci = torch.rand(VOCAB, n, generator=generator)
         self.ci = torch.where(torch.rand(VOCAB, n, generator=generator) < rate, ci, 0.0)
         self.probs = torch.rand(VOCAB, VOCAB, generator=generator).softmax(-1)
-        self.acts = torch.randn(VOCAB, n, generator=generator)
+        acts = torch.randn(VOCAB, n, generator=generator)
+        self.acts = acts if second_values else None
 
     def __call__(self, tokens: torch.Tensor) -> Answer:
-        return Answer(self.probs[tokens], self.ci[tokens], self.acts[tokens])
+        acts = None if self.acts is None else self.acts[tokens]
+        return Answer(self.probs[tokens], self.ci[tokens], acts)
 
 
 class Rows:
@@ -74,6 +80,7 @@ class SmallHarvest:
         config_extras: further entries of config.json.
         saving_share: of the time that may go into saving.
         keep_firings: rows whose firings are kept; -1 is all.
+        second_values: whether components have second values; those of a dictionary have none.
     """
 
     root: Path
@@ -83,6 +90,7 @@ class SmallHarvest:
     config_extras: tuple[tuple[str, str], ...] = ()
     saving_share: float = 0.9
     keep_firings: int = 0
+    second_values: bool = True
 
     @property
     def paths(self) -> HarvestLayout:
@@ -131,7 +139,7 @@ class SmallHarvest:
             )
             harvest_saving(
                 harvester,
-                Table(),
+                Table(second_values=self.second_values),
                 Rows(),
                 share,
                 paths.shard_saved(name),

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harvest_assets.cli.main import cli
+from harvest_assets.files.atomic import host_name
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.loaders import (
     activation_examples,
@@ -95,6 +96,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def harvest(out_dir: Path) -> HarvestLayout:
     """Where a harvest that is unpacked comes to be."""
     return HarvestLayout(out_dir / "harvest" / NAME)
+
+
+def test_packing_removes_what_killed_packing_left(packed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(packed.parent / "out"))
+    left = packed.with_name(f".harvest.tar.zst.{host_name()}-999999999-{'0' * 32}.tmp")
+    left.touch()
+    assert invoke("pack", NAME, packed.with_name("again.tar.zst")).exit_code == 0
+    assert not left.exists()
+    assert packed.with_name("again.tar.zst").read_bytes() == packed.read_bytes()
 
 
 @pytest.mark.slow

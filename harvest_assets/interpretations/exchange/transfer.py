@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harvest_assets.errors import HarvestError, reason_of
+from harvest_assets.files.atomic import sweep
 from harvest_assets.files.sqlite_file import MAGIC
 from harvest_assets.interpretations.entry_files import Entries
 from harvest_assets.interpretations.exchange import (
@@ -131,6 +132,7 @@ def export_file(paths: HarvestLayout, file: Path, name: str | None = None) -> tu
     history = Interpretations(paths).history()
     if not history:
         raise HarvestError(f"{paths.root} has no labels, scores or notes.")
+    sweep(file.parent)
     return FORMATS[name].write(file, history, owner_of(paths) or paths.root.name), history
 
 

@@ -1,0 +1,1 @@
+"""What is killed, one kind a file."""
