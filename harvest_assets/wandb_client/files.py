@@ -30,8 +30,13 @@ _FILES_PER_REQUEST = 500
 _SECONDS_TO_ANSWER = 20.0
 # Of a file that is not a checkpoint; tokenizers have some 20 MB.
 _MAX_BYTES = 200_000_000
-# 0: W&B did not answer.
-_PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+# 0: W&B did not answer. Proxies also answer 403 to limit requests, and access may be restored.
+_PASSING_STATUS = (
+    0,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
 
 
 class RunNotOnWandbError(HarvestError):
@@ -180,7 +185,7 @@ def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether an error of the W&B client may be transient: no answer, 429, 5xx."""
+    """Whether an error of the W&B client may be transient: no answer, 403, 429, 5xx."""
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     while error is not None:

@@ -45,9 +45,9 @@ SETTINGS = {
     "N_BATCHES": "4",
     "BATCH_SIZE": "8",
     "AUTOMATION": "1",
-    "MAX_ACTIVE_RUNS": "8",
+    "MAX_ACTIVE_RUNS": "10",
     "WANDB_PROJECTS": PROJECT,
-    "WANDB_SECONDS": "15",
+    "WANDB_SECONDS": "20",
     "RETRY_SECONDS": "10",
     "BACKFILL_CRON": "* * * * *",
 }
@@ -84,7 +84,7 @@ class Soak:
         self._kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("HARVEST_", "DAGSTER_", "SPD_"))
+            if not name.startswith(("HARVEST_", "DAGSTER_", "SPD_", "PYTHONDONTWRITE"))
         }
         self._seed = seed
 
@@ -114,8 +114,9 @@ class Soak:
             finally:
                 self.deployment.stop()
                 sampler.stop()
+            log(f"struck: {' '.join(sorted(self.deployment.struck))}")
             draw(sampler.samples, self.folder / "memory.svg")
-            return [*self._problems(), *self._of_memory(sampler, time.monotonic() - began)]
+            return [*self._of_memory(sampler, time.monotonic() - began), *self._problems()]
 
     def _happen(self, began: float) -> None:
         for number, event in enumerate(self.schedule.events):
@@ -170,11 +171,18 @@ class Soak:
     def _look(self) -> None:
         """Keep pictures of the pages, if there is a browser."""
         os.environ["HARVEST_SCREENSHOTS"] = str(self.folder)
-        from harvest_assets_tests.orchestration.test_unattended import CHROMIUM, shown
+        from harvest_assets_tests.orchestration.test_unattended import CHROMIUM, LOCATION, shown
 
+        pages: dict[str, tuple[str, ...]] = {
+            "assets/harvest_shard?view=partitions": (PROJECT, "Materialized"),
+            "runs": ("Success",),
+            f"{LOCATION}/sensors/new_wandb_runs": (PROJECT,),
+        }
         if CHROMIUM is not None:
-            pages = ("assets/harvest_shard?view=partitions", "runs", "overview/activity")
-            shown(self.deployment.address, dict.fromkeys(pages, ()))
+            try:
+                shown(self.deployment.address, pages)
+            except Exception as error:  # noqa: BLE001  the checks that follow matter more
+                log(f"no pictures: {error}")
 
     def _problems(self) -> list[str]:
         time.sleep(5)
