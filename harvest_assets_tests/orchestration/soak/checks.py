@@ -69,10 +69,18 @@ def of_records(sound: set[str], broken: set[str], struck: set[str]) -> Iterator[
                 f"{asset.value} of {k}: made {made[k]} times" for k in sound if made[k] != 1
             )
         made = times_made(instance, Asset.HARVEST_SHARD.value)
-        for partition in (f"{key}|{shard}" for key in sorted(sound) for shard in SHARD_KEYS):
-            if made[partition] != 1:
-                yield f"shard {partition}: made {made[partition]} times"
+        for key in sorted(sound & found.keys()):
+            yield from _of_shards(key, made)
         yield from _of_failures(instance, broken, struck)
+
+
+def _of_shards(key: str, made: Counter[str]) -> Iterator[str]:
+    """A shard beyond the plan is only reported, again if the process that planned was killed."""
+    n_shards = HarvestPlan.open(registration(key).layout.root).n_shards
+    for n, shard in enumerate(SHARD_KEYS):
+        times = made[f"{key}|{shard}"]
+        if times != 1 and (n < n_shards or times == 0):
+            yield f"shard {shard} of {key}: made {times} times"
 
 
 def _of_failures(instance: dg.DagsterInstance, broken: set[str], struck: set[str]) -> Iterator[str]:
