@@ -34,7 +34,7 @@ def end_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     ended = []
     for record in instance.get_run_records(started):
         run = record.dagster_run
-        pid = _pid(instance, run.run_id)
+        pid = worker_pid(instance, run.run_id)
         if pid is None or _is_at_work(pid, record.start_time):
             continue
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
@@ -43,7 +43,7 @@ def end_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     return ended
 
 
-def _pid(instance: dg.DagsterInstance, run_id: str) -> int | None:
+def worker_pid(instance: dg.DagsterInstance, run_id: str) -> int | None:
     """The process that a code server started for a run; None if none did."""
     for entry in instance.all_logs(run_id, dg.DagsterEventType.ENGINE_EVENT):
         event = entry.dagster_event

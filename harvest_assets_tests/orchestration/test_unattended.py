@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.orchestration.harvests import HarvestStatus, unharvested
+from harvest_assets.orchestration.orphaned_runs import worker_pid
 from harvest_assets.orchestration.partitions import registration
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
@@ -182,11 +182,10 @@ def kill_a_shard(folder: Path) -> str:
             for run in instance.get_runs():
                 if dg.AssetKey("harvest_shard") not in (run.asset_selection or ()):
                     continue
-                for record in instance.all_logs(run.run_id):
-                    started = re.search(r"Started process for run \(pid: (\d+)\)", record.message)
-                    if started:
-                        os.kill(int(started[1]), signal.SIGKILL)
-                        return run.run_id
+                pid = worker_pid(instance, run.run_id)
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    return run.run_id
             time.sleep(0.3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -37,11 +37,18 @@ def statuses() -> dict[str, HarvestStatus]:
 
 def times_made(instance: dg.DagsterInstance, asset: str) -> Counter[str]:
     """How often each partition of an asset was materialized."""
-    found: Counter[str] = Counter()
+    made = makers(instance, asset).items()
+    return Counter({partition: len(run_ids) for partition, run_ids in made})
+
+
+def makers(instance: dg.DagsterInstance, asset: str) -> dict[str, list[str]]:
+    """The Dagster runs that materialized each partition of an asset."""
+    found: dict[str, list[str]] = defaultdict(list)
     cursor = None
     while True:
         answer = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
-        found.update(str(record.asset_materialization.partition) for record in answer.records)
+        for record in answer.records:
+            found[str(record.asset_materialization.partition)].append(record.run_id)
         cursor = answer.cursor
         if not answer.has_more:
             return found
@@ -64,23 +71,32 @@ def of_records(sound: set[str], broken: set[str], struck: set[str]) -> Iterator[
             yield f"{key} is {found[key].value}"
     with dg.DagsterInstance.get() as instance:
         for asset in RUN_ASSETS:
-            made = times_made(instance, asset.value)
-            yield from (
-                f"{asset.value} of {k}: made {made[k]} times" for k in sound if made[k] != 1
-            )
-        made = times_made(instance, Asset.HARVEST_SHARD.value)
+            made = makers(instance, asset.value)
+            for key in sorted(sound):
+                yield from _unless_once(f"{asset.value} of {key}", made[key], struck)
+        made = makers(instance, Asset.HARVEST_SHARD.value)
         for key in sorted(sound & found.keys()):
-            yield from _of_shards(key, made)
+            yield from _of_shards(key, made, struck)
         yield from _of_failures(instance, broken, struck)
 
 
-def _of_shards(key: str, made: Counter[str]) -> Iterator[str]:
+def _of_shards(key: str, made: dict[str, list[str]], struck: set[str]) -> Iterator[str]:
     """A shard beyond the plan is only reported, again if the process that planned was killed."""
     n_shards = HarvestPlan.open(registration(key).layout.root).n_shards
     for n, shard in enumerate(SHARD_KEYS):
-        times = made[f"{key}|{shard}"]
-        if times != 1 and (n < n_shards or times == 0):
-            yield f"shard {shard} of {key}: made {times} times"
+        makers_of_it = made[f"{key}|{shard}"]
+        if n >= n_shards:
+            makers_of_it = makers_of_it[:1]
+        yield from _unless_once(f"shard {shard} of {key}", makers_of_it, struck)
+
+
+def _unless_once(what: str, run_ids: list[str], struck: set[str]) -> Iterator[str]:
+    """A process may die after it recorded its result and before it recorded its success.
+
+    The next attempt then finds the result and records it again.
+    """
+    if not run_ids or len([run_id for run_id in run_ids if run_id not in struck]) > 1:
+        yield f"{what} was made {len(run_ids)} times"
 
 
 def _of_failures(instance: dg.DagsterInstance, broken: set[str], struck: set[str]) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
+from harvest_assets.orchestration.orphaned_runs import worker_pid
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.orchestration.soak.memory import roles
 
@@ -103,14 +103,13 @@ class Deployment:
             runs = instance.get_runs(dg.RunsFilter(statuses=_AT_WORK))
             self._dice.shuffle(runs)
             for run in runs:
-                for record in instance.all_logs(run.run_id, dg.DagsterEventType.ENGINE_EVENT):
-                    started = re.search(r"Started process for run \(pid: (\d+)\)", record.message)
-                    if started:
-                        self.struck.add(run.run_id)
-                        with suppress(ProcessLookupError):
-                            os.kill(int(started[1]), signal.SIGKILL)
-                            self.n_killed += 1
-                            return
+                pid = worker_pid(instance, run.run_id)
+                if pid is not None:
+                    self.struck.add(run.run_id)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        self.n_killed += 1
+                        return
 
     def automation(self, *, on: bool) -> None:
         """Switch the automation on or off; the schedule works while it is off."""
