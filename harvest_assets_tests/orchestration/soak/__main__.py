@@ -3,7 +3,7 @@
 `python -m harvest_assets_tests.orchestration.soak --runs 200 --minutes 60 --seed 1`
 
 1. `harvest-assets ui` watches a W&B project on this machine where runs appear, change, disappear
-   and come back; some are broken. The server has a fault half of the time.
+   and come back; some are broken. The server has a fault a third of the time.
 2. Processes of Dagster runs are killed at random, and Dagster itself is four times.
 3. The automation harvests; for a fifth of the time it is off and the schedule does it.
 4. When the events are over, the server is healthy and everything must be finished in a while: each
