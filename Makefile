@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-quick test-slow rehearsal fuzz row-orders rehearsal-versions variables docs notebooks errors check clean
+.PHONY: install demo harvest test test-quick test-slow rehearsal rehearsal-soak fuzz row-orders rehearsal-versions variables docs notebooks errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -37,6 +37,10 @@ test-slow: install
 # The repetitions that are too many for each change: `make rehearsal` before a release
 rehearsal: install
 	$(call pytest,$(JOBS)) -m rehearsal --durations=20
+
+# make rehearsal-soak RUNS=20 MINUTES=15: everything unattended for an hour; docs/reliability.md
+rehearsal-soak: install
+	$(VENV)/bin/python -m harvest_assets_tests.orchestration.soak --runs $(or $(RUNS),200) --minutes $(or $(MINUTES),60)
 
 # make fuzz INPUTS=100000: every reader of files of other people, guided by coverage
 fuzz: install

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,11 @@ from harvest_assets.files.filesystems import network_filesystem
 from harvest_assets.files.layout import registration_path
 from harvest_assets.files.lease import hold_lease, is_held, process_started
 from harvest_assets.files.sanitize import presentable
-from harvest_assets.orchestration.dagster_private import InstigatorStatus, InstigatorType
+from harvest_assets.orchestration.dagster_private import (
+    InstigatorStatus,
+    InstigatorType,
+    TickStatus,
+)
 from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.slurm.settings import slurm_is_here
 from harvest_assets.store.registry import Registration, registration_of, release_folder
@@ -25,6 +30,7 @@ from harvest_assets.system.gpus import shards_at_once
 
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
+_MAX_TICK_SECONDS = 600.0
 _HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
 _TELEMETRY_OFF = """\
@@ -214,9 +220,23 @@ def end_dead_runs(instance: dg.DagsterInstance) -> None:
             instance.report_run_failed(run, "The process that executed the run no longer exists.")
 
 
-def sensor_is_on(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:
-    """Whether a sensor is on; `default` is its status until it is switched."""
+def sensor_is_active(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:
+    """Whether a sensor is on, or was switched off during a tick that still starts runs.
+
+    Args:
+        instance: where its status and ticks are recorded.
+        name: of the sensor.
+        default: whether it is on until it is switched.
+    """
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        if state.name == name and state.status != InstigatorStatus.DECLARED_IN_CODE:
-            return state.status == InstigatorStatus.RUNNING
+        if state.name != name or state.status == InstigatorStatus.DECLARED_IN_CODE:
+            continue
+        if state.status == InstigatorStatus.RUNNING:
+            return True
+        # An older tick that has not ended is of a daemon that was killed.
+        since = time.time() - _MAX_TICK_SECONDS
+        ticks = instance.get_ticks(
+            state.instigator_origin_id, state.selector_id, after=since, limit=1
+        )
+        return any(tick.status == TickStatus.STARTED for tick in ticks)
     return default

@@ -10,7 +10,7 @@ from harvest_assets.orchestration.conditions import harvest_automation
 from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.failures import presentable_errors
 from harvest_assets.orchestration.harvests import unharvested
-from harvest_assets.orchestration.instance import sensor_is_on
+from harvest_assets.orchestration.instance import sensor_is_active
 from harvest_assets.orchestration.jobs import prepare
 
 BY_SCHEDULE = "Harvests that were missing"
@@ -34,13 +34,20 @@ def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     runs whose plan or checkpoint has changed are harvested again.
     """
     instance, settings = context.instance, UnattendedSettings.from_environment()
-    if sensor_is_on(instance, harvest_automation.name, default=settings.automation):
-        return dg.SkipReason("harvest_automation is on and harvests the missing runs.")
+    of_automation = dg.SkipReason("harvest_automation is on and harvests the missing runs.")
+    if _automation_is_active(instance, settings):
+        return of_automation
     graph = context.repository_def.asset_graph
     keys = unharvested(instance, graph, include_changed=settings.backfill_changed)
     if not keys:
         return dg.SkipReason("No registered run is waiting to be harvested.")
+    if _automation_is_active(instance, settings):  # switched on in the meantime
+        return of_automation
     tags = {"dagster/schedule_name": backfill_new_runs.name}
     backfill = submit(instance, graph, keys, title=BY_SCHEDULE, tags=tags)
     runs = ", ".join(keys)
     return dg.SkipReason(f"Backfill {backfill} harvests {counted(len(keys), 'run')}: {runs}.")
+
+
+def _automation_is_active(instance: dg.DagsterInstance, settings: UnattendedSettings) -> bool:
+    return sensor_is_active(instance, harvest_automation.name, default=settings.automation)

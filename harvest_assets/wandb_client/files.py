@@ -30,19 +30,27 @@ _FILES_PER_REQUEST = 500
 _SECONDS_TO_ANSWER = 20.0
 # Of a file that is not a checkpoint; tokenizers have some 20 MB.
 _MAX_BYTES = 200_000_000
-# 0: W&B did not answer.
-_PASSING_STATUS = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+# Proxies also answer 403 to limit requests, and access may be restored.
+_PASSING_STATUS = (
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
 
 
 class RunNotOnWandbError(HarvestError):
     """W&B has no run of this name."""
 
 
+class MalformedAnswerError(TransientError):
+    """W&B's answer about a run makes no sense; the next one may."""
+
+
 def list_files(name: RunName) -> dict[str, Any]:
     """The files of a W&B run, as `wandb.apis.public.File` by name.
 
     Raises:
-        TransientError: W&B cannot be reached, or does not answer now.
+        TransientError: W&B cannot be reached, does not answer now, or its answer is malformed.
         RunNotOnWandbError: W&B has no such run.
         HarvestError: there is no valid API key, or W&B refuses the request.
     """
@@ -172,22 +180,36 @@ def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
             f"`wandb login` or set WANDB_API_KEY ({reason_of(error)})."
         ) from None
     except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
-        kind = TransientError if may_pass(error) else HarvestError
-        raise kind(
+        raise _kind_of(error)(
             f"{name.key} could not be downloaded from W&B; check the name, the API key and the "
             f"network, or give a path to the run's files: {reason_of(error)}"
         ) from None
 
 
-def may_pass(error: BaseException | None) -> bool:
-    """Whether an error of the W&B client may be transient: no answer, 429, 5xx."""
+def _kind_of(error: BaseException) -> type[HarvestError]:
+    if may_pass(error):
+        return TransientError
+    malformed = any(isinstance(it, ValueError) for it in _chain(error))
+    return MalformedAnswerError if malformed else HarvestError
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of the W&B client may be transient: no whole answer, 403, 429, 5xx."""
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-    while error is not None:
-        if isinstance(error, WandbApiFailedError):
-            status = error.response.http_status if error.response is not None else 0
-            return status in _PASSING_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        if isinstance(error, OSError):
+    for it in _chain(error):
+        if isinstance(it, WandbApiFailedError):
+            # 0: W&B did not answer; 200: the answer broke off.
+            status = it.response.http_status if it.response is not None else 0
+            broken_off = status < HTTPStatus.BAD_REQUEST
+            failing = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            return broken_off or failing or status in _PASSING_STATUS
+        if isinstance(it, OSError):
             return True
-        error = error.__cause__ or error.__context__
     return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

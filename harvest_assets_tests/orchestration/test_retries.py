@@ -33,8 +33,8 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, tiny_run: Path):
     files = {file.name: file.read_bytes() for file in tiny_run.iterdir()}
     with LoopbackWandb() as server:
         server.add_run("ent/proj/s-00000002", files)
-        # Nobody answers for the second run's first two attempts.
-        asked = iter([503, 503])
+        # The second run's first two attempts are refused.
+        asked = iter([503, 403])
         server.on_operation = lambda name: next(asked, None) if name == "RunFiles" else None
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, "ent/proj/s-00000001", "ent/proj/s-00000002"],

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,27 +13,23 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from harvest_assets.definitions import defs
 from harvest_assets.files.manifest import disagreements
-from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, unharvested
+from harvest_assets.orchestration.harvests import HarvestStatus, unharvested
+from harvest_assets.orchestration.orphaned_runs import worker_pid
 from harvest_assets.orchestration.partitions import registration
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
+from harvest_assets_tests.orchestration.soak.checks import (
+    GRAPH,
+    RUN_ASSETS,
+    statuses,
+    times_made,
+)
 from harvest_assets_tests.tiny_run import write_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROJECT = "ent/proj"
-GRAPH = defs.resolve_asset_graph()
-RUN_ASSETS = (
-    "run_checkpoint",
-    "harvest_plan",
-    "token_rows",
-    "component_correlations",
-    "token_stats",
-    "activation_contexts",
-    "merged_state",
-)
 LOCATION = "locations/harvest_assets.definitions"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -96,25 +90,8 @@ def wait_until(true: Callable[[], bool], what: str, folder: Path, seconds: float
         time.sleep(2)
 
 
-def statuses() -> dict[str, HarvestStatus]:
-    with dg.DagsterInstance.get() as instance:
-        return {it.key: it.status for it in harvests_of(instance, GRAPH)}
-
-
 def harvested(*numbers: int) -> Callable[[], bool]:
     return lambda: all(statuses().get(key(n)) == HarvestStatus.HARVESTED for n in numbers)
-
-
-def times_made(instance: dg.DagsterInstance, asset: str) -> Counter[str]:
-    """How often each partition of an asset was materialized."""
-    found: Counter[str] = Counter()
-    cursor = None
-    while True:
-        answer = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
-        found.update(str(record.asset_materialization.partition) for record in answer.records)
-        cursor = answer.cursor
-        if not answer.has_more:
-            return found
 
 
 def check_nothing_lost_nothing_twice(sound: list[int], broken: int, killed: str = "") -> None:
@@ -122,7 +99,7 @@ def check_nothing_lost_nothing_twice(sound: list[int], broken: int, killed: str 
     with dg.DagsterInstance.get() as instance:
         assert set(instance.get_dynamic_partitions("run")) == {key(n) for n in [*sound, broken]}
         for asset in RUN_ASSETS:
-            made = times_made(instance, asset)
+            made = times_made(instance, asset.value)
             assert {made[key(n)] for n in sound} == {1}, (asset, made)
         shards = times_made(instance, "harvest_shard")
         assert {shards[f"{key(n)}|{s:02d}"] for n in sound for s in range(16)} == {1}
@@ -205,11 +182,10 @@ def kill_a_shard(folder: Path) -> str:
             for run in instance.get_runs():
                 if dg.AssetKey("harvest_shard") not in (run.asset_selection or ()):
                     continue
-                for record in instance.all_logs(run.run_id):
-                    started = re.search(r"Started process for run \(pid: (\d+)\)", record.message)
-                    if started:
-                        os.kill(int(started[1]), signal.SIGKILL)
-                        return run.run_id
+                pid = worker_pid(instance, run.run_id)
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    return run.run_id
             time.sleep(0.3)
 
 

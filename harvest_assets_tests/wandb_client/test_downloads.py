@@ -6,11 +6,18 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
+
+from harvest_assets.errors import HarvestError, TransientError
+from harvest_assets.orchestration.wandb.inspection import inspect_run
 from harvest_assets.store.garbage import free, removable
-from harvest_assets.wandb_client.files import download_files
+from harvest_assets.wandb_client.files import download_files, list_files
 from harvest_assets.wandb_client.run_name import RunName
+from harvest_assets_tests.orchestration.soak.events import Fault
+from harvest_assets_tests.orchestration.soak.unreliable_wandb import UnreliableWandb
 
 NAME = RunName("ent", "proj", "s-00000001")
 # Prints when the file is half written, and never ends by itself.
@@ -74,3 +81,30 @@ def test_clean_lists_and_frees_it(out_dir: Path):
     free(items)
     assert list(folder.parent.iterdir()) == [folder]
     assert not older.exists()
+
+
+def test_which_errors_may_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Refusals, connections that break off and odd answers may pass; a wrong key does not."""
+    content = b"x" * 100_000
+    with UnreliableWandb(seed=0) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        run = server.add_run(NAME.key, {"model_1.pth": content}, odd={"config": "["})
+        with pytest.raises(TransientError):
+            list_files(NAME)
+        with pytest.raises(HarvestError) as caught:
+            inspect_run(NAME.key)
+        assert not isinstance(caught.value, TransientError), "a poll goes on to the next run"
+        run.odd = {}
+        files = list_files(NAME)
+        for fault in (Fault.BROKEN_OFF, None):
+            server.fault = fault
+            raises = pytest.raises(TransientError) if fault else nullcontext()
+            with raises:
+                download_files(NAME, files, ["model_1.pth"], tmp_path / "run")
+        assert (tmp_path / "run/model_1.pth").read_bytes() == content
+        for status, passes in ((403, True), (401, False)):
+            server.status = status
+            with pytest.raises(HarvestError) as caught:
+                list_files(NAME)
+            assert isinstance(caught.value, TransientError) == passes, status

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from harvest_assets.decompositions.registry import check_config
 from harvest_assets.errors import HarvestError, reason_of
-from harvest_assets.wandb_client.files import RunNotOnWandbError, download_files, list_files
+from harvest_assets.wandb_client.files import (
+    MalformedAnswerError,
+    RunNotOnWandbError,
+    download_files,
+    list_files,
+)
 from harvest_assets.wandb_client.run_files import (
     CONFIGS,
     checkpoint_step,
@@ -47,6 +52,8 @@ def inspect_run(key: str) -> Finding:
     """
     try:
         return _inspect_run(key)
+    except MalformedAnswerError as error:  # a poll goes on to the next run
+        raise HarvestError(str(error)) from None
     except HarvestError:
         raise
     except Exception as error:  # noqa: BLE001  malformed fields raise anything in the client

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -39,7 +40,10 @@ class WandbSubprocess:
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
         self._pipe, other_end = context.Pipe()
-        self._process = context.Process(target=_answer, args=(other_end,), daemon=True)
+        # A process that is killed leaves its temporary files, and the client always makes some.
+        self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        arguments = (other_end, self._scratch.name)
+        self._process = context.Process(target=_answer, args=arguments, daemon=True)
         self._process.start()
         other_end.close()
         return self
@@ -53,6 +57,7 @@ class WandbSubprocess:
         self._kill()
         self._process.join()
         self._pipe.close()
+        self._scratch.cleanup()
 
     def list_runs(
         self, project: str, filters: Mapping[str, Any], order: str, per_page: int
@@ -121,9 +126,10 @@ class _Queries:
         return inspect_run(key)
 
 
-def _answer(pipe: Connection) -> None:
+def _answer(pipe: Connection, scratch: str) -> None:
     """Answer queries until the other end of the pipe is closed."""
     os.setsid()  # with the client's own helper process
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
     os.environ["WANDB_SILENT"] = "true"
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # the client prints warnings

@@ -30,7 +30,7 @@ def start_quickly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(subprocess_client, "multiprocessing", fake)
 
 
-def _answer_in(environment: dict[str, str], pipe: Connection) -> None:
+def _answer_in(environment: dict[str, str], pipe: Connection, scratch: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    _answer(pipe)
+    _answer(pipe, scratch)

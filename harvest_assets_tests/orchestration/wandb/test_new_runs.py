@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -350,7 +351,10 @@ def test_when_w_and_b_does_not_answer(
     assert tick.registered == {key(0), key(1)}
 
 
-def test_no_process_is_left_when_time_is_up(server: LoopbackWandb):
+def test_nothing_is_left_when_time_is_up(
+    server: LoopbackWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     server.delay = 30.0
     with subprocess_client.WandbSubprocess(3.0) as wandb:
         with pytest.raises(TransientError, match="within 3 s"):
@@ -358,8 +362,10 @@ def test_no_process_is_left_when_time_is_up(server: LoopbackWandb):
         with pytest.raises(TransientError, match="within 3 s"):
             wandb.inspect_run(key(0))
         pid = wandb._process.pid
+        assert list(tmp_path.iterdir())
     with pytest.raises(ProcessLookupError):
         os.killpg(pid, 0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("server")
