@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import dagster as dg
+
 
 @contextmanager
 def dagster_dev(environment: dict[str, str], folder: Path) -> Iterator[str]:
@@ -63,3 +65,13 @@ def graphql(address: str, query: str, variables: dict | None = None) -> dict:
         response = json.loads(answer.read())
     assert not response.get("errors"), response
     return response["data"]
+
+
+def worker_pid(instance: dg.DagsterInstance, run_id: str) -> int | None:
+    """The process that a code server started for a run; None if none did."""
+    for entry in instance.all_logs(run_id, dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        pid = None if event is None else event.engine_event_data.metadata.get("pid")
+        if pid is not None:
+            return int(str(pid.value))
+    return None

@@ -19,6 +19,7 @@ from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.files.lease import LeaseHeldError, check_held, hold_lease
 from harvest_assets.files.sanitize import RedactingFilter, presentable, presentable_error
 from harvest_assets.orchestration.environment import UnattendedSettings
+from harvest_assets.orchestration.orphaned_runs import record_owner
 from harvest_assets.orchestration.slurm.requeue import requeued_when_interrupted
 
 P = ParamSpec("P")
@@ -71,16 +72,17 @@ def refuses_bad_input(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        _log_presentably(kwargs.get("context", args[0] if args else None))
+        _begin(kwargs.get("context", args[0] if args else None))
         with bad_input_is_final():
             return function(*args, **kwargs)
 
     return wrapped
 
 
-def _log_presentably(context: object) -> None:
-    """Keep secrets out of the log of a run, if the function has a context to log with."""
+def _begin(context: object) -> None:
+    """Record who executes a run, and keep secrets out of its log, if there is a context."""
     if isinstance(context, dg.AssetExecutionContext | dg.AssetCheckExecutionContext):
+        record_owner(context.instance, context.run)
         context.log.addFilter(RedactingFilter())
 
 
@@ -102,7 +104,7 @@ def one_owner(
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
             context = kwargs.get("context", args[0] if args else None)
             assert isinstance(context, dg.AssetExecutionContext)  # noqa: S101
-            _log_presentably(context)
+            _begin(context)
             with requeued_when_interrupted(), bad_input_is_final():
                 path, what = work_of(context)
                 try:

@@ -13,10 +13,10 @@ import click
 import dagster as dg
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.files.atomic import atomic_path, host_name, process_is_alive, remove
+from harvest_assets.files.atomic import atomic_path, remove
 from harvest_assets.files.filesystems import network_filesystem
 from harvest_assets.files.layout import registration_path
-from harvest_assets.files.lease import hold_lease, is_held, process_started
+from harvest_assets.files.lease import hold_lease, is_held
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.orchestration.dagster_private import (
     InstigatorStatus,
@@ -31,7 +31,6 @@ from harvest_assets.system.gpus import shards_at_once
 DEFAULT_HOME = "~/.local/share/harvest_assets/dagster"
 GPU_POOL = "gpu"
 _MAX_TICK_SECONDS = 600.0
-_HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
 _TELEMETRY_OFF = """\
 telemetry:
@@ -195,29 +194,6 @@ def make_room_for_shards(instance: dg.DagsterInstance) -> None:
     """Set the limit of the shards' pool for this machine, unless it is set already."""
     if GPU_POOL not in instance.event_log_storage.get_concurrency_keys():
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, shards_at_once())
-
-
-def owner_tags() -> dict[str, str]:
-    """Tags of a run that identify the process that executes it."""
-    return {
-        _HOST: host_name(),
-        _PID: str(os.getpid()),
-        _STARTED: process_started(os.getpid()) or "unknown",
-    }
-
-
-def end_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark runs as failed whose process on this machine no longer exists.
-
-    A killed process cannot do that itself, and its place in the pool would stay taken.
-    """
-    at_work = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
-    for run in instance.get_runs(at_work):
-        pid = int(run.tags[_PID])
-        same = (process_started(pid) or "unknown") == run.tags[_STARTED]
-        if not (process_is_alive(pid) and same):
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            instance.report_run_failed(run, "The process that executed the run no longer exists.")
 
 
 def sensor_is_active(instance: dg.DagsterInstance, name: str, *, default: bool) -> bool:

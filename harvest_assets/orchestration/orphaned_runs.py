@@ -1,63 +1,68 @@
-"""Dagster runs whose process died together with the daemon, as when a machine loses power.
+"""Dagster runs whose process died, alone or together with the daemon when a machine loses power.
 
-Dagster notices a process that dies while its code server lives. Nobody notices one that died with
-it: its run would stay in progress forever, and its place in the pool taken.
+A process that dies while its code server lives is noticed by Dagster. The run of any other would
+stay in progress forever, and its place in the pool taken.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import dagster as dg
-import psutil
 
-from harvest_assets.files.atomic import process_is_alive
-from harvest_assets.files.filesystems import network_filesystem
+from harvest_assets.files.atomic import host_name, process_is_alive
+from harvest_assets.files.lease import process_started
+from harvest_assets.orchestration.slurm.requeue import is_a_job
+
+_HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
 
-def end_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs as failed whose process no longer exists; the daemon then tries them again.
+def owner_tags() -> dict[str, str]:
+    """Tags of a run that identify this process, which executes it."""
+    return {
+        _HOST: host_name(),
+        _PID: str(os.getpid()),
+        _STARTED: process_started(os.getpid()) or "unknown",
+    }
 
-    Only where the instance is of one machine: its databases are SQLite files on a disk.
 
-    Args:
-        instance: whose daemon is about to start.
+def record_owner(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Tag a run with this process, which executes it.
+
+    Jobs of a cluster have a sensor that watches them, and outlive their process when requeued.
+    """
+    tags = owner_tags()
+    if not is_a_job() and not tags.items() <= run.tags.items():
+        instance.add_run_tags(run.run_id, tags)
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process on this machine no longer exists.
+
+    Where runs are retried, the daemon then tries them again.
 
     Returns:
         The ids of these runs.
     """
-    home = Path(instance.root_directory)
-    storage = type(instance.run_storage).__name__
-    if "sqlite" not in storage.lower() or network_filesystem(home) is not None:
-        return []
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
-    ended = []
-    for record in instance.get_run_records(started):
-        run = record.dagster_run
-        pid = worker_pid(instance, run.run_id)
-        if pid is None or _is_at_work(pid, record.start_time):
-            continue
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
+    dead = [run for run in instance.get_runs(started) if _is_dead(instance, run)]
+    for run in dead:
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         instance.report_run_failed(run, "The process that executed the run no longer exists.")
-        ended.append(run.run_id)
-    return ended
+    return [run.run_id for run in dead]
 
 
-def worker_pid(instance: dg.DagsterInstance, run_id: str) -> int | None:
-    """The process that a code server started for a run; None if none did."""
-    for entry in instance.all_logs(run_id, dg.DagsterEventType.ENGINE_EVENT):
-        event = entry.dagster_event
-        pid = None if event is None else event.engine_event_data.metadata.get("pid")
-        if pid is not None:
-            return int(str(pid.value))
-    return None
-
-
-def _is_at_work(pid: int, started_at: float | None) -> bool:
-    """Whether the process exists and is no later one of the same number."""
-    if not process_is_alive(pid):
+def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    if _owner_is_of_parent(instance, run):
         return False
-    try:
-        return started_at is None or psutil.Process(pid).create_time() <= started_at
-    except psutil.Error:
-        return False
+    pid = int(run.tags[_PID])
+    same = (process_started(pid) or "unknown") == run.tags[_STARTED]
+    return not (process_is_alive(pid) and same)
+
+
+def _owner_is_of_parent(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the tags were copied from the run that this one retries, so its own are to come."""
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    return parent is not None and all(
+        parent.tags.get(tag) == run.tags[tag] for tag in (_HOST, _PID, _STARTED)
+    )

@@ -29,12 +29,12 @@ BY_SCHEDULE = "Harvests that were missing"
 def backfill_new_runs(context: dg.ScheduleEvaluationContext) -> dg.SkipReason:
     """Submits one backfill of all registered runs whose harvest is missing.
 
-    Runs that are queued, in progress or failed are excluded; while `harvest_automation` is on,
-    nothing is submitted. `HARVEST_BACKFILL_CRON` sets the time; with `HARVEST_BACKFILL_CHANGED=1`
-    runs whose plan or checkpoint has changed are harvested again.
+    Runs that are queued, in progress or failed are excluded; while `harvest_automation` is on, or
+    still starting runs, nothing is submitted. `HARVEST_BACKFILL_CRON` sets the time; with
+    `HARVEST_BACKFILL_CHANGED=1` runs whose plan or checkpoint has changed are harvested again.
     """
     instance, settings = context.instance, UnattendedSettings.from_environment()
-    of_automation = dg.SkipReason("harvest_automation is on and harvests the missing runs.")
+    of_automation = dg.SkipReason("harvest_automation is on, or still starting runs.")
     if _automation_is_active(instance, settings):
         return of_automation
     graph = context.repository_def.asset_graph

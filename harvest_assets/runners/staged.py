@@ -19,7 +19,8 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import hold_lease
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.orchestration.harvest_config import prepare_config
-from harvest_assets.orchestration.instance import add_run, end_dead_runs
+from harvest_assets.orchestration.instance import add_run
+from harvest_assets.orchestration.orphaned_runs import end_dead_runs
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, harvest_lease
 from harvest_assets.orchestration.plan_changes import plan_changes
 from harvest_assets.orchestration.progress import read_progress, read_tokenizing

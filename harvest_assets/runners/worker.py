@@ -78,7 +78,7 @@ class Executed(NamedTuple):
 def execute(job_name: str, partition: str, run_config: dict[str, Any]) -> Executed:
     """Execute a job for a partition."""
     from harvest_assets.definitions import defs
-    from harvest_assets.orchestration.instance import owner_tags
+    from harvest_assets.orchestration.orphaned_runs import owner_tags
 
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def(job_name).execute_in_process(

@@ -30,12 +30,7 @@ _FILES_PER_REQUEST = 500
 _SECONDS_TO_ANSWER = 20.0
 # Of a file that is not a checkpoint; tokenizers have some 20 MB.
 _MAX_BYTES = 200_000_000
-# Proxies also answer 403 to limit requests, and access may be restored.
-_PASSING_STATUS = (
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.TOO_MANY_REQUESTS,
-)
+_PASSING_STATUS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class RunNotOnWandbError(HarvestError):
@@ -46,13 +41,18 @@ class MalformedAnswerError(TransientError):
     """W&B's answer about a run makes no sense; the next one may."""
 
 
+class RunRefusedError(TransientError):
+    """W&B forbids access to a run: access may be restored, and proxies so limit requests."""
+
+
 def list_files(name: RunName) -> dict[str, Any]:
     """The files of a W&B run, as `wandb.apis.public.File` by name.
 
     Raises:
-        TransientError: W&B cannot be reached, does not answer now, or its answer is malformed.
+        TransientError: W&B cannot be reached, does not answer now, its answer is malformed, or it
+            forbids access to the run.
         RunNotOnWandbError: W&B has no such run.
-        HarvestError: there is no valid API key, or W&B refuses the request.
+        HarvestError: there is no valid API key.
     """
     if name.entity == LOCAL_ENTITY:
         raise HarvestError(
@@ -189,24 +189,32 @@ def _reported_in_one_sentence(name: RunName) -> Iterator[None]:
 def _kind_of(error: BaseException) -> type[HarvestError]:
     if may_pass(error):
         return TransientError
+    if _status(error) == HTTPStatus.FORBIDDEN:
+        return RunRefusedError
     malformed = any(isinstance(it, ValueError) for it in _chain(error))
     return MalformedAnswerError if malformed else HarvestError
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether an error of the W&B client may be transient: no whole answer, 403, 429, 5xx."""
+    """Whether an error of the W&B client may be transient: no whole answer, 429, 5xx."""
+    status = _status(error)
+    if status is None:
+        return False
+    # Below 400, the answer broke off.
+    broken_off = status < HTTPStatus.BAD_REQUEST
+    return broken_off or status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of W&B's answer, 0 if there was no answer; None if the error is another."""
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     for it in _chain(error):
         if isinstance(it, WandbApiFailedError):
-            # 0: W&B did not answer; 200: the answer broke off.
-            status = it.response.http_status if it.response is not None else 0
-            broken_off = status < HTTPStatus.BAD_REQUEST
-            failing = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-            return broken_off or failing or status in _PASSING_STATUS
+            return it.response.http_status if it.response is not None else 0
         if isinstance(it, OSError):
-            return True
-    return False
+            return 0
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,22 +1,24 @@
-"""Runs whose process died with the daemon are noticed when the next daemon starts."""
+"""Runs whose process died with the daemon are noticed later, by the next command or daemon."""
 
-from __future__ import annotations
-
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.events import DagsterEvent, EngineEventData
-from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.events import DagsterEvent
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
-from harvest_assets.definitions import defs
-from harvest_assets.orchestration.orphaned_runs import end_orphaned_runs
+from harvest_assets.files.lease import process_started
+from harvest_assets.orchestration.failures import refuses_bad_input
+from harvest_assets.orchestration.orphaned_runs import end_dead_runs, owner_tags, record_owner
+from harvest_assets.orchestration.slurm import requeue
 
 RETRIES = {"run_retries": {"enabled": True, "max_retries": 3}}
+ME = owner_tags()
+PREFIX = "harvest_assets/"
 
 
 @pytest.fixture
@@ -25,34 +27,69 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def started(instance: dg.DagsterInstance, pid: int, at: float) -> str:
-    """A run that a code server has started in this process, at this time."""
+@dg.asset
+@refuses_bad_input
+def made_here(context: dg.AssetExecutionContext) -> None:
+    """Fails unless an error of this run's process would be noticed."""
+    assert end_dead_runs(context.instance) == []
+    run = context.instance.get_run_by_id(context.run.run_id)
+    assert run.tags.items() >= ME.items()
+
+
+def started(instance: dg.DagsterInstance, tags: dict[str, str], parent: str | None = None) -> str:
+    """A run in progress that has these tags."""
+    if parent is not None:
+        tags = {**tags, PARENT_RUN_ID_TAG: parent}
     run = instance.create_run_for_job(
-        defs.resolve_job_def("merge"), status=dg.DagsterRunStatus.STARTING
+        dg.Definitions([made_here]).resolve_implicit_global_asset_job_def(),
+        tags=tags,
+        parent_run_id=parent,
+        root_run_id=parent,
+        status=dg.DagsterRunStatus.STARTING,
     )
-    instance.report_engine_event("Started process", run, EngineEventData.in_process(pid))
     start = DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
-    instance.report_dagster_event(start, run.run_id, timestamp=at)
+    instance.report_dagster_event(start, run.run_id)
     return run.run_id
 
 
 def test_a_run_whose_process_died_is_tried_again(instance: dg.DagsterInstance):
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
-        at_work = started(instance, process.pid, time.time() + 1)
-        # Its number is that of a process which was started after the run.
-        reused = started(instance, process.pid, time.time() - 3600)
-        gone = subprocess.Popen([sys.executable, "-c", ""])
-        gone.wait()
-        died = started(instance, gone.pid, time.time())
-        assert set(end_orphaned_runs(instance)) == {reused, died}
-        assert end_orphaned_runs(instance) == []
-        assert instance.get_run_by_id(at_work).status == dg.DagsterRunStatus.STARTED
-    finally:
-        process.kill()
-        process.wait()
-    assert end_orphaned_runs(instance) == [at_work]
-    for run_id in (at_work, reused, died):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = {**ME, PREFIX + "pid": str(gone.pid), PREFIX + "started": "1"}
+    # Another process has its number by now.
+    reused = started(instance, {**ME, PREFIX + "started": "1"})
+    died = started(instance, dead)
+    alive = [
+        started(instance, ME),
+        started(instance, {**dead, PREFIX + "host": "container_b"}),
+        started(instance, {}),
+        started(instance, dead, parent=died),  # retried; has not recorded its own process yet
+    ]
+    assert set(end_dead_runs(instance)) == {reused, died}
+    assert end_dead_runs(instance) == []
+    for run_id in (reused, died):
         run = instance.get_run_by_id(run_id)
         assert run.status == dg.DagsterRunStatus.FAILURE
         assert run.tags[WILL_RETRY_TAG] == "true"
+    for run_id in alive:
+        assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_records_its_process_however_it_was_started(instance: dg.DagsterInstance):
+    """Also over the tags that a retried run has from one that died."""
+    job = dg.Definitions([made_here], executor=dg.in_process_executor)
+    result = job.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, tags={**ME, PREFIX + "pid": "1"}, raise_on_error=False
+    )
+    assert result.success
+    assert instance.get_run_by_id(result.run_id).tags.items() >= ME.items()
+    assert ME[PREFIX + "started"] == process_started(os.getpid()) != ""
+
+
+def test_a_job_of_a_cluster_is_left_to_its_sensor(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(requeue, "_is_cancelled", lambda: False)
+    run = instance.get_run_by_id(started(instance, {}))
+    record_owner(instance, run)
+    assert not instance.get_run_by_id(run.run_id).tags.keys() & ME.keys()

@@ -15,9 +15,8 @@ import pytest
 
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.orchestration.harvests import HarvestStatus, unharvested
-from harvest_assets.orchestration.orphaned_runs import worker_pid
 from harvest_assets.orchestration.partitions import registration
-from harvest_assets_tests.dagster_dev import dagster_dev, graphql
+from harvest_assets_tests.dagster_dev import dagster_dev, graphql, worker_pid
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 from harvest_assets_tests.orchestration.soak.checks import (
     GRAPH,

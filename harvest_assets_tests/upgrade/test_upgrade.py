@@ -16,7 +16,7 @@ from harvest_assets.definitions import defs
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import disagreements
 from harvest_assets.loaders import activation_examples, load_components_frame
-from harvest_assets.orchestration.instance import end_dead_runs
+from harvest_assets.orchestration.orphaned_runs import end_dead_runs
 from harvest_assets.orchestration.partitions import RUN_DIMENSION, shard_partition
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import wandb
 
 from harvest_assets.errors import HarvestError, TransientError
 from harvest_assets.orchestration.wandb.inspection import inspect_run
@@ -108,3 +109,7 @@ def test_which_errors_may_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             with pytest.raises(HarvestError) as caught:
                 list_files(NAME)
             assert isinstance(caught.value, TransientError) == passes, status
+            with pytest.raises(HarvestError) as caught:
+                inspect_run(NAME.key)
+            assert not isinstance(caught.value, TransientError), "a poll goes on to the next run"
+    wandb.teardown()  # the client keeps the server's address

@@ -39,6 +39,11 @@ def this_is_a_job(is_cancelled: Callable[[], bool]) -> None:
     hangup_terminates()
 
 
+def is_a_job() -> bool:
+    """Whether this process is a job."""
+    return _is_cancelled is not None
+
+
 @contextmanager
 def requeued_when_interrupted() -> Iterator[None]:
     """In a job: requeue the job if the block is interrupted."""

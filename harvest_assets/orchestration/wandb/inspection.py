@@ -11,6 +11,7 @@ from harvest_assets.errors import HarvestError, reason_of
 from harvest_assets.wandb_client.files import (
     MalformedAnswerError,
     RunNotOnWandbError,
+    RunRefusedError,
     download_files,
     list_files,
 )
@@ -52,7 +53,7 @@ def inspect_run(key: str) -> Finding:
     """
     try:
         return _inspect_run(key)
-    except MalformedAnswerError as error:  # a poll goes on to the next run
+    except (MalformedAnswerError, RunRefusedError) as error:  # a poll goes on to the next run
         raise HarvestError(str(error)) from None
     except HarvestError:
         raise

@@ -7,8 +7,8 @@
 3. Once a day a full scan lists all runs by creation date, over several polls if need be: it also
    finds runs that appeared with an old heartbeat.
 
-`watched.json` records why runs were skipped. A run without a checkpoint is checked up to five
-times, at growing intervals; a run for which W&B fails is retried indefinitely.
+`watched.json` records why runs were skipped. A run without a checkpoint, or that W&B forbids, is
+checked up to five times, at growing intervals; a run for which W&B fails is retried indefinitely.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from harvest_assets.orchestration.orphaned_runs import worker_pid
-from harvest_assets_tests.dagster_dev import dagster_dev, graphql
+from harvest_assets_tests.dagster_dev import dagster_dev, graphql, worker_pid
 from harvest_assets_tests.orchestration.soak.memory import roles
 
 REPOSITORY = (

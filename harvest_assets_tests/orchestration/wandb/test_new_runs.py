@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import wandb
 import yaml
 
 from harvest_assets.definitions import defs
@@ -24,6 +25,7 @@ from harvest_assets.orchestration.partitions import RUN_DIMENSION
 from harvest_assets.orchestration.sensors import new_wandb_runs
 from harvest_assets.orchestration.wandb import subprocess_client
 from harvest_assets.orchestration.wandb import watch as wandb_watch
+from harvest_assets.orchestration.wandb.project import harvestable_runs
 from harvest_assets.orchestration.wandb.retrained import newer_step
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 from harvest_assets_tests.orchestration.wandb.quick_start import start_quickly
@@ -49,6 +51,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackWandb]:
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("HARVEST_WANDB_PROJECTS", PROJECT)
         yield server
+        wandb.teardown()  # the client keeps the server's address
 
 
 class Ticks:
@@ -322,6 +325,22 @@ def test_a_run_that_is_deleted_between_two_requests(tick: Ticks, server: Loopbac
     tick()
     assert key(2) not in tick.registered
     assert tick.registered == {key(0), key(3)}
+
+
+def test_a_run_that_w_and_b_forbids(tick: Ticks, server: LoopbackWandb):
+    """It is reported, and the runs listed after it are registered."""
+    for n in range(2):
+        add(server, n, days_ago=2 - n)
+    forbid_first = iter([403, None] * 2)
+    server.on_operation = lambda operation: next(forbid_first) if operation == "Run" else None
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = dict(harvestable_runs(instance, PROJECT, ""))
+    assert "403" in (found[key(0)] or "")
+    assert found[key(1)] is None
+    message = tick()
+    assert tick.registered == {key(0)}
+    assert key(1) in message
+    assert "403" in message
 
 
 @pytest.mark.parametrize(
