@@ -33,7 +33,10 @@ def unregister(runs: tuple[str, ...], *, debug: bool) -> None:
             known = instance.get_dynamic_partitions(RUN_DIMENSION)
             # A partition that was typed into the UI may be no name of a harvest.
             for key in [run if run in known else harvest_named(run).key for run in runs]:
-                kept, damaged = remove_run(instance, key), remove_damaged_registration(key)
+                # Without a partition there may still be a damaged file that hinders registering.
+                damaged = None if key in known else remove_damaged_registration(key)
+                kept = None if damaged else remove_run(instance, key)
+                damaged = damaged or remove_damaged_registration(key)
                 path = None if kept is None else str(kept)
                 current().add("unregistered", {"key": key, "path": path})
                 where = f"; its files stay in {kept}" if kept else ""

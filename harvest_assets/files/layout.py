@@ -112,8 +112,12 @@ def harvest_folders() -> list[Path]:
 
 
 def has_files(folder: Path) -> bool:
-    """Whether there is a file anywhere in a folder."""
-    return any(names for _, _, names in os.walk(folder))
+    """Whether there is a file or a link anywhere in a folder, or a folder that cannot be read."""
+    unreadable: list[OSError] = []
+    return any(
+        names or any((Path(place) / name).is_symlink() for name in folders)
+        for place, folders, names in os.walk(folder, onerror=unreadable.append)
+    ) or bool(unreadable)
 
 
 def viewer_cache_root() -> Path:

@@ -52,7 +52,7 @@ class Record(Generic[T]):
         name: of the file in error messages, such as `a harvest plan`.
         version: of the format that is written.
         version_key: the key that holds it.
-        remedy: what to do about a damaged file, such as `register the run again`.
+        remedy: what to do about a damaged file, such as `download it again`.
         max_bytes: a longer file is refused.
         digest_of: for values that have a digest of their own; else it is the SHA-256 of the other
             keys, as JSON with sorted keys.

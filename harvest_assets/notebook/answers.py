@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydantic import PrivateAttr
 
@@ -22,11 +21,56 @@ if TYPE_CHECKING:
 _LINES = 20
 
 
-class Prompt(DescribedPrompt):
-    """Which components fire on a text, and what is predicted; prints what the command does."""
+class _Printed:
+    """An answer that prints what its command does; its `repr` has the first lines of that."""
 
-    def __init__(self, answer: DescribedPrompt) -> None:
-        super().__init__(**dict(answer))
+    def _print_to(self, console: Console) -> None:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = StringIO()
+        self._print_to(
+            Console(
+                file=text,
+                force_jupyter=False,
+                color_system=None,
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+        )
+        return text.getvalue().rstrip()
+
+    def __repr__(self) -> str:
+        lines = str(self).splitlines()
+        more = len(lines) - _LINES
+        shown = [line(it.rstrip()) for it in lines[:_LINES]]
+        return "\n".join([*shown, f"… and {counted(more, 'line')} more"] if more > 0 else shown)
+
+
+class _Unnamed:
+    """A tokenizer of no tokens."""
+
+    vocab_size = 0
+
+    def decode(self, _ids: object) -> str:
+        return ""
+
+
+def _only_ids() -> Vocabulary:
+    """Shows tokens as their ids: an answer that was read from JSON has no texts."""
+    return Vocabulary(_Unnamed())
+
+
+class Prompt(_Printed, DescribedPrompt):
+    """Which components fire on a text, and what is predicted; `print` shows all of it."""
+
+    @classmethod
+    def of(cls, answer: DescribedPrompt) -> Self:
+        """An answer as a notebook shows it."""
+        return cls(**dict(answer))
 
     def frame(self) -> pl.DataFrame:
         """A row for each component listed at each token, the strongest first.
@@ -54,22 +98,23 @@ class Prompt(DescribedPrompt):
         ]
         return pl.DataFrame(rows, schema=schema, orient="row")
 
-    def __repr__(self) -> str:
+    def _print_to(self, console: Console) -> None:
         from harvest_assets.cli.prompt_text import print_prompt
 
-        return _first_lines(lambda console: print_prompt(self, console))
-
-    __str__ = __repr__
+        print_prompt(self, console)
 
 
-class Ablation(AblateAnswer):
-    """What is predicted without components; prints what the command does."""
+class Ablation(_Printed, AblateAnswer):
+    """What is predicted without components; `print` shows all of it."""
 
-    _vocabulary: Vocabulary = PrivateAttr()
+    _vocabulary: Vocabulary = PrivateAttr(default_factory=_only_ids)
 
-    def __init__(self, answer: AblateAnswer, vocabulary: Vocabulary) -> None:
-        super().__init__(**dict(answer))
-        self._vocabulary = vocabulary
+    @classmethod
+    def of(cls, answer: AblateAnswer, vocabulary: Vocabulary) -> Self:
+        """An answer as a notebook shows it, its tokens as texts."""
+        made = cls(**dict(answer))
+        made._vocabulary = vocabulary
+        return made
 
     def frame(self) -> pl.DataFrame:
         """A row for each token.
@@ -91,22 +136,23 @@ class Ablation(AblateAnswer):
         }
         return pl.DataFrame(columns)
 
-    def __repr__(self) -> str:
+    def _print_to(self, console: Console) -> None:
         from harvest_assets.cli.asked_text import print_ablation
 
-        return _first_lines(lambda console: print_ablation(self, self._vocabulary, console))
-
-    __str__ = __repr__
+        print_ablation(self, self._vocabulary, console)
 
 
-class Weights(WeightsAnswer):
-    """What the weights of a component say; prints what the command does."""
+class Weights(_Printed, WeightsAnswer):
+    """What the weights of a component say; `print` shows all of it."""
 
-    _vocabulary: Vocabulary = PrivateAttr()
+    _vocabulary: Vocabulary = PrivateAttr(default_factory=_only_ids)
 
-    def __init__(self, answer: WeightsAnswer, vocabulary: Vocabulary) -> None:
-        super().__init__(**dict(answer))
-        self._vocabulary = vocabulary
+    @classmethod
+    def of(cls, answer: WeightsAnswer, vocabulary: Vocabulary) -> Self:
+        """An answer as a notebook shows it, its tokens as texts."""
+        made = cls(**dict(answer))
+        made._vocabulary = vocabulary
+        return made
 
     def frame(self) -> pl.DataFrame:
         """A row for each token listed: direction (`input` or `output`), token_id, token, value."""
@@ -136,30 +182,7 @@ class Weights(WeightsAnswer):
         schema = {"component_key": pl.String} | dict.fromkeys(names, pl.Float64)
         return pl.DataFrame(rows, schema=schema, orient="row")
 
-    def __repr__(self) -> str:
+    def _print_to(self, console: Console) -> None:
         from harvest_assets.cli.asked_text import print_weights
 
-        return _first_lines(lambda console: print_weights(self, self._vocabulary, console))
-
-    __str__ = __repr__
-
-
-def _first_lines(print_to: Callable[[Console], None]) -> str:
-    """The first lines of what a function prints."""
-    from rich.console import Console
-
-    text = StringIO()
-    print_to(
-        Console(
-            file=text,
-            force_jupyter=False,
-            color_system=None,
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    )
-    lines = text.getvalue().splitlines()
-    more = len(lines) - _LINES
-    shown = [line(it.rstrip()) for it in lines[:_LINES]]
-    return "\n".join([*shown, f"… and {counted(more, 'line')} more"] if more > 0 else shown)
+        print_weights(self, self._vocabulary, console)

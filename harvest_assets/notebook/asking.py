@@ -26,19 +26,19 @@ def prompt(harvest: Harvest, text: str | Sequence[int], **options: Any) -> Promp
     """Which components fire on a text; the options are fields of `PromptQuestion`."""
     question = PromptQuestion(**_text_or_ids(text), **options)
     answer = answer_prompt(_run_of(harvest.paths), question)
-    return Prompt(described(harvest, answer, question.component))
+    return Prompt.of(described(harvest, answer, question.component))
 
 
 def ablate(harvest: Harvest, text: str | Sequence[int], **options: Any) -> Ablation:
     """What is predicted without components; the options are fields of `AblateQuestion`."""
     question = AblateQuestion(**_text_or_ids(text), **options)
-    return Ablation(answer_ablation(_run_of(harvest.paths), question), harvest.vocabulary)
+    return Ablation.of(answer_ablation(_run_of(harvest.paths), question), harvest.vocabulary)
 
 
 def weights(harvest: Harvest, key: str, top: int) -> Weights:
     """What the weights of a component say."""
     question = WeightsQuestion(component=key, top=top)
-    return Weights(answer_weights(_run_of(harvest.paths), question), harvest.vocabulary)
+    return Weights.of(answer_weights(_run_of(harvest.paths), question), harvest.vocabulary)
 
 
 def _run_of(paths: HarvestLayout) -> OpenedRun:
@@ -57,6 +57,8 @@ def _text_or_ids(text: str | Sequence[int]) -> dict[str, Any]:
     if isinstance(text, str):
         return {"text": text}
     try:
+        if isinstance(text, (bytes, bytearray)):  # their bytes would count as ids
+            raise TypeError
         return {"ids": tuple(map(index, text))}
     except TypeError:
         raise HarvestError(

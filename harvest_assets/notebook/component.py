@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harvest_assets.errors import HarvestError
@@ -53,6 +54,11 @@ class Component:
     def key(self) -> str:
         """The layer and the index in it, `h.0.mlp.c_fc:12`."""
         return self._portrait.key
+
+    @property
+    def harvest_path(self) -> Path:
+        """The folder of its harvest's files."""
+        return self._harvest.paths.root
 
     @property
     def layer(self) -> str:

@@ -152,9 +152,9 @@ class Harvest(Components):
     def ablate(
         self,
         text: str | Sequence[int],
-        without: Keys = (),
+        without: Keys | None = None,
         *,
-        only: Keys = (),
+        only: Keys | None = None,
         only_firing: bool = False,
         with_rest: bool = False,
         at: int | None = None,
@@ -164,7 +164,7 @@ class Harvest(Components):
 
         Args:
             text: as for `prompt`.
-            without: components that are taken out, or their keys.
+            without: components that are taken out, or their keys, also several in a text.
             only: those that are kept, instead.
             only_firing: keep those that fire, at each token, instead.
             with_rest: keep the part of the weights that no component explains, where components
@@ -203,12 +203,27 @@ class Harvest(Components):
             ci_image=charts.data_address(cells),
         )
 
-    def _keys_of(self, components: Keys) -> tuple[str, ...]:
+    def _keys_of(self, components: Keys | None) -> tuple[str, ...]:
+        from harvest_assets.live.ablation import split_keys
+
+        if components is None:
+            return ()
         given = [components] if isinstance(components, (str, Component)) else components
-        return tuple(map(self._key_of, given))
+        keys: list[str | Component] = []
+        for it in given:
+            keys += split_keys([it]) if isinstance(it, str) else [it]
+        return tuple(map(self._key_of, keys))
 
     def _key_of(self, component: str | Component) -> str:
-        return component.key if isinstance(component, Component) else self[component].key
+        if not isinstance(component, Component):
+            return self[component].key
+        folder = component.harvest_path
+        if folder.resolve() != self.path.resolve():
+            raise HarvestError(
+                f"{component.key} is a component of another harvest, {folder}, not of {self.path}; "
+                "give its key if the component of that key is meant."
+            )
+        return component.key
 
     def _finished(self, name: str) -> FinishedHarvest:
         if not isinstance(self._harvest, FinishedHarvest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.filesize import decimal
@@ -24,14 +25,18 @@ def change_of_plan(
         plan: the new plan.
         streaming: the dataset is a stream, of which other rows are kept for other `n_batches`.
     """
-    before, after = stored.model_dump(), plan.model_dump()
-    changed = ", ".join(
-        f"{_name(name)} from {_value(name, before[name])} to {_value(name, after[name])}"
-        for name in after
-        if before[name] != after[name]
-    )
+    changed = changed_settings(stored.model_dump(), plan.model_dump())
     redone = _redone(paths, stored, plan, streaming=streaming)
     return f"The plan changes: {changed}. {redone}{_given_up(paths, plan)}"
+
+
+def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The settings of both that differ, each with its two values; empty if none does."""
+    return ", ".join(
+        f"{_name(name)} from {_value(name, before[name])} to {_value(name, value)}"
+        for name, value in after.items()
+        if name in before and before[name] != value
+    )
 
 
 def shares_left(

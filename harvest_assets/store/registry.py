@@ -29,7 +29,9 @@ class _Entry:
     out_name: str
 
 
-_RECORD = Record(_Entry, "a registration", remedy="register the run again", older=Older())
+_RECORD = Record(
+    _Entry, "a registration", remedy="unregister the run and register it again", older=Older()
+)
 
 
 @dataclass(frozen=True)

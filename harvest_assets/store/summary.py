@@ -23,10 +23,7 @@ from harvest_assets.store.registry import owner_of
 from harvest_assets.store.shards import SHARD_KEYS, ShardResults, Work
 
 _BLOCK_BYTES = 512  # unit of `st_blocks`, whatever the file system's own is
-_NO_PLAN = (
-    "{} has no plan: the command that began this harvest ended before the run was opened; give "
-    "the same command again, or remove the folder."
-)
+_NO_PLAN = "{} has no plan yet: it is being prepared, or what began it has ended."
 
 
 class Condition(StrEnum):
@@ -124,7 +121,8 @@ def _described(paths: HarvestLayout) -> dict[str, Any]:
     if not paths.plan.exists():
         # Results of another program have no plan.
         if missing:
-            is_bare = len(missing) == len(paths.five_files) and not _is_at_work(paths)
+            opened = [paths.run_checkpoint, *paths.five_files]
+            is_bare = not (any(file.exists() for file in opened) or _is_at_work(paths))
             return {"problem": _NO_PLAN.format(paths.root)} if is_bare else {}
         n_tokens, n_components = _tokens_of_results(paths), _components_of_results(paths)
         seen = {"tokens": n_tokens, "tokens_wanted": n_tokens, "n_components": n_components}

@@ -33,6 +33,7 @@ from harvest_assets.results.firings import KeptFirings, impossible_firings
 from harvest_assets.settings import HarvestSettings
 from harvest_assets.store.imported import IMPORTED, source_of
 from harvest_assets.store.plan import HarvestPlan
+from harvest_assets.store.plan_change import changed_settings
 from harvest_assets.store.registry import check_name
 from harvest_assets.store.shards import SHARD_KEYS, StoredState
 
@@ -99,16 +100,13 @@ def older_plan_of(paths: HarvestLayout) -> str | None:
         return None
     # Those that have their defaults are left out of the config.
     config = HarvestSettings().model_dump(mode="json", include=_OPTIONAL) | config
-    changed = [
-        f"{name} {value}, not {config[name]}"
-        for name, value in plan.model_dump(mode="json", exclude={"run", "n_shards"}).items()
-        if name in config and config[name] != value
-    ]
+    plan_settings = plan.model_dump(mode="json", exclude={"run", "n_shards"})
+    changed = changed_settings(config, plan_settings)
     if not changed:
         return None
     return (
-        f"The results are of an older plan: {paths.plan} asks for {', '.join(changed)}. Harvest "
-        "the run again to have those results."
+        f"The results are of an older plan: {paths.plan} changes {changed}. Harvest the run again "
+        "to have those results."
     )
 
 

@@ -132,15 +132,7 @@ class Pages:
         run_a = params.get("run_a", self._first or "")
         run_b = params.get("run_b", run_a)
         if not (run_a and params.get("a")):
-            return html_page(
-                "compare_form.html",
-                harvest=None,
-                run_a=run_a,
-                run_b=run_b,
-                key_a=params.get("a", ""),
-                wanted_b=params.get("b", ""),
-                runs=self._library.names(),
-            )
+            return self._compare_form(params, run_a, run_b)
         one, other = self._open(run_a), self._open(run_b)
         view = _view(request, one, other)
         wanted = params.get("b", "") or params.get("a", "")
@@ -160,6 +152,23 @@ class Pages:
             together=pair(one, a, b) if one is other and b is not None else None,
             differing=_differing(one, other),
             alike=[] if one is other else _alike(one, a, other),
+            runs=self._library.names(),
+        )
+
+    def _compare_form(self, params: Mapping[str, str], run_a: str, run_b: str) -> Response:
+        """The form, with what an address lacks; a harvest that the address names must be there."""
+        for field in ("run_a", "run_b"):
+            if params.get(field):
+                self._open(params[field])
+        needed = {"a component (a)": params.get("a"), "its harvest (run_a)": run_a}
+        return html_page(
+            "compare_form.html",
+            harvest=None,
+            run_a=run_a,
+            run_b=run_b,
+            key_a=params.get("a", ""),
+            wanted_b=params.get("b", ""),
+            missing=[what for what, given in needed.items() if params and not given],
             runs=self._library.names(),
         )
 

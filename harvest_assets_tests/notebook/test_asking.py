@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def test_the_answers_are_those_of_the_model(harvest: Harvest, run: OpenedRun):
     assert frame["kl"].to_list() == [it.kl for it in without.changed.positions]
     assert frame["kl_ci_masked"].to_list() == [it.kl for it in without.ci_masked.positions]
     assert harvest.ablate(TEXT).frame()["kl"].null_count() == len(frame)
+    assert harvest.ablate(TEXT, None) == harvest.ablate(TEXT)
+    assert harvest.ablate(TEXT, f"{KEY}, {OTHER}", top=2).changed == without.changed
     assert harvest.ablate(TEXT, only=KEY).changed != without.changed
 
     said = answer_weights(run, WeightsQuestion(component=KEY, top=4))
@@ -67,12 +70,24 @@ def test_the_answers_are_those_of_the_model(harvest: Harvest, run: OpenedRun):
         assert word in repr(answer)
         assert len(lines) <= 21
         assert max(map(len, lines)) <= 100
+        again = type(answer).model_validate_json(answer.model_dump_json())
+        assert again.model_dump() == answer.model_dump()
+        assert len(again.frame()) == len(answer.frame())
+        assert repr(again)
+    last = asked.positions[-1]
+    assert str(asked).splitlines()[-1].split()[0] == last.firing[-1].component
+    assert len(str(asked).splitlines()) > len(repr(asked).splitlines())
     assert asking._opened.cache_info().currsize == 1
 
 
-def test_a_misspelt_question_is_refused(harvest: Harvest):
+def test_a_misspelt_question_is_refused(harvest: Harvest, tmp_path: Path):
+    copy = shutil.copytree(harvest.path, tmp_path / "copy")
+    theirs = harvest_assets.open(copy)[KEY]
+    with pytest.raises(HarvestError, match=str(copy)):
+        harvest.ablate(TEXT, theirs)
     for ask in (
         lambda: harvest.prompt(3),
+        lambda: harvest.prompt(b"abc"),
         lambda: harvest.prompt([0.5]),
         lambda: harvest.prompt(TEXT, top=0),
         lambda: harvest.ablate(TEXT, ["nowhere:0"]),

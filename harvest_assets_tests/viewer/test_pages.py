@@ -123,6 +123,7 @@ def test_only_get_and_head_are_allowed(client):
         ("/run/nothing", 404, "has not been harvested"),
         ("/run/..%2F..%2Fetc", 404, ""),
         (f"{RUN}/component/h.0:77777", 404, "no component"),
+        ("/compare?run_a=nothing", 404, "nothing has not been harvested"),
         (f"{RUN}/table.csv?min=lots", 400, "write 0.01 or 1%"),
         (f"{RUN}/export.html", 400, "1 to 100"),
         ("/static/..%2fpages.py", 404, ""),
@@ -138,6 +139,12 @@ def test_an_error_is_a_page(client, address: str, status: int, named: str):
 def test_an_address_with_a_key_leads_to_its_component(client):
     answer = client.get(RUN, params={"q": KEY}, follow_redirects=False)
     assert answer.headers["location"] == f"{RUN}/component/{KEY}"
+
+
+def test_a_comparison_says_what_it_lacks(client):
+    assert "Missing" not in client.get("/compare").text
+    assert "Missing: a component (a)." in client.get("/compare?run_a=hostile&a=").text
+    assert "its harvest (run_a)" in client.get(f"/compare?run_a=&a={KEY}").text
 
 
 @pytest.mark.parametrize("field", ["min", "max"])
