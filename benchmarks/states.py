@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from harvest_assets.harvester.counters import narrowest, pack_upper, packed_length
+from harvest_assets.harvester.counters import packed_length, packed_offset
+from harvest_assets.harvester.filled import runs
 from harvest_assets.harvester.histogram import N_BINS
+from harvest_assets.harvester.priorities import highest_activation_first, highest_ci_first
 from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
+from harvest_assets.results.merge import scratch
 from harvest_assets.settings import SampleSettings
 
+CONTEXT_LENGTH = 512
 _LAYERS = 4
-_FIRINGS = 1 << 20
+# Occurrences of a token: so many at least, and at random so many more.
+_FEWEST, _MORE = 1 << 17, 1 << 20
+# Where a component fires, of a token at most.
+_MOST = 1 << 13
 # Beside the firing itself most positions of a window are silent.
 _SILENT = 0.8
 
@@ -22,7 +31,7 @@ _SILENT = 0.8
 def write_states(
     directory: Path, n_shards: int, n_components: int, vocab_size: int, k: int, silent: float
 ) -> list[Path]:
-    """Write states in which every component that fired has k examples, and return their folders.
+    """Write the states of shards of one size, and return their folders.
 
     Args:
         directory: of the folders.
@@ -36,77 +45,133 @@ def write_states(
     for shard in range(n_shards):
         place = directory / f"{shard:02d}"
         if not (place / "state.json").exists():
-            state = _state(shard, n_components, vocab_size, k)
-            (_silenced(state, silent) if silent else state).save(place)
+            with random_state(directory, shard, n_components, vocab_size, k, silent) as state:
+                state.save(place)
         places.append(place)
     return places
 
 
-def _state(shard: int, n_components: int, vocab_size: int, k: int) -> HarvesterState:
+def layers_of(n_components: int) -> tuple[tuple[str, int], ...]:
+    """The layers of all states of a size."""
+    return tuple((f"h.{i}.mlp.c_fc", n_components // _LAYERS) for i in range(_LAYERS))
+
+
+def rows_of_shard(vocab_size: int) -> int:
+    """Rows of `CONTEXT_LENGTH` tokens that a random state counts."""
+    return vocab_size * (_FEWEST + _MORE // 2) // CONTEXT_LENGTH
+
+
+@contextmanager
+def random_state(
+    folder: Path, shard: int, n_components: int, vocab_size: int, k: int, silent: float
+) -> Iterator[HarvesterState]:
+    """A state whose numbers agree with each other, as `harvest-assets verify` checks them.
+
+    Every component that fired has k examples, and a quarter of the tokens where it fires.
+
+    Args:
+        folder: large matrices that are mostly not zero are in files in it, until the block ends.
+        shard: its number; no two have the same rows.
+        n_components: C.
+        vocab_size: V.
+        k: examples of each component that fired.
+        silent: share of the components that never fired.
+    """
     generator = torch.Generator().manual_seed(shard)
     settings = HarvesterSettings(
-        layers=tuple((f"h.{i}.mlp.c_fc", n_components // _LAYERS) for i in range(_LAYERS)),
+        layers=layers_of(n_components),
         vocab_size=vocab_size,
         sample=SampleSettings(activation_examples_per_component=k),
     )
+    # The same components in each shard.
+    fired = torch.rand(n_components, generator=torch.Generator().manual_seed(0)) >= silent
+    totals = torch.randint(_FEWEST, _FEWEST + _MORE, (vocab_size,), generator=generator)
+    n_tokens = rows_of_shard(vocab_size) * CONTEXT_LENGTH
+    totals += (n_tokens - int(totals.sum())) // vocab_size
+    totals[0] += n_tokens - int(totals.sum())
+    output_totals = torch.rand(vocab_size, generator=generator, dtype=torch.float64)
+    with ExitStack() as stack:
 
-    def counts(below: int, *shape: int) -> torch.Tensor:
-        return torch.randint(below, shape, generator=generator, dtype=torch.int32)
+        def allocate(name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+            if silent > 0.5:  # noqa: PLR2004 - memory is taken by what is written
+                return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
+            file = folder / f"{name}-{shard}.scratch"
+            return stack.enter_context(scratch(file, shape, dtype))
 
-    histogram = torch.zeros(n_components, N_BINS, dtype=torch.int64)
-    histogram[:, 1:] = _FIRINGS // (N_BINS - 1)
-    return HarvesterState(
-        settings=settings,
-        total_tokens_processed=_FIRINGS * n_components // 60,
-        ci_sums=torch.rand(n_components, generator=generator, dtype=torch.float64) * _FIRINGS,
-        ci_histogram=histogram,
-        cooccurrence=narrowest(counts(1 << 15, packed_length(n_components))),
-        # Three tokens in four never stand where a component fires.
-        input_counts=narrowest((counts(1 << 15, n_components, vocab_size) - 24576).clamp_(0)),
-        input_token_totals=counts(1 << 30, vocab_size).long() + (1 << 20),
-        output_token_prob_mass=torch.rand(
-            n_components, vocab_size, generator=generator, dtype=torch.float64
-        ),
-        output_token_prob_totals=torch.rand(vocab_size, generator=generator).double() * _FIRINGS,
-        sample=_examples(generator, shard, settings, k),
-        highest_ci=_examples(generator, shard, settings, N_HIGHEST),
-        highest_activation=_examples(generator, shard, settings, N_HIGHEST),
-    )
+        counts = allocate("counts", torch.int16, n_components, vocab_size)
+        mass = allocate("mass", torch.float64, n_components, vocab_size)
+        together = allocate("together", torch.int32, packed_length(n_components))
+        firings = torch.zeros(n_components, dtype=torch.int64)
+        for run in runs(fired, 1 + (1 << 20) // vocab_size):
+            shape = (run.stop - run.start, vocab_size)
+            read = torch.randint(-3 * _MOST, _MOST, shape, generator=generator).clamp_(min=0)
+            counts[run], firings[run] = read.short(), read.sum(1)
+            predicted = torch.rand(shape, generator=generator, dtype=torch.float64)
+            mass[run] = predicted * (firings[run] / predicted.sum(1))[:, None]
+        _count_together(generator, together, fired, firings)
+        histogram = torch.zeros(n_components, N_BINS, dtype=torch.int64)
+        histogram[:, 1:] = (firings // (N_BINS - 1))[:, None]
+        histogram[:, 1] += firings % (N_BINS - 1)
+        alive = fired.nonzero().squeeze(1)
+        highest = (highest_ci_first, highest_activation_first)
+        yield HarvesterState(
+            settings,
+            n_tokens,
+            torch.rand(n_components, generator=generator, dtype=torch.float64) * firings,
+            histogram,
+            together,
+            counts,
+            totals,
+            mass,
+            output_totals * (n_tokens / output_totals.sum()),
+            _examples(generator, shard, settings, alive, k),
+            *(
+                _ordered(_examples(generator, shard, settings, alive, N_HIGHEST), by)
+                for by in highest
+            ),
+        )
 
 
-def _silenced(state: HarvesterState, share: float) -> HarvesterState:
-    """The state without the firings of a share of the components, the same ones in each state."""
-    n = state.settings.n_components
-    fired = torch.rand(n, generator=torch.Generator().manual_seed(0)) >= share
-    rows = fired[:, None]
-    tables = {name: getattr(state, name) for name in ("sample", "highest_ci", "highest_activation")}
-    return replace(
-        state,
-        ci_sums=state.ci_sums * fired,
-        ci_histogram=state.ci_histogram * rows,
-        cooccurrence=pack_upper(state.count_ij * rows * fired).to(state.cooccurrence.dtype),
-        input_counts=state.input_counts * rows,
-        output_token_prob_mass=state.output_token_prob_mass * rows,
-        **{name: table.select(fired[table.component]) for name, table in tables.items()},
-    )
+def _count_together(
+    generator: torch.Generator, packed: torch.Tensor, fired: torch.Tensor, firings: torch.Tensor
+) -> None:
+    """Fill the upper triangle of how often two components fired together."""
+    size, alive = len(fired), fired.nonzero().squeeze(1)
+    most = min(1 << 15, int(firings[alive].min()))
+    for number, place in enumerate(alive.tolist()):
+        offset = packed_offset(place, size)
+        row = packed[offset : offset + size - place]
+        others = alive[number:] - place
+        row[others] = torch.randint(most, others.shape, generator=generator, dtype=torch.int32)
+        row[0] = firings[place]
 
 
 def _examples(
-    generator: torch.Generator, shard: int, settings: HarvesterSettings, k: int
+    generator: torch.Generator, shard: int, settings: HarvesterSettings, alive: torch.Tensor, k: int
 ) -> ExampleTable:
-    n, width = settings.n_components * k, settings.window
-    priority = torch.randint(1 << 62, (settings.n_components, k), generator=generator)
-    component_acts = torch.randn(n, width, generator=generator)
+    n, width, n_rows = len(alive) * k, settings.window, rows_of_shard(settings.vocab_size)
+    priority = torch.randint(1 << 62, (len(alive), k), generator=generator)
     ci = torch.rand(n, width, generator=generator)
-    ci[torch.rand(n, width, generator=generator) < _SILENT] = 0
+    silent = torch.rand(n, width, generator=generator) < _SILENT
+    silent[:, width // 2] = False
+    tokens = torch.randint(settings.vocab_size, (n, width), generator=generator, dtype=torch.int32)
     return ExampleTable(
-        component=torch.arange(settings.n_components).repeat_interleave(k),
+        component=alive.repeat_interleave(k),
         priority=priority.sort(dim=1).values.flatten(),
-        row=torch.randint(1 << 20, (n,), generator=generator) * 16 + shard,
-        position=torch.randint(512, (n,), generator=generator, dtype=torch.int32),
-        token_ids=torch.randint(
-            settings.vocab_size, (n, width), generator=generator, dtype=torch.int32
-        ),
-        ci_values=ci,
-        component_acts=component_acts,
+        row=torch.randint(n_rows * shard, n_rows * (shard + 1), (n,), generator=generator),
+        position=torch.randint(CONTEXT_LENGTH, (n,), generator=generator, dtype=torch.int32),
+        token_ids=tokens,
+        ci_values=ci.masked_fill_(silent, 0),
+        component_acts=torch.randn(n, width, generator=generator),
     )
+
+
+def _ordered(
+    table: ExampleTable, by: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> ExampleTable:
+    """The highest examples in their order."""
+    middle = table.ci_values.shape[1] // 2
+    priority = by(table.ci_values[:, middle], table.component_acts[:, middle])
+    order = priority.view(-1, N_HIGHEST).argsort(dim=1)
+    order += torch.arange(0, len(priority), N_HIGHEST)[:, None]
+    return table._replace(priority=priority).select(order.flatten())
