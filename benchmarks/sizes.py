@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,7 +52,7 @@ SIZES = {
     # Most components never fired, so that files have holes.
     "a": Size(16, 40_000, 50_000, 1000, 0.95, 55 << 30),
     # All fired.
-    "b": Size(4, 12_000, 50_000, 300, 0.0, 62 << 30),
+    "b": Size(4, 12_000, 50_000, 200, 0.0, 62 << 30),
     # The examples of one component are a million tokens.
     "examples": Size(2, 64, 2_000, 48_000, 0.0, 20 << 30),
     "tiny": Size(3, 40, 100, 30, 0.5, 1 << 30),
@@ -109,8 +108,7 @@ def measure_size(
 
 def _measure(name: str, folder: Path, steps: Steps) -> None:
     ours, command = ("-m", "benchmarks.sizes"), ("-m", "harvest_assets")
-    for shard in range(SIZES[name].n_shards):
-        steps.run(f"write the state of shard {shard:02d}", *ours, "write", name, str(shard))
+    steps.run("states of all shards", *ours, "write", name)
     steps.run("merge, all of it", *ours, "merge", name)
     steps.run("verify", *command, "verify", NAME)
     steps.run("loaders and open, all of it", *ours, "read", name)
@@ -200,8 +198,8 @@ def _checkpoint(size: Size) -> Any:
     )
 
 
-def _write(size: Size, shard: int) -> None:
-    """Write the state of a shard as the asset does, and before the first one the plan."""
+def _write(size: Size) -> None:
+    """Write the plan, and the states of the shards as their asset does."""
     from benchmarks.large_run import write_tokenizer
     from harvest_assets.files.commit import publish_files
     from harvest_assets.files.layout import HarvestLayout
@@ -209,20 +207,20 @@ def _write(size: Size, shard: int) -> None:
     from harvest_assets.store.shards import SHARD_KEYS, ShardResult, Work, commit_shard
     from harvest_assets.store.shared_rows import SharedTokenRows
 
-    paths, plan, name = HarvestLayout.of(NAME), _plan(size), SHARD_KEYS[shard]
-    if shard == 0:
-        write_tokenizer(Path(os.environ["SPD_OUT_DIR"]) / "tokenizer", size.vocab_size)
-        publish_files(paths, plan)
-        n_rows = plan.n_batches * plan.batch_size
-        publish_files(paths, SharedTokenRows("f" * 32, n_rows, CONTEXT_LENGTH))
-        publish_files(paths, _checkpoint(size))
-    numbers = (shard, size.n_components, size.vocab_size, size.k, size.silent)
-    with hold_lease(paths.shard_lease(name), f"Shard {name}"):
-        work = Work.of(paths, plan)
-        with random_state(paths.root, *numbers) as state:
+    paths, plan = HarvestLayout.of(NAME), _plan(size)
+    write_tokenizer(Path(os.environ["SPD_OUT_DIR"]) / "tokenizer", size.vocab_size)
+    n_rows = plan.n_batches * plan.batch_size
+    for value in (plan, SharedTokenRows("f" * 32, n_rows, CONTEXT_LENGTH), _checkpoint(size)):
+        publish_files(paths, value)
+    work = Work.of(paths, plan)
+    given = (size.n_components, size.vocab_size, size.k, size.silent)
+    for shard in range(size.n_shards):
+        name = SHARD_KEYS[shard]
+        with reported_part("make the state of a shard"):
+            state = random_state(shard, *given)
+        with reported_part("save the state of a shard"), hold_lease(paths.shard_lease(name), name):
             digest = work.compatibility_digest
-            result = ShardResult(plan.digest, digest, name, work.share(name), state)
-            commit_shard(paths, result)
+            commit_shard(paths, ShardResult(plan.digest, digest, name, work.share(name), state))
 
 
 def _merge(size: Size) -> None:
@@ -284,12 +282,5 @@ def _read(_size: Size) -> None:
         repr(harvest_assets.open(NAME)[key].examples)
 
 
-def main(what: str, name: str, *shard: str) -> None:
-    """One step, in its own process."""
-    size = SIZES[name]
-    steps = {"merge": _merge, "read": _read}
-    partial(_write, shard=int(shard[0]))(size) if what == "write" else steps[what](size)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    {"write": _write, "merge": _merge, "read": _read}[sys.argv[1]](SIZES[sys.argv[2]])

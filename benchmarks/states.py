@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from harvest_assets.harvester.counters import packed_length, packed_offset
-from harvest_assets.harvester.filled import runs
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.priorities import highest_activation_first, highest_ci_first
 from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
-from harvest_assets.results.merge import scratch
 from harvest_assets.settings import SampleSettings
 
 CONTEXT_LENGTH = 512
@@ -24,6 +21,8 @@ _LAYERS = 4
 _FEWEST, _MORE = 1 << 17, 1 << 20
 # Where a component fires, of a token at most.
 _MOST = 1 << 13
+# Random rows, of which all others are rotations.
+_ROTATED = 64
 # Beside the firing itself most positions of a window are silent.
 _SILENT = 0.8
 
@@ -45,8 +44,7 @@ def write_states(
     for shard in range(n_shards):
         place = directory / f"{shard:02d}"
         if not (place / "state.json").exists():
-            with random_state(directory, shard, n_components, vocab_size, k, silent) as state:
-                state.save(place)
+            random_state(shard, n_components, vocab_size, k, silent).save(place)
         places.append(place)
     return places
 
@@ -61,16 +59,14 @@ def rows_of_shard(vocab_size: int) -> int:
     return vocab_size * (_FEWEST + _MORE // 2) // CONTEXT_LENGTH
 
 
-@contextmanager
 def random_state(
-    folder: Path, shard: int, n_components: int, vocab_size: int, k: int, silent: float
-) -> Iterator[HarvesterState]:
+    shard: int, n_components: int, vocab_size: int, k: int, silent: float
+) -> HarvesterState:
     """A state whose numbers agree with each other, as `harvest-assets verify` checks them.
 
     Every component that fired has k examples, and a quarter of the tokens where it fires.
 
     Args:
-        folder: large matrices that are mostly not zero are in files in it, until the block ends.
         shard: its number; no two have the same rows.
         n_components: C.
         vocab_size: V.
@@ -85,65 +81,81 @@ def random_state(
     )
     # The same components in each shard.
     fired = torch.rand(n_components, generator=torch.Generator().manual_seed(0)) >= silent
+    alive = fired.nonzero().squeeze(1)
     totals = torch.randint(_FEWEST, _FEWEST + _MORE, (vocab_size,), generator=generator)
     n_tokens = rows_of_shard(vocab_size) * CONTEXT_LENGTH
     totals += (n_tokens - int(totals.sum())) // vocab_size
     totals[0] += n_tokens - int(totals.sum())
     output_totals = torch.rand(vocab_size, generator=generator, dtype=torch.float64)
-    with ExitStack() as stack:
-
-        def allocate(name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-            if silent > 0.5:  # noqa: PLR2004 - memory is taken by what is written
-                return torch.from_numpy(np.zeros(shape, str(dtype).removeprefix("torch.")))
-            file = folder / f"{name}-{shard}.scratch"
-            return stack.enter_context(scratch(file, shape, dtype))
-
-        counts = allocate("counts", torch.int16, n_components, vocab_size)
-        mass = allocate("mass", torch.float64, n_components, vocab_size)
-        together = allocate("together", torch.int32, packed_length(n_components))
-        firings = torch.zeros(n_components, dtype=torch.int64)
-        for run in runs(fired, 1 + (1 << 20) // vocab_size):
-            shape = (run.stop - run.start, vocab_size)
-            read = torch.randint(-3 * _MOST, _MOST, shape, generator=generator).clamp_(min=0)
-            counts[run], firings[run] = read.short(), read.sum(1)
-            predicted = torch.rand(shape, generator=generator, dtype=torch.float64)
-            mass[run] = predicted * (firings[run] / predicted.sum(1))[:, None]
-        _count_together(generator, together, fired, firings)
-        histogram = torch.zeros(n_components, N_BINS, dtype=torch.int64)
-        histogram[:, 1:] = (firings // (N_BINS - 1))[:, None]
-        histogram[:, 1] += firings % (N_BINS - 1)
-        alive = fired.nonzero().squeeze(1)
-        highest = (highest_ci_first, highest_activation_first)
-        yield HarvesterState(
-            settings,
-            n_tokens,
-            torch.rand(n_components, generator=generator, dtype=torch.float64) * firings,
-            histogram,
-            together,
-            counts,
-            totals,
-            mass,
-            output_totals * (n_tokens / output_totals.sum()),
-            _examples(generator, shard, settings, alive, k),
-            *(
-                _ordered(_examples(generator, shard, settings, alive, N_HIGHEST), by)
-                for by in highest
-            ),
-        )
+    counts, mass = _token_counts(generator, n_components, vocab_size, alive)
+    firings = torch.zeros(n_components, dtype=torch.int64)
+    firings[alive] = torch.stack([counts[place].sum(dtype=torch.int64) for place in alive])
+    histogram = torch.zeros(n_components, N_BINS, dtype=torch.int64)
+    histogram[:, 1:] = (firings // (N_BINS - 1))[:, None]
+    histogram[:, 1] += firings % (N_BINS - 1)
+    return HarvesterState(
+        settings=settings,
+        total_tokens_processed=n_tokens,
+        ci_sums=torch.rand(n_components, generator=generator, dtype=torch.float64) * firings,
+        ci_histogram=histogram,
+        cooccurrence=_counts_together(generator, alive, firings),
+        input_counts=counts,
+        input_token_totals=totals,
+        output_token_prob_mass=mass,
+        output_token_prob_totals=output_totals * (n_tokens / output_totals.sum()),
+        sample=_examples(generator, shard, settings, alive, k),
+        highest_ci=_ordered(
+            _examples(generator, shard, settings, alive, N_HIGHEST), highest_ci_first
+        ),
+        highest_activation=_ordered(
+            _examples(generator, shard, settings, alive, N_HIGHEST), highest_activation_first
+        ),
+    )
 
 
-def _count_together(
-    generator: torch.Generator, packed: torch.Tensor, fired: torch.Tensor, firings: torch.Tensor
-) -> None:
-    """Fill the upper triangle of how often two components fired together."""
-    size, alive = len(fired), fired.nonzero().squeeze(1)
+def _zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> torch.Tensor:
+    """Zeros that take memory only where something else is written."""
+    return torch.from_numpy(np.zeros(shape, dtype))
+
+
+def _token_counts(
+    generator: torch.Generator, n_components: int, vocab_size: int, alive: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Occurrences, int16 [C, V], and next-token probability, float64 [C, V].
+
+    The rows are rotations of a few random ones.
+    """
+    shape = (n_components, vocab_size)
+    counts, mass = _zeros(shape, np.int16), _zeros(shape, np.float64)
+    shape = (_ROTATED, vocab_size)
+    read = torch.randint(-3 * _MOST, _MOST, shape, generator=generator).clamp_(min=0)
+    predicted = torch.rand(shape, generator=generator, dtype=torch.float64)
+    predicted *= (read.sum(dim=1) / predicted.sum(dim=1))[:, None]
+    read = read.short()
+    for number, place in enumerate(alive.tolist()):
+        which, shift = number % _ROTATED, 7 * number % vocab_size
+        for rows, row in ((counts, read[which]), (mass, predicted[which])):
+            rows[place, shift:], rows[place, :shift] = (
+                row[: len(row) - shift],
+                row[len(row) - shift :],
+            )
+    return counts, mass
+
+
+def _counts_together(
+    generator: torch.Generator, alive: torch.Tensor, firings: torch.Tensor
+) -> torch.Tensor:
+    """The packed upper triangle of how often two components fired together, int32."""
+    size = len(firings)
+    packed = _zeros((packed_length(size),), np.int32)
     most = min(1 << 15, int(firings[alive].min()))
+    counts = torch.randint(most, (len(alive),), generator=generator, dtype=torch.int32)
     for number, place in enumerate(alive.tolist()):
         offset = packed_offset(place, size)
         row = packed[offset : offset + size - place]
-        others = alive[number:] - place
-        row[others] = torch.randint(most, others.shape, generator=generator, dtype=torch.int32)
+        row[alive[number:] - place] = counts[: len(alive) - number]
         row[0] = firings[place]
+    return packed
 
 
 def _examples(

@@ -94,11 +94,11 @@ class Steps:
             def asked(what: str, address: str) -> str:
                 nonlocal started
                 begun, started = started or time.perf_counter(), None
-                n = 0
+                n, text = 0, ""
                 while True:
                     n, sent = n + 1, time.perf_counter()
                     with urlopen(base + address, timeout=600) as answer:  # noqa: S310
-                        status, text = answer.status, answer.read().decode()
+                        status, text = answer.status, str(answer.read(), "utf-8")
                     if status != HTTPStatus.ACCEPTED:
                         break
                     time.sleep(0.2)

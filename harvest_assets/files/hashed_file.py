@@ -64,7 +64,7 @@ class HashedFile(io.RawIOBase):
         return n
 
     def _write_and_hash(self, values: NDArray[np.uint8]) -> None:
-        hashed = self._hasher.submit(self._sha256.update, values)
+        hashed = self._hasher.submit(self._sha256.update, values.data)
         try:
             self._write_with_holes(values)
         finally:
@@ -76,10 +76,10 @@ class HashedFile(io.RawIOBase):
         changes = np.flatnonzero(filled[1:] != filled[:-1]) + 1
         for start, stop in pairwise([0, *changes.tolist(), len(steps)]):
             if start == stop or filled[start]:
-                self._file.write(steps[start:stop].reshape(-1))
+                self._file.write(steps[start:stop].reshape(-1).data)
             else:
                 self._file.seek((stop - start) * _STEP, os.SEEK_CUR)
-        self._file.write(values[steps.size :])
+        self._file.write(values[steps.size :].data)
 
     def tell(self) -> int:
         """The number of bytes written so far."""

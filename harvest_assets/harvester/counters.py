@@ -83,7 +83,8 @@ def mirror(upper: torch.Tensor, filled: torch.Tensor | None = None, block: int =
     size = len(upper)
     tiles: list[slice | torch.Tensor] = [slice(i, i + block) for i in range(0, size, block)]
     if filled is not None and not filled.all():
-        tiles = [*filled.nonzero().squeeze(1).split(block)]
+        places = filled.nonzero().squeeze(1)
+        tiles = [places[i : i + block] for i in range(0, len(places), block)]
     for number, rows in enumerate(tiles):
         upper[_tile(rows, rows)] += upper[_tile(rows, rows)].triu(1).T
         for columns in tiles[number + 1 :]:

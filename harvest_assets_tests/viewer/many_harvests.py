@@ -22,7 +22,7 @@ def main(folder: Path, n: int) -> None:
     environment = {**os.environ, "SPD_OUT_DIR": str(folder), "HOME": str(folder / "home")}
     environment.pop("DAGSTER_HOME", None)
     steps = Steps(environment, 8 << 30, lambda step: print(step_line(step), step.note, flush=True))
-    for what in ("write tiny 0", "write tiny 1", "write tiny 2", "merge tiny"):
+    for what in ("write tiny", "merge tiny"):
         steps.run(what, "-m", "benchmarks.sizes", *what.split())
     harvests = folder / "harvest"
     for number in range(1, n):
