@@ -12,12 +12,16 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.states import CONTEXT_LENGTH, layers_of, random_state, rows_of_shard
 from benchmarks.watched import Step, Steps, reported_part
+
+if TYPE_CHECKING:
+    from harvest_assets.files.layout import HarvestLayout
+    from harvest_assets.store.shards import ShardResult
 
 NAME = "x-aaaaaaaa"
 _RUN = f"local/sizes/{NAME}"
@@ -203,8 +207,7 @@ def _write(size: Size) -> None:
     from benchmarks.large_run import write_tokenizer
     from harvest_assets.files.commit import publish_files
     from harvest_assets.files.layout import HarvestLayout
-    from harvest_assets.files.lease import hold_lease
-    from harvest_assets.store.shards import SHARD_KEYS, ShardResult, Work, commit_shard
+    from harvest_assets.store.shards import SHARD_KEYS, ShardResult, Work
     from harvest_assets.store.shared_rows import SharedTokenRows
 
     paths, plan = HarvestLayout.of(NAME), _plan(size)
@@ -213,14 +216,24 @@ def _write(size: Size) -> None:
     for value in (plan, SharedTokenRows("f" * 32, n_rows, CONTEXT_LENGTH), _checkpoint(size)):
         publish_files(paths, value)
     work = Work.of(paths, plan)
-    given = (size.n_components, size.vocab_size, size.k, size.silent)
-    for shard in range(size.n_shards):
-        name = SHARD_KEYS[shard]
-        with reported_part("make the state of a shard"):
-            state = random_state(shard, *given)
-        with reported_part("save the state of a shard"), hold_lease(paths.shard_lease(name), name):
-            digest = work.compatibility_digest
-            commit_shard(paths, ShardResult(plan.digest, digest, name, work.share(name), state))
+    for name in SHARD_KEYS[: size.n_shards]:
+        empty = ShardResult(plan.digest, work.compatibility_digest, name, work.share(name), None)
+        _write_shard(size, paths, empty)
+
+
+def _write_shard(size: Size, paths: HarvestLayout, empty: ShardResult) -> None:
+    from harvest_assets.files.lease import hold_lease
+    from harvest_assets.store.shards import commit_shard
+
+    with reported_part("make the state of a shard"):
+        state = random_state(
+            int(empty.shard), size.n_components, size.vocab_size, size.k, size.silent
+        )
+    with (
+        reported_part("save the state of a shard"),
+        hold_lease(paths.shard_lease(empty.shard), f"Shard {empty.shard}"),
+    ):
+        commit_shard(paths, replace(empty, state=state))
 
 
 def _merge(size: Size) -> None:
