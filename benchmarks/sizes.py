@@ -58,7 +58,7 @@ SIZES = {
     # All fired.
     "b": Size(4, 12_000, 50_000, 200, 0.0, 62 << 30),
     # The examples of one component are a million tokens.
-    "examples": Size(2, 64, 2_000, 48_000, 0.0, 20 << 30),
+    "examples": Size(2, 8, 2_000, 48_000, 0.0, 4 << 30),
     "tiny": Size(3, 40, 100, 30, 0.5, 1 << 30),
 }
 
