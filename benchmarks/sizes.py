@@ -57,6 +57,9 @@ SIZES = {
     "a": Size(16, 40_000, 50_000, 1000, 0.95, 55 << 30),
     # All fired.
     "b": Size(4, 12_000, 50_000, 200, 0.0, 62 << 30),
+    # The same with a tenth of the components.
+    "a-tenth": Size(16, 4_000, 50_000, 1000, 0.95, 8 << 30),
+    "b-tenth": Size(4, 1_200, 50_000, 200, 0.0, 8 << 30),
     # The examples of one component are a million tokens.
     "examples": Size(2, 8, 2_000, 48_000, 0.0, 4 << 30),
     "tiny": Size(3, 40, 100, 30, 0.5, 1 << 30),
