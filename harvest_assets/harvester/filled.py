@@ -38,11 +38,11 @@ def runs(fired: torch.Tensor, step: int | None = None) -> Iterator[slice]:
 
     Args:
         fired: bool [C].
-        step: the most components of a slice; None: no limit.
+        step: the most components of a slice, at least 1; None: no limit.
     """
     edges = np.flatnonzero(np.diff(fired.numpy(), prepend=False, append=False)).tolist()
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        yield from cut(slice(start, stop), step or stop - start)
+        yield from cut(slice(start, stop), stop - start if step is None else step)
 
 
 def entries(statistic: str, run: slice, n_components: int) -> slice:
