@@ -5,7 +5,7 @@ The rest need not be read: in a file it is a hole, which costs as much time as n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,20 @@ def runs(fired: torch.Tensor, step: int | None = None) -> Iterator[slice]:
     edges = np.flatnonzero(np.diff(fired.numpy(), prepend=False, append=False)).tolist()
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         yield from cut(slice(start, stop), stop - start if step is None else step)
+
+
+def joined(slices: Iterable[slice], gap: int) -> Iterator[slice]:
+    """Slices in order, those joined of which one begins at most `gap` after the end of another."""
+    whole: slice | None = None
+    for part in slices:
+        if whole is not None and part.start - whole.stop <= gap:
+            whole = slice(whole.start, part.stop)
+            continue
+        if whole is not None:
+            yield whole
+        whole = part
+    if whole is not None:
+        yield whole
 
 
 def entries(statistic: str, run: slice, n_components: int) -> slice:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest
 from harvest_assets.harvester.counters import mirror
-from harvest_assets.harvester.filled import runs
+from harvest_assets.harvester.filled import joined, runs
 from harvest_assets.harvester.kept_firings import FiringBlocks
 from harvest_assets.harvester.state_sum import StateSum, blocks
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
@@ -33,6 +33,8 @@ from harvest_assets.schemas import ComponentTokenPMI
 # Entries of a matrix, and bytes of examples, that are merged at a time.
 _BLOCK_ENTRIES = 1 << 20
 _BLOCK_EXAMPLE_BYTES = 1 << 26
+# Bytes; a file of many small parts takes seconds to remove.
+_MIN_HOLE = 1 << 20
 # Per sampled firing: its keys, its place in the order, and what sorting them takes.
 _SORTED_BYTES = 100
 _INFORMATIVE_TOKENS = 5
@@ -147,8 +149,8 @@ def scratch(
         path: of the file.
         shape: of the tensor.
         dtype: of the tensor.
-        filled: slices of the first dimension; nothing may be written outside of them, which takes
-            no room on the disk. None: all.
+        filled: slices of the first dimension, in order; nothing may be written outside of them,
+            which takes no room on the disk where it is long. None: all.
 
     Raises:
         OSError: the disk has no room for it; without the reservation, writing to the mapped memory
@@ -159,7 +161,8 @@ def scratch(
     try:
         with path.open("wb") as file:
             file.truncate(max(1, size * dtype.itemsize))
-            for part in [slice(0, shape[0])] if filled is None else filled:
+            parts = [slice(0, shape[0])] if filled is None else filled
+            for part in joined(parts, _MIN_HOLE // max(1, row_bytes)):
                 n_bytes = max(1, (part.stop - part.start) * row_bytes)
                 os.posix_fallocate(file.fileno(), part.start * row_bytes, n_bytes)
         flat = torch.from_file(str(path), shared=True, size=size, dtype=dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harvest_assets.harvester.filled import runs
+from harvest_assets.harvester.filled import joined, runs
 
 FIRED = torch.tensor([True, True, True, False, True])
 
@@ -21,3 +21,10 @@ FIRED = torch.tensor([True, True, True, False, True])
 )
 def test_a_slice_has_at_most_a_step(step: int | None, expected: list[slice]):
     assert [*runs(FIRED, step)] == expected
+
+
+def test_slices_are_joined_over_short_gaps():
+    parts = [slice(0, 2), slice(2, 3), slice(5, 6), slice(9, 10), slice(12, 13)]
+    assert [*joined(parts, 2)] == [slice(0, 6), slice(9, 13)]
+    assert [*joined(parts, 0)] == [slice(0, 3), *parts[2:]]
+    assert [*joined([], 2)] == []
