@@ -1,7 +1,8 @@
 """Files whose digest is taken while they are written, so that nothing is read back.
 
-Long zeros are left out as holes: they take no room on the disk and read as zeros, whatever the
-program that reads or maps the file. The rows of components that never fired are such.
+Long zeros are left out as holes: they take no room on a disk and read as zeros, whatever the
+program that reads or maps the file. The rows of components that never fired are such. On a file
+system in memory they are written: there a hole takes room once a program that maps it reads it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harvest_assets.files.filesystems import keeps_holes
 from harvest_assets.files.records import FileDigest
 
 # Less is hashed before another thread would have begun.
@@ -39,6 +41,7 @@ class HashedFile(io.RawIOBase):
         self._file = path.open("wb", buffering=1 << 20)
         self._sha256 = hashlib.sha256()
         self._size = 0
+        self._keeps_holes = keeps_holes(path)
         self._hasher = ThreadPoolExecutor(max_workers=1)
 
     @property
@@ -66,7 +69,10 @@ class HashedFile(io.RawIOBase):
     def _write_and_hash(self, values: NDArray[np.uint8]) -> None:
         hashed = self._hasher.submit(self._sha256.update, values.data)
         try:
-            self._write_with_holes(values)
+            if self._keeps_holes:
+                self._write_with_holes(values)
+            else:
+                self._file.write(values.data)
         finally:
             hashed.result()
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harvest_assets.files.filesystems import keeps_holes
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest
 from harvest_assets.harvester.counters import mirror
@@ -150,18 +151,18 @@ def scratch(
         shape: of the tensor.
         dtype: of the tensor.
         filled: slices of the first dimension, in order; nothing may be written outside of them,
-            which takes no room on the disk where it is long. None: all.
+            which takes no room on a disk where it is long. None: all.
 
     Raises:
         OSError: the disk has no room for it; without the reservation, writing to the mapped memory
-            would kill the process.
+            would kill the process, in a file system in memory also reading from it.
     """
     size = int(np.prod(shape))
     row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     try:
         with path.open("wb") as file:
             file.truncate(max(1, size * dtype.itemsize))
-            parts = [slice(0, shape[0])] if filled is None else filled
+            parts = [slice(0, shape[0])] if filled is None or not keeps_holes(path) else filled
             for part in joined(parts, _MIN_HOLE // max(1, row_bytes)):
                 n_bytes = max(1, (part.stop - part.start) * row_bytes)
                 os.posix_fallocate(file.fileno(), part.start * row_bytes, n_bytes)

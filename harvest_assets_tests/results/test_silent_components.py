@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import pytest
 import torch
 
 from harvest_assets.files.commit import publish_files
+from harvest_assets.files.filesystems import keeps_holes
+from harvest_assets.files.hashed_file import HashedFile
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.harvester.counters import mirror
 from harvest_assets.harvester.state_sum import StateSum
@@ -59,6 +64,8 @@ def test_silent_components_are_holes_in_all_files(tmp_path: Path):
 
 
 def test_only_what_will_be_filled_is_reserved(tmp_path: Path):
+    if not keeps_holes(tmp_path):
+        pytest.skip("this file system has no holes")
     place, shape = tmp_path / "scratch", (1000, 5000)
     with scratch(place, shape, torch.int64, [slice(2, 4), slice(900, 901)]) as matrix:
         assert matrix.shape == shape
@@ -67,6 +74,21 @@ def test_only_what_will_be_filled_is_reserved(tmp_path: Path):
     with scratch(place, shape, torch.int64):
         assert on_disk(place) >= place.stat().st_size
     assert not place.exists()
+
+
+def test_in_memory_nothing_is_a_hole():
+    memory = Path("/dev/shm")  # noqa: S108
+    if keeps_holes(memory) or not os.access(memory, os.W_OK):
+        pytest.skip("there is no file system in memory")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        place = Path(folder) / "scratch"
+        with scratch(place, (100, 5000), torch.int64, [slice(2, 4)]):
+            assert on_disk(place) >= place.stat().st_size
+        content = bytes(1 << 20)
+        with HashedFile(place) as file:
+            file.write(content)
+        assert on_disk(place) >= len(content)
+        assert file.digest.sha256 == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
