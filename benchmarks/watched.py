@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -84,8 +85,11 @@ class Steps:
     def server(self, *arguments: str) -> Iterator[Callable[[str, str], str]]:
         """A server that prints its address first; the function asks for a page and returns it.
 
-        What is answered with 202, or with a page that a browser loads again, is asked for again.
-        The first step includes the start of the server.
+        What is answered with 202 is asked for again. The first step includes the start of the
+        server.
+
+        Raises:
+            StepError: the server ended.
         """
         started: float | None = time.perf_counter()
         with self._process(*arguments) as (process, memory):
@@ -97,8 +101,17 @@ class Steps:
                 n, text = 0, ""
                 while True:
                     n, sent = n + 1, time.perf_counter()
-                    with urlopen(base + address, timeout=600) as answer:  # noqa: S310
-                        status, text = answer.status, str(answer.read(), "utf-8")
+                    try:
+                        status, text = _page(base + address)
+                    except (OSError, ValueError, HTTPException) as error:
+                        with suppress(subprocess.TimeoutExpired):
+                            process.wait(timeout=5)
+                        if process.poll() is None:
+                            raise
+                        raise StepError(
+                            f"{what}: the server ended with status {process.poll()}. "
+                            f"{memory.problem}"
+                        ) from error
                     if status != HTTPStatus.ACCEPTED:
                         break
                     time.sleep(0.2)
@@ -132,6 +145,11 @@ class Steps:
                 process.wait()
 
 
+def _page(address: str) -> tuple[int, str]:
+    with urlopen(address, timeout=600) as answer:  # noqa: S310
+        return answer.status, str(answer.read(), "utf-8")
+
+
 class _Memory:
     """Samples the memory of a process and its descendants: anonymous, and shared memory.
 
@@ -147,6 +165,7 @@ class _Memory:
 
     def take_peak(self) -> int:
         """The most bytes since the last call."""
+        self._sample()
         peak, self._peak = self._peak, 0
         return peak
 
@@ -157,13 +176,16 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._over.wait(_SAMPLED_EVERY):
-            taken = sum(map(taken_by, _tree(self._pid)))
-            self._peak = max(self._peak, taken)
-            if taken > self._most:
-                self.problem = f"It had {taken:,} bytes of memory, more than {self._most:,}."
-                for pid in _tree(self._pid):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, 9)
+            self._sample()
+
+    def _sample(self) -> None:
+        taken = sum(map(taken_by, _tree(self._pid)))
+        self._peak = max(self._peak, taken)
+        if taken > self._most:
+            self.problem = f"It had {taken:,} bytes of memory, more than {self._most:,}."
+            for pid in _tree(self._pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, 9)
 
 
 def _tree(pid: int) -> list[int]:
