@@ -56,11 +56,17 @@ rehearsal-versions: install
 # pages, with 62 GiB of disk and 8 GiB of memory; the table in docs/performance.md
 rehearsal-sizes: FOLDER ?= build/sizes
 rehearsal-sizes: install
+	@for name in examples b a many; do \
+		if [ -n "$$(ls -A $(FOLDER)/$$name 2>/dev/null)" ]; then \
+			echo "$(FOLDER)/$$name is not empty; remove it, or give another FOLDER." >&2; exit 1; \
+		fi; \
+	done
 	for size in examples b a; do \
 		$(VENV)/bin/python -m benchmarks sizes $$size $(FOLDER)/$$size || exit 1; \
 		rm -rf $(FOLDER)/$$size; \
 	done
 	$(VENV)/bin/python -m harvest_assets_tests.viewer.many_harvests $(FOLDER)/many
+	rm -rf $(FOLDER)/many
 	$(VENV)/bin/python -m harvest_assets_tests.orchestration.scale 1000
 
 # docs/variables.md, from the models that read the environment

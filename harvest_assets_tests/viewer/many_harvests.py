@@ -1,7 +1,7 @@
 """How long people wait where there are many harvests.
 
 `python -m harvest_assets_tests.viewer.many_harvests FOLDER [NUMBER]` makes one tiny harvest in a
-new folder, and so many others out of hard links, and measures what lists them.
+new or empty folder, and so many others out of hard links, and measures what lists them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ COMMAND = ("-m", "harvest_assets")
 
 
 def main(folder: Path, n: int) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        sys.exit(f"{folder} is not empty; give a new folder.")
     environment = {**os.environ, "SPD_OUT_DIR": str(folder), "HOME": str(folder / "home")}
     environment.pop("DAGSTER_HOME", None)
     steps = Steps(environment, 8 << 30, lambda step: print(step_line(step), step.note, flush=True))
