@@ -6,7 +6,7 @@ JOBS ?= 2
 SLOW_JOBS ?= 3
 pytest = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(1)
 
-.PHONY: install demo harvest test test-quick test-slow rehearsal rehearsal-soak fuzz row-orders rehearsal-versions variables docs notebooks errors check clean
+.PHONY: install demo harvest test test-quick test-slow rehearsal rehearsal-soak rehearsal-sizes fuzz row-orders rehearsal-versions variables docs notebooks errors check clean
 
 # Installs into a virtual environment of its own; again only when the requirements change.
 install: $(VENV)/installed
@@ -55,6 +55,23 @@ row-orders: install
 # lowest and the highest versions of what it needs; the table in docs/reliability.md
 rehearsal-versions: install
 	$(VENV)/bin/python -m harvest_assets_tests.versions $(PYTHONS)
+
+# make rehearsal-sizes FOLDER=/big/disk: the largest harvests, one after the other, from states to
+# pages, with 62 GiB of disk and 8 GiB of memory; the table in docs/performance.md
+rehearsal-sizes: FOLDER ?= build/sizes
+rehearsal-sizes: install
+	@for name in examples b a many; do \
+		if [ -n "$$(ls -A $(FOLDER)/$$name 2>/dev/null)" ]; then \
+			echo "$(FOLDER)/$$name is not empty; remove it, or give another FOLDER." >&2; exit 1; \
+		fi; \
+	done
+	for size in examples b a; do \
+		$(VENV)/bin/python -m benchmarks sizes $$size $(FOLDER)/$$size || exit 1; \
+		rm -rf $(FOLDER)/$$size; \
+	done
+	$(VENV)/bin/python -m harvest_assets_tests.viewer.many_harvests $(FOLDER)/many
+	rm -rf $(FOLDER)/many
+	$(VENV)/bin/python -m harvest_assets_tests.orchestration.scale 1000
 
 # docs/variables.md, from the models that read the environment
 variables: install

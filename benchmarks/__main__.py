@@ -16,7 +16,16 @@ from benchmarks.batches import SIZES
 from benchmarks.end_to_end import measure_command
 from benchmarks.large_run import Shape, write_large_run
 from benchmarks.merging import MergeSize, measure_merge
-from benchmarks.report import accumulation_table, merge_table, stages_table, whole_table
+from benchmarks.report import (
+    accumulation_table,
+    merge_table,
+    sizes_table,
+    stages_table,
+    step_line,
+    whole_table,
+)
+from benchmarks.sizes import SIZES as WHOLE_SIZES
+from benchmarks.sizes import measure_size
 from benchmarks.stages import SHAPES
 from benchmarks.whole import measure_whole
 from harvest_assets.demo.built_in import lay_out_demo
@@ -143,6 +152,18 @@ def large_run(folder: Path, rows: int) -> None:
     """Write a random run of the size of the VPD paper's into a new folder (2.9 GB)."""
     run = write_large_run(folder, Shape(n_rows=rows))
     click.echo(f"Harvest it with: harvest-assets {run}")
+
+
+@main.command()
+@click.argument("size", type=click.Choice(list(WHOLE_SIZES)))
+@click.argument("folder", type=click.Path(path_type=Path))
+def sizes(size: str, folder: Path) -> None:
+    """Make, merge, verify and read a harvest of the largest SIZE, in a new FOLDER.
+
+    It needs up to 62 GiB of disk, which is checked before, and at most 8 GiB of memory.
+    """
+    measured = measure_size(size, folder, lambda step: click.echo(step_line(step), err=True))
+    show([sizes_table(size, measured)], None)
 
 
 def show(tables: list[object], picture: Path | None) -> None:

@@ -94,7 +94,7 @@ def write_large_run(root: Path, shape: Shape, seed: int = 0) -> Path:
     """
     root.mkdir(parents=True)
     _write_data(root / "dataset", shape, seed)
-    _write_tokenizer(root / "tokenizer", shape)
+    write_tokenizer(root / "tokenizer", shape.vocab_size)
     return write_model(root, shape, seed)
 
 
@@ -282,13 +282,13 @@ def _write_data(folder: Path, shape: Shape, seed: int) -> None:
         pq.write_table(table, folder / f"train-{n:05d}-of-00004.parquet")
 
 
-def _write_tokenizer(folder: Path, shape: Shape) -> None:
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
     """One token a word; there are as many as the target's vocabulary has."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {"[UNK]": 0, "[EOS]": 1}
-    vocabulary |= {f"w{n}": n for n in range(2, shape.vocab_size)}
+    vocabulary |= {f"w{n}": n for n in range(2, vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[EOS]")  # noqa: S106

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, Self
 
 from benchmarks.states import write_states
+from benchmarks.watched import taken_by
 
 _SAMPLED_EVERY = 0.005
 _READS = 50
@@ -93,7 +94,7 @@ class _Peak:
     """The most memory of this process while a block runs, mapped files left out."""
 
     def __enter__(self) -> Self:
-        self.bytes = _taken()
+        self.bytes = taken_by("self")
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look)
         self._watch.start()
@@ -105,15 +106,7 @@ class _Peak:
 
     def _look(self) -> None:
         while not self._over.wait(_SAMPLED_EVERY):
-            self.bytes = max(self.bytes, _taken())
-
-
-def _taken() -> int:
-    """Bytes of anonymous and shared memory."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return sum(
-        int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem"))
-    )
+            self.bytes = max(self.bytes, taken_by("self"))
 
 
 class _Steps:

@@ -7,10 +7,12 @@ from rich.table import Table
 
 from benchmarks.accumulate import Measured
 from benchmarks.merging import MergeMeasured
+from benchmarks.sizes import SizeMeasured
 from benchmarks.stages import StagesMeasured
+from benchmarks.watched import Step
 from benchmarks.whole import WholeMeasured
 
-_MEGA = 1e6
+_MEGA, _GIGA = 1e6, 1e9
 _COLOURS = {"dense": "red", "ours": "green"}
 
 
@@ -100,3 +102,31 @@ def stages_table(measured: StagesMeasured) -> Table:
 
 def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1000:,.1f}"
+
+
+def sizes_table(name: str, measured: SizeMeasured) -> Table:
+    """Seconds and memory of each step; of equal ones the longest."""
+    size = measured.size
+    table = Table(
+        title=f"size {name}: {size.n_shards} shards, {size.n_components:,} components, "
+        f"{size.silent:.0%} silent, vocabulary {size.vocab_size:,}, {size.k:,} examples",
+        title_justify="left",
+        caption=f"at most {measured.disk / _GIGA:.1f} GB of disk",
+    )
+    for name_ in ("step", "seconds", "CPU seconds", "memory, MB", "result"):
+        table.add_column(name_, justify="left" if name_ in ("step", "result") else "right")
+    longest: dict[str, Step] = {}
+    for step in measured.steps:
+        if step.what not in longest or longest[step.what].seconds < step.seconds:
+            longest[step.what] = step
+    for step in longest.values():
+        cpu = "" if step.cpu_seconds is None else _seconds(step.cpu_seconds)
+        memory = f"{step.memory / _MEGA:,.0f}"
+        table.add_row(step.what, _seconds(step.seconds), cpu, memory, step.note)
+    return table
+
+
+def step_line(step: Step) -> str:
+    """A step that is done, in a line."""
+    cpu = "" if step.cpu_seconds is None else f", {_seconds(step.cpu_seconds)} s of CPU"
+    return f"{step.what}: {_seconds(step.seconds)} s{cpu}, {step.memory / _MEGA:,.0f} MB"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mounts")
+# Reading a hole of a mapped file takes memory there: the file grows, or the reader is killed.
+_IN_MEMORY = ("ramfs", "tmpfs")
 # Their locks are not what SQLite takes them for.
 _NETWORK = (
     "9p",
@@ -34,10 +36,26 @@ def network_filesystem(path: Path, mounts: Path = _MOUNTS) -> str | None:
         path: need not be there yet.
         mounts: the system's table of what is mounted where.
     """
+    kind = _filesystem(path, mounts)
+    return kind if kind in _NETWORK else None
+
+
+def keeps_holes(path: Path, mounts: Path = _MOUNTS) -> bool:
+    """Whether the holes of a file still take no room when they were read through a mapping.
+
+    Args:
+        path: need not be there yet.
+        mounts: the system's table of what is mounted where.
+    """
+    return _filesystem(path, mounts) not in _IN_MEMORY
+
+
+def _filesystem(path: Path, mounts: Path) -> str:
+    """The kind of file system that a path is on; empty where nobody knows."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
-        return None
+        return ""
     resolved = path.resolve()
     kind, deepest = "", -1
     for line in lines:
@@ -49,4 +67,4 @@ def network_filesystem(path: Path, mounts: Path = _MOUNTS) -> str | None:
         # What was mounted later covers what was there before.
         if resolved.is_relative_to(point) and len(point.parts) >= deepest:
             kind, deepest = fields[2], len(point.parts)
-    return kind if kind in _NETWORK else None
+    return kind

@@ -72,13 +72,27 @@ def packed_row(packed: torch.Tensor, size: int, row: int) -> torch.Tensor:
     return torch.cat([packed[column], packed[start : start + size - row]])
 
 
-def mirror(upper: torch.Tensor, block: int = 1024) -> None:
-    """Fill the lower triangle of a [n, n] matrix from its upper one, in place, tile by tile."""
+def mirror(upper: torch.Tensor, filled: torch.Tensor | None = None, block: int = 1024) -> None:
+    """Fill the lower triangle of a [n, n] matrix from its upper one, in place, tile by tile.
+
+    Args:
+        upper: of the matrix; below the diagonal are zeros.
+        filled: bool [n], which rows and columns are not all zero; None: all may not be.
+        block: rows and columns of a tile.
+    """
     size = len(upper)
-    for top in range(0, size, block):
-        rows = slice(top, top + block)
-        corner = upper[rows, rows]
-        corner += corner.triu(1).T
-        for left in range(top + block, size, block):
-            columns = slice(left, left + block)
-            upper[columns, rows] = upper[rows, columns].T
+    tiles: list[slice | torch.Tensor] = [slice(i, i + block) for i in range(0, size, block)]
+    if filled is not None and not filled.all():
+        places = filled.nonzero().squeeze(1)
+        tiles = [places[i : i + block] for i in range(0, len(places), block)]
+    for number, rows in enumerate(tiles):
+        upper[_tile(rows, rows)] += upper[_tile(rows, rows)].triu(1).T
+        for columns in tiles[number + 1 :]:
+            upper[_tile(columns, rows)] = upper[_tile(rows, columns)].T
+
+
+def _tile(
+    rows: slice | torch.Tensor, columns: slice | torch.Tensor
+) -> tuple[slice | torch.Tensor, slice | torch.Tensor]:
+    """The index of a tile."""
+    return (rows if isinstance(rows, slice) else rows[:, None]), columns

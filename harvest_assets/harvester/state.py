@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -22,7 +22,9 @@ from harvest_assets.harvester.counters import (
     packed_length,
     unpack_rows,
 )
+from harvest_assets.harvester.filled import STATISTICS
 from harvest_assets.harvester.histogram import N_BINS
+from harvest_assets.harvester.impossible import impossible_values
 from harvest_assets.harvester.priorities import highest_ci_first
 from harvest_assets.harvester.reservoir import ExampleTable
 from harvest_assets.harvester.tensor_file import Expected, load_tensors, save_tensors
@@ -35,9 +37,6 @@ _OLDER_VERSION = 2
 # Beside the uniform sample, so many examples of highest causal importance are kept, and as many of
 # largest activation.
 N_HIGHEST = 20
-
-_MAX_ROWS = 1 << 62
-_MAX_VALUE = 1e300
 
 _META_FILE = "state.json"
 _STATISTICS_FILE = "statistics.safetensors"
@@ -166,6 +165,11 @@ class HarvesterState:
         return self.ci_histogram.sum(dim=1)
 
     @property
+    def fired(self) -> torch.Tensor:
+        """Which components fired, bool [C]."""
+        return self.ci_histogram.any(dim=1)
+
+    @property
     def count_ij(self) -> torch.Tensor:
         """Positions at which both components fired, int64 [C, C], symmetric.
 
@@ -250,7 +254,7 @@ class HarvesterState:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {
-            _STATISTICS_FILE: {name: getattr(self, name) for name in _STATISTICS},
+            _STATISTICS_FILE: {name: getattr(self, name) for name in STATISTICS},
             **{file: table._asdict() for file, table in self.example_tables.items()},
         }
         digests = {}
@@ -312,7 +316,7 @@ class HarvesterState:
             highest_activation=tables.get(_HIGHEST_ACTIVATION_FILE),
             **statistics,
         )
-        for problem in () if trusted else state._impossible_values():
+        for problem in () if trusted else impossible_values(state):
             raise HarvestError(f"{directory} is not a valid state: {problem}.")
         if version and not trusted:
             _sound.add(version)
@@ -326,41 +330,6 @@ class HarvesterState:
         table, middle = self.highest_ci, self.settings.window // 2
         priority = highest_ci_first(table.ci_values[:, middle], table.component_acts[:, middle])
         return replace(self, highest_ci=table._replace(priority=priority))
-
-    def _impossible_values(self) -> Iterator[str]:
-        """The problems with values that no harvest produces; sums of them would be wrong."""
-        for name in _STATISTICS:
-            values = getattr(self, name)
-            # Some sigmoids overshoot, also below 0. Comparisons with NaN are false.
-            lowest = -_MAX_VALUE if name == "ci_sums" else 0
-            if values.numel() and not (values.min() >= lowest and values.max() <= _MAX_VALUE):
-                yield f"{name} has a value that is negative or not finite"
-        for name, table in self.example_tables.items():
-            bounds = {
-                "component": (0, self.settings.n_components),
-                "row": (0, _MAX_ROWS),
-                "position": (0, MAX_COUNT),
-                "token_ids": (-1, self.settings.vocab_size),
-            }
-            for column, (lowest, end) in bounds.items():
-                values = getattr(table, column)
-                if values.numel() and not (lowest <= int(values.min()) <= int(values.max()) < end):
-                    yield f"{column} of {name} has a value out of range"
-            if len({len(column) for column in table}) > 1:
-                yield f"the columns of {name} have different lengths"
-            if (table.component[1:] < table.component[:-1]).any():
-                yield f"{name} is not in order"
-
-
-_STATISTICS = (
-    "ci_sums",
-    "ci_histogram",
-    "cooccurrence",
-    "input_counts",
-    "input_token_totals",
-    "output_token_prob_mass",
-    "output_token_prob_totals",
-)
 
 
 # The versions of the states whose bytes this process has compared with their digests.

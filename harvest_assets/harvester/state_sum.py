@@ -14,6 +14,7 @@ from harvest_assets.harvester.counters import (
     packed_length,
     packed_row,
 )
+from harvest_assets.harvester.filled import cut, entries, filled_parts, runs
 from harvest_assets.harvester.histogram import N_BINS
 from harvest_assets.harvester.reservoir import ExampleTable, ReservoirSampler
 from harvest_assets.harvester.state import N_HIGHEST, HarvesterSettings, HarvesterState
@@ -24,8 +25,15 @@ _BLOCK_ENTRIES = 1 << 22
 _BLOCK_EXAMPLES = 1 << 18
 
 
-def _in_memory(_name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(tuple(shape), dtype=dtype)
+# Returns a tensor of zeros of the given name, shape and dtype, of whose first dimension only the
+# given slices will be written.
+Allocate = Callable[[str, Sequence[int], torch.dtype, Sequence[slice]], torch.Tensor]
+
+
+def _in_memory(
+    _name: str, shape: Sequence[int], dtype: torch.dtype, _filled: Sequence[slice]
+) -> torch.Tensor:
+    return torch.zeros(tuple(shape), dtype=dtype)
 
 
 class StateSum:
@@ -70,6 +78,11 @@ class StateSum:
         """Firings of each component, int64 [C]."""
         return self.ci_histogram.sum(dim=1)
 
+    @cached_property
+    def fired(self) -> torch.Tensor:
+        """Which components fired, bool [C]; of the others no large statistic is read."""
+        return self.ci_histogram.any(dim=1)
+
     @property
     def n_examples(self) -> int:
         """Examples of the uniform sample, of all components."""
@@ -96,13 +109,11 @@ class StateSum:
 
     def input_counts(self, block: slice) -> torch.Tensor:
         """Occurrences of each token where a component of the block fired, int64 [block, V]."""
-        parts = (s.input_counts[block] for s in self._states)
-        return _added(parts, (block.stop - block.start, self._v))
+        return self._rows("input_counts", block, torch.int64)
 
     def output_mass(self, block: slice) -> torch.Tensor:
         """Next-token probability summed where a component fired, float64 [block, V]."""
-        parts = (s.output_token_prob_mass[block] for s in self._states)
-        return _added(parts, (block.stop - block.start, self._v), torch.float64)
+        return self._rows("output_token_prob_mass", block, torch.float64)
 
     def add_upper_cooccurrence(self, rows: torch.Tensor, start: int) -> None:
         """Add the positions at which two components both fired to `rows`, int64 [n, C].
@@ -140,26 +151,26 @@ class StateSum:
         tables = (s.highest_activation for s in self._states)
         return self._highest((table for table in tables if table is not None), block)
 
-    def state(
-        self,
-        allocate: Callable[[str, Sequence[int], torch.dtype], torch.Tensor] = _in_memory,
-    ) -> HarvesterState:
+    def state(self, allocate: Allocate = _in_memory) -> HarvesterState:
         """The sum as one state.
 
         Args:
-            allocate: returns a tensor of the given shape and dtype for one of the three large
-                statistics, which it is given the name of. It is filled block by block.
+            allocate: of the three large statistics and the columns of examples, which are filled
+                block by block.
         """
         n, v = self._n, self._v
 
         def filled(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             if 0 in shape:
                 return torch.zeros(shape, dtype=dtype)
-            total = allocate(name, shape, dtype)
+            places = [entries(name, run, n) for run in runs(self.fired)]
+            total = allocate(name, shape, dtype, places)
             parts = [getattr(s, name) for s in self._states]
-            for block in blocks(shape[0], _BLOCK_ENTRIES // total[:1].numel()):
-                rows = total[block]
-                rows.copy_(_added((part[block] for part in parts), rows.shape, _sum_type(dtype)))
+            for place in places:
+                for block in cut(place, _BLOCK_ENTRIES // total[:1].numel()):
+                    rows = total[block]
+                    added = _added((part[block] for part in parts), rows.shape, _sum_type(dtype))
+                    rows.copy_(added)
             return total
 
         return HarvesterState(
@@ -179,20 +190,49 @@ class StateSum:
             output_token_prob_totals=_added(
                 (s.output_token_prob_totals for s in self._states), (v,), torch.float64
             ),
-            sample=self._whole(self.sample),
-            highest_ci=self._whole(self.highest_ci),
+            sample=self._whole(
+                "sample", self.settings.sample.activation_examples_per_component, allocate
+            ),
+            highest_ci=self._whole("highest_ci", N_HIGHEST, allocate),
             highest_activation=(
-                self._whole(self.highest_activation) if self.has_highest_activation else None
+                self._whole("highest_activation", N_HIGHEST, allocate)
+                if self.has_highest_activation
+                else None
             ),
         )
 
-    def _whole(self, read: Callable[[slice], ExampleTable]) -> ExampleTable:
-        """The examples of all components, merged a block at a time."""
-        kept = max(N_HIGHEST, self.settings.sample.activation_examples_per_component)
-        step = _BLOCK_EXAMPLES // (kept * max(1, self.n_states))
-        parts = [ExampleTable.empty(self.settings.window)]
-        parts += map(read, blocks(self._n, step))
-        return ExampleTable(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    def _whole(self, name: str, k: int, allocate: Allocate) -> ExampleTable:
+        """The examples of all components, at most k of each, merged a block at a time."""
+        there = torch.zeros(self._n, dtype=torch.int64)
+        for state in self._states:
+            there += torch.bincount(getattr(state, name).component, minlength=self._n)
+        n = int(there.clamp(max=k).sum())
+        whole = ExampleTable.empty(self.settings.window)
+        if n == 0:
+            return whole
+        whole = ExampleTable(
+            *(
+                allocate(f"{name}.{field}", (n, *column.shape[1:]), column.dtype, [slice(0, n)])
+                for field, column in whole._asdict().items()
+            )
+        )
+        start = 0
+        for block in blocks(self._n, _BLOCK_EXAMPLES // (k * max(1, self.n_states))):
+            part = getattr(self, name)(block)
+            stop = start + len(part.component)
+            for column, values in zip(whole, part, strict=True):
+                column[start:stop] = values
+            start = stop
+        return whole
+
+    def _rows(self, name: str, block: slice, dtype: torch.dtype) -> torch.Tensor:
+        """The rows [block, V] of a statistic, added one state after the other."""
+        total = torch.zeros(block.stop - block.start, self._v, dtype=dtype)
+        for run in runs(self.fired[block]):
+            rows = total[run]
+            for state in self._states:
+                rows += getattr(state, name)[block][run]
+        return total
 
     @property
     def _n(self) -> int:
@@ -213,16 +253,16 @@ class StateSum:
 
     def _count_type(self, name: str) -> torch.dtype:
         """The narrowest integer type that certainly holds a sum of counts."""
-        parts = [getattr(s, name) for s in self._states]
-        bound = sum(int(part.max()) if part.numel() else 0 for part in parts)
+        bound = sum(
+            max((int(part.max()) for part in filled_parts(s, name) if part.numel()), default=0)
+            for s in self._states
+        )
         return next(dtype for dtype in COUNT_TYPES if bound <= torch.iinfo(dtype).max)
 
 
 def blocks(n: int, step: int) -> Iterator[slice]:
     """Cut `range(n)` into slices of `step`, at least 1."""
-    step = max(1, step)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
+    return cut(slice(0, n), step)
 
 
 def _common_settings(

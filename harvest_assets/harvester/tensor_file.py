@@ -1,8 +1,4 @@
-"""Safetensors files of numbers that are mostly zero: digested while written, zeros as holes.
-
-A hole takes no room on the disk and reads as zeros, whatever the program that maps the file. The
-rows of components that never fired are holes.
-"""
+"""Safetensors files of numbers: digested while written, long zeros as holes (`HashedFile`)."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +26,6 @@ _TYPE_NAMES = {
     torch.float32: "F32",
     torch.float64: "F64",
 }
-_PIECE = 1 << 26
-# Zeros are looked for in steps of so many bytes.
-_STEP = 1 << 13
 
 
 class Column(NamedTuple):
@@ -78,22 +70,8 @@ def save_columns(path: Path, columns: Mapping[str, Column]) -> FileDigest:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, column in ordered:
             for piece in column.pieces:
-                values = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
-                for start in range(0, len(values), _PIECE):
-                    _write_piece(file, values[start : start + _PIECE])
+                file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8))
     return file.digest
-
-
-def _write_piece(file: HashedFile, piece: NDArray[np.uint8]) -> None:
-    steps = piece[: len(piece) // _STEP * _STEP].reshape(-1, _STEP)
-    filled = np.asarray(steps.view(np.uint64).any(axis=1))
-    changes = np.flatnonzero(filled[1:] != filled[:-1]) + 1
-    for start, stop in pairwise([0, *changes.tolist(), len(steps)]):
-        if start == stop or filled[start]:
-            file.write(steps[start:stop].reshape(-1))
-        else:
-            file.write_zeros((stop - start) * _STEP)
-    file.write(piece[steps.size :])
 
 
 class Expected(NamedTuple):

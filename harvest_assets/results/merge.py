@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harvest_assets.files.filesystems import keeps_holes
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.records import FileDigest
 from harvest_assets.harvester.counters import mirror
+from harvest_assets.harvester.filled import joined, runs
 from harvest_assets.harvester.kept_firings import FiringBlocks
 from harvest_assets.harvester.state_sum import StateSum, blocks
 from harvest_assets.results.contexts import HarvestedComponent, write_contexts
@@ -32,6 +34,8 @@ from harvest_assets.schemas import ComponentTokenPMI
 # Entries of a matrix, and bytes of examples, that are merged at a time.
 _BLOCK_ENTRIES = 1 << 20
 _BLOCK_EXAMPLE_BYTES = 1 << 26
+# Bytes; a file of many small parts takes seconds to remove.
+_MIN_HOLE = 1 << 20
 # Per sampled firing: its keys, its place in the order, and what sorting them takes.
 _SORTED_BYTES = 100
 _INFORMATIVE_TOKENS = 5
@@ -137,17 +141,31 @@ def firing_overview(total: StateSum) -> FiringOverview:
 
 
 @contextmanager
-def scratch(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """A tensor in a file that is removed when the block ends.
+def scratch(
+    path: Path, shape: Sequence[int], dtype: torch.dtype, filled: Iterable[slice] | None = None
+) -> Iterator[torch.Tensor]:
+    """A tensor of zeros in a file that is removed when the block ends.
+
+    Args:
+        path: of the file.
+        shape: of the tensor.
+        dtype: of the tensor.
+        filled: slices of the first dimension, in order; nothing may be written outside of them,
+            which takes no room on a disk where it is long. None: all.
 
     Raises:
         OSError: the disk has no room for it; without the reservation, writing to the mapped memory
-            would kill the process.
+            would kill the process, in a file system in memory also reading from it.
     """
     size = int(np.prod(shape))
+    row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, size * dtype.itemsize))
+            file.truncate(max(1, size * dtype.itemsize))
+            parts = [slice(0, shape[0])] if filled is None or not keeps_holes(path) else filled
+            for part in joined(parts, _MIN_HOLE // max(1, row_bytes)):
+                n_bytes = max(1, (part.stop - part.start) * row_bytes)
+                os.posix_fallocate(file.fileno(), part.start * row_bytes, n_bytes)
         flat = torch.from_file(str(path), shared=True, size=size, dtype=dtype)
         yield flat.view(tuple(shape))
     finally:
@@ -165,13 +183,14 @@ def merge_correlations(total: StateSum, path: Path) -> FileDigest:
             count_ij=None,
             count_total=total.total_tokens_processed,
         ).save(path)
-    with scratch(path.with_suffix(".scratch"), (n, n), torch.int64) as count_ij:
+    filled = [*runs(total.fired, _BLOCK_ENTRIES // n)]
+    with scratch(path.with_suffix(".scratch"), (n, n), torch.int64, filled) as count_ij:
 
         def fill(block: slice) -> None:
             total.add_upper_cooccurrence(count_ij[block], block.start)
 
-        deque(in_order(fill, blocks(n, _BLOCK_ENTRIES // n)), maxlen=0)
-        mirror(count_ij)
+        deque(in_order(fill, filled), maxlen=0)
+        mirror(count_ij, total.fired)
         return CorrelationStorage(
             component_keys=settings.component_keys,
             count_i=total.firing_counts,
@@ -184,16 +203,17 @@ def merge_token_stats(total: StateSum, path: Path) -> FileDigest:
     """Write `token_stats.pt`, and return its digest."""
     settings = total.settings
     n, v = settings.n_components, settings.vocab_size
+    filled = [*runs(total.fired, _BLOCK_ENTRIES // v // n_threads())]
     with (
-        scratch(path.with_suffix(".input"), (n, v), torch.int64) as input_counts,
-        scratch(path.with_suffix(".output"), (n, v), torch.float32) as output_counts,
+        scratch(path.with_suffix(".input"), (n, v), torch.int64, filled) as input_counts,
+        scratch(path.with_suffix(".output"), (n, v), torch.float32, filled) as output_counts,
     ):
 
         def fill(block: slice) -> None:
             input_counts[block] = total.input_counts(block)
             output_counts[block] = total.output_mass(block)
 
-        deque(in_order(fill, blocks(n, _BLOCK_ENTRIES // v // n_threads())), maxlen=0)
+        deque(in_order(fill, filled), maxlen=0)
         return TokenStatsStorage(
             component_keys=settings.component_keys,
             vocab_size=v,

@@ -61,9 +61,11 @@ class CompactedState:
             return
         with ExitStack() as stack:
 
-            def allocate(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            def allocate(
+                name: str, shape: Sequence[int], dtype: torch.dtype, filled: Sequence[slice]
+            ) -> torch.Tensor:
                 file = directory / f"{name}.scratch"
-                return stack.enter_context(scratch(file, shape, dtype))
+                return stack.enter_context(scratch(file, shape, dtype, filled))
 
             ShardResult(*given, self.total.state(allocate), firings=self.firings).write(directory)
 

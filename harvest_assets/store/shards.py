@@ -289,12 +289,14 @@ class ShardResults:
             HarvestError: as `find`, or a state is damaged.
         """
         from harvest_assets.harvester.state_sum import StateSum
+        from harvest_assets.results.side_by_side import in_order
 
-        states = []
-        for name, stored in self.find(plan).items():
+        def opened(found: tuple[str, StoredState]) -> HarvesterState:
+            name, stored = found
             with self._naming(plan, name):
-                states.append(stored.open())
-        return StateSum(states)
+                return stored.open()
+
+        return StateSum(in_order(opened, self.find(plan).items()))
 
     def firings(self, plan: HarvestPlan) -> FiringBlocks | None:
         """The firings that a plan keeps, in files undamaged; None if it keeps none.

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1024
-# Parsed of files that were just written, evenly spread over the components that fired.
+# Parsed of files that were just written, evenly spread over the components that fired; fewer where
+# they have more bytes.
 _SAMPLED_LINES = 50
 _OPTIONAL = {"layers", "cooccurrence", "keep_firings", "ci_noise", "bf16"}
+_SAMPLED_BYTES = 1 << 27
 # Of a float32 sum of probabilities against the float64 sum it was rounded from.
 _RELATIVE = 1e-4
 
@@ -215,7 +218,7 @@ def _lines(paths: HarvestLayout, n_parsed: int | None = None) -> Iterator[str]:
     if misplaced:
         yield misplaced
         return
-    sampled = alive[:: max(1, len(alive) // n_parsed)] if n_parsed else alive
+    sampled = _spread(alive, n_parsed, paths.components) if n_parsed else alive
     # Of an imported harvest there may be fewer.
     kept = None if IMPORTED in config else config.get("activation_examples_per_component")
     for key in sampled:
@@ -230,6 +233,13 @@ def _lines(paths: HarvestLayout, n_parsed: int | None = None) -> Iterator[str]:
         n_examples = len(component.activation_examples)
         if kept is not None and n_examples != min(kept, firings[key]):
             yield f"{paths.components} has {counted(n_examples, 'example')} of {key}."
+
+
+def _spread(keys: list[str], n: int, lines: Path) -> list[str]:
+    """About n of the keys, evenly spread; fewer where their lines are long."""
+    line_bytes = max(1, lines.stat().st_size // max(1, len(keys)))
+    n = max(1, min(n, _SAMPLED_BYTES // line_bytes))
+    return keys[:: max(1, len(keys) // n)]
 
 
 def _misplaced(paths: HarvestLayout, placed: pa.Table) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from harvest_assets.files.commit import commit_directory, committed_directory
 from harvest_assets.files.layout import HarvestLayout, watched_path
 from harvest_assets.files.lease import hold_lease, holder_of, is_held
 from harvest_assets.files.manifest import Entry, read, record
-from harvest_assets.files.records import FileDigest, Record
+from harvest_assets.files.records import FileDigest, Record, sha256_of
 from harvest_assets.harvester import HarvesterState
 from harvest_assets.orchestration.progress import ProgressWriter, read_progress
 from harvest_assets.orchestration.wandb import watch
@@ -313,3 +315,56 @@ def test_a_manifest_may_gain_keys(out_dir: Path):
     content = sealed({"format_version": 1, "files": {"a": entry}, "more": 2})
     paths.manifest.write_text(json.dumps(content))
     assert read(paths) == {"a": Entry(2, "c", "p")}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "file"
+    content = b"1" * 5_000_000
+    for is_hole_last in (False, True):
+        file.write_bytes(content)
+        if is_hole_last:
+            os.truncate(file, 9_000_000)
+
+        def cut_off(*where: int, seek: Callable[..., int] = os.lseek) -> int:
+            place = seek(*where)
+            if where[2] == os.SEEK_HOLE:
+                os.truncate(file, 3_000_000)
+            return place
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "lseek", cut_off)
+            assert sha256_of(file) == sha256(content[:3_000_000])
+
+
+def test_the_file_that_was_opened_is_digested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, newer = tmp_path / "file", tmp_path / "newer"
+    file.write_bytes(b"old")
+    newer.write_bytes(b"new, and longer")
+
+    def replaced(path: Path, *args: Any, opened: Callable[..., Any] = Path.open, **kwargs: Any):
+        stream = opened(path, *args, **kwargs)
+        newer.replace(file)
+        return stream
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", replaced)
+        assert sha256_of(file) == sha256(b"old")
+    assert sha256_of(file) == sha256(b"new, and longer")
+
+
+def test_what_has_no_size_is_read_to_its_end(tmp_path: Path):
+    pipe, empty = tmp_path / "pipe", tmp_path / "empty"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(pipe.write_bytes, b"sent")
+        assert sha256_of(pipe) == sha256(b"sent")
+    empty.touch()
+    assert sha256_of(empty) == sha256(b"")
+    version = Path("/proc/version")
+    assert sha256_of(version) == sha256(version.read_bytes())

@@ -98,14 +98,23 @@ def test_other_settings_than_the_given_are_named():
 
 def test_large_statistics_are_written_where_they_are_allocated():
     rows = random_rows(np.random.default_rng(5), SETUP, 8, 9, 0.5)
-    allocated = {}
+    rows.ci[..., [0, 3, 4, 8]] = 0  # never fire
+    allocated, reserved = {}, {}
 
-    def allocate(name, shape, dtype):
-        allocated[name] = torch.full(shape, 77, dtype=dtype)
+    def allocate(name, shape, dtype, filled):
+        allocated[name] = torch.zeros(shape, dtype=dtype)
+        reserved[name] = torch.zeros(shape[0], dtype=torch.bool)
+        for part in filled:
+            reserved[name][part] = True
         return allocated[name]
 
     states = [harvest(SETUP, rows.part(0, 3)), harvest(SETUP, rows.part(3, 8), 3)]
     state = StateSum(states).state(allocate)
-    assert set(allocated) == {"cooccurrence", "input_counts", "output_token_prob_mass"}
-    assert all(getattr(state, name) is tensor for name, tensor in allocated.items())
+    for name in ("cooccurrence", "input_counts", "output_token_prob_mass"):
+        assert getattr(state, name) is allocated[name]
+        assert not allocated[name][~reserved[name]].any()
+    assert reserved["input_counts"].nonzero().squeeze(1).tolist() == [1, 2, 5, 6, 7]
+    for table in ("sample", "highest_ci", "highest_activation"):
+        for column, values in getattr(state, table)._asdict().items():
+            assert values is allocated[f"{table}.{column}"]
     assert_same(state, harvest(SETUP, rows), N)

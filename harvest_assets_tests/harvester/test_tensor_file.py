@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from harvest_assets.errors import HarvestError
 from harvest_assets.files import stamps
 from harvest_assets.files.hashed_file import HashedFile
+from harvest_assets.files.records import sha256_of
 from harvest_assets.harvester import state
 from harvest_assets.harvester.tensor_file import save_tensors
 from harvest_assets_tests.harvester.rows import Setup, harvest, random_rows
@@ -56,17 +59,30 @@ def test_rows_of_zeros_take_no_room(tmp_path: Path):
     assert torch.equal(load_file(tmp_path / "file")["rows"], rows)
 
 
-def test_pieces_and_holes_in_any_order_are_digested(tmp_path: Path):
+@pytest.mark.parametrize("is_last_a_hole", [False, True])
+def test_pieces_and_holes_in_any_order_are_digested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_last_a_hole: bool
+):
+    def no_holes(*_: int) -> int:
+        raise OSError(errno.EINVAL, "this file system does not know holes")
+
     random, expected = np.random.default_rng(0), b""
+    lengths = [10, 1 << 17, 3, 1 << 21, 70_000, (1 << 26) + 5, *([0] if is_last_a_hole else [9])]
     with HashedFile(tmp_path / "file") as file:
-        for n in (10, 1 << 17, 3, 1 << 21, 70_000):
-            piece = random.bytes(n)
-            file.write(piece)
-            file.write_zeros(n)
-            expected += piece + bytes(n)
-            assert file.tell() == len(expected)
+        for n in lengths:
+            for piece in (bytes(n + 1), random.bytes(min(n, 300_000))):
+                file.write(piece)
+                expected += piece
+                assert file.tell() == len(expected)
+        if is_last_a_hole:
+            file.write(bytes(100_000))
+            expected += bytes(100_000)
     assert (tmp_path / "file").read_bytes() == expected
     assert file.digest.sha256 == hashlib.sha256(expected).hexdigest()
+    assert sha256_of(tmp_path / "file") == file.digest.sha256
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lseek", no_holes)
+        assert sha256_of(tmp_path / "file") == file.digest.sha256
     with pytest.raises(ValueError, match="closed"):
         file.write(b"more")
 

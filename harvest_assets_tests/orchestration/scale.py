@@ -8,6 +8,7 @@ what is unharvested, a tick of the sensor with what it asks W&B, and the partiti
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
@@ -30,7 +31,11 @@ from harvest_assets.store.shards import SHARD_KEYS
 from harvest_assets_tests.dagster_dev import dagster_dev, graphql
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 T = TypeVar("T")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 N_OPEN = 10
 
 GRID = """
@@ -121,6 +126,26 @@ def measure_grid(folder: Path) -> None:
         for which in ("first", "next"):
             grid = timed(f"{which} partition grid", lambda: graphql(address, GRID, variables))
             assert grid["assetNodeOrError"]["assetPartitionStatuses"]["ranges"]
+        if CHROMIUM:
+            measure_page(f"{address}/assets/harvest_shard?view=partitions")
+
+
+def measure_page(address: str) -> None:
+    """How long people wait for the grid in a browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.set_default_timeout(120_000)
+        for which in ("first", "next"):
+            timed(f"{which} page of the grid in Chromium", lambda: _shown(page, address))
+        chromium.close()
+
+
+def _shown(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_text("Materialized (").first.wait_for()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Counts beyond 10^10, from states to pages: ratios of counts do not change with them."""
+"""Firings beyond 10^10 in 10^12 tokens, from states to pages: ratios of counts stay the same."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +24,28 @@ from harvest_assets.harvester.state_sum import StateSum
 from harvest_assets.loaders import load_components_frame
 from harvest_assets.results.count_tensors import CorrelationStorage, TokenStatsStorage
 from harvest_assets.results.merge import MergedContexts, MergedCorrelations, MergedTokenStats
+from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shards import ShardResults
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
-from harvest_assets_tests.faults.small_harvest import VOCAB, SmallHarvest
+from harvest_assets_tests.faults.small_harvest import N_CTX, N_ROWS, VOCAB, SmallHarvest
 from harvest_assets_tests.viewer.synthetic import write_tokenizer
 
-DOUBLINGS = 25
+DOUBLINGS = 30
 
 
-@pytest.fixture
-def two(out_dir: Path) -> tuple[HarvestLayout, HarvestLayout]:
-    """The results of a small harvest, and of one of as many rows 2^25 times, all alike."""
+@pytest.fixture(scope="module")
+def two(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[HarvestLayout, HarvestLayout]]:
+    """The results of a small harvest, and of one of as many rows 2^30 times, all alike."""
+    out_dir = tmp_path_factory.mktemp("spd_out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPD_OUT_DIR", str(out_dir))
+        yield _two(out_dir)
+
+
+def _two(out_dir: Path) -> tuple[HarvestLayout, HarvestLayout]:
     small = SmallHarvest(out_dir / "harvest" / "small")
     small.run("all")
     state = ShardResults(small.paths).open(small.plan).state()
@@ -59,6 +72,7 @@ def test_they_are_exact_and_ratios_stay(two: tuple[HarvestLayout, HarvestLayout]
     times = 2**DOUBLINGS
     counts, more = (CorrelationStorage.load(p.component_correlations) for p in two)
     assert int(more.count_i.max()) > 10**10
+    assert more.count_total > 10**12
     assert int(more.count_i.max()) * int(more.count_i.max()) > 2**63
     for name in ("count_i", "count_ij"):
         found, wanted = getattr(more, name), getattr(counts, name)
@@ -92,6 +106,26 @@ def test_they_are_exact_and_ratios_stay(two: tuple[HarvestLayout, HarvestLayout]
     assert set(get_informative_components(more, more_tokens, 5)) <= set(counts.component_keys)
 
 
+def test_lines_are_those_of_whole_numbers(two: tuple[HarvestLayout, HarvestLayout]):
+    """The PMI of input tokens and the mean CI, by Python's integers and fractions."""
+    small, many = two
+    state = ShardResults(small).open(HarvestPlan.open(small.root)).state()
+    firings, n = state.firing_counts.tolist(), state.total_tokens_processed * 2**DOUBLINGS
+    totals = state.input_token_totals.tolist()
+    places = {key: i for i, key in enumerate(state.settings.component_keys)}
+    lines = [json.loads(line) for line in many.components.read_text().splitlines()]
+    assert len(lines) == sum(count > 0 for count in firings)
+    for line in lines:
+        place = places[line["component_key"]]
+        n_x = firings[place] * 2**DOUBLINGS
+        mean = float(state.ci_sums[place]) * 2**DOUBLINGS / n
+        assert line["mean_ci"] == pytest.approx(mean, rel=1e-6)
+        for token, found in line["input_token_pmi"]["top"] + line["input_token_pmi"]["bottom"]:
+            n_xy = int(state.input_counts[place, token]) * 2**DOUBLINGS
+            n_y = totals[token] * 2**DOUBLINGS
+            assert found == pytest.approx(math.log(Fraction(n_xy * n, n_x * n_y)), abs=6e-8)
+
+
 def test_pages_show_them(two: tuple[HarvestLayout, HarvestLayout]):
     _, many = two
     client = TestClient(make_app(Library(), many.root.name), base_url="http://127.0.0.1:3100")
@@ -101,3 +135,4 @@ def test_pages_show_them(two: tuple[HarvestLayout, HarvestLayout]):
         answer = client.get(page)
         assert answer.status_code == 200, answer.text[-500:]
         assert f"{firings:,}" in answer.text
+    assert f"{2**DOUBLINGS * N_ROWS * N_CTX:,}" in client.get("/run/many").text

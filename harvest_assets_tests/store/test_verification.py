@@ -16,6 +16,8 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.atomic import host_name
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.manifest import record
+from harvest_assets.results.components_jsonl import parse_component
+from harvest_assets.store import verification
 from harvest_assets.store.garbage import free, removable
 from harvest_assets.store.verification import problems_of
 from harvest_assets_tests.faults.small_harvest import SmallHarvest, contents
@@ -49,6 +51,27 @@ def test_a_flipped_bit_anywhere_is_named(harvest: SmallHarvest):
             )
         file.write_bytes(good)
         assert problems_of(harvest.paths) == []
+
+
+@pytest.mark.parametrize(("line_bytes", "n_parsed"), [(1, 24), (1 << 26, 2), (1 << 30, 1)])
+def test_of_long_lines_fewer_are_parsed(
+    harvest: SmallHarvest, monkeypatch: pytest.MonkeyPatch, line_bytes: int, n_parsed: int
+):
+    """A line with a million tokens of examples takes seconds."""
+    parsed = []
+
+    def parse(path: Path, line: bytes):
+        parsed.append(line)
+        return parse_component(path, line)
+
+    monkeypatch.setattr(verification, "parse_component", parse)
+    n_lines = len(harvest.paths.components.read_bytes().splitlines())
+    real = harvest.paths.components.stat().st_size // n_lines
+    monkeypatch.setattr(
+        verification, "_SAMPLED_BYTES", verification._SAMPLED_BYTES * real // line_bytes
+    )
+    assert problems_of(harvest.paths, deep=False) == []
+    assert len(parsed) in range(min(n_parsed, n_lines), 2 * n_parsed + 1)
 
 
 def resaved(paths: HarvestLayout, file: Path, change) -> list[str]:
