@@ -15,19 +15,19 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import harvest_assets
 from harvest_assets.errors import HarvestError
+from harvest_assets_tests.tiny_harvest import FINISHED
 from harvest_assets_tests.tiny_run import VOCAB
 from harvest_assets_tests.viewer.hostile import TEXTS
 from harvest_assets_tests.viewer.synthetic import write_harvest, write_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "notebook.md"
-OPENING, HARVESTING = re.findall(
+OPENING, ASKING, HARVESTING = re.findall(
     r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
 )
 
 
-def run_as_at_a_prompt(program: str) -> tuple[dict[str, Any], list[str]]:
+def run_as_at_a_prompt(program: str, **names: Any) -> tuple[dict[str, Any], list[str]]:
     """The variables at the end, and what each expression shows."""
-    names: dict[str, Any] = {}
     shown = []
     for statement in ast.parse(program).body:
         if isinstance(statement, ast.Expr):
@@ -45,6 +45,14 @@ def test_a_harvest_is_opened(out_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert all(shown)
     assert names["component"].key == "h.0.mlp.c_fc:1"
     assert capsys.readouterr().out.count("<<") == 3
+
+
+def test_a_model_is_asked(finished_out: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(finished_out))
+    harvest = harvest_assets.open(FINISHED)
+    _, shown = run_as_at_a_prompt(ASKING, harvest=harvest, component=harvest.alive[0])
+    assert len(shown) == 3
+    assert all(shown)
 
 
 @pytest.mark.slow
