@@ -34,8 +34,8 @@ class Table(small_harvest.Table):
     As decimal digits they are read as more than the threshold of float32.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, second_values: bool = True) -> None:
+        super().__init__(second_values=second_values)
         self.ci[::2][self.ci[::2] == 0] = 1e-6
 
 
