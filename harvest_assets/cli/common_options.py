@@ -53,7 +53,7 @@ RUN_OR_HARVEST_HELP = f"""{RUN_HELP}
 or the folder of a harvest, which is also how to name the first of several:
 
 \b
-  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest)
+  x-1a2b3c4d               (a folder of $SPD_OUT_DIR/harvest, or its path)
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from harvest_assets.files.layout import HarvestLayout
 from harvest_assets.files.sanitize import presentable
 from harvest_assets.notebook.harvest import Harvest
-from harvest_assets.store.lookup import find_harvest, folder_named
+from harvest_assets.store.lookup import find_harvest, folder_named, is_harvest
 from harvest_assets.viewer import library
 from harvest_assets.wandb_client.run_name import is_run_name
 
@@ -42,6 +42,6 @@ def paths_of(run: str | Path) -> HarvestLayout:
     text = os.fspath(run)
     if folder_named(text) is None and not is_run_name(text):
         paths = HarvestLayout(Path(text).expanduser().absolute())
-        if any(file.is_file() for file in (paths.manifest, paths.summary, paths.plan)):
+        if is_harvest(paths):
             return paths
     return find_harvest(text)

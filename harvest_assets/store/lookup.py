@@ -1,6 +1,6 @@
 """Which harvest a name means.
 
-The name of a folder below `harvest/` means that folder. A full name, `run@name`, means the harvest
+The name of a folder below `harvest/` means that folder, as does a path to one. A full name, `run@name`, means the harvest
 whose own files say so, whatever its folder is called. The name of a run alone, or a path to one,
 means its harvest if it has one, and nothing if it has several; never another run's.
 """
@@ -37,8 +37,8 @@ def find_harvest(text: str) -> HarvestLayout:
     """The harvest that a name means.
 
     Args:
-        text: a folder below `harvest/`, any accepted spelling of a run's name, or a path to a run;
-            `@name` at the end of either for a further harvest of the run.
+        text: a folder below `harvest/` or a path to it, any accepted spelling of a run's name, or a
+            path to a run; `@name` at the end of the last two for a further harvest of the run.
 
     Raises:
         HarvestNotFoundError: there is none, or the run has several.
@@ -47,6 +47,9 @@ def find_harvest(text: str) -> HarvestLayout:
     if folder is not None:
         return folder
     text = text.rstrip("/") or text
+    path = Path(text).expanduser().absolute()
+    if "/" in text and is_harvest(HarvestLayout(path)):
+        raise HarvestNotFoundError(f"{path} is a harvest outside of {harvest_root()}.{_how(path)}")
     try:
         harvest = parse_harvest(text)
     except HarvestError as error:
@@ -82,8 +85,8 @@ def harvest_named(text: str) -> HarvestReference:
 def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
     """The harvest, and its folder if it is named by that; with a slash, a path goes first."""
     folder = folder_named(text)
-    if folder is not None and Path(text).resolve() == folder.root.resolve():
-        text = text.rstrip("/")  # as the shell completes its name among the harvests
+    if folder is not None and Path(text).expanduser().resolve() == folder.root.resolve():
+        text = folder.root.name  # as the shell completes it
     owner = None if folder is None else owner_of(folder)
     try:
         harvest = parse_harvest(text)
@@ -111,10 +114,26 @@ def _full_names(text: str) -> list[str]:
 
 
 def folder_named(text: str) -> HarvestLayout | None:
-    """The harvest in the folder of this name below `harvest/`, if there is such a folder."""
+    """The harvest in the folder of this name or path below `harvest/`, if there is such a folder."""
     text = text.rstrip("/")  # as the shell completes the name of a folder
+    path = Path(text).expanduser().absolute()
+    if not is_folder_name(text) and path.parent.resolve() == harvest_root().resolve():
+        text = path.name
     paths = HarvestLayout.of(text)
     return paths if is_folder_name(text) and paths.root.is_dir() else None
+
+
+def _how(path: Path) -> str:
+    """A sentence that says how a harvest elsewhere becomes one of these."""
+    root = path.parent.resolve()
+    if root.name == harvest_root().name:
+        return f" Set SPD_OUT_DIR={root.parent} to use it there."
+    return f" Move or link it there, or open it in Python: harvest_assets.open({str(path)!r})."
+
+
+def is_harvest(paths: HarvestLayout) -> bool:
+    """Whether a folder has files of a harvest, finished or not."""
+    return any(file.is_file() for file in (paths.manifest, paths.summary, paths.plan))
 
 
 def _folder_of(harvest: HarvestReference) -> Path:

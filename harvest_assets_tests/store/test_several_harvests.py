@@ -63,14 +63,32 @@ class TestMaking:
         for again in ((RUN, "mine"), (f"{RUN}@mine", None), ("mine", None)):
             assert key_and_folder(*again) == (f"{RUN}@mine", "mine")
 
-    def test_the_name_of_a_folder_is_not_a_path(self, monkeypatch: pytest.MonkeyPatch):
+    def test_the_name_and_the_path_of_a_folder_mean_its_harvest(
+        self, monkeypatch: pytest.MonkeyPatch
+    ):
         dense = begun(f"{RUN}@dense")
         monkeypatch.chdir(dense.root.parent)
         assert find_harvest("s-aaaa1111@dense").root == dense.root
         assert harvest_named("s-aaaa1111@dense").key == f"{RUN}@dense"
         assert harvest_named("s-aaaa1111@dense/").key == f"{RUN}@dense"
         assert key_and_folder("s-aaaa1111@dense") == (f"{RUN}@dense", "s-aaaa1111@dense")
-        assert harvest_named("./s-aaaa1111@dense").run.path == dense.root
+        for path in ("./s-aaaa1111@dense", f"{dense.root}", f"{dense.root}/"):
+            assert find_harvest(path).root == dense.root
+            assert harvest_named(path).key == f"{RUN}@dense"
+            assert key_and_folder(path) == (f"{RUN}@dense", "s-aaaa1111@dense")
+
+    def test_the_path_of_a_harvest_elsewhere_is_refused_with_what_to_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        dense = begun(f"{RUN}@dense")
+        HarvestLayout(dense.root).plan.write_text("{}")
+        monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path / "other"))
+        there = dense.root.parent.parent
+        with pytest.raises(HarvestNotFoundError, match=f"outside of .*Set SPD_OUT_DIR={there} to"):
+            find_harvest(f"{dense.root}")
+        alone = dense.root.rename(tmp_path / "alone")
+        with pytest.raises(HarvestNotFoundError, match=rf"open\('{alone}'\)"):
+            find_harvest(f"{alone}")
 
     def test_a_harvest_in_a_folder_of_its_runs_name_keeps_the_path(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
