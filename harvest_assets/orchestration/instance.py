@@ -36,24 +36,30 @@ _TELEMETRY_OFF = """\
 telemetry:
   enabled: false
 """
+# A process that is killed leaves its place in a pool taken.
+_FREE_PLACES = """\
+  poll_interval_seconds: 30
+  free_slots_after_run_end_seconds: 30
+"""
+_MONITORING = f"""\
+run_monitoring:
+  enabled: true
+{_FREE_PLACES}"""
 _DAGSTER_YAML = f"""\
 {_TELEMETRY_OFF}concurrency:
   pools:
     granularity: op
     default_limit: 1
-run_monitoring:
-  enabled: true
-run_retries:
+{_MONITORING}run_retries:
   enabled: true
   max_retries: 3
   retry_on_asset_or_op_failure: false
 """
 # A run may wait in the cluster's queue for days before it starts.
 _CLUSTER_YAML = _DAGSTER_YAML.replace(
-    "run_monitoring:\n  enabled: true\n",
-    """\
-run_monitoring:
-  enabled: true
+    _MONITORING,
+    f"""\
+{_MONITORING}\
   start_timeout_seconds: 0
   cancel_timeout_seconds: 600
 run_launcher:
@@ -69,7 +75,8 @@ run_coordinator:
 
 
 def dagster_home() -> Path:
-    """`$DAGSTER_HOME`; if unset, a default folder, created here with a `dagster.yaml`.
+    """`$DAGSTER_HOME`; if unset, a default folder, created here with a `dagster.yaml`,
+    which replaces that of an older version.
 
     A given folder without a `dagster.yaml` gets one that turns telemetry off, and nothing else.
     The environment variable is set for this process and those it starts.
@@ -83,12 +90,23 @@ def dagster_home() -> Path:
             settings.write(_TELEMETRY_OFF)
     else:
         home = Path(DEFAULT_HOME).expanduser().absolute()
-        if not (home / "dagster.yaml").exists():
+        if _is_missing_or_old(home / "dagster.yaml"):
             with atomic_path(home / "dagster.yaml") as temporary:
                 text = _CLUSTER_YAML if slurm_is_here() else _DAGSTER_YAML
                 temporary.write_text(text, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def _is_missing_or_old(settings: Path) -> bool:
+    """Whether there is no such file, or one that an older version of this program wrote."""
+    try:
+        text = settings.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    except (OSError, UnicodeError):
+        return False
+    return text in (it.replace(_FREE_PLACES, "") for it in (_DAGSTER_YAML, _CLUSTER_YAML))
 
 
 def open_instance() -> dg.DagsterInstance:

@@ -37,9 +37,10 @@ def record_owner(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs as failed whose process on this machine no longer exists.
+    """Mark runs as failed whose process on this machine no longer exists, and free their places.
 
-    Where runs are retried, the daemon then tries them again.
+    Where runs are retried, the daemon then tries them again. The places of runs that ended before
+    are freed too: a process that is killed leaves its own taken.
 
     Returns:
         The ids of these runs.
@@ -47,8 +48,12 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
     dead = [run for run in instance.get_runs(started) if _is_dead(instance, run)]
     for run in dead:
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         instance.report_run_failed(run, "The process that executed the run no longer exists.")
+    holding = list(instance.event_log_storage.get_concurrency_run_ids())
+    if holding:
+        for run in instance.get_runs(dg.RunsFilter(run_ids=holding)):
+            if run.is_finished:
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in dead]
 
 

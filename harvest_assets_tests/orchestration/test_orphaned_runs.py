@@ -75,6 +75,20 @@ def test_a_run_whose_process_died_is_tried_again(instance: dg.DagsterInstance):
         assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
 
 
+def test_the_places_of_runs_that_ended_are_free_again(instance: dg.DagsterInstance):
+    """A process that is killed does not give its place in a pool back; Dagster ends its run."""
+    pools = instance.event_log_storage
+    pools.set_concurrency_slots("gpu", 3)
+    killed, alive = started(instance, {}), started(instance, ME)
+    died = started(instance, {**ME, PREFIX + "started": "1"})
+    for run_id in (killed, alive, died):
+        assert pools.claim_concurrency_slot("gpu", run_id, "harvest_shard").is_claimed
+    instance.report_run_failed(instance.get_run_by_id(killed))
+    assert end_dead_runs(instance) == [died]
+    assert pools.get_concurrency_run_ids() == {alive}
+    assert pools.get_concurrency_info("gpu").active_run_ids == {alive}
+
+
 def test_a_run_records_its_process_however_it_was_started(instance: dg.DagsterInstance):
     """Also over the tags that a retried run has from one that died."""
     job = dg.Definitions([made_here], executor=dg.in_process_executor)
