@@ -128,8 +128,10 @@ class FiringFile:
         """Where the firings of the rows from `first` to `last` begin, and where the last ends.
 
         Raises:
-            HarvestError: they do not rise from 0 to the number of firings.
+            HarvestError: they do not rise from 0 to the number of firings, or there are fewer rows.
         """
+        if last > self.n_rows:
+            raise HarvestError(f"{self.path} has {self.n_rows} rows of firings instead of {last}.")
         found = np.asarray(self._slices[_OFFSETS][first : last + 1])
         low = 0 if first == 0 else found[0]
         high = self.n_firings if last == self.n_rows else found[-1]

@@ -41,6 +41,7 @@ byte_attacks(
         "a position beyond its row": _tensors(lambda t: t["position"].__setitem__(0, 1 << 30)),
         "a position below 0": _tensors(lambda t: t["position"].__setitem__(0, -1)),
         "a component below 0": _tensors(lambda t: t["component"].__setitem__(0, -1)),
+        "two rows": _tensors(lambda t: t.update(row_offsets=t["row_offsets"][[0, -1]])),
         "no offsets": _tensors(lambda t: t.pop("row_offsets")),
         "another type": _tensors(lambda t: t.update(component=t["component"].long())),
         "a column too short": _tensors(lambda t: t.update(act=t["act"][:-1].clone())),
