@@ -1,0 +1,65 @@
+"""The settings of the Dagster instance that is made where nobody gave one."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from harvest_assets.orchestration import instance as made
+from harvest_assets.orchestration.instance import dagster_home, open_instance
+
+OF_0_1 = """\
+telemetry:
+  enabled: false
+concurrency:
+  pools:
+    granularity: op
+    default_limit: 1
+run_monitoring:
+  enabled: true
+run_retries:
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", "")  # so that what is set later is undone
+    monkeypatch.setattr(made, "slurm_is_here", lambda: False)
+    file = tmp_path / ".local/share/harvest_assets/dagster/dagster.yaml"
+    file.parent.mkdir(parents=True)
+    return file
+
+
+@pytest.mark.parametrize("before", [None, OF_0_1])
+def test_places_of_killed_processes_become_free(settings: Path, before: str | None):
+    """Also with the file of version 0.1, which left them taken."""
+    if before is not None:
+        settings.write_text(before)
+    with open_instance() as instance:
+        assert instance.run_monitoring_enabled
+        assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] <= 60
+        assert instance.run_retries_enabled
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_dagster_takes_the_settings(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, *, cluster: bool
+):
+    monkeypatch.setattr(made, "slurm_is_here", lambda: cluster)
+    with open_instance() as instance:
+        assert "free_slots_after_run_end_seconds" in instance.run_monitoring_settings
+        launcher = type(instance.run_launcher).__name__
+        assert launcher == ("SlurmRunLauncher" if cluster else "DefaultRunLauncher")
+
+
+def test_settings_that_somebody_changed_are_kept(settings: Path):
+    own = OF_0_1.replace("max_retries: 3", "max_retries: 1")
+    settings.write_text(own)
+    dagster_home()
+    assert settings.read_text() == own
+    with dg.DagsterInstance.get() as instance:
+        assert instance.run_retries_max_retries == 1
