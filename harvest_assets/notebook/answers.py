@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING, Self
 
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.errors import counted
@@ -64,6 +64,19 @@ def _only_ids() -> Vocabulary:
     return Vocabulary(_Unnamed())
 
 
+class _OfTokens(_Printed, BaseModel):
+    """An answer that names tokens by their ids."""
+
+    _vocabulary: Vocabulary = PrivateAttr(default_factory=_only_ids)
+
+    @classmethod
+    def of(cls, answer: BaseModel, vocabulary: Vocabulary) -> Self:
+        """An answer as a notebook shows it, its tokens as texts."""
+        made = cls(**dict(answer))
+        made._vocabulary = vocabulary
+        return made
+
+
 class Prompt(_Printed, DescribedPrompt):
     """Which components fire on a text, and what is predicted; `print` shows all of it."""
 
@@ -104,17 +117,8 @@ class Prompt(_Printed, DescribedPrompt):
         print_prompt(self, console)
 
 
-class Ablation(_Printed, AblateAnswer):
+class Ablation(_OfTokens, AblateAnswer):
     """What is predicted without components; `print` shows all of it."""
-
-    _vocabulary: Vocabulary = PrivateAttr(default_factory=_only_ids)
-
-    @classmethod
-    def of(cls, answer: AblateAnswer, vocabulary: Vocabulary) -> Self:
-        """An answer as a notebook shows it, its tokens as texts."""
-        made = cls(**dict(answer))
-        made._vocabulary = vocabulary
-        return made
 
     def frame(self) -> pl.DataFrame:
         """A row for each token.
@@ -142,17 +146,8 @@ class Ablation(_Printed, AblateAnswer):
         print_ablation(self, self._vocabulary, console)
 
 
-class Weights(_Printed, WeightsAnswer):
+class Weights(_OfTokens, WeightsAnswer):
     """What the weights of a component say; `print` shows all of it."""
-
-    _vocabulary: Vocabulary = PrivateAttr(default_factory=_only_ids)
-
-    @classmethod
-    def of(cls, answer: WeightsAnswer, vocabulary: Vocabulary) -> Self:
-        """An answer as a notebook shows it, its tokens as texts."""
-        made = cls(**dict(answer))
-        made._vocabulary = vocabulary
-        return made
 
     def frame(self) -> pl.DataFrame:
         """A row for each token listed: direction (`input` or `output`), token_id, token, value."""

@@ -75,11 +75,11 @@ run_coordinator:
 
 
 def dagster_home() -> Path:
-    """`$DAGSTER_HOME`; if unset, a default folder, created here with a `dagster.yaml`,
-    which replaces that of an older version.
+    """`$DAGSTER_HOME`; if unset, a default folder, created here with a `dagster.yaml`.
 
-    A given folder without a `dagster.yaml` gets one that turns telemetry off, and nothing else.
-    The environment variable is set for this process and those it starts.
+    The file replaces that of an older version, but none that was changed. A given folder without a
+    `dagster.yaml` gets one that turns telemetry off, and nothing else. The environment variable is
+    set for this process and those it starts.
     """
     given = os.environ.get("DAGSTER_HOME")
     if given:

@@ -1,8 +1,9 @@
 """Which harvest a name means.
 
-The name of a folder below `harvest/` means that folder, as does a path to one. A full name, `run@name`, means the harvest
-whose own files say so, whatever its folder is called. The name of a run alone, or a path to one,
-means its harvest if it has one, and nothing if it has several; never another run's.
+The name of a folder below `harvest/` means that folder, as does a path to one. A full name,
+`run@name`, means the harvest whose own files say so, whatever its folder is called. The name of a
+run alone, or a path to one, means its harvest if it has one, and nothing if it has several; never
+another run's.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _full_names(text: str) -> list[str]:
 
 
 def folder_named(text: str) -> HarvestLayout | None:
-    """The harvest in the folder of this name or path below `harvest/`, if there is such a folder."""
+    """The harvest in the folder below `harvest/` of this name or path, if there is one."""
     text = text.rstrip("/")  # as the shell completes the name of a folder
     path = Path(text).expanduser().absolute()
     if not is_folder_name(text) and path.parent.resolve() == harvest_root().resolve():

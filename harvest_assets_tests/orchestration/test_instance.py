@@ -46,9 +46,8 @@ def test_places_of_killed_processes_become_free(settings: Path, before: str | No
 
 
 @pytest.mark.parametrize("cluster", [False, True])
-def test_dagster_takes_the_settings(
-    settings: Path, monkeypatch: pytest.MonkeyPatch, *, cluster: bool
-):
+@pytest.mark.usefixtures("settings")
+def test_dagster_takes_the_settings(monkeypatch: pytest.MonkeyPatch, *, cluster: bool):
     monkeypatch.setattr(made, "slurm_is_here", lambda: cluster)
     with open_instance() as instance:
         assert "free_slots_after_run_end_seconds" in instance.run_monitoring_settings
