@@ -36,7 +36,7 @@ def ui(port: int, host: str, *, debug: bool) -> None:
             only_daemon_of,
             open_instance,
         )
-        from harvest_assets.orchestration.orphaned_runs import end_dead_runs
+        from harvest_assets.orchestration.orphaned_runs import dead_runs_ended
         from harvest_assets.system.ports import check_free, url_of
 
         port = check_free(host, port)
@@ -44,8 +44,9 @@ def ui(port: int, host: str, *, debug: bool) -> None:
         with open_instance() as instance, only_daemon_of(instance, url):
             warn_of_failing_sensors(instance)
             make_room_for_shards(instance)
-            end_dead_runs(instance)
             click.echo(f"{url} (Ctrl-C stops it)")
             invoked = current()
             level = "error" if invoked.quiet else "debug" if invoked.verbose else "info"
-            sys.exit(run_dagster_dev(host, port, level))
+            with dead_runs_ended(instance):
+                status = run_dagster_dev(host, port, level)
+            sys.exit(status)

@@ -6,7 +6,11 @@ stay in progress forever, and its place in the pool taken.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import dagster as dg
 
@@ -14,6 +18,7 @@ from harvest_assets.files.atomic import host_name, process_is_alive
 from harvest_assets.files.lease import process_started
 from harvest_assets.orchestration.slurm.requeue import is_a_job
 
+_LOG = logging.getLogger(__name__)
 _HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
 
@@ -36,17 +41,53 @@ def record_owner(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         instance.add_run_tags(run.run_id, tags)
 
 
-def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+@contextmanager
+def dead_runs_ended(instance: dg.DagsterInstance, every: float = 60.0) -> Iterator[None]:
+    """End dead runs now, and while the block runs.
+
+    Args:
+        instance: whose runs they are.
+        every: seconds between two looks. A run is ended by the second that finds it dead, so that
+            Dagster, which notices most of them within seconds, does not do so as well.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        dead: Collection[str] = ()
+        while not over.wait(every):
+            try:
+                ended = end_dead_runs(instance, dead)
+                dead = {run.run_id for run in _dead_runs(instance)}
+            except Exception as error:  # noqa: BLE001  the database may be away for a while
+                _LOG.warning("Runs of dead processes could not be looked for: %s", error)
+            else:
+                for run_id in ended:
+                    _LOG.warning("The process of run %s no longer exists.", run_id)
+
+    end_dead_runs(instance)
+    thread = threading.Thread(target=watch, name="dead-runs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def end_dead_runs(instance: dg.DagsterInstance, among: Collection[str] | None = None) -> list[str]:
     """Mark runs as failed whose process on this machine no longer exists, and free their places.
 
     Where runs are retried, the daemon then tries them again. The places of runs that ended before
     are freed too: a process that is killed leaves its own taken.
 
+    Args:
+        instance: whose runs they are.
+        among: ids of the runs that may be ended; None: all.
+
     Returns:
         The ids of these runs.
     """
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
-    dead = [run for run in instance.get_runs(started) if _is_dead(instance, run)]
+    dead = [run for run in _dead_runs(instance) if among is None or run.run_id in among]
     for run in dead:
         instance.report_run_failed(run, "The process that executed the run no longer exists.")
     holding = list(instance.event_log_storage.get_concurrency_run_ids())
@@ -55,6 +96,11 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             if run.is_finished:
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in dead]
+
+
+def _dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
+    return [run for run in instance.get_runs(started) if _is_dead(instance, run)]
 
 
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

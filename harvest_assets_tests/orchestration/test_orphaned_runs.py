@@ -13,8 +13,14 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
 from harvest_assets.files.lease import process_started
 from harvest_assets.orchestration.failures import refuses_bad_input
-from harvest_assets.orchestration.orphaned_runs import end_dead_runs, owner_tags, record_owner
+from harvest_assets.orchestration.orphaned_runs import (
+    dead_runs_ended,
+    end_dead_runs,
+    owner_tags,
+    record_owner,
+)
 from harvest_assets.orchestration.slurm import requeue
+from harvest_assets_tests.orchestration.slurm.commands import wait_until
 
 RETRIES = {"run_retries": {"enabled": True, "max_retries": 3}}
 ME = owner_tags()
@@ -87,6 +93,39 @@ def test_the_places_of_runs_that_ended_are_free_again(instance: dg.DagsterInstan
     assert end_dead_runs(instance) == [died]
     assert pools.get_concurrency_run_ids() == {alive}
     assert pools.get_concurrency_info("gpu").active_run_ids == {alive}
+
+
+def test_a_run_whose_process_dies_is_ended_soon(instance: dg.DagsterInstance):
+    """Also where the code server died with it; at the second look, since Dagster may notice."""
+    pools = instance.event_log_storage
+    pools.set_concurrency_slots("gpu", 1)
+    before = started(instance, {**ME, PREFIX + "started": "1"})
+    with dead_runs_ended(instance, every=0.05):
+        assert instance.get_run_by_id(before).status == dg.DagsterRunStatus.FAILURE
+        alive = started(instance, ME)
+        died = started(instance, {**ME, PREFIX + "started": "2"})
+        assert pools.claim_concurrency_slot("gpu", died, "harvest_shard").is_claimed
+        wait_until(lambda: instance.get_run_by_id(died).is_finished, 20)
+        wait_until(lambda: not pools.get_concurrency_run_ids(), 20)
+    assert instance.get_run_by_id(died).tags[WILL_RETRY_TAG] == "true"
+    assert instance.get_run_by_id(alive).status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    get_runs, failures = instance.get_runs, iter(range(3))
+
+    def sometimes(*given: object) -> list[dg.DagsterRun]:
+        if next(failures, None) is not None:
+            raise OSError("no connection")
+        return get_runs(*given)
+
+    with dead_runs_ended(instance, every=0.05):
+        monkeypatch.setattr(instance, "get_runs", sometimes)
+        died = started(instance, {**ME, PREFIX + "started": "1"})
+        wait_until(lambda: instance.get_run_by_id(died).is_finished, 20)
+    assert "no connection" in caplog.text
 
 
 def test_a_run_records_its_process_however_it_was_started(instance: dg.DagsterInstance):
