@@ -7,8 +7,10 @@ stay in progress forever, and its place in the pool taken.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -16,8 +18,10 @@ import dagster as dg
 
 from harvest_assets.files.atomic import host_name, process_is_alive
 from harvest_assets.files.lease import process_started
+from harvest_assets.orchestration.slurm.jobs import JOB_TAG
 from harvest_assets.orchestration.slurm.requeue import is_a_job
 
+_MAX_SECONDS_TO_RECORD = 600.0  # of a run's process, from its start
 _LOG = logging.getLogger(__name__)
 _HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
@@ -99,16 +103,28 @@ def end_dead_runs(instance: dg.DagsterInstance, among: Collection[str] | None = 
 
 
 def _dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
-    return [run for run in instance.get_runs(started) if _is_dead(instance, run)]
+    started = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    return [record.dagster_run for record in started if _is_dead(instance, record)]
 
 
-def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    if _owner_is_of_parent(instance, run):
+def _is_dead(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    run = record.dagster_run
+    if _HOST not in run.tags or _owner_is_of_parent(instance, run):
+        late = time.time() - (record.start_time or math.inf) > _MAX_SECONDS_TO_RECORD
+        return late and _records_its_owner(run)
+    if run.tags[_HOST] != host_name():
         return False
     pid = int(run.tags[_PID])
     same = (process_started(pid) or "unknown") == run.tags[_STARTED]
     return not (process_is_alive(pid) and same)
+
+
+def _records_its_owner(run: dg.DagsterRun) -> bool:
+    """Whether a process that executes the run records itself: not a job, nor others' code."""
+    origin = run.job_code_origin
+    pointer = origin and origin.repository_origin.code_pointer
+    module = getattr(pointer, "module", "")
+    return module.partition(".")[0] == __package__.partition(".")[0] and JOB_TAG not in run.tags
 
 
 def _owner_is_of_parent(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.events import DagsterEvent
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
 from harvest_assets.files.lease import process_started
@@ -20,6 +23,7 @@ from harvest_assets.orchestration.orphaned_runs import (
     record_owner,
 )
 from harvest_assets.orchestration.slurm import requeue
+from harvest_assets.orchestration.slurm.jobs import JOB_TAG
 from harvest_assets_tests.orchestration.slurm.commands import wait_until
 
 RETRIES = {"run_retries": {"enabled": True, "max_retries": 3}}
@@ -42,8 +46,15 @@ def made_here(context: dg.AssetExecutionContext) -> None:
     assert run.tags.items() >= ME.items()
 
 
-def started(instance: dg.DagsterInstance, tags: dict[str, str], parent: str | None = None) -> str:
-    """A run in progress that has these tags."""
+def started(
+    instance: dg.DagsterInstance,
+    tags: dict[str, str],
+    parent: str | None = None,
+    module: str = "harvest_assets.definitions",
+) -> str:
+    """A run in progress, of the code in a module, that has these tags."""
+    pointer = ModuleCodePointer(module, "defs")
+    repository = RepositoryPythonOrigin(sys.executable, pointer, None, ["dagster"], {})
     if parent is not None:
         tags = {**tags, PARENT_RUN_ID_TAG: parent}
     run = instance.create_run_for_job(
@@ -51,6 +62,7 @@ def started(instance: dg.DagsterInstance, tags: dict[str, str], parent: str | No
         tags=tags,
         parent_run_id=parent,
         root_run_id=parent,
+        job_code_origin=JobPythonOrigin("__ASSET_JOB", repository),
         status=dg.DagsterRunStatus.STARTING,
     )
     start = DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
@@ -79,6 +91,21 @@ def test_a_run_whose_process_died_is_tried_again(instance: dg.DagsterInstance):
         assert run.tags[WILL_RETRY_TAG] == "true"
     for run_id in alive:
         assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
+
+
+def test_a_process_that_died_before_it_recorded_itself_is_noticed_later(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    died = started(instance, {**ME, PREFIX + "started": "1"})
+    assert end_dead_runs(instance) == [died]
+    unknown = started(instance, {})
+    retried = started(instance, {**ME, PREFIX + "started": "1"}, parent=died)
+    started(instance, {}, module="their_assets.definitions")
+    started(instance, {JOB_TAG: "17"})
+    assert end_dead_runs(instance) == []
+    later = time.time() + 900
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert set(end_dead_runs(instance)) == {unknown, retried}
 
 
 def test_the_places_of_runs_that_ended_are_free_again(instance: dg.DagsterInstance):
@@ -114,15 +141,15 @@ def test_a_run_whose_process_dies_is_ended_soon(instance: dg.DagsterInstance):
 def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    get_runs, failures = instance.get_runs, iter(range(3))
+    get_records, failures = instance.get_run_records, iter(range(3))
 
-    def sometimes(*given: object) -> list[dg.DagsterRun]:
+    def sometimes(*given: object, **named: object) -> Sequence[dg.RunRecord]:
         if next(failures, None) is not None:
             raise OSError("no connection")
-        return get_runs(*given)
+        return get_records(*given, **named)
 
     with dead_runs_ended(instance, every=0.05):
-        monkeypatch.setattr(instance, "get_runs", sometimes)
+        monkeypatch.setattr(instance, "get_run_records", sometimes)
         died = started(instance, {**ME, PREFIX + "started": "1"})
         wait_until(lambda: instance.get_run_by_id(died).is_finished, 20)
     assert "no connection" in caplog.text
