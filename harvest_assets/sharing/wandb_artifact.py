@@ -18,7 +18,8 @@ from harvest_assets.files.untrusted import read_bytes
 from harvest_assets.sharing.address import WandbArtifact
 from harvest_assets.sharing.contents import CONTENTS, MAX_ENCODED_BYTES, Contents, Watch
 from harvest_assets.sharing.receive import Received, receive
-from harvest_assets.wandb_client.files import check_reachable, may_pass
+from harvest_assets.wandb_client.files import may_pass
+from harvest_assets.wandb_client.service import prepare_service
 
 _TYPE = "harvest"
 
@@ -42,7 +43,7 @@ def push(paths: HarvestLayout, contents: Contents, address: WandbArtifact) -> bo
     with _reported(address), tempfile.TemporaryDirectory() as scratch:
         import wandb
 
-        check_reachable(wandb.setup().settings)
+        prepare_service()
         if wandb.Api().artifact_exists(address.name):
             newest = _found(address)
             if CONTENTS in newest.manifest.entries and _contents(newest, address) == contents:
@@ -88,9 +89,8 @@ def pull(
         HarvestError: there is no harvest, it is damaged, or another one is in the folder.
     """
     with _reported(address):
-        import wandb
 
-        check_reachable(wandb.setup().settings)
+        prepare_service()
         artifact = _found(address)
         entries = artifact.manifest.entries
         if CONTENTS not in entries:

@@ -23,11 +23,11 @@ from harvest_assets.files.atomic import remove, sweep, temporary_beside
 from harvest_assets.files.free_space import require_free
 from harvest_assets.files.layout import is_folder_name
 from harvest_assets.wandb_client.run_name import CHECKPOINT_SUFFIXES, LOCAL_ENTITY, RunName
+from harvest_assets.wandb_client.service import prepare_service
 
 logger = logging.getLogger(__name__)
 
 _FILES_PER_REQUEST = 500
-_SECONDS_TO_ANSWER = 20.0
 # Of a file that is not a checkpoint; tokenizers have some 20 MB.
 _MAX_BYTES = 200_000_000
 _PASSING_STATUS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
@@ -63,7 +63,7 @@ def list_files(name: RunName) -> dict[str, Any]:
         import wandb
         from wandb.apis.public import RunNotFoundError
 
-        check_reachable(wandb.setup().settings)
+        prepare_service()
         try:
             run = wandb.Api().run(name.key)
         except wandb.errors.CommError as error:
@@ -132,27 +132,6 @@ def _download(name: RunName, file: Any, folder: Path) -> None:
             "try again."
         )
     _sync(path)
-
-
-def check_reachable(settings: Any) -> None:
-    """Check that W&B's address answers, with any status.
-
-    The client retries an address that does not for minutes, and its service process sometimes never
-    ends after that.
-
-    Raises:
-        OSError: it does not answer.
-    """
-    if settings.http_proxy or settings.https_proxy:
-        return  # known to the client alone
-    import requests
-
-    try:
-        requests.head(settings.base_url, timeout=_SECONDS_TO_ANSWER)
-    except requests.exceptions.SSLError:
-        return  # the client may trust other certificates
-    except requests.RequestException as error:
-        raise OSError(f"{settings.base_url} does not answer ({reason_of(error)})") from error
 
 
 def _sync(path: Path) -> None:

@@ -6,13 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harvest_assets.errors import HarvestError, TransientError, reason_of
-from harvest_assets.wandb_client.files import (
-    check_reachable,
-    may_pass,
-)
+from harvest_assets.wandb_client.files import may_pass
 from harvest_assets.wandb_client.listed_run import ListedRun, listed_run
-
-_SECONDS_TO_ANSWER = 20
+from harvest_assets.wandb_client.service import SECONDS_TO_ANSWER, prepare_service
 
 
 def list_runs(
@@ -36,8 +32,8 @@ def list_runs(
     import wandb
 
     try:
-        check_reachable(wandb.setup().settings)
-        found = wandb.Api(timeout=_SECONDS_TO_ANSWER).runs(
+        prepare_service()
+        found = wandb.Api(timeout=SECONDS_TO_ANSWER).runs(
             project, filters=dict(filters), order=order, per_page=per_page, lazy=True
         )
         # The client's own conversion gives up a page for one odd run, and makes folders for runs.
