@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ TESTS = (
 # Chosen lowest only where it is named: the newest fsspec would rule out old versions of datasets.
 _CONSTRAINTS = "fsspec<=2024.6.1\n"
 
+_ENDS = ("lowest", "highest")
 _SHOWN = ("dagster", "datasets", "numpy", "polars", "pyarrow", "pydantic", "torch", "transformers")
 
 
@@ -123,7 +124,7 @@ def _tried(environment: Environment, tests: Path) -> str:
     return re.sub(r" in .*|=", "", output.strip().splitlines()[-1]).strip()
 
 
-def _rows(python: str, folder: Path, torch: str) -> Iterator[str]:
+def _rows(python: str, folder: Path, torch: str, ends: Sequence[str]) -> Iterator[str]:
     tools = _new(sys.executable, folder / "tools")
     tools.pip("build", "uv")
     wheel = _built(tools, folder)
@@ -135,7 +136,7 @@ def _rows(python: str, folder: Path, torch: str) -> Iterator[str]:
         shutil.copytree(REPOSITORY / name, tests / name)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(REPOSITORY / name, tests)
-    for end in ("lowest", "highest"):
+    for end in ends:
         environment = _new(python, folder / end)
         environment.pip(torch, "setuptools>=77")
         if end == "lowest":
@@ -157,12 +158,14 @@ def _rows(python: str, folder: Path, torch: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pythons", nargs="*", default=[sys.executable])
+    parser.add_argument("--ends", nargs="+", choices=_ENDS, default=_ENDS, help="of the ranges")
     constraints = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
     (torch,) = re.findall(r"^torch==.*$", constraints, re.MULTILINE)
     print("| Python | ends of the ranges | versions | tests |\n|---|---|---|---|")
-    for python in parser.parse_args().pythons:
+    given = parser.parse_args()
+    for python in given.pythons:
         with tempfile.TemporaryDirectory(prefix="versions-") as folder:
-            for row in _rows(python, Path(folder), torch):
+            for row in _rows(python, Path(folder), torch, given.ends):
                 print(row, flush=True)
 
 
