@@ -1,5 +1,4 @@
 """Odd runs, times and fields that a W&B server sends never stop the watch over the other runs."""
-# ruff: noqa: F811 - fixtures
 
 from __future__ import annotations
 
@@ -19,15 +18,12 @@ from harvest_assets.orchestration.wandb.settings import WatchSettings
 from harvest_assets.orchestration.wandb.watch import ProjectCursor, ProjectWatch
 from harvest_assets.wandb_client.listed_run import ListedRun, listed_run, parse_time
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
-from harvest_assets_tests.orchestration.wandb.test_new_runs import (
+from harvest_assets_tests.orchestration.wandb.ticks import (
     PROJECT,
     Ticks,
     add,
     just_ended,
     key,
-    later,  # noqa: F401
-    server,  # noqa: F401
-    tick,  # noqa: F401
 )
 
 MOMENT = datetime(2026, 11, 27, 4, 44, 10, tzinfo=UTC)
