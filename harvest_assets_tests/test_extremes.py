@@ -22,8 +22,8 @@ from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.loaders import load_components_frame
+from harvest_assets.printed.component import print_informative_components
 from harvest_assets.store.verification import problems_of
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library

@@ -73,10 +73,10 @@ def ablate(
     with errors_reported(debug=debug):
         from rich.console import Console
 
-        from harvest_assets.cli.asked_text import print_ablation
         from harvest_assets.live.ablation import AblateQuestion, answer_ablation
         from harvest_assets.live.opened_run import OpenedRun
         from harvest_assets.live.prompt import whole_numbers
+        from harvest_assets.printed.asked import print_ablation
         from harvest_assets.viewer.answering import chosen_keys, with_tokens
         from harvest_assets.viewer.library import Library
 

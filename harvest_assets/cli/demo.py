@@ -31,7 +31,7 @@ def demo(*, debug: bool) -> None:
 
         from rich.console import Console
 
-        from harvest_assets.cli.component_text import print_informative_components
+        from harvest_assets.printed.component import print_informative_components
         from harvest_assets.store.registry import register
         from harvest_assets.wandb_client.run_name import parse_run
 

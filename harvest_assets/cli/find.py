@@ -51,7 +51,7 @@ def find(run: str, text: str, page: int, *, case: bool, debug: bool) -> None:
             raise click.UsageError("TEXT is empty; give a text to find.")
         from rich.console import Console
 
-        from harvest_assets.cli.found_text import print_found
+        from harvest_assets.printed.found import print_found
         from harvest_assets.viewer.api.models import Contexts
         from harvest_assets.viewer.contexts.page import ContextQuery
         from harvest_assets.viewer.library import Library

@@ -62,9 +62,9 @@ def prompt(
     with errors_reported(debug=debug):
         from rich.console import Console
 
-        from harvest_assets.cli.prompt_text import print_prompt
         from harvest_assets.live.opened_run import OpenedRun
         from harvest_assets.live.prompt import PromptQuestion, answer_prompt, whole_numbers
+        from harvest_assets.printed.prompt import print_prompt
         from harvest_assets.viewer.library import Library
         from harvest_assets.viewer.prompted import described
 

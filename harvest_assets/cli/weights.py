@@ -43,9 +43,9 @@ def weights(run: str, key: str, top: int, *, debug: bool) -> None:
     with errors_reported(debug=debug):
         from rich.console import Console
 
-        from harvest_assets.cli.asked_text import print_weights
         from harvest_assets.live.opened_run import OpenedRun
         from harvest_assets.live.weights import WeightsQuestion, answer_weights
+        from harvest_assets.printed.asked import print_weights
         from harvest_assets.viewer.answering import with_tokens
         from harvest_assets.viewer.library import Library
 

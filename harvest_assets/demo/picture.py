@@ -7,8 +7,8 @@ import sys
 
 from rich.console import Console
 
-from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.files import layout
+from harvest_assets.printed.component import print_informative_components
 from harvest_assets.store.registry import registration_for
 from harvest_assets.wandb_client.run_name import parse_run
 

@@ -112,7 +112,7 @@ class Prompt(_Printed, DescribedPrompt):
         return pl.DataFrame(rows, schema=schema, orient="row")
 
     def _print_to(self, console: Console) -> None:
-        from harvest_assets.cli.prompt_text import print_prompt
+        from harvest_assets.printed.prompt import print_prompt
 
         print_prompt(self, console)
 
@@ -141,7 +141,7 @@ class Ablation(_OfTokens, AblateAnswer):
         return pl.DataFrame(columns)
 
     def _print_to(self, console: Console) -> None:
-        from harvest_assets.cli.asked_text import print_ablation
+        from harvest_assets.printed.asked import print_ablation
 
         print_ablation(self, self._vocabulary, console)
 
@@ -178,6 +178,6 @@ class Weights(_OfTokens, WeightsAnswer):
         return pl.DataFrame(rows, schema=schema, orient="row")
 
     def _print_to(self, console: Console) -> None:
-        from harvest_assets.cli.asked_text import print_weights
+        from harvest_assets.printed.asked import print_weights
 
         print_weights(self, self._vocabulary, console)

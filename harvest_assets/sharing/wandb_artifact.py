@@ -89,7 +89,6 @@ def pull(
         HarvestError: there is no harvest, it is damaged, or another one is in the folder.
     """
     with _reported(address):
-
         prepare_service()
         artifact = _found(address)
         entries = artifact.manifest.entries

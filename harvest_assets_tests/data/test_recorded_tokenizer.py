@@ -18,7 +18,6 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from harvest_assets.analysis import get_input_token_stats
-from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.data.recorded_tokenizer import RecordedTokenizer
 from harvest_assets.data.vocabulary import Vocabulary
 from harvest_assets.decompositions.spd.run_checkpoint import RunCheckpoint
@@ -30,6 +29,7 @@ from harvest_assets.loaders import (
     load_token_stats,
     load_tokenizer_of,
 )
+from harvest_assets.printed.component import print_informative_components
 from harvest_assets.viewer.app import make_app
 from harvest_assets.viewer.library import Library
 from harvest_assets.wandb_client.run_files import fetch_run

@@ -14,9 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from harvest_assets.cli.component_text import print_informative_components
 from harvest_assets.demo.built_in import RUN, lay_out_demo
 from harvest_assets.loaders import load_token_stats
+from harvest_assets.printed.component import print_informative_components
 from harvest_assets_tests import oracle
 
 PAGE = Path(__file__).parents[2] / "docs" / "demo.md"

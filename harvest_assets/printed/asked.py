@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from harvest_assets.cli.component_text import quoted
 from harvest_assets.live.ablation import AblateAnswer, ChangedModel, TokenChange
 from harvest_assets.live.weights import Neighbour, WeightsAnswer
+from harvest_assets.printed.component import quoted
 from harvest_assets.viewer.figures import percent, short
 
 if TYPE_CHECKING:

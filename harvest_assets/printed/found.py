@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from harvest_assets.cli.component_text import on_one_line
 from harvest_assets.errors import counted
+from harvest_assets.printed.component import on_one_line
 from harvest_assets.viewer.api.models import ContextHit, Contexts
 from harvest_assets.viewer.contexts.search import MAX_HITS
 from harvest_assets.viewer.figures import short

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from harvest_assets.cli.component_text import on_one_line, quoted, shade
 from harvest_assets.errors import counted
 from harvest_assets.files.sanitize import plain_text
+from harvest_assets.printed.component import on_one_line, quoted, shade
 from harvest_assets.viewer.figures import percent, short
 from harvest_assets.viewer.prompted import DescribedFiring, DescribedPosition, DescribedPrompt
 

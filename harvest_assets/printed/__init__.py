@@ -1,0 +1,1 @@
+"""What the terminal and a notebook print of a harvest and of answers about it."""
