@@ -27,6 +27,7 @@ from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.harvests import (
     HarvestStatus,
     harvests_of,
+    in_backfills,
     is_driven,
     newly_planned_shards,
 )
@@ -186,6 +187,25 @@ class WorkedOnElsewhere(_Selecting):
         return [key for key in keys if _is_worked_on(key, is_shard=is_shard)]
 
 
+@dataclass(frozen=True)
+class InBackfill(_Selecting):
+    """An unfinished backfill is to materialize it.
+
+    For Dagster it is no longer in progress once the run of one of its inputs has failed. If that
+    run is tried again, the backfill goes on with it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name shown in the UI."""
+        return "a backfill is to materialize it"
+
+    def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
+        """The partitions that an unfinished backfill targets."""
+        view = context.asset_graph_view
+        return in_backfills(view.instance, view.asset_graph, context.key) & keys
+
+
 def _are_to_be_summed(key: str, made_later: set[str]) -> bool:
     """Whether one of these shards has a share, and all shards of the plan exist."""
     try:
@@ -216,6 +236,7 @@ def _when(due: _Condition, still_due: _Condition) -> _Condition:
         & ~dg.AutomationCondition.in_progress()
         & ~(failed & ~renewed.with_label("something it needs was made since it failed"))
         & IsFirst()
+        & ~InBackfill()
         & ~WorkedOnElsewhere()
         & still_due
     )

@@ -111,7 +111,8 @@ def harvests_of(
         asset: instance.get_status_by_partition(asset_key(asset), registered, runs) or {}
         for asset in _OF_RUNS
     }
-    backfilled, changed = _in_backfills(instance, graph), _changed(instance)
+    backfilled = {run_of(partition) for partition in in_backfills(instance, graph)}
+    changed = _changed(instance)
     harvested = by_asset[Asset.ACTIVATION_CONTEXTS]
     # The shards of runs that have not begun or are finished need not be queried.
     planned = by_asset[Asset.HARVEST_PLAN]
@@ -263,16 +264,18 @@ def _planned_shards(key: str) -> list[str]:
     return [shard_partition(key, name) for name in SHARD_KEYS[:n_shards]]
 
 
-def _in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> set[str]:
-    """The runs that belong to an unfinished backfill."""
+def in_backfills(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], asset: dg.AssetKey | None = None
+) -> set[str]:
+    """The partitions of an asset, or of all, that belong to an unfinished backfill."""
     found = set()
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_AT_WORK)):
         if not backfill.is_asset_backfill:
             continue
         target = backfill.get_asset_backfill_data(graph).target_subset
         for part in target.iterate_asset_partitions():
-            if part.partition_key is not None:
-                found.add(part.partition_key.partition("|")[0])
+            if part.partition_key is not None and asset in (None, part.asset_key):
+                found.add(part.partition_key)
     return found
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from harvest_assets.definitions import defs
 from harvest_assets.files.lease import hold_lease
+from harvest_assets.orchestration.backfills import submit
 from harvest_assets.orchestration.conditions import harvest_automation
+from harvest_assets.orchestration.dagster_private import BulkActionStatus
 from harvest_assets.orchestration.harvests import HarvestStatus, harvests_of, unharvested
 from harvest_assets.orchestration.instance import add_run
 from harvest_assets.orchestration.partitions import registration, run_of, run_shards
@@ -118,6 +120,21 @@ def test_only_first_harvests_are_made(tiny: TinyHarvest, tiny_run: Path, daemon:
     assert statuses(daemon.instance)[dense.key] == HarvestStatus.CHANGED
     assert dense.stage("prepare", **SETTINGS).success
     assert set(statuses(daemon.instance).values()) == {HarvestStatus.HARVESTED}
+
+
+def test_what_a_backfill_may_take_up_again_is_left_to_it(tiny: TinyHarvest, daemon: Daemon):
+    """The run of an input failed and is tried again: the backfill then goes on behind it."""
+    instance = daemon.instance
+    assert tiny.stage("prepare", **SETTINGS).success
+    submit(instance, GRAPH, [tiny.key], title="all of it")
+    (backfill,) = instance.get_backfills()
+    given_up = backfill.get_asset_backfill_data(GRAPH)
+    given_up = given_up.with_failed_and_downstream_subset(given_up.target_subset)
+    instance.update_backfill(backfill.with_asset_backfill_data(given_up, instance, GRAPH))
+    assert daemon.step() == {}
+    ended = instance.get_backfill(backfill.backfill_id)
+    instance.update_backfill(ended.with_status(BulkActionStatus.COMPLETED_FAILED))
+    assert daemon.step() == {f"{tiny.key}|{n}": {"harvest_shard"} for n in ("00", "01")}
 
 
 def test_a_daemon_that_was_away_goes_on(tiny: TinyHarvest, daemon: Daemon):
