@@ -107,6 +107,8 @@ def measure_size(
         "SPD_OUT_DIR": str(folder),
         "HOME": str(folder / "home"),
         "DAGSTER_HOME": str(folder / "dagster"),
+        # Huge pages around a few rows would fill the memory of those between them.
+        "NUMPY_MADVISE_HUGEPAGE": "0",
     }
     with _LeastFree(folder) as least:
         _measure(name, folder, Steps(environment, size.max_memory, add))
