@@ -13,6 +13,7 @@ from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType, TickStatus
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.utils import make_new_backfill_id
 from dagster._grpc.impl import core_execute_run
 from dagster._utils.hosted_user_process import recon_job_from_origin
@@ -21,6 +22,7 @@ from dagster._utils.hosted_user_process import recon_job_from_origin
 DAEMON_MODULE = "dagster._daemon"
 
 __all__ = [
+    "GRPC_INFO_TAG",
     "AssetGraphSubset",
     "AssetKeyPartitionKey",
     "AssetPartitionStatus",

@@ -1,16 +1,16 @@
 """Dagster runs whose process died, alone or together with the daemon when a machine loses power.
 
-A process that dies while its code server lives is noticed by Dagster. The run of any other would
-stay in progress forever, and its place in the pool taken.
+A process that dies while its code server lives is noticed by Dagster, but it does not release its
+place in a pool. The run of any other would stay in progress forever.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import os
+import socket
 import threading
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -18,10 +18,9 @@ import dagster as dg
 
 from harvest_assets.files.atomic import host_name, process_is_alive
 from harvest_assets.files.lease import process_started
-from harvest_assets.orchestration.slurm.jobs import JOB_TAG
+from harvest_assets.orchestration.dagster_private import GRPC_INFO_TAG
 from harvest_assets.orchestration.slurm.requeue import is_a_job
 
-_MAX_SECONDS_TO_RECORD = 600.0  # of a run's process, from its start
 _LOG = logging.getLogger(__name__)
 _HOST, _PID, _STARTED = (f"harvest_assets/{name}" for name in ("host", "pid", "started"))
 
@@ -47,23 +46,28 @@ def record_owner(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 @contextmanager
 def dead_runs_ended(instance: dg.DagsterInstance, every: float = 60.0) -> Iterator[None]:
-    """End dead runs now, and while the block runs.
+    """End dead runs now, and while the block runs; for the machine of the daemon.
 
     Args:
         instance: whose runs they are.
-        every: seconds between two looks. A run is ended by the second that finds it dead, so that
-            Dagster, which notices most of them within seconds, does not do so as well.
+        every: seconds between two looks. After the first one, a run is ended only if two looks in
+            a row find it dead, so that Dagster, which notices most deaths within seconds, can act
+            first.
     """
     over = threading.Event()
 
     def watch() -> None:
         dead: Collection[str] = ()
+        problem = ""
         while not over.wait(every):
             try:
                 ended = end_dead_runs(instance, dead)
-                dead = {run.run_id for run in _dead_runs(instance)}
+                dead = {run.run_id for run in (*_dead_runs(instance), *_lost_runs(instance))}
+                problem = ""
             except Exception as error:  # noqa: BLE001  the database may be away for a while
-                _LOG.warning("Runs of dead processes could not be looked for: %s", error)
+                if str(error) != problem:
+                    problem = str(error)
+                    _LOG.warning("Could not check for runs whose process has died: %s", problem)
             else:
                 for run_id in ended:
                     _LOG.warning("The process of run %s no longer exists.", run_id)
@@ -75,61 +79,103 @@ def dead_runs_ended(instance: dg.DagsterInstance, every: float = 60.0) -> Iterat
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(timeout=5)  # the database may not answer
 
 
-def end_dead_runs(instance: dg.DagsterInstance, among: Collection[str] | None = None) -> list[str]:
+def end_dead_runs(instance: dg.DagsterInstance, found: Collection[str] = ()) -> list[str]:
     """Mark runs as failed whose process on this machine no longer exists, and free their places.
 
     Where runs are retried, the daemon then tries them again. The places of runs that ended before
-    are freed too: a process that is killed leaves its own taken.
+    their process died are freed too.
 
     Args:
         instance: whose runs they are.
-        among: ids of the runs that may be ended; None: all.
+        found: ids of runs found dead before. If there are any, only these are ended, and also
+            those whose process had yet to record itself.
 
     Returns:
         The ids of these runs.
     """
-    dead = [run for run in _dead_runs(instance) if among is None or run.run_id in among]
-    for run in dead:
-        instance.report_run_failed(run, "The process that executed the run no longer exists.")
+    dead = _dead_runs(instance)
+    if found:
+        dead = [run for run in (*dead, *_lost_runs(instance)) if run.run_id in found]
+    ended = [run.run_id for run in dead if _end(instance, run.run_id)]
     holding = list(instance.event_log_storage.get_concurrency_run_ids())
-    if holding:
-        for run in instance.get_runs(dg.RunsFilter(run_ids=holding)):
-            if run.is_finished:
-                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return [run.run_id for run in dead]
+    for run in instance.get_runs(dg.RunsFilter(run_ids=holding)) if holding else ():
+        if run.is_finished and _has_dead_owner(run):
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return ended
+
+
+def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Mark a run as failed, unless it ended since it was found; whether it did not."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.status != dg.DagsterRunStatus.STARTED:
+        return False
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+    instance.report_run_failed(run, "The process that executed the run no longer exists.")
+    return True
 
 
 def _dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    started = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    return [record.dagster_run for record in started if _is_dead(instance, record)]
+    """The runs whose process recorded itself on this machine, and has died."""
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: host_name()})
+    return [
+        run
+        for run in instance.get_runs(started)
+        if _has_dead_owner(run) and not _owner_is_of_parent(instance, run)
+    ]
 
 
-def _is_dead(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
-    run = record.dagster_run
-    if _HOST not in run.tags or _owner_is_of_parent(instance, run):
-        late = time.time() - (record.start_time or math.inf) > _MAX_SECONDS_TO_RECORD
-        return late and _records_its_owner(run)
-    if run.tags[_HOST] != host_name():
+def _lost_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs whose process has yet to record itself, and died together with its code server."""
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+    return [
+        run
+        for run in instance.get_runs(started)
+        if (_HOST not in run.tags or _owner_is_of_parent(instance, run))
+        and _has_lost_server(run)
+        and not _may_be_alive(instance, run)
+    ]
+
+
+def _has_dead_owner(run: dg.DagsterRun) -> bool:
+    if run.tags.get(_HOST) != host_name():
         return False
     pid = int(run.tags[_PID])
     same = (process_started(pid) or "unknown") == run.tags[_STARTED]
     return not (process_is_alive(pid) and same)
 
 
-def _records_its_owner(run: dg.DagsterRun) -> bool:
-    """Whether a process that executes the run records itself: not a job, nor others' code."""
-    origin = run.job_code_origin
-    pointer = origin and origin.repository_origin.code_pointer
-    module = getattr(pointer, "module", "")
-    return module.partition(".")[0] == __package__.partition(".")[0] and JOB_TAG not in run.tags
+def _has_lost_server(run: dg.DagsterRun) -> bool:
+    """Whether a code server started the run, and nobody listens any more where it did."""
+    path = json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).get("socket")
+    if not path:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(1)
+            server.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _may_be_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the process that the code server started for a run may be running."""
+    for entry in instance.all_logs(run.run_id, dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        pid = None if event is None else event.engine_event_data.metadata.get("pid")
+        if pid is not None:
+            return process_is_alive(int(str(pid.value)))
+    return True
 
 
 def _owner_is_of_parent(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the tags were copied from the run that this one retries, so its own are to come."""
     parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
     return parent is not None and all(
-        parent.tags.get(tag) == run.tags[tag] for tag in (_HOST, _PID, _STARTED)
+        parent.tags.get(tag) == run.tags.get(tag) for tag in (_HOST, _PID, _STARTED)
     )

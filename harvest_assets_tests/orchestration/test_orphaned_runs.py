@@ -1,20 +1,20 @@
-"""Runs whose process died with the daemon are noticed later, by the next command or daemon."""
+"""Runs whose process died, alone or with its code server, are noticed and tried again."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.events import DagsterEvent
-from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
 from harvest_assets.files.lease import process_started
+from harvest_assets.orchestration.dagster_private import GRPC_INFO_TAG, EngineEventData
 from harvest_assets.orchestration.failures import refuses_bad_input
 from harvest_assets.orchestration.orphaned_runs import (
     dead_runs_ended,
@@ -23,7 +23,6 @@ from harvest_assets.orchestration.orphaned_runs import (
     record_owner,
 )
 from harvest_assets.orchestration.slurm import requeue
-from harvest_assets.orchestration.slurm.jobs import JOB_TAG
 from harvest_assets_tests.orchestration.slurm.commands import wait_until
 
 RETRIES = {"run_retries": {"enabled": True, "max_retries": 3}}
@@ -46,15 +45,8 @@ def made_here(context: dg.AssetExecutionContext) -> None:
     assert run.tags.items() >= ME.items()
 
 
-def started(
-    instance: dg.DagsterInstance,
-    tags: dict[str, str],
-    parent: str | None = None,
-    module: str = "harvest_assets.definitions",
-) -> str:
-    """A run in progress, of the code in a module, that has these tags."""
-    pointer = ModuleCodePointer(module, "defs")
-    repository = RepositoryPythonOrigin(sys.executable, pointer, None, ["dagster"], {})
+def started(instance: dg.DagsterInstance, tags: dict[str, str], parent: str | None = None) -> str:
+    """A run in progress that has these tags."""
     if parent is not None:
         tags = {**tags, PARENT_RUN_ID_TAG: parent}
     run = instance.create_run_for_job(
@@ -62,7 +54,6 @@ def started(
         tags=tags,
         parent_run_id=parent,
         root_run_id=parent,
-        job_code_origin=JobPythonOrigin("__ASSET_JOB", repository),
         status=dg.DagsterRunStatus.STARTING,
     )
     start = DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
@@ -93,37 +84,56 @@ def test_a_run_whose_process_died_is_tried_again(instance: dg.DagsterInstance):
         assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
 
 
-def test_a_process_that_died_before_it_recorded_itself_is_noticed_later(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_died_with_its_code_server_before_it_recorded_itself(
+    instance: dg.DagsterInstance, tmp_path: Path
 ):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lives = socket.socket(socket.AF_UNIX)
+    lives.bind(str(tmp_path / "lives"))
+    lives.listen()
+
+    def launched(server: str, pid: int | None, parent: str | None = None, **tags: str) -> str:
+        info = json.dumps({"host": "localhost", "socket": str(tmp_path / server)})
+        run_id = started(instance, {**tags, GRPC_INFO_TAG: info}, parent)
+        if pid is not None:
+            run = instance.get_run_by_id(run_id)
+            data = EngineEventData({"pid": dg.MetadataValue.text(str(pid))})
+            instance.report_engine_event("Started process.", run, data)
+        return run_id
+
     died = started(instance, {**ME, PREFIX + "started": "1"})
+    lost = launched("gone", gone.pid)
+    retried = launched("gone", gone.pid, died, **{**ME, PREFIX + "started": "1"})
+    others = [
+        launched("gone", os.getpid()),
+        launched("gone", None),
+        launched("lives", gone.pid),
+        started(instance, {}),
+    ]
     assert end_dead_runs(instance) == [died]
-    unknown = started(instance, {})
-    retried = started(instance, {**ME, PREFIX + "started": "1"}, parent=died)
-    started(instance, {}, module="their_assets.definitions")
-    started(instance, {JOB_TAG: "17"})
-    assert end_dead_runs(instance) == []
-    later = time.time() + 900
-    monkeypatch.setattr(time, "time", lambda: later)
-    assert set(end_dead_runs(instance)) == {unknown, retried}
+    assert set(end_dead_runs(instance, [lost, retried, *others])) == {lost, retried}
+    lives.close()
 
 
 def test_the_places_of_runs_that_ended_are_free_again(instance: dg.DagsterInstance):
     """A process that is killed does not give its place in a pool back; Dagster ends its run."""
     pools = instance.event_log_storage
-    pools.set_concurrency_slots("gpu", 3)
-    killed, alive = started(instance, {}), started(instance, ME)
-    died = started(instance, {**ME, PREFIX + "started": "1"})
-    for run_id in (killed, alive, died):
+    pools.set_concurrency_slots("gpu", 5)
+    dead = {**ME, PREFIX + "started": "1"}
+    killed, died, alive, saving, elsewhere = (
+        started(instance, tags) for tags in (dead, dead, ME, ME, {**dead, PREFIX + "host": "other"})
+    )
+    for run_id in (killed, died, alive, saving, elsewhere):
         assert pools.claim_concurrency_slot("gpu", run_id, "harvest_shard").is_claimed
-    instance.report_run_failed(instance.get_run_by_id(killed))
+    for run_id in (killed, saving, elsewhere):
+        instance.report_run_failed(instance.get_run_by_id(run_id))
     assert end_dead_runs(instance) == [died]
-    assert pools.get_concurrency_run_ids() == {alive}
-    assert pools.get_concurrency_info("gpu").active_run_ids == {alive}
+    assert pools.get_concurrency_info("gpu").active_run_ids == {alive, saving, elsewhere}
 
 
 def test_a_run_whose_process_dies_is_ended_soon(instance: dg.DagsterInstance):
-    """Also where the code server died with it; at the second look, since Dagster may notice."""
+    """Also where the code server died with it."""
     pools = instance.event_log_storage
     pools.set_concurrency_slots("gpu", 1)
     before = started(instance, {**ME, PREFIX + "started": "1"})
@@ -138,18 +148,25 @@ def test_a_run_whose_process_dies_is_ended_soon(instance: dg.DagsterInstance):
     assert instance.get_run_by_id(alive).status == dg.DagsterRunStatus.STARTED
 
 
+def test_only_what_was_found_dead_before_is_ended(instance: dg.DagsterInstance):
+    """Dagster notices most deaths within seconds, and then tries again."""
+    before, since = (started(instance, {**ME, PREFIX + "started": n}) for n in "12")
+    assert end_dead_runs(instance, [before]) == [before]
+    assert end_dead_runs(instance, [before, since]) == [since]
+
+
 def test_a_database_that_is_away_for_a_while_does_not_end_the_watch(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    get_records, failures = instance.get_run_records, iter(range(3))
+    get_runs, failures = instance.get_runs, iter(range(3))
 
-    def sometimes(*given: object, **named: object) -> Sequence[dg.RunRecord]:
+    def sometimes(*given: object) -> Sequence[dg.DagsterRun]:
         if next(failures, None) is not None:
             raise OSError("no connection")
-        return get_records(*given, **named)
+        return get_runs(*given)
 
     with dead_runs_ended(instance, every=0.05):
-        monkeypatch.setattr(instance, "get_run_records", sometimes)
+        monkeypatch.setattr(instance, "get_runs", sometimes)
         died = started(instance, {**ME, PREFIX + "started": "1"})
         wait_until(lambda: instance.get_run_by_id(died).is_finished, 20)
     assert "no connection" in caplog.text
