@@ -267,14 +267,23 @@ def _planned_shards(key: str) -> list[str]:
 def in_backfills(
     instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], asset: dg.AssetKey | None = None
 ) -> set[str]:
-    """The partitions of an asset, or of all, that belong to an unfinished backfill."""
-    found = set()
+    """The partitions of an asset, or of all, that belong to an unfinished backfill.
+
+    Those of a single asset that the backfill has made are left out.
+    """
+    found: set[str] = set()
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_AT_WORK)):
         if not backfill.is_asset_backfill:
             continue
-        target = backfill.get_asset_backfill_data(graph).target_subset
+        data = backfill.get_asset_backfill_data(graph)
+        if asset is not None:
+            rest = (data.target_subset - data.materialized_subset).get_asset_subset(asset)
+            if rest is not None and rest.is_partitioned:
+                found |= set(rest.subset_value.get_partition_keys())
+            continue
+        target = data.target_subset
         for part in target.iterate_asset_partitions():
-            if part.partition_key is not None and asset in (None, part.asset_key):
+            if part.partition_key is not None:
                 found.add(part.partition_key)
     return found
 

@@ -36,7 +36,7 @@ _TELEMETRY_OFF = """\
 telemetry:
   enabled: false
 """
-# A process that is killed leaves its place in a pool taken.
+# A killed process does not release its place in a pool.
 _FREE_PLACES = """\
   poll_interval_seconds: 30
   free_slots_after_run_end_seconds: 30
@@ -77,9 +77,9 @@ run_coordinator:
 def dagster_home() -> Path:
     """`$DAGSTER_HOME`; if unset, a default folder, created here with a `dagster.yaml`.
 
-    The file replaces that of an older version, but none that was changed. A given folder without a
-    `dagster.yaml` gets one that turns telemetry off, and nothing else. The environment variable is
-    set for this process and those it starts.
+    There an unmodified file written by an older version is replaced; an edited one is kept. A given
+    folder without a `dagster.yaml` gets one that turns telemetry off, and nothing else. The
+    environment variable is set for this process and those it starts.
     """
     given = os.environ.get("DAGSTER_HOME")
     if given:
@@ -90,23 +90,26 @@ def dagster_home() -> Path:
             settings.write(_TELEMETRY_OFF)
     else:
         home = Path(DEFAULT_HOME).expanduser().absolute()
-        if _is_missing_or_old(home / "dagster.yaml"):
-            with atomic_path(home / "dagster.yaml") as temporary:
-                text = _CLUSTER_YAML if slurm_is_here() else _DAGSTER_YAML
-                temporary.write_text(text, encoding="utf-8")
+        if not (home / "dagster.yaml").exists():
+            _write(home / "dagster.yaml", _CLUSTER_YAML if slurm_is_here() else _DAGSTER_YAML)
+        else:
+            _renew(home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
 
-def _is_missing_or_old(settings: Path) -> bool:
-    """Whether there is no such file, or one that an older version of this program wrote."""
-    try:
+def _write(settings: Path, text: str) -> None:
+    with atomic_path(settings) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _renew(settings: Path) -> None:
+    """Replace a file as an older version of this program wrote it, if it can be replaced."""
+    with suppress(OSError, UnicodeError):
         text = settings.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return True
-    except (OSError, UnicodeError):
-        return False
-    return text in (it.replace(_FREE_PLACES, "") for it in (_DAGSTER_YAML, _CLUSTER_YAML))
+        for newer in (_DAGSTER_YAML, _CLUSTER_YAML):
+            if text == newer.replace(_FREE_PLACES, ""):
+                _write(settings, newer)
 
 
 def open_instance() -> dg.DagsterInstance:

@@ -29,6 +29,7 @@ from harvest_assets.store.registry import (
     registration_of,
 )
 from harvest_assets.suggestions import did_you_mean
+from harvest_assets.wandb_client.run_name import is_run_name
 
 _MAX_LISTED = 10
 _CLOSE = 0.6  # the similarity from which a name counts as a misspelling of another
@@ -48,8 +49,8 @@ def find_harvest(text: str) -> HarvestLayout:
     if folder is not None:
         return folder
     text = text.rstrip("/") or text
-    path = Path(text).expanduser().absolute()
-    if "/" in text and is_harvest(HarvestLayout(path)):
+    path = _path(text)
+    if path is not None and not is_run_name(text) and is_harvest(HarvestLayout(path)):
         raise HarvestNotFoundError(f"{path} is a harvest outside of {harvest_root()}.{_how(path)}")
     try:
         harvest = parse_harvest(text)
@@ -86,8 +87,8 @@ def harvest_named(text: str) -> HarvestReference:
 def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
     """The harvest, and its folder if it is named by that; with a slash, a path goes first."""
     folder = folder_named(text)
-    if folder is not None and Path(text).expanduser().resolve() == folder.root.resolve():
-        text = folder.root.name  # as the shell completes it
+    if folder is not None and _means(text, folder):
+        text = folder.root.name
     owner = None if folder is None else owner_of(folder)
     try:
         harvest = parse_harvest(text)
@@ -101,6 +102,12 @@ def _harvest_and_folder(text: str) -> tuple[HarvestReference, str | None]:
         if owner == harvest.key:  # with the path of its run
             return harvest, text
     return HarvestReference.from_key(owner), text.rstrip("/")
+
+
+def _means(text: str, folder: HarvestLayout) -> bool:
+    """Whether a text, as a path, is the folder of a harvest, as the shell completes it there."""
+    path = _path(text if "/" in text.rstrip("/") else f"./{text}")
+    return path is not None and path.resolve() == folder.root.resolve()
 
 
 def _full_names(text: str) -> list[str]:
@@ -117,11 +124,22 @@ def _full_names(text: str) -> list[str]:
 def folder_named(text: str) -> HarvestLayout | None:
     """The harvest in the folder below `harvest/` of this name or path, if there is one."""
     text = text.rstrip("/")  # as the shell completes the name of a folder
-    path = Path(text).expanduser().absolute()
-    if not is_folder_name(text) and path.parent.resolve() == harvest_root().resolve():
+    path = _path(text)
+    if path is not None and path.parent == harvest_root().resolve():
         text = path.name
     paths = HarvestLayout.of(text)
     return paths if is_folder_name(text) and paths.root.is_dir() else None
+
+
+def _path(text: str) -> Path | None:
+    """The path that a text with a slash means, its folder without links; None of any other text."""
+    if "/" not in text:
+        return None
+    try:
+        path = Path(text).expanduser().absolute()
+        return path.parent.resolve() / path.name
+    except (OSError, RuntimeError, ValueError):  # no such user, a null byte, a loop of links
+        return None
 
 
 def _how(path: Path) -> str:

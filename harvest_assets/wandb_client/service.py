@@ -1,4 +1,4 @@
-"""The service process of the W&B client: when it is started, and that it ends.
+"""The service process of the W&B client: that W&B answers it, and that it ends.
 
 The client sends all requests through it. Where an address does not answer, it retries for minutes;
 and when this process ends, the client waits for the service without a limit.
@@ -24,6 +24,8 @@ _PROGRAM = "wandb-core"
 def prepare_service() -> None:
     """Check that W&B's address answers, with any status, before the client is used.
 
+    A service that the client starts for this is killed if it does not end with this process.
+
     Raises:
         OSError: it does not answer.
     """
@@ -48,15 +50,29 @@ def _check_reachable(settings: Any) -> None:
 
 @cache
 def _end_with_this_process() -> None:
-    """Once the main thread has ended, give the service some time, then kill it."""
-    threading.Thread(target=_kill_late_service, name=_PROGRAM, daemon=True).start()
+    if not _services():  # one that is there serves somebody else's run
+        threading.Thread(target=_kill_late_service, name=_PROGRAM, daemon=True).start()
 
 
 def _kill_late_service() -> None:
+    import wandb
+
     threading.main_thread().join()
+    for thread in threading.enumerate():
+        if not thread.daemon:
+            thread.join()
+    uploads = wandb.run is not None
     time.sleep(_SECONDS_TO_END)
+    for service in [] if uploads else _services():
+        with suppress(psutil.Error):
+            service.kill()
+
+
+def _services() -> list[psutil.Process]:
+    found = []
     with suppress(psutil.Error):
         for child in psutil.Process().children():
             with suppress(psutil.Error):
                 if child.name() == _PROGRAM:
-                    child.kill()
+                    found.append(child)
+    return found

@@ -1,5 +1,6 @@
 """The settings of the Dagster instance that is made where nobody gave one."""
 
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -35,8 +36,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("before", [None, OF_0_1])
-def test_places_of_killed_processes_become_free(settings: Path, before: str | None):
-    """Also with the file of version 0.1, which left them taken."""
+def test_the_places_of_killed_processes_are_to_be_freed(settings: Path, before: str | None):
+    """Also where version 0.1 wrote the file, which left them taken."""
     if before is not None:
         settings.write_text(before)
     with open_instance() as instance:
@@ -53,6 +54,23 @@ def test_dagster_takes_the_settings(monkeypatch: pytest.MonkeyPatch, *, cluster:
         assert "free_slots_after_run_end_seconds" in instance.run_monitoring_settings
         launcher = type(instance.run_launcher).__name__
         assert launcher == ("SlurmRunLauncher" if cluster else "DefaultRunLauncher")
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_what_is_renewed_stays_for_one_machine_or_a_cluster(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, *, cluster: bool
+):
+    """Whatever the machine is on which a command runs: several may share the folder."""
+    monkeypatch.setattr(made, "slurm_is_here", lambda: cluster)
+    dagster_home()
+    written = settings.read_text()
+    older = re.sub("  (poll_interval|free_slots_after_run_end)_seconds: 30\n", "", written)
+    assert older != written
+    settings.write_text(older)
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setattr(made, "slurm_is_here", lambda: not cluster)
+    dagster_home()
+    assert settings.read_text() == written
 
 
 def test_settings_that_somebody_changed_are_kept(settings: Path):

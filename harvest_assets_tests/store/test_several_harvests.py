@@ -77,6 +77,24 @@ class TestMaking:
             assert harvest_named(path).key == f"{RUN}@dense"
             assert key_and_folder(path) == (f"{RUN}@dense", "s-aaaa1111@dense")
 
+    @pytest.mark.parametrize(
+        "text", ["", "/", "//", "~nosuchuser/x", "~nosuchuser", "a\0b/c", "/proc/1/root/x/y"]
+    )
+    def test_odd_texts_name_no_harvest(self, monkeypatch: pytest.MonkeyPatch, text: str):
+        """Also in the folder of one."""
+        monkeypatch.chdir(begun(f"{RUN}@dense").root)
+        for find in (find_harvest, harvest_named, registration_named):
+            with pytest.raises(HarvestError):
+                find(text)
+
+    def test_a_run_is_not_taken_for_a_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        dense = begun(RUN)
+        here = tmp_path / RUN
+        here.mkdir(parents=True)
+        (here / "plan.json").write_text("{}")
+        monkeypatch.chdir(tmp_path)
+        assert find_harvest(RUN).root == dense.root
+
     def test_the_path_of_a_harvest_elsewhere_is_refused_with_what_to_do(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):

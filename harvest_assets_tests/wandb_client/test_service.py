@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 
+from harvest_assets.files.atomic import process_is_alive
 from harvest_assets_tests.loopback_wandb import LoopbackWandb
 
 # Says that it has listed, and ends when it is told to; waits half a second for the service.
@@ -44,4 +45,4 @@ def test_a_program_ends_also_if_the_service_does_not(*, stopped: bool):
                 service.suspend()
         process.communicate("\n", timeout=60)
     assert process.returncode == 0
-    assert not [it for it in services if it.is_running()]
+    assert not [it for it in services if process_is_alive(it.pid)]
