@@ -1,7 +1,8 @@
 """`dagster dev` in this process, ended where its page cannot be reached.
 
 Dagster starts a webserver and a daemon. A webserver that finds its port taken neither serves nor
-ends, and the daemon would go on without a page. On SIGHUP it would end alone, or, where its
+ends, and the daemon would go on without a page. Both would also go on without the process that has
+the code: where that dies, nothing starts it again. On SIGHUP it would end alone, or, where its
 children got the signal too, wait a minute for them to answer.
 """
 
@@ -11,18 +12,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
 import psutil
 
 from harvest_assets.errors import HarvestError
-from harvest_assets.orchestration.dagster_private import DAEMON_MODULE
+from harvest_assets.orchestration.dagster_private import CODE_SERVER_WORDS, DAEMON_MODULE
 from harvest_assets.orchestration.telemetry import run_dagster
 from harvest_assets.system.ports import check_free, listening_processes
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_TO_END = 20.0
+_SECONDS_WITHOUT_CODE = 30.0
 
 
 def run_dagster_dev(host: str, port: int, log_level: str = "info") -> int:
@@ -37,7 +40,8 @@ def run_dagster_dev(host: str, port: int, log_level: str = "info") -> int:
         The exit status: 0 after Ctrl-C, 143 after SIGTERM. After SIGHUP the process ends with 129.
 
     Raises:
-        HarvestError: another process took the port meanwhile, or Dagster ended by itself.
+        HarvestError: another process took the port meanwhile, the process that has the code ended,
+            or Dagster ended by itself.
     """
     received: list[int] = []
     children: list[psutil.Process] = []
@@ -51,14 +55,16 @@ def run_dagster_dev(host: str, port: int, log_level: str = "info") -> int:
         signal.signal(number, stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _end_with_children)
-    watch = _PortWatch(host, port)
-    watch.start()
+    watches = (_PortWatch(host, port), _CodeWatch(received))
+    for watch in watches:
+        watch.start()
     with suppress(SystemExit, KeyboardInterrupt):
         place = ["-p", str(port), "-h", host, "--log-level", log_level]
         run_dagster(["dev", "-m", "harvest_assets.definitions", *place])
     psutil.wait_procs(children, timeout=_SECONDS_TO_END)  # code servers end a little later
-    if watch.problem:
-        raise HarvestError(watch.problem)
+    for watch in watches:
+        if watch.problem:
+            raise HarvestError(watch.problem)
     if not received:
         raise HarvestError("Dagster exited unexpectedly; see its output above.")
     return 0 if received[0] == signal.SIGINT else 128 + received[0]
@@ -110,8 +116,41 @@ class _PortWatch(threading.Thread):
         return ""
 
 
+class _CodeWatch(threading.Thread):
+    """Interrupts the main thread if the process that has the code ends and none takes its place.
+
+    Args:
+        received: the signals that are ending this process.
+    """
+
+    def __init__(self, received: list[int]) -> None:
+        super().__init__(daemon=True)
+        self._received = received
+        self.problem = ""
+
+    def run(self) -> None:
+        """Check until it is gone for a while."""
+        gone_at = None
+        was_there = False
+        while gone_at is None or time.monotonic() - gone_at < _SECONDS_WITHOUT_CODE:
+            time.sleep(5 * _SECONDS_BETWEEN_CHECKS)
+            ours = psutil.Process().children(recursive=True)
+            if any(_has_in_command(process, CODE_SERVER_WORDS) for process in ours):
+                was_there, gone_at = True, None
+            elif was_there and gone_at is None:
+                gone_at = time.monotonic()
+        if not self._received:
+            self.problem = "Dagster's code server ended unexpectedly; start this command again."
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def _is_daemon(process: psutil.Process) -> bool:
+    return _has_in_command(process, [DAEMON_MODULE])
+
+
+def _has_in_command(process: psutil.Process, words: Sequence[str]) -> bool:
     try:
-        return DAEMON_MODULE in process.cmdline()
+        command = process.cmdline()
     except psutil.Error:
         return False
+    return all(word in command for word in words)

@@ -20,6 +20,8 @@ from dagster._utils.hosted_user_process import recon_job_from_origin
 
 # As `dagster dev` starts its daemon, with `python -m`.
 DAEMON_MODULE = "dagster._daemon"
+# In the command of the process that has the code.
+CODE_SERVER_WORDS = ("api", "grpc")
 
 __all__ = [
     "GRPC_INFO_TAG",

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from harvest_assets.cli.main import cli
 from harvest_assets.errors import HarvestError
 from harvest_assets.orchestration import dagster_dev
-from harvest_assets.system.ports import check_free, listening, url_of
+from harvest_assets.system.ports import check_free, listening, listening_processes, url_of
 
 
 @pytest.fixture
@@ -107,8 +107,9 @@ def in_group(group: int) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
-def test_a_port_that_is_taken_meanwhile_ends_everything(tmp_path: Path):
+@pytest.fixture
+def ui(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The command, once it has named its address, and its port; it leaves no process."""
     port = check_free("127.0.0.1", 0)
     process = subprocess.Popen(
         [sys.executable, "-m", "harvest_assets", "ui", "--port", str(port)],
@@ -120,11 +121,7 @@ def test_a_port_that_is_taken_meanwhile_ends_everything(tmp_path: Path):
     )
     try:
         assert str(port) in process.stdout.readline()
-        with socket.create_server(("127.0.0.1", port)):
-            _, errors = process.communicate(timeout=200)
-        assert process.returncode == 1
-        assert str(port) in errors.splitlines()[-1]
-        assert f"process {os.getpid()} " in errors.splitlines()[-1]
+        yield process, port
         deadline = time.monotonic() + 60
         while in_group(process.pid):  # the code server ends a little later
             assert time.monotonic() < deadline
@@ -132,6 +129,34 @@ def test_a_port_that_is_taken_meanwhile_ends_everything(tmp_path: Path):
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_meanwhile_ends_everything(ui: tuple[subprocess.Popen[str], int]):
+    process, port = ui
+    with socket.create_server(("127.0.0.1", port)):
+        _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert str(port) in errors.splitlines()[-1]
+    assert f"process {os.getpid()} " in errors.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_code_server_that_dies_ends_everything(ui: tuple[subprocess.Popen[str], int]):
+    """Dagster would go on without code, and harvest nothing more."""
+    process, port = ui
+    deadline = time.monotonic() + 200
+    while not listening_processes(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    time.sleep(6)  # the command looks every five seconds
+    servers = [it for it in in_group(process.pid) if {"api", "grpc"} <= {*it.cmdline()}]
+    assert servers
+    for server in servers:
+        server.kill()
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "Dagster's code server ended unexpectedly" in errors.splitlines()[-1]
 
 
 def test_an_end_that_nobody_asked_for_is_an_error(tmp_path: Path):
