@@ -82,7 +82,7 @@ def dead_runs_ended(instance: dg.DagsterInstance, every: float = 60.0) -> Iterat
         thread.join(timeout=5)  # the database may not answer
 
 
-def end_dead_runs(instance: dg.DagsterInstance, found: Collection[str] = ()) -> list[str]:
+def end_dead_runs(instance: dg.DagsterInstance, found: Collection[str] | None = None) -> list[str]:
     """Mark runs as failed whose process on this machine no longer exists, and free their places.
 
     Where runs are retried, the daemon then tries them again. The places of runs that ended before
@@ -90,14 +90,14 @@ def end_dead_runs(instance: dg.DagsterInstance, found: Collection[str] = ()) -> 
 
     Args:
         instance: whose runs they are.
-        found: ids of runs found dead before. If there are any, only these are ended, and also
-            those whose process had yet to record itself.
+        found: ids of runs found dead before: only these are ended, also those whose process had yet
+            to record itself. None: all whose process recorded itself.
 
     Returns:
         The ids of these runs.
     """
     dead = _dead_runs(instance)
-    if found:
+    if found is not None:
         dead = [run for run in (*dead, *_lost_runs(instance)) if run.run_id in found]
     ended = [run.run_id for run in dead if _end(instance, run.run_id)]
     holding = list(instance.event_log_storage.get_concurrency_run_ids())

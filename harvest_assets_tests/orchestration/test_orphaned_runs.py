@@ -151,6 +151,7 @@ def test_a_run_whose_process_dies_is_ended_soon(instance: dg.DagsterInstance):
 def test_only_what_was_found_dead_before_is_ended(instance: dg.DagsterInstance):
     """Dagster notices most deaths within seconds, and then tries again."""
     before, since = (started(instance, {**ME, PREFIX + "started": n}) for n in "12")
+    assert end_dead_runs(instance, []) == []
     assert end_dead_runs(instance, [before]) == [before]
     assert end_dead_runs(instance, [before, since]) == [since]
 
