@@ -27,8 +27,8 @@ from harvest_assets.orchestration.environment import UnattendedSettings
 from harvest_assets.orchestration.harvests import (
     HarvestStatus,
     harvests_of,
-    in_backfills,
     is_driven,
+    left_to_backfills,
     newly_planned_shards,
 )
 from harvest_assets.orchestration.jobs import asset_key
@@ -201,9 +201,9 @@ class InBackfill(_Selecting):
         return "a backfill is to materialize it"
 
     def select(self, context: _Context, keys: set[str]) -> Iterable[str]:
-        """The partitions that an unfinished backfill targets."""
+        """The partitions that an unfinished backfill has yet to make."""
         view = context.asset_graph_view
-        return in_backfills(view.instance, view.asset_graph, context.key) & keys
+        return left_to_backfills(view.instance, view.asset_graph, context.key) & keys
 
 
 def _are_to_be_summed(key: str, made_later: set[str]) -> bool:

@@ -8,6 +8,7 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.events import EngineEventData
+from dagster._core.execution.asset_backfill import AssetBackfillData
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
@@ -25,6 +26,7 @@ CODE_SERVER_WORDS = ("api", "grpc")
 
 __all__ = [
     "GRPC_INFO_TAG",
+    "AssetBackfillData",
     "AssetGraphSubset",
     "AssetKeyPartitionKey",
     "AssetPartitionStatus",

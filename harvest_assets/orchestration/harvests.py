@@ -7,7 +7,7 @@ of each run; further ones (`run@name`) are made only by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +19,7 @@ from harvest_assets.errors import HarvestError
 from harvest_assets.files.lease import is_held
 from harvest_assets.files.manifest import read
 from harvest_assets.orchestration.dagster_private import (
+    AssetBackfillData,
     AssetPartitionStatus,
     BaseAssetGraph,
     BulkActionsFilter,
@@ -111,7 +112,7 @@ def harvests_of(
         asset: instance.get_status_by_partition(asset_key(asset), registered, runs) or {}
         for asset in _OF_RUNS
     }
-    backfilled = {run_of(partition) for partition in in_backfills(instance, graph)}
+    backfilled = _runs_in_backfills(instance, graph)
     changed = _changed(instance)
     harvested = by_asset[Asset.ACTIVATION_CONTEXTS]
     # The shards of runs that have not begun or are finished need not be queried.
@@ -264,28 +265,34 @@ def _planned_shards(key: str) -> list[str]:
     return [shard_partition(key, name) for name in SHARD_KEYS[:n_shards]]
 
 
-def in_backfills(
-    instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], asset: dg.AssetKey | None = None
+def left_to_backfills(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph[Any], asset: dg.AssetKey
 ) -> set[str]:
-    """The partitions of an asset, or of all, that belong to an unfinished backfill.
-
-    Those of a single asset that the backfill has made are left out.
-    """
+    """The partitions of an asset that an unfinished backfill is to make and has not made yet."""
     found: set[str] = set()
-    for backfill in instance.get_backfills(BulkActionsFilter(statuses=_AT_WORK)):
-        if not backfill.is_asset_backfill:
-            continue
-        data = backfill.get_asset_backfill_data(graph)
-        if asset is not None:
-            rest = (data.target_subset - data.materialized_subset).get_asset_subset(asset)
-            if rest is not None and rest.is_partitioned:
-                found |= set(rest.subset_value.get_partition_keys())
-            continue
-        target = data.target_subset
-        for part in target.iterate_asset_partitions():
-            if part.partition_key is not None:
-                found.add(part.partition_key)
+    for backfill in _unfinished_backfills(instance, graph):
+        left = (backfill.target_subset - backfill.materialized_subset).get_asset_subset(asset)
+        if left is not None and left.is_partitioned:
+            found |= set(left.subset_value.get_partition_keys())
     return found
+
+
+def _runs_in_backfills(instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]) -> set[str]:
+    """The runs of which an unfinished backfill makes something, or has made it."""
+    return {
+        run_of(part.partition_key)
+        for backfill in _unfinished_backfills(instance, graph)
+        for part in backfill.target_subset.iterate_asset_partitions()
+        if part.partition_key is not None
+    }
+
+
+def _unfinished_backfills(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph[Any]
+) -> Iterator[AssetBackfillData]:
+    for backfill in instance.get_backfills(BulkActionsFilter(statuses=_AT_WORK)):
+        if backfill.is_asset_backfill:
+            yield backfill.get_asset_backfill_data(graph)
 
 
 def _changed(instance: dg.DagsterInstance) -> set[str]:

@@ -41,25 +41,17 @@ _FREE_PLACES = """\
   poll_interval_seconds: 30
   free_slots_after_run_end_seconds: 30
 """
-_MONITORING = f"""\
-run_monitoring:
-  enabled: true
-{_FREE_PLACES}"""
-_DAGSTER_YAML = f"""\
-{_TELEMETRY_OFF}concurrency:
-  pools:
-    granularity: op
-    default_limit: 1
-{_MONITORING}run_retries:
-  enabled: true
-  max_retries: 3
-  retry_on_asset_or_op_failure: false
+# A run that the code server could not be asked to start goes back to the queue.
+_QUEUE = """\
+run_coordinator:
+  module: dagster
+  class: QueuedRunCoordinator
+  config:
+    max_user_code_failure_retries: 20
+    user_code_failure_retry_delay: 30
 """
-# A run may wait in the cluster's queue for days before it starts.
-_CLUSTER_YAML = _DAGSTER_YAML.replace(
-    _MONITORING,
-    f"""\
-{_MONITORING}\
+# A run may wait in the cluster's queue for days before it starts; no code server is asked.
+_CLUSTER = """\
   start_timeout_seconds: 0
   cancel_timeout_seconds: 600
 run_launcher:
@@ -70,8 +62,27 @@ run_coordinator:
   class: SlurmRunCoordinator
   config:
     max_concurrent_runs: 100
-""",
-)
+"""
+
+
+def _dagster_yaml(how_runs_start: str) -> str:
+    return f"""\
+{_TELEMETRY_OFF}concurrency:
+  pools:
+    granularity: op
+    default_limit: 1
+run_monitoring:
+  enabled: true
+{how_runs_start}run_retries:
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
+"""
+
+
+_DAGSTER_YAML = _dagster_yaml(_FREE_PLACES + _QUEUE)
+_CLUSTER_YAML = _dagster_yaml(_FREE_PLACES + _CLUSTER)
+_RENEWED = {_dagster_yaml(""): _DAGSTER_YAML, _dagster_yaml(_CLUSTER): _CLUSTER_YAML}
 
 
 def dagster_home() -> Path:
@@ -106,10 +117,9 @@ def _write(settings: Path, text: str) -> None:
 def _renew(settings: Path) -> None:
     """Replace a file as an older version of this program wrote it, if it can be replaced."""
     with suppress(OSError, UnicodeError):
-        text = settings.read_text(encoding="utf-8")
-        for newer in (_DAGSTER_YAML, _CLUSTER_YAML):
-            if text == newer.replace(_FREE_PLACES, ""):
-                _write(settings, newer)
+        renewed = _RENEWED.get(settings.read_text(encoding="utf-8"))
+        if renewed is not None:
+            _write(settings, renewed)
 
 
 def open_instance() -> dg.DagsterInstance:

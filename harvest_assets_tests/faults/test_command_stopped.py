@@ -33,11 +33,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose data take seconds to harvest; the tests interrupt its harvest in turn."""
-    place = tmp_path_factory.mktemp("stopped")
+    """A run with data for several interruptions: the tests interrupt its harvest in turn."""
+    return write_place(tmp_path_factory.mktemp("stopped"), 240)
+
+
+def write_place(place: Path, repeats: int) -> Path:
+    """A folder with a run; 80 repeats of its texts take a few seconds to harvest."""
     write_world(place / "world")
     texts = place / "world/dataset/train.parquet"
-    pq.write_table(pa.concat_tables([pq.read_table(texts)] * 80), texts)
+    pq.write_table(pa.concat_tables([pq.read_table(texts)] * repeats), texts)
     return place
 
 
@@ -59,12 +63,12 @@ def layout_of(place: Path, out: str = "out") -> HarvestLayout:
     return HarvestLayout(folder)
 
 
-def wait_for_progress(process: subprocess.Popen[str], place: Path, out: str = "out") -> None:
+def wait_for_progress(process: subprocess.Popen[str], place: Path) -> None:
     """Until a shard that this command started has reported its progress."""
     begun, deadline = time.time(), time.monotonic() + 200
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
-        files = place.glob(f"{out}/harvest/*/shards/*/progress.json")
+        files = place.glob("out/harvest/*/shards/*/progress.json")
         if any(file.stat().st_mtime > begun for file in files):
             return
         time.sleep(0.02)
@@ -104,12 +108,12 @@ def test_what_was_stopped_ends_like_what_never_was(place: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_only_shard_is_stopped_and_continued(place: Path, number: signal.Signals):
+def test_the_only_shard_is_stopped_and_continued(tmp_path: Path, number: signal.Signals):
     """One process works on all stages here; `SIGKILL` goes to that process alone."""
-    out = f"one-{number.name}"
-    process = start(place, out, n_shards=1)
+    place = write_place(tmp_path, 80)
+    process = start(place, n_shards=1)
     try:
-        wait_for_progress(process, place, out)
+        wait_for_progress(process, place)
         (worker,) = psutil.Process(process.pid).children()
         if number == signal.SIGKILL:
             worker.kill()
@@ -121,7 +125,7 @@ def test_the_only_shard_is_stopped_and_continued(place: Path, number: signal.Sig
             os.killpg(process.pid, signal.SIGKILL)
     assert not worker.is_running()
     assert "Traceback" not in stderr
-    paths = layout_of(place, out)
+    paths = layout_of(place)
     assert not paths.components.exists()
     if number == signal.SIGKILL:
         assert process.returncode == 1
@@ -129,7 +133,7 @@ def test_the_only_shard_is_stopped_and_continued(place: Path, number: signal.Sig
     else:
         assert process.returncode == 143
         assert paths.shard_saved("00").exists()
-    process = start(place, out, n_shards=1)
+    process = start(place, n_shards=1)
     _, stderr = process.communicate(timeout=550)
     assert process.returncode == 0, stderr
     assert disagreements(paths, deep=True) == []

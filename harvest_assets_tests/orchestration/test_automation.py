@@ -123,7 +123,7 @@ def test_only_first_harvests_are_made(tiny: TinyHarvest, tiny_run: Path, daemon:
 
 
 def test_what_a_backfill_may_take_up_again_is_left_to_it(tiny: TinyHarvest, daemon: Daemon):
-    """The run of an input failed and is tried again: the backfill then goes on behind it."""
+    """The run of an input failed and is tried again: the backfill then goes on after it."""
     instance = daemon.instance
     assert tiny.stage("prepare", **SETTINGS).success
     submit(instance, GRAPH, [tiny.key], title="all of it")

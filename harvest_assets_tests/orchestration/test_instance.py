@@ -36,14 +36,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("before", [None, OF_0_1])
-def test_the_places_of_killed_processes_are_to_be_freed(settings: Path, before: str | None):
-    """Also where version 0.1 wrote the file, which left them taken."""
+def test_what_dies_is_to_be_tried_again(settings: Path, before: str | None):
+    """Also where version 0.1 wrote the file, which left places of killed processes taken."""
     if before is not None:
         settings.write_text(before)
     with open_instance() as instance:
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] <= 60
         assert instance.run_retries_enabled
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue.max_user_code_failure_retries > 0
 
 
 @pytest.mark.parametrize("cluster", [False, True])
@@ -65,6 +67,8 @@ def test_what_is_renewed_stays_for_one_machine_or_a_cluster(
     dagster_home()
     written = settings.read_text()
     older = re.sub("  (poll_interval|free_slots_after_run_end)_seconds: 30\n", "", written)
+    if not cluster:
+        older = re.sub("run_coordinator:\n(  .*\n)+", "", older)
     assert older != written
     settings.write_text(older)
     monkeypatch.setenv("DAGSTER_HOME", "")

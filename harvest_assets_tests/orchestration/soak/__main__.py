@@ -4,7 +4,8 @@
 
 1. `harvest-assets ui` watches a W&B project on this machine where runs appear, change, disappear
    and come back; some are broken. The server has a fault a third of the time.
-2. Processes of Dagster runs are killed at random, and Dagster itself is four times.
+2. Processes of Dagster runs are killed at random, Dagster itself four times, and twice its code
+   server with all workers.
 3. The automation harvests; for a fifth of the time it is off and the schedule does it.
 4. When the events are over, the server is healthy and everything must be finished in a while: each
    sound run harvested once and right, each broken one failed, nothing left running, memory flat.
@@ -253,6 +254,9 @@ class Soak:
 
     def kill_daemon(self) -> None:
         self.deployment.kill_daemon()
+
+    def kill_code_server(self) -> None:
+        self.deployment.kill_code_server()
 
     def kill_tree(self) -> None:
         self.deployment.kill_tree()

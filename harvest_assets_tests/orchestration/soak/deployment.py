@@ -110,6 +110,18 @@ class Deployment:
                         self.n_killed += 1
                         return
 
+    def kill_code_server(self) -> None:
+        """Kill the process that has the code and its workers; the command then ends by itself."""
+        self._note_those_at_work()
+        server = roles(self.root).get("code server's child")
+        with suppress(psutil.Error):
+            if server is not None:
+                for process in [server, *server.children(recursive=True)]:
+                    process.kill()
+        if self.root is not None:
+            self.root.wait(timeout=120)
+        self._restart()
+
     def automation(self, *, on: bool) -> None:
         """Switch the automation on or off; the schedule works while it is off."""
         sensor = f'{REPOSITORY}, sensorName: "harvest_automation"}}'

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 N_WORLDS = 3  # runs of the same world have equal files
 RESTARTS = ("kill_daemon", "kill_tree", "terminate", "kill_daemon")
+CODE_SERVER_DIES = (0.06, 0.3)  # of the time
 
 
 class Kind(StrEnum):
@@ -115,6 +116,7 @@ def draw_schedule(seed: int, n_runs: int, seconds: float) -> Schedule:
         Event(seconds * (0.10 + 0.35 * n / len(RESTARTS)), action)
         for n, action in enumerate(RESTARTS, start=1)
     ]
+    events += [Event(seconds * share, "kill_code_server") for share in CODE_SERVER_DIES]
     # In between the schedule does the work, with backfills.
     events += [Event(0.55 * seconds, "automation_off"), Event(0.75 * seconds, "automation_on")]
     return Schedule(runs, sorted(events, key=lambda event: event.at))
