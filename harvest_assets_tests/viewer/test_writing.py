@@ -258,6 +258,18 @@ def test_the_page_of_a_component_shows_scores_with_intervals(client, stored: Int
     assert "of an earlier label" not in page
 
 
+def test_components_side_by_side_show_what_each_means(client, stored: Interpretations):
+    compared = f"/compare?run_a=hostile&a={KEY}&run_b=hostile&b={OTHER}"
+    assert "no label" not in client.get(compared).text
+    stored.add(some_entries())
+    left, right = client.get(compared).text.split("<section>")[1:3]
+    assert "Plural nouns" in left
+    assert "0.10 to 0.50" in left
+    assert "verbs" in right
+    assert "syntax" in right
+    assert "Plural nouns" not in right
+
+
 def test_files_of_the_table_have_labels_and_scores(client, stored: Interpretations):
     address = f"{RUN}/table.parquet?labelled=1"
     before = pl.read_parquet(io.BytesIO(client.get(f"{RUN}/table.parquet").content))
