@@ -79,8 +79,20 @@ def _end_with_children(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-class _PortWatch(threading.Thread):
-    """Interrupts the main thread if another process listens where the webserver should.
+class _Watch(threading.Thread):
+    """Interrupts the main thread for a problem, which is then an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.problem = ""
+
+    def interrupt(self, problem: str) -> None:
+        self.problem = problem
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class _PortWatch(_Watch):
+    """Interrupts if another process listens where the webserver should.
 
     Args:
         host: of the webserver.
@@ -88,9 +100,8 @@ class _PortWatch(threading.Thread):
     """
 
     def __init__(self, host: str, port: int) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._host, self._port = host, port
-        self.problem = ""
 
     def run(self) -> None:
         """Check until the webserver listens."""
@@ -104,8 +115,7 @@ class _PortWatch(threading.Thread):
             if any(process in ours for process in listening_processes(self._port)):
                 return
             if problem and before:  # between two checks the webserver has begun to listen
-                self.problem = problem
-                os.kill(os.getpid(), signal.SIGINT)
+                self.interrupt(problem)
                 return
 
     def _problem(self) -> str:
@@ -116,17 +126,16 @@ class _PortWatch(threading.Thread):
         return ""
 
 
-class _CodeWatch(threading.Thread):
-    """Interrupts the main thread if the process that has the code ends and none takes its place.
+class _CodeWatch(_Watch):
+    """Interrupts if the process that has the code ends and none takes its place.
 
     Args:
         received: the signals that are ending this process.
     """
 
     def __init__(self, received: list[int]) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._received = received
-        self.problem = ""
 
     def run(self) -> None:
         """Check until it is gone for a while."""
@@ -140,8 +149,7 @@ class _CodeWatch(threading.Thread):
             elif was_there and gone_at is None:
                 gone_at = time.monotonic()
         if not self._received:
-            self.problem = "Dagster's code server ended unexpectedly; start this command again."
-            os.kill(os.getpid(), signal.SIGINT)
+            self.interrupt("Dagster's code server ended unexpectedly; start this command again.")
 
 
 def _is_daemon(process: psutil.Process) -> bool:
