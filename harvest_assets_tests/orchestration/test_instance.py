@@ -77,6 +77,16 @@ def test_what_is_renewed_stays_for_one_machine_or_a_cluster(
     assert settings.read_text() == written
 
 
+def test_the_settings_in_the_docs_do_the_same(settings: Path):
+    docs = Path(__file__).parents[2] / "docs/unattended.md"
+    (block,) = re.findall(r"```yaml\n(.*?)```", docs.read_text(), re.DOTALL)
+    settings.write_text(block)
+    with open_instance() as instance:
+        assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] <= 60
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue.max_user_code_failure_retries > 0
+
+
 def test_settings_that_somebody_changed_are_kept(settings: Path):
     own = OF_0_1.replace("max_retries: 3", "max_retries: 1")
     settings.write_text(own)
