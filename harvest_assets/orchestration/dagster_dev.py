@@ -2,8 +2,8 @@
 
 Dagster starts a webserver and a daemon. A webserver that finds its port taken neither serves nor
 ends, and the daemon would go on without a page. Both would also go on without the process that has
-the code: where that dies, nothing starts it again. On SIGHUP it would end alone, or, where its
-children got the signal too, wait a minute for them to answer.
+the code: where it dies and its parent lives, nothing starts it again. On SIGHUP it would end alone,
+or, where its children got the signal too, wait a minute for them to answer.
 """
 
 from __future__ import annotations
@@ -140,13 +140,12 @@ class _CodeWatch(_Watch):
     def run(self) -> None:
         """Check until it is gone for a while."""
         gone_at = None
-        was_there = False
         while gone_at is None or time.monotonic() - gone_at < _SECONDS_WITHOUT_CODE:
             time.sleep(5 * _SECONDS_BETWEEN_CHECKS)
             ours = psutil.Process().children(recursive=True)
             if any(_has_in_command(process, CODE_SERVER_WORDS) for process in ours):
-                was_there, gone_at = True, None
-            elif was_there and gone_at is None:
+                gone_at = None
+            elif gone_at is None and any(_is_daemon(process) for process in ours):
                 gone_at = time.monotonic()
         if not self._received:
             self.interrupt("Dagster's code server ended unexpectedly; start this command again.")

@@ -52,7 +52,7 @@ run_coordinator:
 """
 # A run may wait in the cluster's queue for days before it starts; no code server is asked.
 _CLUSTER = """\
-  start_timeout_seconds: 0
+  start_timeout_seconds: 31536000
   cancel_timeout_seconds: 600
 run_launcher:
   module: harvest_assets.orchestration.slurm.launcher
@@ -82,7 +82,8 @@ run_monitoring:
 
 _DAGSTER_YAML = _dagster_yaml(_FREE_PLACES + _QUEUE)
 _CLUSTER_YAML = _dagster_yaml(_FREE_PLACES + _CLUSTER)
-_RENEWED = {_dagster_yaml(""): _DAGSTER_YAML, _dagster_yaml(_CLUSTER): _CLUSTER_YAML}
+_CLUSTER_0_1 = _CLUSTER.replace("31536000", "0")  # which Dagster reports as an error at each look
+_RENEWED = {_dagster_yaml(""): _DAGSTER_YAML, _dagster_yaml(_CLUSTER_0_1): _CLUSTER_YAML}
 
 
 def dagster_home() -> Path:
@@ -119,7 +120,7 @@ def _renew(settings: Path) -> None:
     with suppress(OSError, UnicodeError):
         renewed = _RENEWED.get(settings.read_text(encoding="utf-8"))
         if renewed is not None:
-            _write(settings, renewed)
+            _write(settings.resolve(), renewed)
 
 
 def open_instance() -> dg.DagsterInstance:

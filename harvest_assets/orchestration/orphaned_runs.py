@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -123,18 +122,21 @@ def _dead_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     return [
         run
         for run in instance.get_runs(started)
-        if _has_dead_owner(run) and not _owner_is_of_parent(instance, run)
+        if _has_dead_owner(run) and not _owner_is_unknown(instance, run)
     ]
 
 
 def _lost_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs whose process has yet to record itself, and died together with its code server."""
+    """The runs whose process has yet to record itself, and has died.
+
+    Its code server notices, unless that died too, alone or with the machine.
+    """
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     return [
         run
         for run in instance.get_runs(started)
-        if (_HOST not in run.tags or _owner_is_of_parent(instance, run))
-        and _has_lost_server(run)
+        if _owner_is_unknown(instance, run)
+        and _is_of_code_server_here(run)
         and not _may_be_alive(instance, run)
     ]
 
@@ -147,35 +149,25 @@ def _has_dead_owner(run: dg.DagsterRun) -> bool:
     return not (process_is_alive(pid) and same)
 
 
-def _has_lost_server(run: dg.DagsterRun) -> bool:
-    """Whether a code server started the run, and nobody listens any more where it did."""
-    path = json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).get("socket")
-    if not path:
-        return False
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.settimeout(1)
-            server.connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return True
-    except OSError:
-        return False
-    return False
+def _is_of_code_server_here(run: dg.DagsterRun) -> bool:
+    """Whether the code server that started the run is one of the daemon's own machine."""
+    return "socket" in json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
 
 
 def _may_be_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the process that the code server started for a run may be running."""
+    """Whether the process that the code server last started for a run may be running."""
+    pid = None
     for entry in instance.all_logs(run.run_id, dg.DagsterEventType.ENGINE_EVENT):
         event = entry.dagster_event
-        pid = None if event is None else event.engine_event_data.metadata.get("pid")
-        if pid is not None:
-            return process_is_alive(int(str(pid.value)))
-    return True
+        pid = pid if event is None else event.engine_event_data.metadata.get("pid", pid)
+    return pid is None or process_is_alive(int(str(pid.value)))
 
 
-def _owner_is_of_parent(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the tags were copied from the run that this one retries, so its own are to come."""
+def _owner_is_unknown(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the tags are missing, or may have been copied from the run that this one retries."""
+    if _HOST not in run.tags:
+        return True
     parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
-    return parent is not None and all(
-        parent.tags.get(tag) == run.tags.get(tag) for tag in (_HOST, _PID, _STARTED)
-    )
+    if parent is None:
+        return run.parent_run_id is not None
+    return all(parent.tags.get(tag) == run.tags.get(tag) for tag in (_HOST, _PID, _STARTED))

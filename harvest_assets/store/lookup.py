@@ -152,7 +152,10 @@ def _how(path: Path) -> str:
 
 def is_harvest(paths: HarvestLayout) -> bool:
     """Whether a folder has files of a harvest, finished or not."""
-    return any(file.is_file() for file in (paths.manifest, paths.summary, paths.plan))
+    try:
+        return any(file.is_file() for file in (paths.manifest, paths.summary, paths.plan))
+    except OSError:  # a name that is too long, a folder that may not be read
+        return False
 
 
 def _folder_of(harvest: HarvestReference) -> Path:

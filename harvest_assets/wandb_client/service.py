@@ -61,7 +61,7 @@ def _kill_late_service() -> None:
     for thread in threading.enumerate():
         if not thread.daemon:
             thread.join()
-    uploads = wandb.run is not None
+    uploads = getattr(wandb.setup(), "most_recent_active_run", wandb.run) is not None
     time.sleep(_SECONDS_TO_END)
     for service in [] if uploads else _services():
         with suppress(psutil.Error):

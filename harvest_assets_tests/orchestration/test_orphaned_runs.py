@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -84,36 +83,46 @@ def test_a_run_whose_process_died_is_tried_again(instance: dg.DagsterInstance):
         assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
 
 
+HERE, ELSEWHERE = {"host": "localhost", "socket": "of_server"}, {"host": "b", "port": 4000}
+
+
 def test_a_process_that_died_with_its_code_server_before_it_recorded_itself(
-    instance: dg.DagsterInstance, tmp_path: Path
+    instance: dg.DagsterInstance,
 ):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    lives = socket.socket(socket.AF_UNIX)
-    lives.bind(str(tmp_path / "lives"))
-    lives.listen()
 
-    def launched(server: str, pid: int | None, parent: str | None = None, **tags: str) -> str:
-        info = json.dumps({"host": "localhost", "socket": str(tmp_path / server)})
-        run_id = started(instance, {**tags, GRPC_INFO_TAG: info}, parent)
-        if pid is not None:
+    def launched(
+        server: dict[str, object], pids: list[int], parent: str | None = None, **tags: str
+    ) -> str:
+        run_id = started(instance, {**tags, GRPC_INFO_TAG: json.dumps(server)}, parent)
+        for pid in pids:
             run = instance.get_run_by_id(run_id)
             data = EngineEventData({"pid": dg.MetadataValue.text(str(pid))})
             instance.report_engine_event("Started process.", run, data)
         return run_id
 
-    died = started(instance, {**ME, PREFIX + "started": "1"})
-    lost = launched("gone", gone.pid)
-    retried = launched("gone", gone.pid, died, **{**ME, PREFIX + "started": "1"})
+    dead = {**ME, PREFIX + "started": "1"}
+    died = started(instance, dead)
+    deleted = started(instance, dead)
+    lost = [
+        launched(HERE, [gone.pid]),
+        launched(HERE, [os.getpid(), gone.pid]),  # queued again
+        launched(HERE, [gone.pid], died, **dead),
+        launched(HERE, [gone.pid], deleted, **dead),
+    ]
     others = [
-        launched("gone", os.getpid()),
-        launched("gone", None),
-        launched("lives", gone.pid),
+        launched(HERE, [os.getpid()]),
+        launched(HERE, [gone.pid, os.getpid()]),
+        launched(HERE, [os.getpid()], died, **dead),
+        launched(HERE, [os.getpid()], deleted, **dead),
+        launched(HERE, []),
+        launched(ELSEWHERE, [gone.pid]),
         started(instance, {}),
     ]
+    instance.delete_run(deleted)
     assert end_dead_runs(instance) == [died]
-    assert set(end_dead_runs(instance, [lost, retried, *others])) == {lost, retried}
-    lives.close()
+    assert set(end_dead_runs(instance, [*lost, *others])) == set(lost)
 
 
 def test_the_places_of_runs_that_ended_are_free_again(instance: dg.DagsterInstance):

@@ -78,7 +78,17 @@ class TestMaking:
             assert key_and_folder(path) == (f"{RUN}@dense", "s-aaaa1111@dense")
 
     @pytest.mark.parametrize(
-        "text", ["", "/", "//", "~nosuchuser/x", "~nosuchuser", "a\0b/c", "/proc/1/root/x/y"]
+        "text",
+        [
+            "",
+            "/",
+            "//",
+            "~nosuchuser/x",
+            "~nosuchuser",
+            "a\0b/c",
+            "/proc/1/root/x/y",
+            "/" + 300 * "x",
+        ],
     )
     def test_odd_texts_name_no_harvest(self, monkeypatch: pytest.MonkeyPatch, text: str):
         """Also in the folder of one."""

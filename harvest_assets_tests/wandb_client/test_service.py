@@ -24,8 +24,10 @@ print(*list_files(RunName("ent", "proj", "s-00000001")), flush=True)
 RECORDS = """
 import wandb
 
-wandb.init(mode="offline").log({"loss": 1.0})
+run = wandb.init(mode="offline")
+run.log({"loss": 1.0})
 """
+RECORDS_MORE = RECORDS.replace("offline", 'offline", reinit="create_new')
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def test_a_program_ends_also_if_the_service_does_not(tmp_path: Path, *, stopped:
     assert not [it for it in services if process_is_alive(it.pid)]
 
 
-@pytest.mark.parametrize("text", [RECORDS + LISTS, LISTS + RECORDS])
+@pytest.mark.parametrize("text", [RECORDS + LISTS, LISTS + RECORDS, LISTS + RECORDS_MORE])
 def test_a_program_that_records_a_run_of_its_own_waits_for_the_service(tmp_path: Path, text: str):
     with a_program(text, tmp_path) as process:
         services = services_of(process)

@@ -114,12 +114,12 @@ class Deployment:
         """Kill the process that has the code and its workers; the command then ends by itself."""
         self._note_those_at_work()
         server = roles(self.root).get("code server's child")
-        with suppress(psutil.Error):
-            if server is not None:
-                for process in [server, *server.children(recursive=True)]:
+        if server is not None:
+            for process in [server, *server.children(recursive=True)]:
+                with suppress(psutil.Error):
                     process.kill()
-        if self.root is not None:
-            self.root.wait(timeout=120)
+            if self.root is not None:
+                self.root.wait(timeout=120)
         self._restart()
 
     def automation(self, *, on: bool) -> None:
