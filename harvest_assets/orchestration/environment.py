@@ -23,16 +23,16 @@ class UnattendedSettings(EnvironmentModel):
         default=3,
         ge=0,
         description=(
-            "How often a step is retried after a transient error. Read when the definitions are "
-            "loaded."
+            "How often a step is retried after an error that is not of its input; twice as often "
+            "where another service does not answer. Read when the definitions are loaded."
         ),
     )
     retry_seconds: int = Field(
         default=60,
         ge=0,
         description=(
-            "Seconds before the first retry; the next ones wait 3 and 7 times as long. Read when "
-            "the definitions are loaded."
+            "Seconds before the first retry; each of the next waits twice as long as the one "
+            "before it. Read when the definitions are loaded."
         ),
     )
     backfill_cron: str = Field(

@@ -1,8 +1,8 @@
 """Bad input fails an asset at once, with one sentence, and is never retried.
 
-Other errors, and those that may pass, are tried again three times, after 1, 3 and 7
-minutes (`HARVEST_RETRY_SECONDS` is the first of them). A command that somebody waits for reports
-them at once: it sets `HARVEST_MAX_RETRIES` to 0.
+Other errors are tried again three times, after 1, 3 and 7 minutes (`HARVEST_RETRY_SECONDS` is the
+first of them); those of other services, which may pass, six times, within an hour. A command that
+somebody waits for reports them at once: it sets `HARVEST_MAX_RETRIES` to 0.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ RETRIES = dg.RetryPolicy(
     delay=_settings.retry_seconds,
     backoff=dg.Backoff.EXPONENTIAL,
 )
+
+_MAX_RETRIES_OF_SERVICES = 2 * _settings.max_retries
 
 # Metadata of the observation of an asset that another process works on.
 SKIPPED = "skipped"
@@ -68,15 +70,28 @@ def bad_input_is_final() -> Iterator[None]:
 
 
 def refuses_bad_input(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of an asset's function; see `bad_input_is_final`."""
+    """Decorator of an asset's function: only what may pass by itself is tried again."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        _begin(kwargs.get("context", args[0] if args else None))
-        with bad_input_is_final():
+        context = kwargs.get("context", args[0] if args else None)
+        _begin(context)
+        with _services_are_asked_again(context), bad_input_is_final():
             return function(*args, **kwargs)
 
     return wrapped
+
+
+@contextmanager
+def _services_are_asked_again(context: object) -> Iterator[None]:
+    """Try again what may pass by itself, more often than the retry policy does."""
+    try:
+        yield
+    except dg.Failure as failure:
+        if not (failure.allow_retries and isinstance(context, dg.AssetExecutionContext)):
+            raise
+        delay = RETRIES.calculate_delay(context.retry_number + 1)
+        raise dg.RetryRequested(_MAX_RETRIES_OF_SERVICES, delay) from failure
 
 
 def _begin(context: object) -> None:

@@ -54,6 +54,7 @@ def test_dagster_takes_the_settings(monkeypatch: pytest.MonkeyPatch, *, cluster:
     monkeypatch.setattr(made, "slurm_is_here", lambda: cluster)
     with open_instance() as instance:
         assert "free_slots_after_run_end_seconds" in instance.run_monitoring_settings
+        assert instance.run_monitoring_start_timeout_seconds > 0  # else Dagster reports errors
         launcher = type(instance.run_launcher).__name__
         assert launcher == ("SlurmRunLauncher" if cluster else "DefaultRunLauncher")
 

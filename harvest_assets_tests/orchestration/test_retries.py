@@ -26,24 +26,36 @@ with dg.DagsterInstance.ephemeral() as instance:
 
 
 def test_only_what_may_pass_is_tried_again(tmp_path: Path, tiny_run: Path):
+    """Where a service does not answer, twice as often as other errors."""
     cache = tmp_path / "out/runs"
     shutil.copytree(tiny_run, cache / "proj-s-00000001")
     damaged = cache / "proj-s-00000001/model_100.pth"
     damaged.write_bytes(damaged.read_bytes()[:3000])
     files = {file.name: file.read_bytes() for file in tiny_run.iterdir()}
     with LoopbackWandb() as server:
-        server.add_run("ent/proj/s-00000002", files)
-        # The second run's first two attempts are refused.
-        asked = iter([503, 403])
-        server.on_operation = lambda name: next(asked, None) if name == "RunFiles" else None
+        for number in (2, 3):
+            server.add_run(f"ent/proj/s-0000000{number}", files)
+        refusals = iter([503, 403])
+
+        def refused(operation: str) -> int | None:
+            """The second run's first two attempts, and all of the third's."""
+            is_prepared = any((tmp_path / "out/harvest").glob("*/token_rows.json"))
+            return next(refusals, 503 if is_prepared else None) if operation == "RunFiles" else None
+
+        server.on_operation = refused
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, "ent/proj/s-00000001", "ent/proj/s-00000002"],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                *(f"ent/proj/s-0000000{number}" for number in (1, 2, 3)),
+            ],
             env={
                 **os.environ,
                 **server.environment,
                 "WANDB_HTTP_TIMEOUT": "1",
                 "SPD_OUT_DIR": str(tmp_path / "out"),
-                "HARVEST_MAX_RETRIES": "3",
+                "HARVEST_MAX_RETRIES": "1",
                 "HARVEST_RETRY_SECONDS": "0",
             },
             capture_output=True,
@@ -51,7 +63,8 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, tiny_run: Path):
             timeout=200,
             check=True,
         )
-    assert done.stdout.split("\n")[:2] == [
+    assert done.stdout.splitlines() == [
         "ent/proj/s-00000001 failed 0",
         "ent/proj/s-00000002 succeeded 2",
+        "ent/proj/s-00000003 failed 2",
     ]

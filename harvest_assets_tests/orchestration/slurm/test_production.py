@@ -208,6 +208,10 @@ def test_a_production_instance(node: OneNode, place: Place, production: Producti
     lines = place.out / "harvest/aaaaaaaa/merged/current.json"
     wait_until(lambda: lines.exists() and "STARTED" not in production.statuses(None), 150, poll=1)
     assert set(production.statuses(None)) == {"SUCCESS"}
+    # What looks after runs takes those that wait as they are.
+    log = (place.cwd / "ui.log").read_text()
+    assert "Collected" in log
+    assert "Hit error while monitoring" not in log
 
 
 def test_what_the_instance_is_made_with_is_what_is_documented(place: Place):
