@@ -155,12 +155,14 @@ def _is_of_code_server_here(run: dg.DagsterRun) -> bool:
 
 
 def _may_be_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the process that the code server last started for a run may be running."""
-    pid = None
-    for entry in instance.all_logs(run.run_id, dg.DagsterEventType.ENGINE_EVENT):
-        event = entry.dagster_event
-        pid = pid if event is None else event.engine_event_data.metadata.get("pid", pid)
-    return pid is None or process_is_alive(int(str(pid.value)))
+    """Whether one of the processes that were started for a run may be running."""
+    events = (
+        entry.dagster_event
+        for entry in instance.all_logs(run.run_id, dg.DagsterEventType.ENGINE_EVENT)
+    )
+    found = (event.engine_event_data.metadata.get("pid") for event in events if event is not None)
+    pids = [int(str(pid.value)) for pid in found if pid is not None]
+    return not pids or any(process_is_alive(pid) for pid in pids)
 
 
 def _owner_is_unknown(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

@@ -107,13 +107,14 @@ def test_a_process_that_died_with_its_code_server_before_it_recorded_itself(
     deleted = started(instance, dead)
     lost = [
         launched(HERE, [gone.pid]),
-        launched(HERE, [os.getpid(), gone.pid]),  # queued again
+        launched(HERE, [gone.pid, gone.pid]),  # queued again
         launched(HERE, [gone.pid], died, **dead),
         launched(HERE, [gone.pid], deleted, **dead),
     ]
     others = [
         launched(HERE, [os.getpid()]),
         launched(HERE, [gone.pid, os.getpid()]),
+        launched(HERE, [os.getpid(), gone.pid]),  # a step in a process of its own
         launched(HERE, [os.getpid()], died, **dead),
         launched(HERE, [os.getpid()], deleted, **dead),
         launched(HERE, []),
