@@ -14,6 +14,7 @@ from harvest_assets.orchestration.progress import tokenizing
 from harvest_assets.stages import Stage
 from harvest_assets.store.plan import HarvestPlan
 from harvest_assets.store.shared_rows import SharedTokenRows
+from harvest_assets.system.stopping import signals_held
 
 
 @dg.asset(
@@ -34,6 +35,8 @@ def token_rows(
     """The run's training data as rows of tokens, tokenized once for all harvests of equal data."""
     spec = run_checkpoint.data_spec(harvest_plan.context_length)
     path = registration(context.partition_key).layout.tokenizing_progress
+    with signals_held():  # a step that was interrupted is tried again in this process
+        import datasets  # noqa: F401
     with tokenizing(path, context.log.info) as report:
         rows = SharedTokenRows.prepare(spec, harvest_plan.n_rows_wanted, report)
     batches = harvest_plan.require_batches(rows.n_rows, rows.n_ctx, spec.dataset_name)

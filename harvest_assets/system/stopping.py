@@ -80,6 +80,21 @@ def interrupts_held() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the block run to its end, whoever handles signals; those received are handled after it.
+
+    For imports: C extensions cannot repeat in the same process what a signal interrupted.
+    """
+    received: list[int] = []
+    try:
+        with handling(_SIGNALS, lambda number, _: received.append(number)):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
 def hangup_terminates() -> None:
     """From here on this process handles SIGHUP as it handles SIGTERM, unless it is ignored."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

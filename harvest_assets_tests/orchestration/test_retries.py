@@ -24,6 +24,17 @@ with dg.DagsterInstance.ephemeral() as instance:
         print(key, "succeeded" if result.success else "failed", len(again))
 """
 
+# Is told to end while it imports a library of the step that tokenizes.
+INTERRUPTED = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "pandas._libs.tslibs.timestamps" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Interrupting())
+"""
+
 
 def test_only_what_may_pass_is_tried_again(tmp_path: Path, tiny_run: Path):
     """Where a service does not answer, twice as often as other errors."""
@@ -68,3 +79,21 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, tiny_run: Path):
         "ent/proj/s-00000002 succeeded 2",
         "ent/proj/s-00000003 failed 2",
     ]
+
+
+def test_a_step_that_is_interrupted_while_it_imports_is_tried_again(tmp_path: Path, tiny_run: Path):
+    shutil.copytree(tiny_run, tmp_path / "out/runs/tiny-aaaaaaaa")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED + PROGRAM, "local/tiny/aaaaaaaa"],
+        env={
+            **os.environ,
+            "SPD_OUT_DIR": str(tmp_path / "out"),
+            "HARVEST_MAX_RETRIES": "1",
+            "HARVEST_RETRY_SECONDS": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["local/tiny/aaaaaaaa succeeded 1"]
